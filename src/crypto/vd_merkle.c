@@ -1,0 +1,169 @@
+/* All walks are the same recursion on (first leaf, number of leaves); the split is the one rule of RFC 6962. */
+#include "vd_merkle.h"
+
+#include <assert.h>
+
+struct vd_hash vd_merkle_leaf(const void *p, size_t n_bytes)
+{
+    struct vd_sha256 s;
+    struct vd_hash h;
+    vd_sha256_init(&s);
+    vd_sha256_update(&s, "\0", 1);
+    vd_sha256_update(&s, p, n_bytes);
+    vd_sha256_final(&s, &h);
+    return h;
+}
+
+struct vd_hash vd_merkle_node(const struct vd_hash *left, const struct vd_hash *right)
+{
+    uint8_t buf[1 + 2 * VD_HASH_BYTES];
+    buf[0] = 1;
+    memcpy(buf + 1, left->b, VD_HASH_BYTES);
+    memcpy(buf + 1 + VD_HASH_BYTES, right->b, VD_HASH_BYTES);
+    return vd_sha256_of(buf, sizeof buf);
+}
+
+/* The largest power of two below n, n >= 2. */
+static uint64_t split(uint64_t n)
+{
+    return UINT64_C(1) << (63 - __builtin_clzll(n - 1));
+}
+
+struct vd_hash vd_merkle_root(const struct vd_hash *leaf, size_t n)
+{
+    struct vd_merkle_stream s;
+    vd_merkle_stream_init(&s);
+    for (size_t i = 0; i < n; i++)
+        vd_merkle_stream_add(&s, &leaf[i]);
+    return vd_merkle_stream_root(&s);
+}
+
+void vd_merkle_stream_init(struct vd_merkle_stream *s)
+{
+    s->n = 0;
+}
+
+/* peak[i] is the root of a full subtree of 2^i leaves wherever bit i of n is set. */
+void vd_merkle_stream_add(struct vd_merkle_stream *s, const struct vd_hash *leaf)
+{
+    struct vd_hash h = *leaf;
+    unsigned i = 0;
+    for (; s->n >> i & 1; i++)
+        h = vd_merkle_node(&s->peak[i], &h);
+    s->peak[i] = h;
+    s->n++;
+}
+
+struct vd_hash vd_merkle_stream_root(const struct vd_merkle_stream *s)
+{
+    if (s->n == 0)
+        return vd_sha256_of("", 0);
+    unsigned i = (unsigned)__builtin_ctzll(s->n);
+    struct vd_hash h = s->peak[i];
+    for (i++; i < 64 && s->n >> i; i++)
+        if (s->n >> i & 1)
+            h = vd_merkle_node(&s->peak[i], &h);
+    return h;
+}
+
+static bool apart(uint64_t first, uint64_t count, uint64_t lo, uint64_t n)
+{
+    return lo + n <= first || first + count <= lo;
+}
+
+static bool inside(uint64_t first, uint64_t count, uint64_t lo, uint64_t n)
+{
+    return first <= lo && lo + n <= first + count;
+}
+
+static size_t proof_len(uint64_t first, uint64_t count, uint64_t lo, uint64_t n)
+{
+    if (apart(first, count, lo, n))
+        return 1;
+    if (inside(first, count, lo, n))
+        return 0;
+    uint64_t k = split(n);
+    return proof_len(first, count, lo, k) + proof_len(first, count, lo + k, n - k);
+}
+
+size_t vd_merkle_range_proof_len(size_t n, size_t first, size_t count)
+{
+    assert(count >= 1 && first < n && count <= n - first);
+    return proof_len(first, count, 0, n);
+}
+
+static struct vd_hash *prove(const struct vd_hash *leaf, uint64_t first, uint64_t count, uint64_t lo, uint64_t n,
+                             struct vd_hash *out)
+{
+    if (apart(first, count, lo, n)) {
+        *out = vd_merkle_root(leaf + lo, n);
+        return out + 1;
+    }
+    if (inside(first, count, lo, n))
+        return out;
+    uint64_t k = split(n);
+    out = prove(leaf, first, count, lo, k, out);
+    return prove(leaf, first, count, lo + k, n - k, out);
+}
+
+void vd_merkle_range_prove(const struct vd_hash *leaf, size_t n, size_t first, size_t count,
+                           struct vd_hash *proof)
+{
+    assert(count >= 1 && first < n && count <= n - first);
+    prove(leaf, first, count, 0, n, proof);
+}
+
+static struct vd_hash range_root(uint64_t first, uint64_t count, uint64_t lo, uint64_t n,
+                                 const struct vd_hash *leaf, const struct vd_hash **proof)
+{
+    if (apart(first, count, lo, n))
+        return *(*proof)++;
+    if (inside(first, count, lo, n))
+        return vd_merkle_root(leaf + (lo - first), n);
+    uint64_t k = split(n);
+    struct vd_hash l = range_root(first, count, lo, k, leaf, proof);
+    struct vd_hash r = range_root(first, count, lo + k, n - k, leaf, proof);
+    return vd_merkle_node(&l, &r);
+}
+
+struct vd_hash vd_merkle_range_root(size_t n, size_t first, size_t count, const struct vd_hash *leaf,
+                                    const struct vd_hash *proof)
+{
+    assert(count >= 1 && first < n && count <= n - first);
+    return range_root(first, count, 0, n, leaf, &proof);
+}
+
+static size_t spans(struct vd_merkle_span top, unsigned levels, struct vd_merkle_span *out, size_t cap, size_t at)
+{
+    if (levels == 0 || top.count == 1) {
+        if (at < cap)
+            out[at] = top;
+        return at + 1;
+    }
+    uint64_t k = split(top.count);
+    at = spans((struct vd_merkle_span){top.first, k}, levels - 1, out, cap, at);
+    return spans((struct vd_merkle_span){top.first + k, top.count - k}, levels - 1, out, cap, at);
+}
+
+size_t vd_merkle_spans(struct vd_merkle_span top, unsigned levels, struct vd_merkle_span *out, size_t cap)
+{
+    assert(top.count >= 1);
+    return spans(top, levels, out, cap, 0);
+}
+
+static struct vd_hash spans_root(struct vd_merkle_span top, unsigned levels, const struct vd_hash **node)
+{
+    if (levels == 0 || top.count == 1)
+        return *(*node)++;
+    uint64_t k = split(top.count);
+    struct vd_hash l = spans_root((struct vd_merkle_span){top.first, k}, levels - 1, node);
+    struct vd_hash r = spans_root((struct vd_merkle_span){top.first + k, top.count - k}, levels - 1, node);
+    return vd_merkle_node(&l, &r);
+}
+
+struct vd_hash vd_merkle_spans_root(struct vd_merkle_span top, unsigned levels, const struct vd_hash *node,
+                                    size_t n_nodes)
+{
+    assert(n_nodes == vd_merkle_spans(top, levels, NULL, 0));
+    return spans_root(top, levels, &node);
+}

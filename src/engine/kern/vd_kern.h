@@ -1,0 +1,187 @@
+/* The engine's fast kernels: one table of functions per instruction set, all equal bit for bit to src/num.
+ *
+ * What it is. A `struct vd_kern` is a set of pure functions over caller-owned memory: weight packing,
+ * activation quantisation, matrix products, norms, RoPE, SwiGLU, the quantised KV cache, attention, and the
+ * vector part of sampling. docs/spec/arithmetic.md fixes the value of every output; a table may only choose
+ * layout and order of integer work. Every table gives the same bits as every other (NaN: the same places,
+ * payload and sign free, except stored scales and chunk records, which are 7FC00000).
+ *
+ * Opaque buffers. Packed weights, quantised activations and KV chunks are opaque and belong to one table:
+ * made by a table they may be read only by the same table. All must be aligned to VD_KERN_ALIGN bytes.
+ *
+ * Rows. A "token" here is any row of a forward pass: the rows of one call may belong to different sequences
+ * and positions in any mix, and no result depends on which rows share a call, nor on how ranges are cut.
+ *
+ * Work is cut by the caller: most functions take a range, and calls on disjoint ranges may run at the same
+ * time. Ranges of weight rows must begin at a multiple of VD_KERN_ROWS and end at one or at the matrix's end.
+ * Token ranges may be cut anywhere; multiples of VD_KERN_TOKS are fastest (for act_quant they are required,
+ * see there).
+ *
+ * Nothing here allocates, blocks, reads a clock or touches a global. A function that needs temporary memory
+ * takes `scratch`: scratch_bytes() bytes, VD_KERN_ALIGN-aligned, one per thread, contents meaningless between
+ * calls.
+ *
+ * Thread rule: pure functions of their arguments; see "ranges" above. The float environment must be the
+ * default one (round to nearest, subnormals kept) in every calling thread: vd_pool's threads check it.
+ *
+ * Errors: only vd_kern_pick and vd_kern_selfcheck can fail. Wrong shapes are programmer errors (assert). */
+#ifndef VD_KERN_H
+#define VD_KERN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vd_err.h"
+
+enum {
+    VD_KERN_ALIGN = 64,        /* bytes: alignment of every opaque buffer and of scratch */
+    VD_KERN_ROWS = 16,         /* weight rows are packed in groups of this many (the last group is padded) */
+    VD_KERN_TOKS = 16,         /* token ranges of act_quant begin at a multiple of this */
+    VD_KERN_BLOCK = 32,        /* elements under one quantiser scale */
+    VD_KERN_CHUNK = 64,        /* absolute positions in one KV chunk */
+    VD_KERN_HEAD_MAX = 256,    /* largest head dimension; it is a multiple of VD_KERN_BLOCK */
+    VD_KERN_COLS_MAX = 1 << 17 /* largest inner dimension of a product */
+};
+
+/* A packed weight matrix (rows = outputs, cols = inputs). `type` is GGUF's number: 0 F32, 1 F16, 2 Q4_0, 3
+ * Q4_1, 8 Q8_0. `data` is mat_bytes() bytes, filled by mat_pack, owned by the caller. */
+struct vd_kern_mat {
+    uint32_t type;
+    size_t rows, cols;
+    void *data;
+};
+
+/* The right-hand side of a product: n tokens x cols. Quantised weight types read `act` (act_bytes() bytes,
+ * filled by act_quant), float types (F32, F16) read `x` (token t at x + t * ldx). The one not needed may be
+ * NULL; vd_kern_type_quantised says which. */
+struct vd_kern_rhs {
+    const void *act;
+    const float *x;
+    size_t ldx;
+};
+
+/* One (layer, kv head) of one sequence's cache: absolute chunk c (positions [64c, 64c+64)) lies at
+ * (char *)pages[c] + offset and is kv_bytes(hd) bytes. Pages belong to the caller, so a page may hold the
+ * chunks of all layers and heads, and sequences with a common prefix may share pages. Bytes of positions that
+ * were never put may hold anything. */
+struct vd_kern_kv {
+    const void *const *pages;
+    size_t offset;
+    size_t hd;
+};
+
+/* One query row of attention: `q` (hd floats, after RoPE) against the valid positions [begin, end), begin <
+ * end, all of them put before. The result goes to y (hd floats; may be q itself). With grouped-query
+ * attention the heads that share a kv head are simply more query rows of one call. */
+struct vd_kern_query {
+    const float *q;
+    float *y;
+    size_t begin, end;
+};
+
+struct vd_kern {
+    const char *name; /* "scalar", "avx2", "avx512" */
+
+    /* ---- scratch ---- */
+
+    /* Bytes of one thread's scratch for products with up to max_cols columns and heads up to max_hd. */
+    size_t (*scratch_bytes)(size_t max_cols, size_t max_hd);
+
+    /* ---- weights ---- */
+
+    /* Bytes of a packed matrix, a multiple of VD_KERN_ALIGN; never more than the file's plus the padding of
+     * rows to VD_KERN_ROWS. 0 if the type is unknown to this table or cols does not fit the type's block. */
+    size_t (*mat_bytes)(uint32_t type, size_t rows, size_t cols);
+    /* Packs rows [r0, r1) of w from the file's own bytes; src points at row r0's first byte. Different parts
+     * of one matrix may come from different tensors (Q, K and V as one matrix), cut at multiples of
+     * VD_KERN_ROWS. */
+    void (*mat_pack)(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);
+
+    /* ---- activations ---- */
+
+    size_t (*act_bytes)(size_t n_tok, size_t cols); /* cols a multiple of VD_KERN_BLOCK */
+    /* Quantises tokens [t0, t1) (token t at x + t * ldx) into act. t0 is a multiple of VD_KERN_TOKS and t1 is
+     * one or the number of tokens given to act_bytes, so that threads write disjoint cache lines. */
+    void (*act_quant)(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
+    /* Reads token t back in canonical form (cols int8, cols / 32 scales). */
+    void (*act_read)(const void *act, size_t cols, size_t t, int8_t *q, float *d);
+
+    /* ---- products ---- */
+
+    /* y[t * ldy + r] = row r of w times token t, for r in [r0, r1), t in [t0, t1). */
+    void (*matmul)(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
+                   size_t t1, float *y, size_t ldy, void *scratch);
+
+    /* ---- vector operators, one row each ---- */
+
+    void (*rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y); /* y may be x */
+    /* cos and sin of position pos for n_pairs phase steps (turns * 2^64), into cs (2 * n_pairs floats:
+     * cosines, then sines). A table for one row serves every layer and head. */
+    void (*rope_table)(uint64_t pos, const uint64_t *steps, size_t n_pairs, float *cs);
+    /* Rotates in place n_heads consecutive heads of hd floats. Pairs are (2i, 2i+1), or (i, i + n_pairs) if
+     * halves. Elements from 2 * n_pairs on stay. */
+    void (*rope)(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
+    void (*add)(const float *x, const float *o, size_t n, float *y);    /* y = x + o; y may be x or o */
+    void (*swiglu)(const float *g, const float *u, size_t n, float *y); /* y may be g or u */
+    void (*exp)(const float *x, size_t n, float *y);                    /* the canonical exp; y may be x */
+    /* Row `row` of an embedding, from the file's own bytes at src (the tensor's start). */
+    void (*embed_row)(uint32_t type, size_t cols, const void *src, size_t row, float *y);
+
+    /* ---- KV cache ---- */
+
+    size_t (*kv_bytes)(size_t hd); /* one chunk, a multiple of VD_KERN_ALIGN */
+    /* Quantises one K row and one V row (hd floats each, K after RoPE) into position slot (0..63) of a chunk.
+     * Different slots may be put at the same time; a put may replace an earlier one (the cache was cut back).
+     */
+    void (*kv_put)(void *chunk, size_t hd, size_t slot, const float *k, const float *v);
+    /* Reads a slot back in canonical form: kq[hd], kd[hd / 32], vq[hd], vd[1]. */
+    void (*kv_read)(const void *chunk, size_t hd, size_t slot, int8_t *kq, float *kd, int8_t *vq, float *vd);
+
+    /* ---- attention ---- */
+
+    /* n query rows against one kv head. Rows whose ranges are alike should be neighbours: K and V are
+     * unpacked once for a run of rows, and chunks outside all ranges of a run are not read. Use for prefill,
+     * and for decode while one thread per kv head suffices. */
+    void (*attn)(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                 void *scratch);
+    /* The same in two halves, to spread one long context over threads. attn_part writes the chunk records of
+     * absolute chunks [c0, c1) that meet row i's range: chunk c at rec + i * ld_rec + (c - rows[i].begin /
+     * 64) * vd_kern_rec_floats(hd): o[hd], m, l. Calls on disjoint chunk ranges may run at the same time.
+     * attn_merge, after all of them, folds every row's records ascending and writes y. */
+    void (*attn_part)(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch);
+    void (*attn_merge)(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
+                       size_t ld_rec);
+
+    /* ---- sampling, over a tile of logits ---- */
+
+    /* The largest of x[0..n) (+ 0.0f) and, in *finite, whether all of them are finite; if not, the value
+     * means nothing. n > 0. */
+    float (*max)(const float *x, size_t n, bool *finite);
+    /* The index of the first in the sampling order (key descending, then index ascending), for finite x. n >
+     * 0. */
+    size_t (*argmax)(const float *x, size_t n);
+    /* w[i] = trunc(exp(x[i] / temp - t_max) * 2^40), the canonical weights. */
+    void (*weights)(const float *x, size_t n, float temp, float t_max, uint64_t *w);
+};
+
+/* True if products of this weight type read quantised activations (rhs.act), false if floats (rhs.x). */
+bool vd_kern_type_quantised(uint32_t type);
+
+/* Floats of one chunk record: hd of o, then m and l, padded to VD_KERN_ALIGN. */
+static inline size_t vd_kern_rec_floats(size_t hd)
+{
+    return hd + VD_KERN_ALIGN / sizeof(float);
+}
+
+/* The table called name, or with NULL the fastest this CPU can run. Returns NULL and fills err (VD_EUSE: no
+ * such name; VD_EUNSUPPORTED: this CPU lacks it, naming what is missing). */
+const struct vd_kern *vd_kern_pick(const char *name, struct vd_error *err);
+
+/* The start-up conformance check: compares a seeded set of k's results with src/num, and checks the float
+ * environment of the calling thread. Takes some milliseconds and allocates its own buffers from the system.
+ * VD_EINTERNAL (message names the function) when they differ: a node must then refuse to start. */
+enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err);
+
+#endif

@@ -1,0 +1,76 @@
+/* Files: whole-file maps, bounded reads, atomic writes, folders, locks, and the home folder.
+ *
+ * Every error names the file, the value that was wrong and what mends it. Paths are NUL-terminated and at
+ * most VD_PATH_MAX - 1 bytes; a longer one is VD_ELIMIT. Nothing here follows a prefix or expands `~`.
+ *
+ * Thread rule: functions of their arguments and of the file system; vd_home reads the environment, which
+ * nobody may change while threads run. */
+#ifndef VD_FILE_H
+#define VD_FILE_H
+
+#include "vd_bytes.h"
+#include "vd_err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { VD_PATH_MAX = 4096 };
+
+/* A read-only view of a whole regular file. The pages belong to the file: if another process shortens the
+ * file while it is mapped, a read past the new end kills this process (SIGBUS), so models are replaced by
+ * rename only. */
+struct vd_map {
+    const uint8_t *p; /* NULL for an empty file */
+    size_t n_bytes;
+    void *address; /* what munmap takes */
+};
+
+/* Maps `path`. VD_ENOTFOUND, VD_EIO, VD_EFORMAT (not a regular file), VD_ENOMEM. */
+enum vd_err vd_map_open(struct vd_map *out, const char *path, struct vd_error *err);
+
+/* Unmaps and clears; a cleared map may be closed again. */
+void vd_map_close(struct vd_map *m);
+
+/* Reads the whole of a regular file of at most max_bytes into memory that the caller frees with free(). A
+ * NUL, not counted in *n_bytes, follows the last byte. VD_ELIMIT names the size and the limit. */
+enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
+                         struct vd_error *err);
+
+/* Replaces `path` by the n bytes at p: readers see the old content or the new, never a mixture, and after
+ * VD_OK the new one survives a power cut (write to a temporary file beside it, fsync, rename, fsync of the
+ * folder). On any error the old content stands and no temporary file is left. `mode` is the new file's
+ * permissions, the umask aside. VD_ENOSPACE when the disk or the quota is full. */
+enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes, unsigned mode,
+                                 struct vd_error *err);
+
+/* Makes `path` and the folders above it that are missing, each with mode 0700. A folder that exists is left
+ * as it is; a file in the way is VD_EIO. */
+enum vd_err vd_dir_make(const char *path, struct vd_error *err);
+
+/* Writes the home folder, $VERIDEM_HOME or else $HOME/.veridem, without making it. VD_EUSE if neither is set
+ * or the value is not an absolute path. */
+enum vd_err vd_home(char out[VD_PATH_MAX], struct vd_error *err);
+
+/* Writes home, '/', and the printf-style rest, e.g. vd_home_path(out, err, "models/%s.gguf", name). */
+enum vd_err vd_home_path(char out[VD_PATH_MAX], struct vd_error *err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* An exclusive lock that the kernel drops when the holder dies, however it dies. */
+struct vd_lock {
+    int fd; /* -1: not held */
+};
+
+/* Takes the lock file `path`, making it (0600) if need be, and writes this process's id into it. Never waits:
+ * VD_EBUSY names the file and the holder's process id. The file stays after release; its content means
+ * nothing while nobody holds it. */
+enum vd_err vd_lock_take(struct vd_lock *out, const char *path, struct vd_error *err);
+
+/* vd_lock_take on `home`/lock after making `home`; VD_EBUSY says that the home is in use, by which process,
+ * and that VERIDEM_HOME chooses another. */
+enum vd_err vd_lock_home(struct vd_lock *out, const char *home, struct vd_error *err);
+
+/* Releases; a lock that is not held may be released again. */
+void vd_lock_release(struct vd_lock *l);
+
+#endif

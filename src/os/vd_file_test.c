@@ -1,0 +1,244 @@
+#include "vd_file.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <signal.h>
+#include <unistd.h>
+#include <dirent.h>
+#include <cmocka.h>
+
+static char dir[64];
+
+static const char *in_dir(char out[VD_PATH_MAX], const char *name)
+{
+    snprintf(out, VD_PATH_MAX, "%s/%s", dir, name);
+    return out;
+}
+
+static int n_entries(void)
+{
+    DIR *d = opendir(dir);
+    int n = 0;
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n - 2;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    strcpy(dir, "/tmp/vd_file_test-XXXXXX");
+    return mkdtemp(dir) ? 0 : 1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    char cmd[128];
+    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
+    return system(cmd);
+}
+
+static void test_write_read_map(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX];
+    struct vd_error err = {0};
+    in_dir(path, "a");
+    assert_int_equal(vd_file_write_atomic(path, "old", 3, 0600, &err), VD_OK);
+    assert_int_equal(vd_file_write_atomic(path, "hello", 5, 0640, &err), VD_OK);
+    assert_int_equal(n_entries(), 1);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0640);
+
+    uint8_t *p;
+    size_t n;
+    assert_int_equal(vd_file_read(&p, &n, path, 5, &err), VD_OK);
+    assert_int_equal(n, 5);
+    assert_string_equal((char *)p, "hello");
+    free(p);
+    assert_int_equal(vd_file_read(&p, &n, path, 4, &err), VD_ELIMIT);
+    assert_null(p);
+    assert_non_null(strstr(err.msg, "has 5 bytes; the limit here is 4"));
+
+    struct vd_map m;
+    assert_int_equal(vd_map_open(&m, path, &err), VD_OK);
+    assert_int_equal(m.n_bytes, 5);
+    assert_memory_equal(m.p, "hello", 5);
+    assert_int_equal(vd_file_write_atomic(path, "x", 1, 0600, &err), VD_OK);
+    assert_memory_equal(m.p, "hello", 5); /* the map keeps the file that was replaced */
+    vd_map_close(&m);
+    vd_map_close(&m);
+
+    assert_int_equal(vd_file_write_atomic(path, "", 0, 0600, &err), VD_OK);
+    assert_int_equal(vd_map_open(&m, path, &err), VD_OK);
+    assert_int_equal(m.n_bytes, 0);
+    vd_map_close(&m);
+}
+
+static void test_errors_say_what(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX];
+    struct vd_error err = {0};
+    struct vd_map m;
+    uint8_t *p;
+    size_t n;
+    assert_int_equal(vd_map_open(&m, in_dir(path, "none"), &err), VD_ENOTFOUND);
+    assert_non_null(strstr(err.msg, path));
+    assert_non_null(strstr(err.msg, "check the path"));
+    assert_int_equal(vd_map_open(&m, dir, &err), VD_EFORMAT);
+    assert_non_null(strstr(err.msg, "is a folder"));
+    assert_int_equal(vd_file_read(&p, &n, "/dev/null", 9, &err), VD_EFORMAT);
+    in_dir(path, "pipe");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(vd_file_read(&p, &n, path, 9, &err), VD_EFORMAT); /* and does not block */
+    assert_int_equal(vd_file_write_atomic(in_dir(path, "no/such"), "x", 1, 0600, &err), VD_ENOTFOUND);
+    assert_int_equal(vd_file_write_atomic("", "x", 1, 0600, &err), VD_EUSE);
+    char *longest = malloc(5001);
+    memset(longest, 'a', 5000);
+    longest[5000] = 0;
+    assert_int_equal(vd_map_open(&m, longest, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "5000 bytes"));
+    longest[4090] = 0;
+    assert_int_equal(vd_file_write_atomic(longest, "x", 1, 0600, &err), VD_ELIMIT);
+    free(longest);
+}
+
+/* A write that fails half-way leaves the old content and no temporary file. */
+static void test_failed_write_keeps_old(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX];
+    struct vd_error err = {0};
+    in_dir(path, "b");
+    assert_int_equal(vd_file_write_atomic(path, "good", 4, 0600, &err), VD_OK);
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit old, small = {1000, 1000};
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small.rlim_max = old.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    char big[5000] = {0};
+    enum vd_err e = vd_file_write_atomic(path, big, sizeof big, 0600, &err);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(e, VD_ENOSPACE);
+    assert_non_null(strstr(err.msg, path));
+    uint8_t *p;
+    size_t n;
+    assert_int_equal(vd_file_read(&p, &n, path, 100, &err), VD_OK);
+    assert_string_equal((char *)p, "good");
+    free(p);
+    assert_int_equal(n_entries(), 1);
+}
+
+static void test_dirs(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX];
+    struct vd_error err = {0};
+    assert_int_equal(vd_dir_make(in_dir(path, "x/y//z/"), &err), VD_OK);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0700);
+    assert_int_equal(vd_dir_make(path, &err), VD_OK);
+    assert_int_equal(vd_file_write_atomic(in_dir(path, "x/f"), "x", 1, 0600, &err), VD_OK);
+    assert_int_equal(vd_dir_make(path, &err), VD_EIO);
+    assert_non_null(strstr(err.msg, "is a file where a folder is needed"));
+    assert_int_not_equal(vd_dir_make(in_dir(path, "x/f/g"), &err), VD_OK);
+}
+
+static void test_home(void **state)
+{
+    (void)state;
+    char out[VD_PATH_MAX];
+    struct vd_error err = {0};
+    setenv("VERIDEM_HOME", "/a/b//", 1);
+    assert_int_equal(vd_home(out, &err), VD_OK);
+    assert_string_equal(out, "/a/b");
+    assert_int_equal(vd_home_path(out, &err, "models/%s.gguf", "m"), VD_OK);
+    assert_string_equal(out, "/a/b/models/m.gguf");
+    setenv("VERIDEM_HOME", "relative", 1);
+    assert_int_equal(vd_home(out, &err), VD_EUSE);
+    assert_non_null(strstr(err.msg, "VERIDEM_HOME is relative"));
+    setenv("VERIDEM_HOME", "", 1);
+    setenv("HOME", "/u", 1);
+    assert_int_equal(vd_home(out, &err), VD_OK);
+    assert_string_equal(out, "/u/.veridem");
+    unsetenv("VERIDEM_HOME");
+    unsetenv("HOME");
+    assert_int_equal(vd_home(out, &err), VD_EUSE);
+    char *longest = malloc(5001);
+    memset(longest, '/', 5000);
+    longest[5000] = 0;
+    setenv("VERIDEM_HOME", longest, 1);
+    assert_int_equal(vd_home(out, &err), VD_ELIMIT);
+    longest[4090] = 0;
+    memset(longest + 1, 'a', 4089);
+    setenv("VERIDEM_HOME", longest, 1);
+    assert_int_equal(vd_home_path(out, &err, "models/x"), VD_ELIMIT);
+    free(longest);
+}
+
+static void test_lock(void **state)
+{
+    (void)state;
+    char home[VD_PATH_MAX], path[VD_PATH_MAX], pid[64];
+    struct vd_error err = {0};
+    struct vd_lock a, b;
+    in_dir(home, "home");
+    assert_int_equal(vd_lock_home(&a, home, &err), VD_OK);
+    assert_int_equal(vd_lock_home(&b, home, &err),
+                     VD_EBUSY); /* flock is per open file, so one process can see it */
+    snprintf(pid, sizeof pid, "in use by process %ld;", (long)getpid());
+    assert_non_null(strstr(err.msg, pid));
+    assert_non_null(strstr(err.msg, home));
+    assert_int_equal(vd_lock_take(&b, in_dir(path, "home/lock"), &err), VD_EBUSY);
+    vd_lock_release(&b);
+    vd_lock_release(&a);
+    vd_lock_release(&a);
+
+    int pipefd[2];
+    char byte;
+    assert_int_equal(pipe(pipefd), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct vd_lock c;
+        byte = vd_lock_home(&c, home, NULL) == VD_OK ? 'y' : 'n';
+        if (write(pipefd[1], &byte, 1) != 1)
+            _exit(1);
+        pause();
+        _exit(0);
+    }
+    assert_int_equal(read(pipefd[0], &byte, 1), 1);
+    assert_int_equal(byte, 'y');
+    assert_int_equal(vd_lock_home(&a, home, &err), VD_EBUSY);
+    snprintf(pid, sizeof pid, "process %ld;", (long)child);
+    assert_non_null(strstr(err.msg, pid));
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    assert_int_equal(vd_lock_home(&a, home, &err), VD_OK); /* a killed holder leaves nothing behind */
+    vd_lock_release(&a);
+    close(pipefd[0]);
+    close(pipefd[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_write_read_map, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_errors_say_what, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failed_write_keeps_old, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_dirs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
+        cmocka_unit_test(test_home),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,155 @@
+/* Requests and receipts (docs/spec/receipt.md, proto/veridem.proto).
+ *
+ * A gateway signs a request; the worker that did the work signs a receipt that holds the request whole; the gateway
+ * countersigns it. Signatures are over the exact bytes, and the encoding is canonical (vd_pb.h), so an id and a
+ * value name each other.
+ *
+ * Everything a peer can get wrong is a vd_receipt_verdict. Nothing allocates; buffers are the caller's.
+ * Thread rule: pure functions. */
+#ifndef VD_RECEIPT_H
+#define VD_RECEIPT_H
+
+#include "vd_amount.h"
+#include "vd_bytes.h"
+#include "vd_key.h"
+#include "vd_sample.h"
+#include "vd_sha256.h"
+
+#define VD_TAG_REQUEST "veridem/request" /* the gateway's signature on a request */
+#define VD_TAG_RECEIPT "veridem/receipt" /* the worker's on a receipt */
+#define VD_TAG_ACCEPT  "veridem/accept"  /* the gateway's on the same bytes */
+
+enum {
+    VD_ARITH_VERSION = 1,
+    VD_SALT_BYTES = 32,
+    VD_REQUEST_MAX_BYTES = 448,
+    VD_RECEIPT_MAX_BYTES = 560,        /* the body that both sides sign */
+    VD_SIGNED_RECEIPT_MAX_BYTES = 704, /* body and both signatures */
+    VD_JOB_MAX_TOKENS = 1 << 20,       /* prompt and output together */
+};
+#define VD_PRICE_MAX_MICRO (UINT64_C(1) << 40) /* per token */
+
+/* X(code, name in JSON) How an answer ended. The first three are the TOKEN operator's stop states. */
+#define VD_FINISH_LIST(X)                                                                                    \
+    X(VD_FINISH_STOP, 1, "stop")                                                                             \
+    X(VD_FINISH_LENGTH, 2, "length")                                                                         \
+    X(VD_FINISH_FAIL, 3, "fail")                                                                             \
+    X(VD_FINISH_CANCELLED, 4, "cancelled")
+
+enum vd_finish {
+#define X(code, value, name) code = value,
+    VD_FINISH_LIST(X)
+#undef X
+};
+const char *vd_finish_name(enum vd_finish f);
+
+#define VD_RECEIPT_VERDICT_LIST(X)                                                                           \
+    X(VD_RECEIPT_OK, "valid")                                                                                \
+    X(VD_RECEIPT_MALFORMED, "the encoding is malformed or not canonical")                                    \
+    X(VD_RECEIPT_BAD_LIMITS, "a field is outside its limits")                                                \
+    X(VD_RECEIPT_BAD_ARITH, "another arithmetic version")                                                    \
+    X(VD_RECEIPT_BAD_AMOUNT, "the amount is not price times tokens")                                         \
+    X(VD_RECEIPT_BAD_WORKER_SIG, "the worker's signature does not verify")                                   \
+    X(VD_RECEIPT_BAD_GATEWAY_SIG, "the gateway's signature does not verify")                                 \
+    X(VD_RECEIPT_BAD_SALT, "the job salt is not the committed one")                                          \
+    X(VD_RECEIPT_BAD_PROMPT, "the prompt tokens do not give the prompt root")                                \
+    X(VD_RECEIPT_BAD_OUTPUT, "the output tokens do not give the output root")
+
+enum vd_receipt_verdict {
+#define X(code, text) code,
+    VD_RECEIPT_VERDICT_LIST(X)
+#undef X
+};
+const char *vd_receipt_verdict_text(enum vd_receipt_verdict v);
+
+struct vd_request {
+    struct vd_hash genesis;
+    uint32_t arith_version;
+    uint64_t valid_until; /* last block height in which it may be settled */
+    struct vd_hash escrow_id;
+    uint64_t sequence; /* unique per escrow; a receipt settles (escrow_id, sequence) once */
+    struct vd_pubkey gateway, worker;
+    struct vd_hash model_root;
+    struct vd_hash prompt_root;
+    uint32_t n_prompt; /* p >= 1 */
+    struct vd_hash salt_commit;
+    struct vd_sampling sampling;
+    uint32_t max_tokens;                 /* >= 1 */
+    struct vd_amount price_in, price_out; /* per token */
+    uint32_t disclosure; /* 0: prompt and output may be shown to auditors */
+};
+
+struct vd_receipt {
+    struct vd_request request;
+    struct vd_hash output_root; /* 32 zero bytes if n_output == 0 */
+    uint32_t n_output;          /* g; 0 only with VD_FINISH_FAIL */
+    enum vd_finish finish;
+    struct vd_hash commit_root;
+    struct vd_amount amount; /* price_in * n_prompt + price_out * n_output */
+};
+
+/* Bytes written to buf (VD_REQUEST_MAX_BYTES / VD_RECEIPT_MAX_BYTES always suffice for a valid value). */
+size_t vd_request_encode(const struct vd_request *r, uint8_t *buf, size_t cap_bytes);
+size_t vd_receipt_encode(const struct vd_receipt *r, uint8_t *buf, size_t cap_bytes);
+
+/* Decode, and check every limit (and, for a receipt, the amount). */
+enum vd_receipt_verdict vd_request_decode(struct vd_bytes in, struct vd_request *out);
+enum vd_receipt_verdict vd_receipt_decode(struct vd_bytes in, struct vd_receipt *out);
+
+/* Job id and receipt id: SHA-256 of the exact bytes. */
+static inline struct vd_hash vd_receipt_id(struct vd_bytes body)
+{
+    return vd_sha256_of(body.p, body.n);
+}
+
+struct vd_hash vd_salt_commit(const uint8_t job_salt[VD_SALT_BYTES]);
+
+/* Number of fed positions: p + g - 1, or p + g when the job ended in FAIL. */
+static inline uint32_t vd_receipt_n_steps(const struct vd_receipt *r)
+{
+    return r->request.n_prompt + r->n_output - (r->finish == VD_FINISH_FAIL ? 0 : 1);
+}
+
+/* The amount a job can cost at most: what a gateway must reserve. False if it is out of range. */
+__attribute__((warn_unused_result)) bool vd_request_max_amount(const struct vd_request *r, struct vd_amount *out);
+/* The amount for g output tokens. */
+__attribute__((warn_unused_result)) bool vd_request_amount(const struct vd_request *r, uint32_t n_output,
+                                                           struct vd_amount *out);
+
+/* The 64 random bits for output token `index` of a request (docs/spec/arithmetic.md, sampling). */
+uint64_t vd_sample_r64(uint64_t seed, uint32_t choice, uint32_t index);
+
+struct vd_signed_receipt {
+    uint8_t body[VD_RECEIPT_MAX_BYTES];
+    size_t body_bytes;
+    struct vd_sig worker_sig, gateway_sig;
+};
+
+size_t vd_signed_receipt_encode(const struct vd_signed_receipt *s, uint8_t *buf, size_t cap_bytes);
+bool vd_signed_receipt_decode(struct vd_bytes in, struct vd_signed_receipt *out);
+static inline struct vd_hash vd_signed_receipt_id(const struct vd_signed_receipt *s)
+{
+    return vd_sha256_of(s->body, s->body_bytes);
+}
+
+/* Decodes the body to *out and checks both signatures: the whole of what needs no model and no tokens. */
+enum vd_receipt_verdict vd_signed_receipt_check(const struct vd_signed_receipt *s, struct vd_receipt *out);
+
+/* What replay needs: the receipt, the job's salt and the tokens. `prompt` and `output` belong to the caller. */
+struct vd_envelope {
+    struct vd_signed_receipt receipt;
+    uint8_t job_salt[VD_SALT_BYTES];
+    uint32_t n_prompt, n_output;
+    uint32_t *prompt, *output;
+};
+
+/* Bytes that vd_envelope_encode writes at most for this many tokens. */
+size_t vd_envelope_max_bytes(uint32_t n_prompt, uint32_t n_output);
+size_t vd_envelope_encode(const struct vd_envelope *e, uint8_t *buf, size_t cap_bytes);
+/* `tokens` (cap_tok of them) receives prompt then output; e->prompt and e->output point into it. False if the bytes are
+ * malformed or hold more than cap_tok tokens. in.n / 1 is always enough for cap_tok. */
+bool vd_envelope_decode(struct vd_bytes in, struct vd_envelope *e, uint32_t *tokens, size_t cap_tok);
+/* vd_signed_receipt_check, then salt, prompt and output against the commitments. */
+enum vd_receipt_verdict vd_envelope_check(const struct vd_envelope *e, struct vd_receipt *out);
+
+#endif

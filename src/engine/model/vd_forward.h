@@ -1,0 +1,64 @@
+/* The forward pass over any mix of sequences and positions: decode, chunked prefill and replay are one call.
+ *
+ * A call takes rows. The rows of one sequence stand together, ascend by one, and begin at the sequence's
+ * length; afterwards the sequence is that much longer. What a row yields never depends on the other rows, the
+ * cut of the calls, the number of threads or the kernel table: the bits are those of src/num.
+ *
+ * Rows that want nothing still write their K and V rows in every layer; the last layer's other operators are
+ * skipped for them, as docs/spec/proof.md says of prompt positions.
+ *
+ * Ownership: the context owns its buffers (all made at creation: a call allocates nothing but cache pages)
+ * and the outputs, which live until the next call. Model and pool are borrowed.
+ *
+ * Thread rule: one thread at a time per context, and it needs the pool idle. A call is one region of the
+ * pool. */
+#ifndef VD_FORWARD_H
+#define VD_FORWARD_H
+
+#include "vd_kv.h"
+
+enum vd_row_flags {
+    VD_ROW_LOGITS = 1, /* wants the logits (and so the hidden row) */
+    VD_ROW_HIDDEN = 2, /* wants the X row after the last layer */
+};
+
+struct vd_row {
+    struct vd_kv *kv;
+    uint32_t pos;
+    uint32_t token; /* below the vocabulary's size (VD_EUSE) */
+    uint32_t flags;
+};
+
+/* Gets the rows of the trace that the state root binds: unit 0 (x: the embedding row; k, v NULL), then units
+ * 1 .. L: k and v (records as in vd_kv_read) and x, the d floats after the layer, NULL in the last unit of a
+ * row that wants nothing. Called on the pool's threads, for different (row, unit) at the same time, in no
+ * certain order; all pointers live for the call only. NaNs in x are not canonical yet. */
+struct vd_tap {
+    void (*row)(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
+                unsigned thread);
+    void *arg;
+};
+
+struct vd_ctx;
+
+/* A context for calls of at most max_rows rows of which at most max_logits want logits (196 KB each for
+ * 49,152 tokens). */
+enum vd_err vd_ctx_create(struct vd_ctx **out, const struct vd_model *m, struct vd_pool *pool,
+                          size_t max_rows, size_t max_logits, struct vd_error *err);
+void vd_ctx_destroy(struct vd_ctx *ctx); /* NULL is allowed */
+size_t vd_ctx_max_rows(const struct vd_ctx *ctx);
+size_t vd_ctx_max_logits(const struct vd_ctx *ctx);
+const struct vd_model *vd_ctx_model(const struct vd_ctx *ctx);
+struct vd_pool *vd_ctx_pool(const struct vd_ctx *ctx);
+
+/* Runs n_rows >= 1 rows; tap may be NULL. VD_EUSE (rows that break the rules above), VD_ENOMEM, VD_ELIMIT
+ * from the cache: then no sequence has changed its length. */
+enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size_t n_rows,
+                             const struct vd_tap *tap, struct vd_error *err);
+
+/* Of the last call: the V logits of row `row` (which wanted them), the d floats of its X row after the last
+ * layer (which wanted logits or hidden). */
+const float *vd_ctx_logits(const struct vd_ctx *ctx, size_t row);
+const float *vd_ctx_hidden(const struct vd_ctx *ctx, size_t row);
+
+#endif

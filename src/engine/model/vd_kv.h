@@ -1,0 +1,47 @@
+/* The KV cache: pages of 64 positions (all layers and kv heads), shared between sequences, under one limit.
+ *
+ * A pool hands out pages and never more than max_bytes of them. A sequence is an array of pages; positions
+ * [0, len) are filled. Fork shares pages; a page that several sequences hold is copied when one of them is
+ * about to write into it, so a common prefix is stored once.
+ *
+ * Ownership: the pool owns the pages, the caller owns sequences and closes them before the pool. A page's
+ * bytes are private to the model's kernel table; vd_kv_read gives canonical rows.
+ *
+ * Thread rule: one thread at a time per sequence; different sequences of a pool may be used at once. */
+#ifndef VD_KV_H
+#define VD_KV_H
+
+#include "vd_model.h"
+
+enum { VD_KV_PAGE_POS = VD_KERN_CHUNK };
+
+struct vd_kv_pool;
+struct vd_kv;
+
+/* max_bytes below one page is VD_EUSE. */
+enum vd_err vd_kv_pool_create(struct vd_kv_pool **out, const struct vd_model *m, size_t max_bytes,
+                              struct vd_error *err);
+void vd_kv_pool_destroy(struct vd_kv_pool *pool); /* every sequence closed; NULL is allowed */
+size_t vd_kv_pool_page_bytes(const struct vd_kv_pool *pool);
+size_t vd_kv_pool_max_pages(const struct vd_kv_pool *pool);
+size_t vd_kv_pool_used_pages(struct vd_kv_pool *pool); /* a shared page counts once */
+
+/* An empty sequence. */
+enum vd_err vd_kv_open(struct vd_kv **out, struct vd_kv_pool *pool, struct vd_error *err);
+void vd_kv_close(struct vd_kv *kv); /* NULL is allowed */
+size_t vd_kv_len(const struct vd_kv *kv);
+size_t vd_kv_pages(const struct vd_kv *kv); /* pages it holds, shared ones included */
+
+/* Makes sure that positions [len, n_pos) can be written. VD_ENOMEM when the pool's limit is reached (the
+ * message says limit and need), VD_ELIMIT above the model's context; then nothing has changed. */
+enum vd_err vd_kv_reserve(struct vd_kv *kv, size_t n_pos, struct vd_error *err);
+/* Cuts back to n_pos <= len positions and returns the pages behind them. */
+void vd_kv_truncate(struct vd_kv *kv, size_t n_pos);
+/* A new sequence with the first n_pos <= len positions of src. */
+enum vd_err vd_kv_fork(struct vd_kv **out, const struct vd_kv *src, size_t n_pos, struct vd_error *err);
+
+/* The canonical rows of a filled position: `k` gets vd_model_k_row_bytes, `v` vd_model_v_row_bytes bytes, the
+ * KROW and VROW records of docs/spec/proof.md. layer 0 .. L-1. */
+void vd_kv_read(const struct vd_kv *kv, uint32_t layer, size_t pos, uint8_t *k, uint8_t *v);
+
+#endif

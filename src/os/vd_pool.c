@@ -21,6 +21,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vd_fenv.h"
+
 #if defined(__x86_64__) || defined(__i386__)
 #define VD_PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -65,13 +67,6 @@ struct vd_pool {
     atomic_bool running;
     struct worker *workers; /* n_threads - 1 */
 };
-
-bool vd_fpenv_ok(void)
-{
-    volatile float one = 1.0f, half_ulp = 0x1p-24f, more = 0x1.8p-24f, tiny = 0x1p-149f, least = 0x1p-126f;
-    volatile float a = one + half_ulp, b = one + more, c = -one - more, d = tiny * one, e = least * 0.5f;
-    return a == 1.0f && b == 1.0f + 0x1p-23f && c == -1.0f - 0x1p-23f && d != 0.0f && e != 0.0f;
-}
 
 static bool gate_init(struct gate *g)
 {
@@ -162,7 +157,7 @@ static void *worker_main(void *arg)
         gate_wait(&pool->start, epoch);
         if (pool->stop)
             return NULL;
-        assert(vd_fpenv_ok());
+        assert(vd_num_env_ok());
         pool->fn(pool->arg, &pool->team, w->index);
         vd_team_barrier(&pool->team);
     }
@@ -173,7 +168,7 @@ void vd_pool_region(struct vd_pool *pool, vd_region_fn *fn, void *arg)
     bool was_running = atomic_exchange(&pool->running, true);
     assert(!was_running);
     (void)was_running;
-    assert(vd_fpenv_ok());
+    assert(vd_num_env_ok());
     pool->fn = fn;
     pool->arg = arg;
     if (pool->team.n_threads > 1)

@@ -52,7 +52,4 @@ size_t vd_team_next(struct vd_team *team);
 void vd_team_range(const struct vd_team *team, unsigned thread, size_t n, size_t grain, size_t *begin,
                    size_t *end);
 
-/* True if this thread rounds to nearest and keeps subnormals in operands and results. */
-bool vd_fpenv_ok(void);
-
 #endif

@@ -6,7 +6,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fenv.h>
 #include <stdatomic.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -157,29 +156,6 @@ static void test_limits(void **state)
     vd_pool_destroy(NULL);
 }
 
-static void test_fpenv(void **state)
-{
-    static const int modes[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
-    assert_true(vd_fpenv_ok());
-    for (int i = 0; i < 3; i++) {
-        fesetround(modes[i]);
-        bool ok = vd_fpenv_ok();
-        fesetround(FE_TONEAREST);
-        assert_false(ok);
-    }
-#ifdef __SSE__
-    unsigned csr = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(csr | 0x8000); /* flush results to zero */
-    bool ftz = vd_fpenv_ok();
-    __builtin_ia32_ldmxcsr(csr | 0x0040); /* operands that are subnormal count as zero */
-    bool daz = vd_fpenv_ok();
-    __builtin_ia32_ldmxcsr(csr);
-    assert_false(ftz);
-    assert_false(daz);
-#endif
-    assert_true(vd_fpenv_ok());
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -188,7 +164,6 @@ int main(void)
         cmocka_unit_test(test_ranges_cover),
         cmocka_unit_test(test_pools_share_cores),
         cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_fpenv),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,6 +33,8 @@
 #include <stdint.h>
 
 #include "vd_err.h"
+#include "vd_sample.h"
+#include "vd_wtype.h"
 
 enum {
     VD_KERN_ALIGN = 64,        /* bytes: alignment of every opaque buffer and of scratch */
@@ -47,14 +49,14 @@ enum {
 /* A packed weight matrix (rows = outputs, cols = inputs). `type` is GGUF's number: 0 F32, 1 F16, 2 Q4_0, 3
  * Q4_1, 8 Q8_0. `data` is mat_bytes() bytes, filled by mat_pack, owned by the caller. */
 struct vd_kern_mat {
-    uint32_t type;
+    enum vd_wtype type;
     size_t rows, cols;
     void *data;
 };
 
 /* The right-hand side of a product: n tokens x cols. Quantised weight types read `act` (act_bytes() bytes,
  * filled by act_quant), float types (F32, F16) read `x` (token t at x + t * ldx). The one not needed may be
- * NULL; vd_kern_type_quantised says which. */
+ * NULL; vd_wtype_info(type)->quantised says which. */
 struct vd_kern_rhs {
     const void *act;
     const float *x;
@@ -91,8 +93,8 @@ struct vd_kern {
     /* ---- weights ---- */
 
     /* Bytes of a packed matrix, a multiple of VD_KERN_ALIGN; never more than the file's plus the padding of
-     * rows to VD_KERN_ROWS. 0 if the type is unknown to this table or cols does not fit the type's block. */
-    size_t (*mat_bytes)(uint32_t type, size_t rows, size_t cols);
+     * rows to VD_KERN_ROWS. 0 if cols does not fit the type's block or is above VD_KERN_COLS_MAX. */
+    size_t (*mat_bytes)(enum vd_wtype type, size_t rows, size_t cols);
     /* Packs rows [r0, r1) of w from the file's own bytes; src points at row r0's first byte. Different parts
      * of one matrix may come from different tensors (Q, K and V as one matrix), cut at multiples of
      * VD_KERN_ROWS. */
@@ -126,7 +128,7 @@ struct vd_kern {
     void (*swiglu)(const float *g, const float *u, size_t n, float *y); /* y may be g or u */
     void (*exp)(const float *x, size_t n, float *y);                    /* the canonical exp; y may be x */
     /* Row `row` of an embedding, from the file's own bytes at src (the tensor's start). */
-    void (*embed_row)(uint32_t type, size_t cols, const void *src, size_t row, float *y);
+    void (*embed_row)(enum vd_wtype type, size_t cols, const void *src, size_t row, float *y);
 
     /* ---- KV cache ---- */
 
@@ -154,20 +156,14 @@ struct vd_kern {
     void (*attn_merge)(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
                        size_t ld_rec);
 
-    /* ---- sampling, over a tile of logits ---- */
+    /* ---- sampling: as in vd_sample.h, but n is not limited to one of its tiles ---- */
 
-    /* The largest of x[0..n) (+ 0.0f) and, in *finite, whether all of them are finite; if not, the value
-     * means nothing. n > 0. */
-    float (*max)(const float *x, size_t n, bool *finite);
-    /* The index of the first in the sampling order (key descending, then index ascending), for finite x. n >
-     * 0. */
-    size_t (*argmax)(const float *x, size_t n);
-    /* w[i] = trunc(exp(x[i] / temp - t_max) * 2^40), the canonical weights. */
-    void (*weights)(const float *x, size_t n, float temp, float t_max, uint64_t *w);
+    /* The largest of the logits of ids first_id .. first_id + n - 1, and whether one of them is not finite; n
+     * > 0. */
+    void (*sample_max)(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out);
+    /* w[i] = trunc(exp(x[i] / temp - x_max / temp) * 2^40); temp > 0, x and x_max / temp finite. */
+    void (*sample_weights)(const float *x, size_t n, float temp, float x_max, uint64_t *w);
 };
-
-/* True if products of this weight type read quantised activations (rhs.act), false if floats (rhs.x). */
-bool vd_kern_type_quantised(uint32_t type);
 
 /* Floats of one chunk record: hd of o, then m and l, padded to VD_KERN_ALIGN. */
 static inline size_t vd_kern_rec_floats(size_t hd)

@@ -1,0 +1,75 @@
+/* Choosing a table. What a table needs is asked from the CPU by name, one feature at a time, so that a
+ * refusal can say what is missing. The compiler's builtins also look at XCR0: an operating system that does
+ * not save the wide registers counts as a CPU that lacks them. */
+#include <string.h>
+
+#include "vd_kern_impl.h"
+
+#if 0
+static const char *missing_avx2(void)
+{
+    if (!__builtin_cpu_supports("avx2"))
+        return "AVX2";
+    if (!__builtin_cpu_supports("fma"))
+        return "FMA";
+    if (!__builtin_cpu_supports("f16c"))
+        return "F16C";
+    return NULL;
+}
+
+static const char *missing_avx512(void)
+{
+    if (missing_avx2() != NULL)
+        return missing_avx2();
+    if (!__builtin_cpu_supports("avx512f"))
+        return "AVX-512F";
+    if (!__builtin_cpu_supports("avx512bw"))
+        return "AVX-512BW";
+    if (!__builtin_cpu_supports("avx512dq"))
+        return "AVX-512DQ";
+    if (!__builtin_cpu_supports("avx512vl"))
+        return "AVX-512VL";
+    if (!__builtin_cpu_supports("avx512vnni"))
+        return "AVX-512 VNNI";
+    return NULL;
+}
+#endif
+
+static const char *missing_nothing(void)
+{
+    return NULL;
+}
+
+/* Fastest first. missing() names the first feature that this CPU lacks. */
+static const struct {
+    const struct vd_kern *kern;
+    const char *(*missing)(void);
+} tables[] = {
+#if 0
+    {&vd_kern_avx512, missing_avx512},
+    {&vd_kern_avx2, missing_avx2},
+#endif
+    {&vd_kern_scalar, missing_nothing},
+};
+
+const struct vd_kern *vd_kern_pick(const char *name, struct vd_error *err)
+{
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        const char *missing = tables[i].missing();
+        if (name == NULL && missing == NULL)
+            return tables[i].kern;
+        if (name == NULL || strcmp(name, tables[i].kern->name) != 0)
+            continue;
+        if (missing == NULL)
+            return tables[i].kern;
+        vd_error_set(
+            err, VD_EUNSUPPORTED,
+            "kernel %s needs %s, which this CPU or operating system lacks; leave the kernel out to get "
+            "the fastest that runs here",
+            name, missing);
+        return NULL;
+    }
+    vd_error_set(err, VD_EUSE,
+                 "no kernel is called \"%s\" here; there are scalar, avx2 and avx512 (x86-64 only)", name);
+    return NULL;
+}

@@ -1,0 +1,45 @@
+/* Private to this folder: the tables, and what they share. */
+#ifndef VD_KERN_IMPL_H
+#define VD_KERN_IMPL_H
+
+#include <assert.h>
+
+#include "vd_kern.h"
+
+extern const struct vd_kern vd_kern_scalar;
+#if defined(__x86_64__)
+extern const struct vd_kern vd_kern_avx2;
+extern const struct vd_kern vd_kern_avx512;
+#endif
+
+/* The chunks [*c0, *c1) that meet the valid range of a query. */
+static inline void vd_kern_chunks(const struct vd_kern_query *row, size_t *c0, size_t *c1)
+{
+    assert(row->begin < row->end);
+    *c0 = row->begin / VD_KERN_CHUNK;
+    *c1 = (row->end - 1) / VD_KERN_CHUNK + 1;
+}
+
+/* The valid lanes [*first, *end) of chunk c for a query that meets it. */
+static inline void vd_kern_lanes(const struct vd_kern_query *row, size_t c, size_t *first, size_t *end)
+{
+    size_t lo = c * VD_KERN_CHUNK;
+    *first = row->begin > lo ? row->begin - lo : 0;
+    *end = row->end - lo < VD_KERN_CHUNK ? row->end - lo : VD_KERN_CHUNK;
+}
+
+static inline const void *vd_kern_chunk_at(const struct vd_kern_kv *kv, size_t c)
+{
+    return (const char *)kv->pages[c] + kv->offset;
+}
+
+static inline size_t vd_kern_round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Done once per row of a pass, so their scalar form serves every table. */
+void vd_kern_embed_row(enum vd_wtype type, size_t cols, const void *src, size_t row, float *y);
+void vd_kern_rope_table(uint64_t pos, const uint64_t *steps, size_t n_pairs, float *cs);
+
+#endif

@@ -1,0 +1,287 @@
+/* The plain table: rows as the file has them, and every value computed by src/num. It is the reference that
+ * the fast tables are compared with, and what runs on a CPU that has none of their instruction sets. */
+#include <string.h>
+
+#include "vd_act.h"
+#include "vd_attn.h"
+#include "vd_dot.h"
+#include "vd_exp.h"
+#include "vd_kern_impl.h"
+#include "vd_norm.h"
+#include "vd_quant.h"
+#include "vd_rope.h"
+
+/* ---- shared by all tables ---- */
+
+void vd_kern_embed_row(enum vd_wtype type, size_t cols, const void *src, size_t row, float *y)
+{
+    vd_num_dequant(type, (const char *)src + row * vd_wtype_row_bytes(type, cols), 0, (uint32_t)cols, y);
+}
+
+void vd_kern_rope_table(uint64_t pos, const uint64_t *steps, size_t n_pairs, float *cs)
+{
+    for (size_t i = 0; i < n_pairs; i++)
+        vd_num_sincos_turn(pos * steps[i], &cs[n_pairs + i], &cs[i]);
+}
+
+/* ---- weights ---- */
+
+static size_t scratch_bytes(size_t max_cols, size_t max_hd)
+{
+    return vd_kern_round_up(max_hd * (1 + sizeof(float)) + max_hd / VD_KERN_BLOCK * sizeof(float),
+                            VD_KERN_ALIGN);
+}
+
+static size_t mat_bytes(enum vd_wtype type, size_t rows, size_t cols)
+{
+    if (cols == 0 || cols > VD_KERN_COLS_MAX || cols % vd_wtype_info(type)->block_elems != 0)
+        return 0;
+    return vd_kern_round_up(rows * vd_wtype_row_bytes(type, cols), VD_KERN_ALIGN);
+}
+
+static void mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src)
+{
+    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols);
+    assert(r0 % VD_KERN_ROWS == 0 && r1 <= w->rows);
+    memcpy((char *)w->data + r0 * row_bytes, src, (r1 - r0) * row_bytes);
+}
+
+/* ---- activations: per token cols int8, then cols / 32 scales ---- */
+
+static size_t act_stride(size_t cols)
+{
+    return cols + cols / VD_KERN_BLOCK * sizeof(float);
+}
+
+static size_t act_bytes(size_t n_tok, size_t cols)
+{
+    return vd_kern_round_up(n_tok * act_stride(cols), VD_KERN_ALIGN);
+}
+
+static const int8_t *act_q(const void *act, size_t cols, size_t t)
+{
+    return (const int8_t *)act + t * act_stride(cols);
+}
+
+static const float *act_d(const void *act, size_t cols, size_t t)
+{
+    return (const float *)(act_q(act, cols, t) + cols);
+}
+
+static void act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act)
+{
+    assert(t0 % VD_KERN_TOKS == 0 && cols % VD_KERN_BLOCK == 0);
+    for (size_t t = t0; t < t1; t++) {
+        int8_t *q = (int8_t *)act + t * act_stride(cols);
+        vd_num_quant8_blocks(x + t * ldx, cols, q, (float *)(q + cols));
+    }
+}
+
+static void act_read(const void *act, size_t cols, size_t t, int8_t *q, float *d)
+{
+    memcpy(q, act_q(act, cols, t), cols);
+    memcpy(d, act_d(act, cols, t), cols / VD_KERN_BLOCK * sizeof(float));
+}
+
+/* ---- products ---- */
+
+static void matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
+                   size_t t1, float *y, size_t ldy, void *scratch)
+{
+    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols);
+    uint32_t n = (uint32_t)w->cols;
+    bool quantised = vd_wtype_info(w->type)->quantised;
+    for (size_t r = r0; r < r1; r++) {
+        const char *row = (const char *)w->data + r * row_bytes;
+        for (size_t t = t0; t < t1; t++) {
+            if (quantised)
+                y[t * ldy + r] = vd_num_dot_row(w->type, row, act_q(x->act, n, t), act_d(x->act, n, t), n);
+            else
+                y[t * ldy + r] = vd_num_dot_row_float(w->type, row, x->x + t * x->ldx, n);
+        }
+    }
+}
+
+/* ---- vector operators ---- */
+
+static void rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
+{
+    vd_num_rmsnorm(x, w, (uint32_t)n, eps, y);
+}
+
+static void rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves)
+{
+    for (size_t h = 0; h < n_heads; h++, x += hd)
+        for (size_t i = 0; i < n_pairs; i++) {
+            size_t a = halves ? i : 2 * i, b = halves ? i + n_pairs : 2 * i + 1;
+            vd_num_rope_pair(&x[a], &x[b], cs[n_pairs + i], cs[i]);
+        }
+}
+
+static void exp_all(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = vd_num_exp(x[i]);
+}
+
+/* ---- KV cache: K rows, K scales, V rows, V scales ---- */
+
+struct kv_view {
+    int8_t *kq, *vq;
+    float *kd, *vd;
+};
+
+static struct kv_view kv_view(const void *chunk, size_t hd)
+{
+    struct kv_view v;
+    v.kq = (int8_t *)chunk;
+    v.vq = v.kq + VD_KERN_CHUNK * hd;
+    v.kd = (float *)(v.vq + VD_KERN_CHUNK * hd);
+    v.vd = v.kd + VD_KERN_CHUNK * (hd / VD_KERN_BLOCK);
+    return v;
+}
+
+static size_t kv_bytes(size_t hd)
+{
+    return VD_KERN_CHUNK * (2 * hd + (hd / VD_KERN_BLOCK + 1) * sizeof(float));
+}
+
+static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const float *v)
+{
+    struct kv_view c = kv_view(chunk, hd);
+    assert(hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX && slot < VD_KERN_CHUNK);
+    vd_num_quant8_blocks(k, hd, c.kq + slot * hd, c.kd + slot * (hd / VD_KERN_BLOCK));
+    vd_num_quant8(v, hd, c.vq + slot * hd, c.vd + slot);
+}
+
+static void kv_read(const void *chunk, size_t hd, size_t slot, int8_t *kq, float *kd, int8_t *vq, float *vd)
+{
+    struct kv_view c = kv_view(chunk, hd);
+    memcpy(kq, c.kq + slot * hd, hd);
+    memcpy(kd, c.kd + slot * (hd / VD_KERN_BLOCK), hd / VD_KERN_BLOCK * sizeof(float));
+    memcpy(vq, c.vq + slot * hd, hd);
+    *vd = c.vd[slot];
+}
+
+/* ---- attention ---- */
+
+struct query8 {
+    int8_t q[VD_KERN_HEAD_MAX];
+    float d[VD_KERN_HEAD_MAX / VD_KERN_BLOCK];
+};
+
+/* The record of chunk c: m, l and o. */
+static void chunk_record(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *row,
+                         const struct query8 *q, size_t c, float *m, float *l, float *o)
+{
+    size_t hd = kv->hd, first, end;
+    struct kv_view v = kv_view(vd_kern_chunk_at(kv, c), hd);
+    float score[VD_KERN_CHUNK];
+    struct vd_chunk chunk;
+    vd_kern_lanes(row, c, &first, &end);
+    for (size_t j = first; j < end; j++)
+        score[j] =
+            vd_num_score(q->q, q->d, v.kq + j * hd, v.kd + j * (hd / VD_KERN_BLOCK), (uint32_t)hd, scale);
+    vd_num_chunk(score, v.vd, (uint32_t)first, (uint32_t)(end - first), &chunk);
+    vd_num_chunk_v(&chunk, v.vq, hd, (uint32_t)hd, o);
+    *m = chunk.m;
+    *l = chunk.l;
+}
+
+static void attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                 void *scratch)
+{
+    float *oc = scratch;
+    uint32_t hd = (uint32_t)kv->hd;
+    for (size_t i = 0; i < n; i++) {
+        struct query8 q;
+        float m, l, mc, lc, o[VD_KERN_HEAD_MAX];
+        size_t c0, c1;
+        vd_kern_chunks(&rows[i], &c0, &c1);
+        vd_num_quant8_blocks(rows[i].q, hd, q.q, q.d);
+        chunk_record(kv, scale, &rows[i], &q, c0, &m, &l, o);
+        for (size_t c = c0 + 1; c < c1; c++) {
+            chunk_record(kv, scale, &rows[i], &q, c, &mc, &lc, oc);
+            vd_num_merge(&m, &l, o, mc, lc, oc, hd);
+        }
+        vd_num_attn_finish(l, o, hd, rows[i].y);
+    }
+}
+
+static void attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+{
+    size_t hd = kv->hd;
+    for (size_t i = 0; i < n; i++) {
+        struct query8 q;
+        size_t first, end;
+        vd_kern_chunks(&rows[i], &first, &end);
+        vd_num_quant8_blocks(rows[i].q, hd, q.q, q.d);
+        for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
+            float *r = rec + i * ld_rec + (c - first) * vd_kern_rec_floats(hd);
+            chunk_record(kv, scale, &rows[i], &q, c, &r[hd], &r[hd + 1], r);
+        }
+    }
+}
+
+static void attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec, size_t ld_rec)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float *r = rec + i * ld_rec;
+        float m = r[hd], l = r[hd + 1], o[VD_KERN_HEAD_MAX];
+        size_t c0, c1;
+        vd_kern_chunks(&rows[i], &c0, &c1);
+        memcpy(o, r, hd * sizeof(float));
+        while (++c0 < c1) {
+            r += vd_kern_rec_floats(hd);
+            vd_num_merge(&m, &l, o, r[hd], r[hd + 1], r, (uint32_t)hd);
+        }
+        vd_num_attn_finish(l, o, (uint32_t)hd, rows[i].y);
+    }
+}
+
+/* ---- sampling ---- */
+
+static void sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out)
+{
+    vd_num_sample_max_tile(x, first_id, (uint32_t)(n < VD_SAMPLE_TILE ? n : VD_SAMPLE_TILE), out);
+    for (size_t i = VD_SAMPLE_TILE; i < n; i += VD_SAMPLE_TILE) {
+        struct vd_sample_max tile;
+        vd_num_sample_max_tile(x + i, first_id + (uint32_t)i,
+                               (uint32_t)(n - i < VD_SAMPLE_TILE ? n - i : VD_SAMPLE_TILE), &tile);
+        vd_num_sample_max_merge(out, &tile);
+    }
+}
+
+static void sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
+{
+    for (size_t i = 0; i < n; i += VD_SAMPLE_TILE)
+        vd_num_sample_weights_tile(x + i, (uint32_t)(n - i < VD_SAMPLE_TILE ? n - i : VD_SAMPLE_TILE), temp,
+                                   x_max, w + i);
+}
+
+const struct vd_kern vd_kern_scalar = {
+    .name = "scalar",
+    .scratch_bytes = scratch_bytes,
+    .mat_bytes = mat_bytes,
+    .mat_pack = mat_pack,
+    .act_bytes = act_bytes,
+    .act_quant = act_quant,
+    .act_read = act_read,
+    .matmul = matmul,
+    .rmsnorm = rmsnorm,
+    .rope_table = vd_kern_rope_table,
+    .rope = rope,
+    .add = vd_num_residual,
+    .swiglu = vd_num_swiglu,
+    .exp = exp_all,
+    .embed_row = vd_kern_embed_row,
+    .kv_bytes = kv_bytes,
+    .kv_put = kv_put,
+    .kv_read = kv_read,
+    .attn = attn,
+    .attn_part = attn_part,
+    .attn_merge = attn_merge,
+    .sample_max = sample_max,
+    .sample_weights = sample_weights,
+};

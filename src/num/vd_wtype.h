@@ -25,6 +25,7 @@ struct vd_wtype_info {
     const char *name; /* NULL for an id that this version does not know */
     uint32_t block_elems;
     uint32_t block_bytes;
+    bool has_min;   /* blocks carry a min m besides the scale d */
     bool quantised; /* true: takes quantised activations (vd_num_dot_seg); false: binary32 ones (.._seg_float)
                      */
 };
@@ -37,6 +38,11 @@ const struct vd_wtype_info *vd_wtype_info(enum vd_wtype type);
 
 /* Bytes of a row of n elements; n must be a multiple of the type's block_elems. */
 size_t vd_wtype_row_bytes(enum vd_wtype type, size_t n);
+
+/* The parts of one block of a quantised type: the 32 integers in element order (Q4_0 already less 8), and d
+ * and m (+0 for a type without a min). */
+void vd_wtype_block_ints(enum vd_wtype type, const uint8_t *block, int8_t q[32]);
+void vd_wtype_block_scales(enum vd_wtype type, const uint8_t *block, float *d, float *m);
 
 /* binary16 to binary32, exact. A NaN gives a NaN, its bits free. */
 float vd_f16_to_f32(uint16_t h);

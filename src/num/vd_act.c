@@ -1,0 +1,21 @@
+/* One written order per operator, each step rounded: division, not a product with a reciprocal. */
+#include "vd_act.h"
+
+#include "vd_exp.h"
+
+float vd_num_silu(float x)
+{
+    return x / (1.0f + vd_num_exp(-x));
+}
+
+void vd_num_swiglu(const float *g, const float *u, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = vd_num_silu(g[i]) * u[i];
+}
+
+void vd_num_residual(const float *x, const float *o, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] + o[i];
+}

@@ -238,7 +238,7 @@ enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes
                                  struct vd_error *err)
 {
     char tmp[VD_PATH_MAX];
-    int fd;
+    int fd = -1;
     enum vd_err e = check_length(path, err);
     if (!e)
         e = open_temporary(&fd, tmp, path, (mode_t)mode, err);

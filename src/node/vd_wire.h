@@ -15,6 +15,7 @@
 #include "vd_arena.h"
 #include "vd_key.h"
 #include "vd_pb.h"
+#include "vd_receipt.h"
 #include "vd_sha256.h"
 
 /* Frame types. 0 to 15 belong to the link itself and mean the same in every version of the protocol. */
@@ -44,8 +45,6 @@ enum {
     VD_WIRE_TEXT_MAX = 256,     /* bytes of a text for people: printable UTF-8, no NUL */
     VD_WIRE_OFFERS_MAX = 64,
     VD_WIRE_TOKENS_MAX = 1 << 17, /* token ids of one list: the largest context */
-    VD_WIRE_REQUEST_MAX = 4096,   /* request bytes */
-    VD_WIRE_RECEIPT_MAX = 8192,   /* receipt bytes */
     VD_WIRE_TX_MAX = 768 << 10,   /* signed transaction bytes */
     VD_WIRE_KEY_MAX = 512,        /* a query's key */
     VD_WIRE_ITEMS_MAX = 1024,     /* items of one VALUE, events of one BLOCK frame */
@@ -161,6 +160,8 @@ enum vd_wire_refuse_code {
 #undef X
 };
 const char *vd_wire_refuse_text(enum vd_wire_refuse_code code);
+/* May another worker succeed where this one refused? */
+bool vd_wire_refuse_retry(enum vd_wire_refuse_code code);
 
 struct vd_wire_refuse {
     struct vd_hash what; /* job id, or receipt id for AUDIT_GET */

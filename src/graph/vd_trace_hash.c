@@ -1,0 +1,115 @@
+/* Each hash is one line of the spec. Leaves are hashed from where the records lie: the engine hands its rows
+ * over without a copy. */
+#include "vd_trace_hash.h"
+
+static void start_leaf(struct vd_sha256 *s, const char *tag)
+{
+    vd_sha256_init(s);
+    vd_sha256_update(s, "\0", 1);
+    vd_sha256_update(s, tag, strlen(tag) + 1);
+}
+
+static struct vd_hash finish(struct vd_sha256 *s)
+{
+    struct vd_hash h;
+    vd_sha256_final(s, &h);
+    return h;
+}
+
+struct vd_hash vd_trace_salt(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t s)
+{
+    uint8_t msg[sizeof "veridem/salt" + 4] = "veridem/salt";
+    vd_le32_store(msg + sizeof "veridem/salt", s);
+    return vd_hmac_sha256(job_salt, VD_JOB_SALT_BYTES, msg, sizeof msg);
+}
+
+struct vd_hash vd_trace_leaf(const struct vd_trace_at *at, uint32_t leaf, const void *bytes, size_t n_bytes)
+{
+    enum { TAG = sizeof "\0veridem/leaf" };
+    uint8_t head[TAG + VD_HASH_BYTES + 16] = "\0veridem/leaf";
+    struct vd_sha256 s;
+    memcpy(head + TAG, at->salt.b, VD_HASH_BYTES);
+    vd_le32_store(head + TAG + VD_HASH_BYTES, at->step);
+    vd_le32_store(head + TAG + VD_HASH_BYTES + 4, at->unit);
+    vd_le32_store(head + TAG + VD_HASH_BYTES + 8, at->op);
+    vd_le32_store(head + TAG + VD_HASH_BYTES + 12, leaf);
+    vd_sha256_init(&s);
+    vd_sha256_update(&s, head, sizeof head);
+    vd_sha256_update(&s, bytes, n_bytes);
+    return finish(&s);
+}
+
+struct vd_hash vd_trace_op_root(const struct vd_trace_at *at, const void *records, size_t n_bytes,
+                                size_t leaf_bytes)
+{
+    struct vd_merkle_stream tree;
+    const uint8_t *p = records;
+    if (n_bytes <= leaf_bytes)
+        return vd_trace_leaf(at, 0, p, n_bytes);
+    vd_merkle_stream_init(&tree);
+    for (uint32_t k = 0; n_bytes; k++) {
+        size_t n = n_bytes < leaf_bytes ? n_bytes : leaf_bytes;
+        struct vd_hash h = vd_trace_leaf(at, k, p, n);
+        vd_merkle_stream_add(&tree, &h);
+        p += n;
+        n_bytes -= n;
+    }
+    return vd_merkle_stream_root(&tree);
+}
+
+struct vd_hash vd_trace_unit(const struct vd_trace_at *at, const struct vd_hash *outs, unsigned n_outs)
+{
+    struct vd_sha256 s;
+    start_leaf(&s, "veridem/unit");
+    vd_sha256_hash(&s, &at->salt);
+    vd_sha256_u32(&s, at->step);
+    vd_sha256_u32(&s, at->unit);
+    for (unsigned i = 0; i < n_outs; i++)
+        vd_sha256_hash(&s, &outs[i]);
+    return finish(&s);
+}
+
+struct vd_hash vd_trace_step(uint32_t step, const struct vd_hash *step_root)
+{
+    struct vd_sha256 s;
+    start_leaf(&s, "veridem/step");
+    vd_sha256_u32(&s, step);
+    vd_sha256_hash(&s, step_root);
+    return finish(&s);
+}
+
+struct vd_hash vd_commit_leaf(uint32_t step, const struct vd_hash *block, const struct vd_hash *head)
+{
+    static const struct vd_hash zero;
+    struct vd_sha256 s;
+    start_leaf(&s, "veridem/commit");
+    vd_sha256_u32(&s, step);
+    vd_sha256_hash(&s, block);
+    vd_sha256_hash(&s, head ? head : &zero);
+    return finish(&s);
+}
+
+struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t token)
+{
+    struct vd_sha256 s;
+    start_leaf(&s, "veridem/token");
+    vd_sha256_hash(&s, salt);
+    vd_sha256_u32(&s, i);
+    vd_sha256_u32(&s, token);
+    return finish(&s);
+}
+
+struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first,
+                             const uint32_t *tokens, uint32_t n)
+{
+    struct vd_merkle_stream tree;
+    if (n == 0)
+        return (struct vd_hash){{0}};
+    vd_merkle_stream_init(&tree);
+    for (uint32_t i = 0; i < n; i++) {
+        struct vd_hash salt = vd_trace_salt(job_salt, first + i);
+        struct vd_hash leaf = vd_token_leaf(&salt, first + i, tokens[i]);
+        vd_merkle_stream_add(&tree, &leaf);
+    }
+    return vd_merkle_stream_root(&tree);
+}

@@ -1,0 +1,47 @@
+/* The hashes of trace, commitment and tokens (docs/spec/proof.md, section 3).
+ *
+ * Every hash of the trace is salted per step, because whoever holds the model could else confirm a guessed
+ * prompt. Leaves start with a byte 0x00, so that none can pass for a Merkle node.
+ *
+ * Cost: on the honest path a position hashes one unit (last block: K, V and X rows), the head's unit, one
+ * commit leaf and one token leaf: some 90 blocks of SHA-256 for d = 576, that is a few microseconds.
+ *
+ * Thread rule: pure functions. Nothing allocates. */
+#ifndef VD_TRACE_HASH_H
+#define VD_TRACE_HASH_H
+
+#include "vd_bytes.h"
+#include "vd_merkle.h"
+#include "vd_sha256.h"
+
+enum { VD_JOB_SALT_BYTES = 32 };
+
+/* salt(s) of position s. */
+struct vd_hash vd_trace_salt(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t s);
+
+/* The address that every leaf of an operator shares. */
+struct vd_trace_at {
+    struct vd_hash salt; /* salt(step) */
+    uint32_t step, unit, op;
+};
+
+struct vd_hash vd_trace_leaf(const struct vd_trace_at *at, uint32_t leaf, const void *bytes, size_t n_bytes);
+/* MTH over the leaves of an operator: its records, one after the other, are cut into leaves of leaf_bytes
+ * (the last may be shorter). n_bytes > 0. */
+struct vd_hash vd_trace_op_root(const struct vd_trace_at *at, const void *records, size_t n_bytes,
+                                size_t leaf_bytes);
+/* outs: 1 root for unit 0 and the head, 3 (K, V, X) for a block. at->op is not read. */
+struct vd_hash vd_trace_unit(const struct vd_trace_at *at, const struct vd_hash *outs, unsigned n_outs);
+/* The leaf of the state tree: of a step whose unit hashes have the root step_root. */
+struct vd_hash vd_trace_step(uint32_t s, const struct vd_hash *step_root);
+/* head: the head's unit hash, NULL where the step has none (32 zero bytes). */
+struct vd_hash vd_commit_leaf(uint32_t s, const struct vd_hash *block, const struct vd_hash *head);
+
+/* salt: salt(i) of sequence position i. */
+struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t token);
+/* Root over n tokens at sequence positions first, first + 1, ...: the prompt root (first = 0) and the output
+ * root (first = p). n == 0: 32 zero bytes. */
+struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first,
+                             const uint32_t *tokens, uint32_t n);
+
+#endif

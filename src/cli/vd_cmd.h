@@ -1,0 +1,17 @@
+/* The commands, each in its file vd_cmd_<name>.c, and the few things that several of them need. */
+#ifndef VD_CMD_H
+#define VD_CMD_H
+
+#include "vd_cli.h"
+#include "vd_key.h"
+
+/* All of them, in the order of the help, NULL-terminated. */
+extern const struct vd_cmd *const vd_cmd_list[];
+
+extern const struct vd_cmd vd_cmd_key;
+
+/* Loads $VERIDEM_HOME/keys/NAME.key, or the file NAME when it holds a slash; makes it if absent and `create`.
+ */
+enum vd_err vd_cmd_load_key(struct vd_keypair *out, const char *name, bool create, struct vd_error *err);
+
+#endif

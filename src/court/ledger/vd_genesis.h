@@ -1,0 +1,60 @@
+/* The first state of a network and the parameters that no transaction can change.
+ *
+ * Its hash, H("veridem/genesis", NUL, canonical bytes), names the network: every transaction and request is
+ * bound to it. The JSON file that people write is read elsewhere (src/node); here are only the values and
+ * their bytes.
+ *
+ * Thread rule: pure functions. */
+#ifndef VD_GENESIS_H
+#define VD_GENESIS_H
+
+#include "vd_amount.h"
+#include "vd_bytes.h"
+#include "vd_err.h"
+#include "vd_key.h"
+
+enum {
+    VD_GENESIS_NAME_MAX = 64,       /* bytes, printable ASCII */
+    VD_GENESIS_ACCOUNTS_MAX = 4096, /* with a balance from the start */
+    VD_GENESIS_MAX_BYTES = 512 << 10,
+    VD_PPM = 1000000,
+};
+
+struct vd_genesis_account {
+    struct vd_pubkey key;
+    struct vd_amount balance;
+};
+
+struct vd_genesis {
+    char network[VD_GENESIS_NAME_MAX + 1];
+    uint64_t time_ms;       /* since 1970, of block 0 */
+    uint32_t block_time_ms; /* 10..60,000 */
+
+    uint32_t audit_rate_ppm;      /* verifiers: the share of receipts to replay; the ledger only states it */
+    uint64_t audit_window_blocks; /* a receipt may be challenged this long after it settled; >= 1 */
+    uint64_t move_clock_blocks;   /* a side has this long for a move; >= 1 */
+    uint64_t unbonding_blocks;    /* between UNSTAKE and WITHDRAW; >= 1 */
+    uint64_t request_validity_blocks; /* an escrow's rest returns this long after ESCROW_CLOSE; >= 1 */
+
+    struct vd_amount min_stake, challenge_bond, slash;
+    uint32_t challenger_share_ppm;                                    /* of a slash; the rest is burned */
+    uint32_t worker_share_ppm, gateway_share_ppm, treasury_share_ppm; /* of a receipt; sum = VD_PPM */
+    struct vd_pubkey treasury;
+
+    uint32_t n_accounts;
+    const struct vd_genesis_account *account; /* ascending by key, no duplicates; the caller's memory */
+};
+
+/* VD_EFORMAT names the field that is out of range. Also checks that the supply is below VD_AMOUNT_MAX_MICRO.
+ */
+enum vd_err vd_genesis_check(const struct vd_genesis *g, struct vd_error *err);
+struct vd_amount vd_genesis_supply(const struct vd_genesis *g); /* of a checked genesis */
+
+/* Canonical bytes; 0 if cap_bytes is too small (VD_GENESIS_MAX_BYTES always suffices). */
+size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_bytes);
+/* Accounts go to account[cap_accounts], which out->account then points to. Decodes and checks. */
+enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct vd_genesis_account *account,
+                              size_t cap_accounts, struct vd_error *err);
+struct vd_hash vd_genesis_hash(struct vd_bytes canonical);
+
+#endif

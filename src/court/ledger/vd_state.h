@@ -1,0 +1,192 @@
+/* The records of the ledger's state: one struct, one key and one canonical encoding each. A query returns a
+ * record's bytes as they stand in the state, so that they can be checked against the state root.
+ *
+ * All heights are block heights. Nothing allocates. Thread rule: pure functions. */
+#ifndef VD_STATE_H
+#define VD_STATE_H
+
+#include "vd_amount.h"
+#include "vd_kv.h"
+#include "vd_key.h"
+#include "vd_receipt.h"
+
+/* X(code, first byte of the key, rest of the key) */
+#define VD_STATE_LIST(X)                                                                                     \
+    X(VD_STATE_TOTALS, 'T', "")                                                                              \
+    X(VD_STATE_ACCOUNT, 'a', "public key")                                                                   \
+    X(VD_STATE_STAKE, 's', "public key")                                                                     \
+    X(VD_STATE_MODEL, 'm', "model root")                                                                     \
+    X(VD_STATE_OFFER, 'o', "model root, worker")                                                             \
+    X(VD_STATE_ESCROW, 'e', "escrow id")                                                                     \
+    X(VD_STATE_RECEIPT, 'r', "receipt id")                                                                   \
+    X(VD_STATE_SETTLED, 'q', "escrow id, u64 sequence big-endian; value: receipt id")                        \
+    X(VD_STATE_DISPUTE, 'd', "dispute id")                                                                   \
+    X(VD_STATE_GAME, 'g', "dispute id; value: state of vd_game")                                             \
+    X(VD_STATE_DEADLINE, 'x', "u64 height big-endian, class byte, id; value: empty")                         \
+    X(VD_INDEX_TX, 0x80, "transaction id; value: TxPlace")                                                   \
+    X(VD_INDEX_ACCOUNT_ESCROW, 0x81, "owner, escrow id; value: empty")                                       \
+    X(VD_INDEX_GATEWAY_ESCROW, 0x82, "gateway, escrow id; value: empty")                                     \
+    X(VD_INDEX_OPEN_RECEIPT, 0x83, "worker, receipt id; value: empty (receipts that are SETTLED)")           \
+    X(VD_INDEX_OPEN_DISPUTE, 0x84, "worker, dispute id; value: empty")                                       \
+    X(VD_INDEX_RECEIPT_DISPUTE, 0x85, "receipt id, dispute id; value: empty")
+
+enum vd_state_class {
+#define X(code, first_byte, rest) code = first_byte,
+    VD_STATE_LIST(X)
+#undef X
+};
+/* True if `number` is a class of the list. */
+bool vd_state_class_valid(uint32_t number);
+
+struct vd_state_key {
+    uint8_t b[VD_KV_KEY_MAX_BYTES];
+    size_t n;
+};
+static inline struct vd_bytes vd_state_key_bytes(const struct vd_state_key *k)
+{
+    return (struct vd_bytes){k->b, k->n};
+}
+/* class, then p (n_bytes; with q, 32 bytes, after it if not NULL). */
+struct vd_state_key vd_state_key_make(enum vd_state_class c, const void *p, size_t n_bytes, const void *q);
+struct vd_state_key vd_state_key_settled(const struct vd_hash *escrow_id, uint64_t sequence);
+
+/* Where the money is. The sum of the buckets is the genesis supply in every block; each bucket is the sum
+ * over the records that hold it, because only writing a record changes it. */
+#define VD_BUCKET_LIST(X)                                                                                    \
+    X(VD_BUCKET_ACCOUNTS, "accounts")                                                                        \
+    X(VD_BUCKET_STAKES, "stakes")                                                                            \
+    X(VD_BUCKET_UNBONDING, "unbonding")                                                                      \
+    X(VD_BUCKET_ESCROWS, "escrows")                                                                          \
+    X(VD_BUCKET_PENDING, "pending")                                                                          \
+    X(VD_BUCKET_BONDS, "bonds")                                                                              \
+    X(VD_BUCKET_BURNED, "burned")
+enum vd_bucket {
+#define X(code, name) code,
+    VD_BUCKET_LIST(X)
+#undef X
+        VD_BUCKETS
+};
+const char *vd_bucket_name(enum vd_bucket b);
+
+struct vd_totals {
+    struct vd_amount bucket[VD_BUCKETS];
+    uint64_t n_txs; /* applied since genesis */
+};
+
+struct vd_account {
+    struct vd_amount balance;
+    uint64_t nonce; /* the next transaction's */
+};
+
+struct vd_stake {
+    struct vd_amount amount;
+    struct vd_amount unbonding;
+    uint64_t withdraw_height; /* WITHDRAW is allowed from this height on; 0 when nothing is unbonding */
+    struct vd_amount
+        unsettled; /* sum over this worker's receipts that are SETTLED; <= amount when one is added */
+    uint64_t n_open_receipts, n_open_disputes;
+};
+
+struct vd_model {
+    uint32_t n_tensors;
+    struct vd_hash tensors_root;
+    struct vd_pubkey registrant;
+    uint64_t height;
+    struct vd_bytes program; /* points into the decoded bytes */
+};
+
+struct vd_offer {
+    struct vd_amount price_in, price_out;
+    uint32_t capacity;
+    uint64_t height; /* of the last change */
+};
+
+struct vd_escrow {
+    struct vd_pubkey owner, gateway;
+    struct vd_amount deposited, settled, returned; /* settled: net of voided receipts */
+    struct vd_amount balance; /* deposited - settled - returned: what can still be settled */
+    uint64_t open_height;
+    uint64_t end_height; /* 0: open. Else: closing; at this height the rest returns to the owner */
+    bool ended;          /* the rest has returned */
+};
+
+/* X(code, number, name) */
+#define VD_RECEIPT_STATUS_LIST(X)                                                                            \
+    X(VD_RECEIPT_SETTLED, 1, "settled")                                                                      \
+    X(VD_RECEIPT_FINAL, 2, "final")                                                                          \
+    X(VD_RECEIPT_VOID, 3, "void")
+enum vd_receipt_status {
+#define X(code, number, name) code = number,
+    VD_RECEIPT_STATUS_LIST(X)
+#undef X
+};
+const char *vd_receipt_status_name(enum vd_receipt_status s);
+
+struct vd_receipt_record {
+    enum vd_receipt_status status;
+    struct vd_hash escrow_id;
+    uint64_t sequence;
+    struct vd_pubkey worker, gateway;
+    struct vd_hash model_root;
+    struct vd_amount amount;
+    uint64_t settle_height, window_end_height; /* CHALLENGE is allowed up to and including the latter */
+    uint64_t close_height;                     /* when it became FINAL or VOID; 0 before */
+    uint32_t n_open_disputes;
+    struct vd_bytes body; /* the receipt's bytes while SETTLED, empty after; points into the decoded bytes */
+};
+
+/* X(code, number, name) */
+#define VD_DISPUTE_STATUS_LIST(X)                                                                            \
+    X(VD_DISPUTE_WORKER_MOVES, 1, "worker to move")                                                          \
+    X(VD_DISPUTE_CHALLENGER_MOVES, 2, "challenger to move")                                                  \
+    X(VD_DISPUTE_WORKER_LOST, 3, "worker lost by verdict")                                                   \
+    X(VD_DISPUTE_WORKER_LATE, 4, "worker lost on the clock")                                                 \
+    X(VD_DISPUTE_CHALLENGER_LOST, 5, "challenger lost by verdict")                                           \
+    X(VD_DISPUTE_CHALLENGER_LATE, 6, "challenger lost on the clock")                                         \
+    X(VD_DISPUTE_MOOT, 7, "ended without a loser: another dispute voided the receipt")
+enum vd_dispute_status {
+#define X(code, number, name) code = number,
+    VD_DISPUTE_STATUS_LIST(X)
+#undef X
+};
+const char *vd_dispute_status_name(enum vd_dispute_status s);
+static inline bool vd_dispute_open(enum vd_dispute_status s)
+{
+    return s == VD_DISPUTE_WORKER_MOVES || s == VD_DISPUTE_CHALLENGER_MOVES;
+}
+
+struct vd_dispute {
+    enum vd_dispute_status status;
+    struct vd_hash receipt_id;
+    struct vd_pubkey worker, challenger;
+    struct vd_amount bond; /* held while open */
+    uint64_t open_height;
+    uint64_t deadline_height; /* the last block in which the side to move may move; 0 when not open */
+    uint64_t end_height;      /* 0 while open */
+    uint32_t n_moves;         /* both sides', accepted ones */
+};
+
+struct vd_tx_place {
+    uint64_t height;
+    uint32_t index; /* in the block */
+};
+
+/* Encode returns the bytes written, 0 if cap_bytes is too small; VD_STATE_RECORD_MAX_BYTES suffices for all
+ * but vd_model (add its program). Decode is false for anything that encode would not write. */
+enum { VD_STATE_RECORD_MAX_BYTES = 1024 };
+
+#define VD_STATE_CODEC(type)                                                                                 \
+    size_t vd_##type##_encode(const struct vd_##type *v, uint8_t *buf, size_t cap_bytes);                    \
+    bool vd_##type##_decode(struct vd_bytes in, struct vd_##type *out);
+VD_STATE_CODEC(totals)
+VD_STATE_CODEC(account)
+VD_STATE_CODEC(stake)
+VD_STATE_CODEC(model)
+VD_STATE_CODEC(offer)
+VD_STATE_CODEC(escrow)
+VD_STATE_CODEC(receipt_record)
+VD_STATE_CODEC(dispute)
+VD_STATE_CODEC(tx_place)
+#undef VD_STATE_CODEC
+
+#endif

@@ -1,6 +1,6 @@
 /* The ledger: a pure function (state, block) -> (state', events). docs/spec/ledger.md is the normative text.
  *
- * It reads the state through vd_kv, writes to an overlay in the caller's arena, and never allocates, reads a
+ * It reads the state through vd_kvs, writes to an overlay in the caller's arena, and never allocates, reads a
  * clock or touches a global. The chain engine (src/court/chain) decides which transactions stand in a block
  * and makes the overlay durable; the store computes the state root from it.
  *
@@ -21,7 +21,7 @@
 #include "vd_block.h"
 #include "vd_event.h"
 #include "vd_genesis.h"
-#include "vd_kv.h"
+#include "vd_kvs.h"
 #include "vd_state.h"
 #include "vd_tx.h"
 
@@ -57,7 +57,7 @@ struct vd_ledger_block {
 
 /* Starts the block on top of `base`. The arena's memory belongs to the block until it is dropped. VD_ENOMEM
  * if the arena is too small. */
-enum vd_err vd_ledger_begin(struct vd_ledger_block *b, const struct vd_ledger *l, struct vd_kv *base,
+enum vd_err vd_ledger_begin(struct vd_ledger_block *b, const struct vd_ledger *l, struct vd_kvs *base,
                             struct vd_arena *arena, uint64_t height, uint64_t time_ms, struct vd_error *err);
 
 /* Applies one transaction. Unless VD_TX_OK it changes nothing. `verified`: the caller has checked the
@@ -71,7 +71,7 @@ enum vd_err vd_ledger_end(struct vd_ledger_block *b, struct vd_error *err);
 
 /* Without state (kv NULL): form, network, signature. With the committed state also: is it applied already,
  * has the sender an account, is the nonce not below the sender's next one. Costs one signature check. */
-enum vd_tx_verdict vd_ledger_check(const struct vd_ledger *l, struct vd_kv *kv, struct vd_bytes tx,
+enum vd_tx_verdict vd_ledger_check(const struct vd_ledger *l, struct vd_kvs *kv, struct vd_bytes tx,
                                    struct vd_hash *id);
 
 /* Delivers tx[0..n) in order and sets verdict[i]; those with VD_TX_OK are the proposal. Drop the block
@@ -82,31 +82,31 @@ void vd_ledger_prepare(struct vd_ledger_block *b, const struct vd_bytes *tx, uin
 /* True if every transaction of the proposal applies in this order. Drop the block afterwards. */
 bool vd_ledger_process(struct vd_ledger_block *b, const struct vd_bytes *tx, uint32_t n);
 /* begin, deliver, end. verdict may be NULL. */
-enum vd_err vd_ledger_finalize(struct vd_ledger_block *b, const struct vd_ledger *l, struct vd_kv *base,
+enum vd_err vd_ledger_finalize(struct vd_ledger_block *b, const struct vd_ledger *l, struct vd_kvs *base,
                                struct vd_arena *arena, const struct vd_block *block,
                                enum vd_tx_verdict *verdict, struct vd_error *err);
 
 /* Queries, against any state. False: not there (or, kv->failed, unreadable). Borrowed bytes live as kv's do.
  */
-bool vd_ledger_get_totals(struct vd_kv *kv, struct vd_totals *out);
-bool vd_ledger_get_account(struct vd_kv *kv, const struct vd_pubkey *key, struct vd_account *out);
-bool vd_ledger_get_stake(struct vd_kv *kv, const struct vd_pubkey *worker, struct vd_stake *out);
-bool vd_ledger_get_model(struct vd_kv *kv, const struct vd_hash *root, struct vd_model *out);
-bool vd_ledger_get_offer(struct vd_kv *kv, const struct vd_hash *root, const struct vd_pubkey *worker,
+bool vd_ledger_get_totals(struct vd_kvs *kv, struct vd_totals *out);
+bool vd_ledger_get_account(struct vd_kvs *kv, const struct vd_pubkey *key, struct vd_account *out);
+bool vd_ledger_get_stake(struct vd_kvs *kv, const struct vd_pubkey *worker, struct vd_stake *out);
+bool vd_ledger_get_model(struct vd_kvs *kv, const struct vd_hash *root, struct vd_model_record *out);
+bool vd_ledger_get_offer(struct vd_kvs *kv, const struct vd_hash *root, const struct vd_pubkey *worker,
                          struct vd_offer *out);
-bool vd_ledger_get_escrow(struct vd_kv *kv, const struct vd_hash *id, struct vd_escrow *out);
-bool vd_ledger_get_receipt(struct vd_kv *kv, const struct vd_hash *id, struct vd_receipt_record *out);
+bool vd_ledger_get_escrow(struct vd_kvs *kv, const struct vd_hash *id, struct vd_escrow *out);
+bool vd_ledger_get_receipt(struct vd_kvs *kv, const struct vd_hash *id, struct vd_receipt_record *out);
 /* Which receipt settled (escrow, sequence)? */
-bool vd_ledger_get_settled(struct vd_kv *kv, const struct vd_hash *escrow_id, uint64_t sequence,
+bool vd_ledger_get_settled(struct vd_kvs *kv, const struct vd_hash *escrow_id, uint64_t sequence,
                            struct vd_hash *receipt_id);
-bool vd_ledger_get_dispute(struct vd_kv *kv, const struct vd_hash *id, struct vd_dispute *out);
-bool vd_ledger_get_tx(struct vd_kv *kv, const struct vd_hash *id, struct vd_tx_place *out);
+bool vd_ledger_get_dispute(struct vd_kvs *kv, const struct vd_hash *id, struct vd_dispute *out);
+bool vd_ledger_get_tx(struct vd_kvs *kv, const struct vd_hash *id, struct vd_tx_place *out);
 
 /* Lists: all records of a class whose key goes on with `key` (offers of a model, open disputes of a worker,
  * ...), in the order of keys, starting after `after` (NULL: from the first). fn gets the whole key and the
  * value, and returns false to stop. */
 typedef bool vd_ledger_list_fn(void *arg, struct vd_bytes key, struct vd_bytes value);
-void vd_ledger_list(struct vd_kv *kv, enum vd_state_class c, struct vd_bytes key,
+void vd_ledger_list(struct vd_kvs *kv, enum vd_state_class c, struct vd_bytes key,
                     const struct vd_state_key *after, vd_ledger_list_fn *fn, void *arg);
 
 #endif

@@ -6,7 +6,7 @@
 #define VD_STATE_H
 
 #include "vd_amount.h"
-#include "vd_kv.h"
+#include "vd_kvs.h"
 #include "vd_key.h"
 #include "vd_receipt.h"
 
@@ -87,7 +87,7 @@ struct vd_stake {
     uint64_t n_open_receipts, n_open_disputes;
 };
 
-struct vd_model {
+struct vd_model_record {
     uint32_t n_tensors;
     struct vd_hash tensors_root;
     struct vd_pubkey registrant;

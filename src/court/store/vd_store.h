@@ -1,6 +1,6 @@
 /* The ledger's state and its blocks in one LMDB file: <dir>/data.mdb.
  *
- * Four tables: `state` (the ledger's vd_kv), `node` (vd_map's nodes, so that the state root is there at any
+ * Four tables: `state` (the ledger's vd_kvs), `node` (vd_map's nodes, so that the state root is there at any
  * time), `block` (height -> block bytes, and events), `meta` (schema version, genesis, latest height). One
  * write transaction per block changes all of them and is synced before vd_store_commit returns; after a crash
  * LMDB shows the last committed one. A store belongs to one process: a second open of the folder is VD_EBUSY.
@@ -14,7 +14,7 @@
 #define VD_STORE_H
 
 #include "vd_err.h"
-#include "vd_kv.h"
+#include "vd_kvs.h"
 #include "vd_map.h"
 
 #define VD_STORE_SCHEMA 1
@@ -43,7 +43,7 @@ struct vd_store_tip {
 struct vd_store_writer; /* the open write transaction */
 enum vd_err vd_store_begin(struct vd_store *s, struct vd_store_writer **out, struct vd_error *err);
 /* The committed state (and what was applied in this transaction), until commit or abort. */
-struct vd_kv *vd_store_writer_kv(struct vd_store_writer *w);
+struct vd_kvs *vd_store_writer_kv(struct vd_store_writer *w);
 /* Writes an overlay's changes to state and map; *root is the state root after them. */
 enum vd_err vd_store_apply(struct vd_store_writer *w, const struct vd_overlay *o, struct vd_arena *scratch,
                            struct vd_hash *root, struct vd_error *err);
@@ -58,7 +58,7 @@ void vd_store_abort(struct vd_store_writer *w);
 struct vd_store_view;
 enum vd_err vd_store_view_open(struct vd_store *s, struct vd_store_view **out, struct vd_error *err);
 void vd_store_view_close(struct vd_store_view *v); /* NULL allowed */
-struct vd_kv *vd_store_view_kv(struct vd_store_view *v);
+struct vd_kvs *vd_store_view_kv(struct vd_store_view *v);
 enum vd_err vd_store_view_tip(struct vd_store_view *v, struct vd_store_tip *out, struct vd_error *err);
 /* Borrowed until the view closes. VD_ENOTFOUND if there is no such block (or no genesis). */
 enum vd_err vd_store_view_block(struct vd_store_view *v, uint64_t height, struct vd_bytes *block,

@@ -6,9 +6,9 @@
  * replaying the blocks gives again; they never decide what a transaction does.
  *
  * Ranges that `get` and `next` return are borrowed: valid until the state below is written to.
- * Thread rule: one thread per vd_kv. */
-#ifndef VD_KV_H
-#define VD_KV_H
+ * Thread rule: one thread per vd_kvs. */
+#ifndef VD_KVS_H
+#define VD_KVS_H
 
 #include "vd_arena.h"
 #include "vd_bytes.h"
@@ -19,12 +19,12 @@ enum {
     VD_KV_INDEX = 0x80,
 };
 
-struct vd_kv {
+struct vd_kvs {
     /* True and *value if the key is there. */
-    bool (*get)(struct vd_kv *kv, struct vd_bytes key, struct vd_bytes *value);
+    bool (*get)(struct vd_kvs *kv, struct vd_bytes key, struct vd_bytes *value);
     /* The first key that is >= `from` (or > `from` if `after`) and begins with `prefix`. *key and *value may
      * be what `from` points to. */
-    bool (*next)(struct vd_kv *kv, struct vd_bytes prefix, struct vd_bytes from, bool after,
+    bool (*next)(struct vd_kvs *kv, struct vd_bytes prefix, struct vd_bytes from, bool after,
                  struct vd_bytes *key, struct vd_bytes *value);
     bool failed; /* set, and never cleared, by an implementation whose storage failed: answers mean nothing */
 };
@@ -34,8 +34,8 @@ struct vd_kv {
 struct vd_overlay_node;
 struct vd_overlay_undo;
 struct vd_overlay {
-    struct vd_kv kv; /* first: a vd_overlay is a vd_kv */
-    struct vd_kv *base;
+    struct vd_kvs kv; /* first: a vd_overlay is a vd_kvs */
+    struct vd_kvs *base;
     struct vd_arena *arena;
     struct vd_overlay_node *root;
     struct vd_overlay_undo *undo;
@@ -43,7 +43,7 @@ struct vd_overlay {
     bool full; /* the arena was too small; nothing read from here means anything any more */
 };
 
-void vd_overlay_init(struct vd_overlay *o, struct vd_kv *base, struct vd_arena *arena);
+void vd_overlay_init(struct vd_overlay *o, struct vd_kvs *base, struct vd_arena *arena);
 /* Key and value are copied into the arena. key.n <= VD_KV_KEY_MAX_BYTES, value.n <= VD_KV_VALUE_MAX_BYTES. */
 void vd_overlay_put(struct vd_overlay *o, struct vd_bytes key, struct vd_bytes value);
 void vd_overlay_delete(struct vd_overlay *o, struct vd_bytes key);

@@ -172,7 +172,7 @@ struct vd_tx_place {
 };
 
 /* Encode returns the bytes written, 0 if cap_bytes is too small; VD_STATE_RECORD_MAX_BYTES suffices for all
- * but vd_model (add its program). Decode is false for anything that encode would not write. */
+ * but vd_model_record (add its program). Decode is false for anything that encode would not write. */
 enum { VD_STATE_RECORD_MAX_BYTES = 1024 };
 
 #define VD_STATE_CODEC(type)                                                                                 \

@@ -1,0 +1,35 @@
+/* Arbitrary bytes as an envelope, a signed receipt, a receipt and a request: no crash, and whatever decodes encodes
+ * to the same bytes. */
+#include <stdlib.h>
+
+#include "vd_receipt.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
+
+static void must(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
+{
+    static uint32_t tok[4096];
+    static uint8_t out[65536];
+    struct vd_bytes in = {data, n_bytes};
+    struct vd_envelope e;
+    struct vd_receipt r;
+    struct vd_request q;
+    if (n_bytes > 16384)
+        return 0;
+    if (vd_envelope_decode(in, &e, tok, 4096)) {
+        must(vd_envelope_encode(&e, out, sizeof out) == n_bytes && memcmp(out, data, n_bytes) == 0);
+        (void)vd_envelope_check(&e, &r);
+        in = (struct vd_bytes){e.receipt.body, e.receipt.body_bytes};
+    }
+    if (vd_receipt_decode(in, &r) == VD_RECEIPT_OK)
+        must(vd_receipt_encode(&r, out, sizeof out) == in.n && memcmp(out, in.p, in.n) == 0);
+    if (vd_request_decode(in, &q) == VD_RECEIPT_OK)
+        must(vd_request_encode(&q, out, sizeof out) == in.n && memcmp(out, in.p, in.n) == 0);
+    return 0;
+}

@@ -1,0 +1,183 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "vd_receipt.h"
+#include "vd_rng.h"
+#include "vd_trace_hash.h"
+
+struct fixture {
+    struct vd_keypair gateway, worker;
+    uint32_t prompt[5], output[3];
+    struct vd_receipt receipt;
+    struct vd_envelope envelope;
+};
+
+static void seal(struct fixture *f)
+{
+    struct vd_signed_receipt *s = &f->envelope.receipt;
+    s->body_bytes = vd_receipt_encode(&f->receipt, s->body, sizeof s->body);
+    assert_true(s->body_bytes > 0);
+    vd_key_sign(&s->worker_sig, &f->worker, VD_TAG_RECEIPT, s->body, s->body_bytes);
+    vd_key_sign(&s->gateway_sig, &f->gateway, VD_TAG_ACCEPT, s->body, s->body_bytes);
+}
+
+static struct fixture *make(void)
+{
+    static struct fixture f;
+    struct vd_request *q = &f.receipt.request;
+    uint8_t seed[32] = {1};
+    memset(&f, 0, sizeof f);
+    vd_key_from_seed(&f.gateway, seed);
+    seed[0] = 2;
+    vd_key_from_seed(&f.worker, seed);
+    for (uint32_t i = 0; i < 5; i++)
+        f.prompt[i] = 100 * i; /* a zero token among them */
+    for (uint32_t i = 0; i < 3; i++)
+        f.output[i] = 49151 - i;
+    memset(f.envelope.job_salt, 7, VD_SALT_BYTES);
+    f.envelope.n_prompt = 5;
+    f.envelope.n_output = 3;
+    f.envelope.prompt = f.prompt;
+    f.envelope.output = f.output;
+    memset(q->genesis.b, 0xff, 32);
+    q->arith_version = VD_ARITH_VERSION;
+    q->valid_until = UINT64_MAX;
+    memset(q->escrow_id.b, 0xee, 32);
+    q->sequence = UINT64_MAX;
+    q->gateway = f.gateway.pub;
+    q->worker = f.worker.pub;
+    memset(q->model_root.b, 0xdd, 32);
+    q->prompt_root = vd_token_root(f.envelope.job_salt, 0, f.prompt, 5);
+    q->n_prompt = 5;
+    q->salt_commit = vd_salt_commit(f.envelope.job_salt);
+    q->sampling = (struct vd_sampling){.temp_micro = 700000, .top_k = 1 << 20, .top_p_micro = 1000000,
+                                       .min_p_micro = 1000000, .seed = UINT64_MAX, .choice = UINT32_MAX};
+    q->max_tokens = 3;
+    q->price_in.micro = 10;
+    q->price_out.micro = VD_PRICE_MAX_MICRO;
+    q->disclosure = UINT32_MAX;
+    f.receipt.output_root = vd_token_root(f.envelope.job_salt, 5, f.output, 3);
+    f.receipt.n_output = 3;
+    f.receipt.finish = VD_FINISH_LENGTH;
+    memset(f.receipt.commit_root.b, 0xcc, 32);
+    f.receipt.amount.micro = 5 * 10 + 3 * VD_PRICE_MAX_MICRO;
+    seal(&f);
+    return &f;
+}
+
+static enum vd_receipt_verdict check(struct fixture *f)
+{
+    struct vd_receipt out;
+    seal(f);
+    return vd_envelope_check(&f->envelope, &out);
+}
+
+/* Every field at its largest: the promise of docs/spec/receipt.md on size. */
+static void test_round_trip_and_size(void **state)
+{
+    struct fixture *f = make();
+    uint8_t buf[1024], again[1024];
+    uint32_t tok[64];
+    struct vd_envelope e;
+    struct vd_receipt out;
+    (void)state;
+    assert_true(vd_signed_receipt_encode(&f->envelope.receipt, buf, sizeof buf) <= VD_SIGNED_RECEIPT_MAX_BYTES);
+    size_t n = vd_envelope_encode(&f->envelope, buf, sizeof buf);
+    assert_true(n > 0 && n <= vd_envelope_max_bytes(5, 3));
+    assert_true(vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 64));
+    assert_int_equal(vd_envelope_check(&e, &out), VD_RECEIPT_OK);
+    size_t body = vd_receipt_encode(&out, again, sizeof again);
+    assert_int_equal(body, f->envelope.receipt.body_bytes);
+    assert_memory_equal(again, f->envelope.receipt.body, body);
+    assert_memory_equal(&out.request.sampling.seed, &f->receipt.request.sampling.seed, 8);
+    assert_int_equal(vd_envelope_encode(&e, again, sizeof again), n);
+    assert_memory_equal(buf, again, n);
+    assert_int_equal(vd_receipt_n_steps(&out), 7);
+    assert_false(vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 7));
+    for (size_t cut = 0; cut < n; cut++)
+        assert_false(vd_envelope_decode((struct vd_bytes){buf, cut}, &e, tok, 64));
+}
+
+/* One flipped bit anywhere is noticed. */
+static void test_every_bit(void **state)
+{
+    struct fixture *f = make();
+    uint8_t buf[1024];
+    uint32_t tok[64];
+    struct vd_envelope e;
+    struct vd_receipt out;
+    (void)state;
+    size_t n = vd_envelope_encode(&f->envelope, buf, sizeof buf);
+    for (size_t bit = 0; bit < 8 * n; bit++) {
+        buf[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        if (vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 64))
+            assert_int_not_equal(vd_envelope_check(&e, &out), VD_RECEIPT_OK);
+        buf[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+}
+
+static void test_refusals(void **state)
+{
+    struct fixture *f;
+    struct vd_receipt out;
+    (void)state;
+    assert_int_equal(check(make()), VD_RECEIPT_OK);
+    f = make(), f->receipt.amount.micro++;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_AMOUNT);
+    f = make(), f->receipt.request.arith_version = 2;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_ARITH);
+    f = make(), f->receipt.request.n_prompt = 0;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.max_tokens = 2;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.max_tokens = VD_JOB_MAX_TOKENS;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.max_tokens = 4; /* finish says length */
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.sampling.temp_micro = 2000001;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.sampling.top_p_micro = 0;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.n_output = 0, f->receipt.amount.micro = 50;
+    memset(f->receipt.output_root.b, 0, 32);
+    f->receipt.finish = VD_FINISH_CANCELLED;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f->receipt.finish = VD_FINISH_FAIL;
+    f->envelope.n_output = 0;
+    assert_int_equal(check(f), VD_RECEIPT_OK);
+    f = make(), f->output[1]++;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_OUTPUT);
+    f = make(), f->prompt[4]++;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_PROMPT);
+    f = make(), f->envelope.job_salt[0]++;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_SALT);
+    f = make(), f->envelope.receipt.worker_sig = f->envelope.receipt.gateway_sig;
+    assert_int_equal(vd_envelope_check(&f->envelope, &out), VD_RECEIPT_BAD_WORKER_SIG);
+    f = make(), f->envelope.receipt.gateway_sig = f->envelope.receipt.worker_sig;
+    assert_int_equal(vd_envelope_check(&f->envelope, &out), VD_RECEIPT_BAD_GATEWAY_SIG);
+}
+
+static void test_r64(void **state)
+{
+    (void)state;
+    assert_true(vd_sample_r64(1, 0, 0) != vd_sample_r64(2, 0, 0));
+    assert_true(vd_sample_r64(1, 0, 0) != vd_sample_r64(1, 1, 0));
+    assert_true(vd_sample_r64(1, 0, 0) != vd_sample_r64(1, 0, 1));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip_and_size),
+        cmocka_unit_test(test_every_bit),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_r64),
+    };
+    if (vd_key_init(NULL) != VD_OK)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -2,7 +2,7 @@
  * tests (an array) and by vd_overlay (changes on top of another).
  *
  * Keys are ordered as memcmp orders them, a prefix before what it begins. Keys whose first byte is below
- * VD_KV_INDEX are the ledger's state: they stand in the state root. The others are indexes for queries that
+ * VD_KVS_INDEX are the ledger's state: they stand in the state root. The others are indexes for queries that
  * replaying the blocks gives again; they never decide what a transaction does.
  *
  * Ranges that `get` and `next` return are borrowed: valid until the state below is written to.
@@ -14,9 +14,9 @@
 #include "vd_bytes.h"
 
 enum {
-    VD_KV_KEY_MAX_BYTES = 80,
-    VD_KV_VALUE_MAX_BYTES = 128 << 10,
-    VD_KV_INDEX = 0x80,
+    VD_KVS_KEY_MAX_BYTES = 80,
+    VD_KVS_VALUE_MAX_BYTES = 128 << 10,
+    VD_KVS_INDEX = 0x80,
 };
 
 struct vd_kvs {
@@ -44,7 +44,8 @@ struct vd_overlay {
 };
 
 void vd_overlay_init(struct vd_overlay *o, struct vd_kvs *base, struct vd_arena *arena);
-/* Key and value are copied into the arena. key.n <= VD_KV_KEY_MAX_BYTES, value.n <= VD_KV_VALUE_MAX_BYTES. */
+/* Key and value are copied into the arena. key.n <= VD_KVS_KEY_MAX_BYTES, value.n <= VD_KVS_VALUE_MAX_BYTES.
+ */
 void vd_overlay_put(struct vd_overlay *o, struct vd_bytes key, struct vd_bytes value);
 void vd_overlay_delete(struct vd_overlay *o, struct vd_bytes key);
 

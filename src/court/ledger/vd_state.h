@@ -39,7 +39,7 @@ enum vd_state_class {
 bool vd_state_class_valid(uint32_t number);
 
 struct vd_state_key {
-    uint8_t b[VD_KV_KEY_MAX_BYTES];
+    uint8_t b[VD_KVS_KEY_MAX_BYTES];
     size_t n;
 };
 static inline struct vd_bytes vd_state_key_bytes(const struct vd_state_key *k)
@@ -181,7 +181,7 @@ enum { VD_STATE_RECORD_MAX_BYTES = 1024 };
 VD_STATE_CODEC(totals)
 VD_STATE_CODEC(account)
 VD_STATE_CODEC(stake)
-VD_STATE_CODEC(model)
+VD_STATE_CODEC(model_record)
 VD_STATE_CODEC(offer)
 VD_STATE_CODEC(escrow)
 VD_STATE_CODEC(receipt_record)

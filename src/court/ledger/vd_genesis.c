@@ -1,0 +1,159 @@
+/* Parameters are checked once, here, so that the ledger's arithmetic can rely on their ranges. */
+#include "vd_genesis.h"
+#include "vd_pb.h"
+#include "vd_sha256.h"
+
+enum { BLOCKS_MAX = 1 << 30 }; /* for windows and clocks: heights cannot overflow */
+
+struct range {
+    const char *name;
+    uint64_t value, min, max;
+};
+
+static enum vd_err check_ranges(const struct vd_genesis *g, struct vd_error *err)
+{
+    const struct range r[] = {
+        {"block_time_ms", g->block_time_ms, 10, 60000},
+        {"audit_rate_ppm", g->audit_rate_ppm, 0, VD_PPM},
+        {"audit_window_blocks", g->audit_window_blocks, 1, BLOCKS_MAX},
+        {"move_clock_blocks", g->move_clock_blocks, 1, BLOCKS_MAX},
+        {"unbonding_blocks", g->unbonding_blocks, 1, BLOCKS_MAX},
+        {"request_validity_blocks", g->request_validity_blocks, 1, BLOCKS_MAX},
+        {"min_stake", g->min_stake.micro, 1, VD_AMOUNT_MAX_MICRO},
+        {"challenge_bond", g->challenge_bond.micro, 1, VD_AMOUNT_MAX_MICRO},
+        {"slash", g->slash.micro, 1, VD_AMOUNT_MAX_MICRO},
+        {"challenger_share_ppm", g->challenger_share_ppm, 0, VD_PPM},
+        {"worker_share_ppm", g->worker_share_ppm, 0, VD_PPM},
+        {"gateway_share_ppm", g->gateway_share_ppm, 0, VD_PPM},
+        {"treasury_share_ppm", g->treasury_share_ppm, 0, VD_PPM},
+        {"number of accounts", g->n_accounts, 1, VD_GENESIS_ACCOUNTS_MAX},
+    };
+    for (size_t i = 0; i < sizeof r / sizeof r[0]; i++)
+        if (r[i].value < r[i].min || r[i].value > r[i].max)
+            return vd_error_set(err, VD_EFORMAT, "genesis: %s is %llu; it must be %llu to %llu", r[i].name,
+                                (unsigned long long)r[i].value, (unsigned long long)r[i].min,
+                                (unsigned long long)r[i].max);
+    if (g->worker_share_ppm + g->gateway_share_ppm + g->treasury_share_ppm != VD_PPM)
+        return vd_error_set(err, VD_EFORMAT,
+                            "genesis: the shares of worker, gateway and treasury sum to %u ppm, not %u",
+                            g->worker_share_ppm + g->gateway_share_ppm + g->treasury_share_ppm, VD_PPM);
+    return VD_OK;
+}
+
+static enum vd_err check_name(const struct vd_genesis *g, struct vd_error *err)
+{
+    size_t n = strnlen(g->network, sizeof g->network);
+    bool good = n >= 1 && n <= VD_GENESIS_NAME_MAX;
+    for (size_t i = 0; good && i < n; i++)
+        good = g->network[i] >= 0x20 && g->network[i] < 0x7f;
+    if (!good)
+        return vd_error_set(err, VD_EFORMAT,
+                            "genesis: the network's name must be 1 to %d printable ASCII characters",
+                            VD_GENESIS_NAME_MAX);
+    return VD_OK;
+}
+
+enum vd_err vd_genesis_check(const struct vd_genesis *g, struct vd_error *err)
+{
+    struct vd_amount supply = VD_AMOUNT_ZERO;
+    if (check_name(g, err) != VD_OK || check_ranges(g, err) != VD_OK)
+        return VD_EFORMAT;
+    for (uint32_t i = 0; i < g->n_accounts; i++) {
+        if (i && memcmp(g->account[i - 1].key.b, g->account[i].key.b, VD_PUBKEY_BYTES) >= 0)
+            return vd_error_set(err, VD_EFORMAT, "genesis: account %u: keys must ascend and differ", i);
+        if (!vd_amount_add(&supply, supply, g->account[i].balance) || supply.micro >= VD_AMOUNT_MAX_MICRO)
+            return vd_error_set(err, VD_EFORMAT, "genesis: the balances sum to 2^62 micro-credits or more");
+    }
+    return VD_OK;
+}
+
+struct vd_amount vd_genesis_supply(const struct vd_genesis *g)
+{
+    struct vd_amount supply = VD_AMOUNT_ZERO;
+    for (uint32_t i = 0; i < g->n_accounts; i++)
+        supply.micro += g->account[i].balance.micro;
+    return supply;
+}
+
+size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_bytes(&w, 1, g->network, strnlen(g->network, sizeof g->network));
+    vd_pb_put_u64(&w, 2, g->time_ms);
+    vd_pb_put_u64(&w, 3, g->block_time_ms);
+    vd_pb_put_u64(&w, 4, g->audit_rate_ppm);
+    vd_pb_put_u64(&w, 5, g->audit_window_blocks);
+    vd_pb_put_u64(&w, 6, g->move_clock_blocks);
+    vd_pb_put_u64(&w, 7, g->unbonding_blocks);
+    vd_pb_put_u64(&w, 8, g->request_validity_blocks);
+    vd_pb_put_u64(&w, 9, g->min_stake.micro);
+    vd_pb_put_u64(&w, 10, g->challenge_bond.micro);
+    vd_pb_put_u64(&w, 11, g->slash.micro);
+    vd_pb_put_u64(&w, 12, g->challenger_share_ppm);
+    vd_pb_put_u64(&w, 13, g->worker_share_ppm);
+    vd_pb_put_u64(&w, 14, g->gateway_share_ppm);
+    vd_pb_put_u64(&w, 15, g->treasury_share_ppm);
+    vd_pb_put_elem(&w, 16, g->treasury.b, VD_PUBKEY_BYTES);
+    for (uint32_t i = 0; i < g->n_accounts; i++) {
+        size_t mark = vd_pb_begin(&w, 17);
+        vd_pb_put_elem(&w, 1, g->account[i].key.b, VD_PUBKEY_BYTES);
+        vd_pb_put_u64(&w, 2, g->account[i].balance.micro);
+        vd_pb_end(&w, mark, true);
+    }
+    return w.overflow ? 0 : w.n_bytes;
+}
+
+static bool get_fields(struct vd_pb_reader *r, struct vd_genesis *g)
+{
+    struct vd_bytes name = vd_pb_get_bytes(r, 1, VD_GENESIS_NAME_MAX);
+    if (name.n)
+        memcpy(g->network, name.p, name.n);
+    g->time_ms = vd_pb_get_u64(r, 2, INT64_MAX);
+    g->block_time_ms = (uint32_t)vd_pb_get_u64(r, 3, UINT32_MAX);
+    g->audit_rate_ppm = (uint32_t)vd_pb_get_u64(r, 4, VD_PPM);
+    g->audit_window_blocks = vd_pb_get_u64(r, 5, UINT64_MAX);
+    g->move_clock_blocks = vd_pb_get_u64(r, 6, UINT64_MAX);
+    g->unbonding_blocks = vd_pb_get_u64(r, 7, UINT64_MAX);
+    g->request_validity_blocks = vd_pb_get_u64(r, 8, UINT64_MAX);
+    g->min_stake.micro = vd_pb_get_u64(r, 9, VD_AMOUNT_MAX_MICRO);
+    g->challenge_bond.micro = vd_pb_get_u64(r, 10, VD_AMOUNT_MAX_MICRO);
+    g->slash.micro = vd_pb_get_u64(r, 11, VD_AMOUNT_MAX_MICRO);
+    g->challenger_share_ppm = (uint32_t)vd_pb_get_u64(r, 12, VD_PPM);
+    g->worker_share_ppm = (uint32_t)vd_pb_get_u64(r, 13, VD_PPM);
+    g->gateway_share_ppm = (uint32_t)vd_pb_get_u64(r, 14, VD_PPM);
+    g->treasury_share_ppm = (uint32_t)vd_pb_get_u64(r, 15, VD_PPM);
+    vd_pb_get_fixed(r, 16, g->treasury.b, VD_PUBKEY_BYTES);
+    return !r->bad;
+}
+
+enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct vd_genesis_account *account,
+                              size_t cap_accounts, struct vd_error *err)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    struct vd_bytes b;
+    *out = (struct vd_genesis){.account = account};
+    bool good = in.n <= VD_GENESIS_MAX_BYTES && get_fields(&r, out);
+    while (good && vd_pb_next_elem(&r, 17, &b, 64)) {
+        struct vd_pb_reader a = vd_pb_reader_init(b.p, b.n);
+        if (out->n_accounts == cap_accounts)
+            return vd_error_set(err, VD_EFORMAT, "genesis: more than %zu accounts", cap_accounts);
+        struct vd_genesis_account *to = &account[out->n_accounts++];
+        vd_pb_get_fixed(&a, 1, to->key.b, VD_PUBKEY_BYTES);
+        to->balance.micro = vd_pb_get_u64(&a, 2, VD_AMOUNT_MAX_MICRO);
+        good = vd_pb_done(&a);
+    }
+    if (!good || !vd_pb_done(&r))
+        return vd_error_set(err, VD_EFORMAT,
+                            "genesis: the encoding is malformed or not canonical (%zu bytes)", in.n);
+    return vd_genesis_check(out, err);
+}
+
+struct vd_hash vd_genesis_hash(struct vd_bytes canonical)
+{
+    struct vd_sha256 s;
+    struct vd_hash h;
+    vd_sha256_init_tag(&s, "veridem/genesis");
+    vd_sha256_update(&s, canonical.p, canonical.n);
+    vd_sha256_final(&s, &h);
+    return h;
+}

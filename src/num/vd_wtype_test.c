@@ -1,0 +1,160 @@
+/* Weight types: every binary16, every rounding border, layouts written out by hand, and what is not finite.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "vd_num_testing.h"
+#include "vd_wtype.h"
+
+static void test_types(void **state)
+{
+    static const struct {
+        uint32_t id;
+        const char *name;
+        size_t bytes_256;
+    } known[] = {{0, "F32", 1024}, {1, "F16", 512}, {2, "Q4_0", 144}, {3, "Q4_1", 160}, {8, "Q8_0", 272}};
+    uint32_t n_known = 0;
+    for (uint32_t id = 0; id < 300; id++)
+        n_known += vd_wtype_known(id);
+    assert_int_equal(n_known, 5);
+    assert_false(vd_wtype_known(UINT32_MAX));
+    for (size_t i = 0; i < 5; i++) {
+        assert_true(vd_wtype_known(known[i].id));
+        assert_string_equal(vd_wtype_info((enum vd_wtype)known[i].id)->name, known[i].name);
+        assert_int_equal(vd_wtype_row_bytes((enum vd_wtype)known[i].id, 256), known[i].bytes_256);
+    }
+}
+
+/* The definition of binary16, in double. */
+static double f16_value(uint16_t h)
+{
+    int e = h >> 10 & 31, m = h & 1023;
+    double mag = e == 0 ? ldexp(m, -24) : ldexp(1024 + m, e - 25);
+    return h & 0x8000 ? -mag : mag;
+}
+
+static void test_f16_to_f32_all(void **state)
+{
+    for (uint32_t h = 0; h < 65536; h++) {
+        float x = vd_f16_to_f32((uint16_t)h);
+        if ((h & 0x7C00) != 0x7C00)
+            assert_true((double)x == f16_value((uint16_t)h) && !signbit(x) == !(h & 0x8000));
+        else if (h & 0x3FF)
+            assert_true(isnan(x));
+        else
+            assert_true(isinf(x) && !signbit(x) == !(h & 0x8000));
+        if (!isnan(x))
+            assert_int_equal(vd_f16_from_f32(x), h);
+    }
+}
+
+/* Between neighbours the midpoint goes to the even one and its binary32 neighbours to the nearer one. */
+static void test_f16_from_f32_borders(void **state)
+{
+    for (uint32_t h = 0; h < 0x7C00; h++) {
+        double next = h == 0x7BFF ? 65536.0 : f16_value((uint16_t)(h + 1));
+        float mid = (float)((f16_value((uint16_t)h) + next) / 2);
+        uint32_t even = h & 1 ? h + 1 : h;
+        assert_int_equal(vd_f16_from_f32(mid), even);
+        assert_int_equal(vd_f16_from_f32(-mid), even | 0x8000);
+        assert_int_equal(vd_f16_from_f32(nextafterf(mid, 0.0f)), h);
+        assert_int_equal(vd_f16_from_f32(nextafterf(mid, 1e9f)), h + 1);
+    }
+    assert_int_equal(vd_f16_from_f32(3e38f), 0x7C00);
+    assert_int_equal(vd_f16_from_f32(-INFINITY), 0xFC00);
+    assert_int_equal(vd_f16_from_f32(NAN) & 0x7FFF, 0x7E00);
+    assert_int_equal(vd_f16_from_f32(0x1p-149f), 0);
+}
+
+/* d = 0.5, m = -3, nibbles 0..15 in the low halves and 15..0 in the high ones. */
+static void test_dequant_by_hand(void **state)
+{
+    uint8_t q40[18] = {0x00, 0x38}, q41[20] = {0x00, 0x38, 0x00, 0xC2}, q80[34] = {0x00, 0x38};
+    for (int j = 0; j < 16; j++)
+        q40[2 + j] = q41[4 + j] = (uint8_t)(j | (15 - j) << 4);
+    for (int j = 0; j < 32; j++)
+        q80[2 + j] = (uint8_t)(j * 8 - 128);
+    float y[32];
+    vd_num_dequant(VD_WTYPE_Q4_0, q40, 0, 32, y);
+    for (int j = 0; j < 16; j++)
+        assert_true(y[j] == 0.5f * (float)(j - 8) && y[j + 16] == 0.5f * (float)(7 - j));
+    vd_num_dequant(VD_WTYPE_Q4_1, q41, 0, 32, y);
+    for (int j = 0; j < 16; j++)
+        assert_true(y[j] == 0.5f * (float)j - 3 && y[j + 16] == 0.5f * (float)(15 - j) - 3);
+    vd_num_dequant(VD_WTYPE_Q8_0, q80, 0, 32, y);
+    for (int j = 0; j < 32; j++)
+        assert_true(y[j] == 0.5f * (float)(j * 8 - 128));
+
+    static const uint8_t f32[8] = {0x00, 0x00, 0x80, 0x3F, 0x00, 0x00, 0x20, 0xC1},
+                         f16[4] = {0x00, 0x3C, 0x00, 0xC9};
+    vd_num_dequant(VD_WTYPE_F32, f32, 0, 2, y);
+    assert_true(y[0] == 1.0f && y[1] == -10.0f);
+    vd_num_dequant(VD_WTYPE_F16, f16, 0, 2, y);
+    assert_true(y[0] == 1.0f && y[1] == -10.0f);
+}
+
+static void test_dequant_parts(void **state)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
+                                          VD_WTYPE_Q8_0};
+    struct vd_rng r = {.seed = 1};
+    uint8_t row[1024];
+    float all[256], part[256];
+    for (size_t i = 0; i < sizeof row; i++)
+        row[i] = (uint8_t)vd_rng_next(&r);
+    for (size_t t = 0; t < 5; t++) {
+        vd_num_dequant(types[t], row, 0, 256, all);
+        for (uint32_t first = 0; first < 256; first += 13) {
+            vd_num_dequant(types[t], row, first, 256 - first, part);
+            for (uint32_t i = 0; i < 256 - first; i++)
+                assert_true(test_same_bits(vd_num_canon(part[i]), vd_num_canon(all[first + i])));
+        }
+    }
+}
+
+static void test_finite(void **state)
+{
+    uint8_t row[1024];
+    memset(row, 0, sizeof row);
+    static const struct {
+        enum vd_wtype type;
+        size_t at[2]; /* where the high bytes of a scale, a min or a value lie; 0: none */
+    } cases[] = {{VD_WTYPE_F32, {4 * 77 + 2, 0}},
+                 {VD_WTYPE_F16, {2 * 255, 0}},
+                 {VD_WTYPE_Q4_0, {18 * 7, 0}},
+                 {VD_WTYPE_Q4_1, {20 * 7, 20 * 3 + 2}},
+                 {VD_WTYPE_Q8_0, {34 * 7, 0}}};
+    for (size_t i = 0; i < 5; i++) {
+        for (int k = 0; k < 2 && (k == 0 || cases[i].at[k]); k++) {
+            uint8_t *p = row + cases[i].at[k];
+            assert_true(vd_num_weights_finite(cases[i].type, row, 256));
+            vd_le16_store(p, cases[i].type == VD_WTYPE_F32 ? 0x7F80 : 0x7C00); /* infinity */
+            assert_false(vd_num_weights_finite(cases[i].type, row, 256));
+            vd_le16_store(p, 0xFFFF); /* a NaN */
+            assert_false(vd_num_weights_finite(cases[i].type, row, 256));
+            vd_le16_store(p, 0x7BFF); /* large, finite */
+            assert_true(vd_num_weights_finite(cases[i].type, row, 256));
+            vd_le16_store(p, 0);
+        }
+    }
+    memset(row + 2, 0xFF, 32); /* the integers of a block may be anything */
+    assert_true(vd_num_weights_finite(VD_WTYPE_Q8_0, row, 32));
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_types),
+        cmocka_unit_test(test_f16_to_f32_all),
+        cmocka_unit_test(test_f16_from_f32_borders),
+        cmocka_unit_test(test_dequant_by_hand),
+        cmocka_unit_test(test_dequant_parts),
+        cmocka_unit_test(test_finite),
+    };
+    return cmocka_run_group_tests_name("wtype", tests, NULL, NULL);
+}

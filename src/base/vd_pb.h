@@ -49,7 +49,7 @@ struct vd_pb_reader {
 
 static inline struct vd_pb_reader vd_pb_reader_init(const void *p, size_t n)
 {
-    return (struct vd_pb_reader){p, (const uint8_t *)p + n, false};
+    return (struct vd_pb_reader){p, n ? (const uint8_t *)p + n : p, false};
 }
 
 /* Scalars and single fields: absent reads as zero / empty; present-but-zero is bad. Call in ascending order. */

@@ -1,0 +1,162 @@
+/* The graph of a job: which steps, units, operators and records there are, and what each record is computed
+ * from (docs/spec/proof.md, section 2). This table is the only place that knows; referee, game, replay and
+ * tracer ask it.
+ *
+ * A step is one fed position of the sequence (prompt, then output). Its units are 0 the embedding, 1 .. L the
+ * blocks and, from step p - 1 on, L + 1 the head. A unit is a list of operators, an operator's output a list
+ * of records of fixed size, and leaf_records consecutive records are hashed as one leaf. A "tile" is what the
+ * referee recomputes: one record from its inputs (vd_tile.h).
+ *
+ * Thread rule: pure functions. Nothing allocates. Asking for a step, unit or operator that is not there is an
+ * assert. */
+#ifndef VD_GRAPH_H
+#define VD_GRAPH_H
+
+#include "vd_program.h"
+#include "vd_sample.h"
+
+/* X(code, name) */
+#define VD_OP_LIST(X)                                                                                        \
+    X(VD_OP_EMBED, "EMBED")                                                                                  \
+    X(VD_OP_NORM_PART, "NORM_PART")                                                                          \
+    X(VD_OP_NORM_SCALE, "NORM_SCALE")                                                                        \
+    X(VD_OP_NORM_MUL, "NORM_MUL")                                                                            \
+    X(VD_OP_QUANT, "QUANT")                                                                                  \
+    X(VD_OP_PART, "PART")                                                                                    \
+    X(VD_OP_SUM, "SUM")                                                                                      \
+    X(VD_OP_ROPE, "ROPE")                                                                                    \
+    X(VD_OP_KROW, "KROW")                                                                                    \
+    X(VD_OP_VROW, "VROW")                                                                                    \
+    X(VD_OP_SCORE, "SCORE")                                                                                  \
+    X(VD_OP_CHUNK, "CHUNK")                                                                                  \
+    X(VD_OP_CHUNK_V, "CHUNK_V")                                                                              \
+    X(VD_OP_MERGE, "MERGE")                                                                                  \
+    X(VD_OP_ATTN, "ATTN")                                                                                    \
+    X(VD_OP_ADD, "ADD")                                                                                      \
+    X(VD_OP_SWIGLU, "SWIGLU")                                                                                \
+    X(VD_OP_MAX, "MAX")                                                                                      \
+    X(VD_OP_GMAX, "GMAX")                                                                                    \
+    X(VD_OP_HIST, "HIST")                                                                                    \
+    X(VD_OP_PICK, "PICK")                                                                                    \
+    X(VD_OP_TIE, "TIE")                                                                                      \
+    X(VD_OP_THRESHOLD, "THRESHOLD")                                                                          \
+    X(VD_OP_MASS, "MASS")                                                                                    \
+    X(VD_OP_DRAW, "DRAW")                                                                                    \
+    X(VD_OP_TOKEN, "TOKEN")
+
+enum vd_op {
+#define X(code, name) code,
+    VD_OP_LIST(X)
+#undef X
+};
+enum { VD_OP_KINDS = VD_OP_TOKEN + 1 };
+const char *vd_op_name(enum vd_op op);
+
+/* TOKEN's stop states. */
+enum vd_stop {
+    VD_STOP_NONE = 0,
+    VD_STOP_TOKEN = 1,  /* a stop token of the program */
+    VD_STOP_LENGTH = 2, /* the output has max_tokens tokens */
+    VD_STOP_FAIL = 3,   /* no token: a logit is not finite */
+};
+
+enum {
+    VD_GRAPH_OPS_MAX = 64,   /* operators of a unit */
+    VD_GRAPH_INPUTS_MAX = 4, /* inputs of a record */
+    VD_GRAPH_UNITS_MAX = VD_PROGRAM_LAYERS_MAX + 2,
+    VD_GRAPH_OUTS_MAX = 3, /* roots under a unit hash */
+    VD_GRAPH_CHUNK = 64,   /* keys of a chunk */
+    VD_GRAPH_RECORD_BYTES_MAX = 8 + 4 * VD_PROGRAM_HEAD_DIM_MAX,
+    VD_GRAPH_LEAF_BYTES_MAX = 4096 + 8 * 32, /* MERGE at head_dim 32 */
+    VD_GRAPH_SRC_ROW = 0xFF, /* instead of an operator: the row (EMBED or last ADD) of the unit before */
+    VD_GRAPH_NO_OP = 0xFF,
+    VD_TOKEN_RECORD_BYTES = 8, /* u32 token, u32 stop */
+};
+
+/* What a receipt says of its job. n_steps = n_prompt + n_output - 1, or one more if it ended in FAIL; n_steps
+ * >= 1. */
+struct vd_graph_job {
+    uint32_t n_prompt, n_output, n_steps, max_tokens;
+    struct vd_sampling sampling;
+};
+
+struct vd_graph {
+    const struct vd_program *program; /* valid, borrowed */
+    struct vd_graph_job job;
+};
+
+struct vd_graph_op {
+    enum vd_op kind;
+    uint64_t n_records;
+    uint32_t record_bytes, leaf_records;
+    uint32_t rows, cols; /* PART, SUM: of the matrix; QUANT, ROPE, norms, ...: cols is the vector's length */
+    uint8_t src, src2;   /* operators of the same unit that it reads, or VD_GRAPH_SRC_ROW */
+    uint32_t tensor;     /* its weight, for EMBED, NORM_MUL, PART */
+    bool by_mass;        /* HIST .. THRESHOLD: top-p (mass), else top-k (count) */
+    uint8_t level;       /* HIST, PICK: 0 .. 7 */
+    uint8_t gmax, last_cut; /* sampling: GMAX; the THRESHOLD that holds here, VD_GRAPH_NO_OP if none */
+};
+
+/* True if this program can run this job: prompt, steps and context fit, the sampling values are in range. */
+bool vd_graph_valid(const struct vd_graph *g);
+
+uint32_t vd_graph_units(const struct vd_graph *g, uint32_t step);
+uint32_t vd_graph_ops(const struct vd_graph *g, uint32_t step, uint32_t unit);
+void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
+                 struct vd_graph_op *out);
+/* The operators whose roots the unit hash binds, in order; returns how many. An X row that does not exist
+ * (last block of a step before p - 1) is VD_GRAPH_NO_OP and binds 32 zero bytes. */
+unsigned vd_graph_outs(const struct vd_graph *g, uint32_t step, uint32_t unit,
+                       uint8_t ops[VD_GRAPH_OUTS_MAX]);
+/* The operator of a unit that the next unit reads as its row: EMBED, or a block's last ADD. */
+uint8_t vd_graph_row_op(const struct vd_graph *g, uint32_t unit);
+
+static inline bool vd_graph_has_head(const struct vd_graph *g, uint32_t step)
+{
+    return step + 1 >= g->job.n_prompt;
+}
+static inline uint64_t vd_graph_leaves(const struct vd_graph_op *o)
+{
+    return (o->n_records + o->leaf_records - 1) / o->leaf_records;
+}
+/* Records of that leaf. */
+static inline uint32_t vd_graph_leaf_records(const struct vd_graph_op *o, uint64_t leaf)
+{
+    uint64_t left = o->n_records - leaf * o->leaf_records;
+    return left < o->leaf_records ? (uint32_t)left : o->leaf_records;
+}
+static inline size_t vd_graph_leaf_bytes(const struct vd_graph_op *o, uint64_t leaf)
+{
+    return (size_t)vd_graph_leaf_records(o, leaf) * o->record_bytes;
+}
+
+/* ---- inputs of one record ---- */
+
+enum vd_input_kind {
+    VD_IN_OP,     /* records [first, first + count) of operator `op` of the same unit */
+    VD_IN_ROW,    /* records [first, first + count) of the row operator of the unit before */
+    VD_IN_KV,     /* record `head` of operator `op` (KROW or VROW), same unit, steps [first, first + count) */
+    VD_IN_WEIGHT, /* weight leaf (tensor, row, part) */
+    VD_IN_TOKEN,  /* the token at sequence position `first` */
+};
+
+/* An input that is `dynamic` has an address that follows from inputs before it: vd_tile_resolve fills `row`
+ * or `first` and `count`. It is always the last one. */
+struct vd_graph_input {
+    enum vd_input_kind kind;
+    bool dynamic;
+    uint8_t op;
+    uint64_t first;
+    uint32_t count;
+    uint32_t head;
+    uint32_t tensor, row, part;
+};
+
+/* The inputs of a record, in the order of the opening; returns how many. */
+unsigned vd_graph_inputs(const struct vd_graph *g, uint32_t step, const struct vd_graph_op *o,
+                         uint64_t record, struct vd_graph_input in[VD_GRAPH_INPUTS_MAX]);
+
+/* The stop state of a sampled token at `step` (docs/spec/proof.md, section 2). */
+enum vd_stop vd_graph_stop(const struct vd_graph *g, uint32_t step, uint32_t token);
+
+#endif

@@ -386,7 +386,8 @@ bool vd_wire_put_query(struct vd_pb_writer *w, const struct vd_wire_query *m)
     vd_pb_put_u64(w, 1, m->tag);
     vd_pb_put_u64(w, 2, m->kind);
     put_limited(w, 3, m->key, VD_WIRE_KEY_MAX);
-    vd_pb_put_u64(w, 4, m->limit);
+    put_limited(w, 4, m->after, VD_WIRE_KEY_MAX);
+    vd_pb_put_u64(w, 5, m->limit);
     return !w->overflow;
 }
 
@@ -396,7 +397,8 @@ bool vd_wire_get_query(struct vd_wire_query *m, struct vd_bytes body)
     m->tag = vd_pb_get_u64(&r, 1, UINT64_MAX);
     m->kind = (uint32_t)vd_pb_get_u64(&r, 2, UINT32_MAX);
     m->key = vd_pb_get_bytes(&r, 3, VD_WIRE_KEY_MAX);
-    m->limit = (uint32_t)vd_pb_get_u64(&r, 4, UINT32_MAX);
+    m->after = vd_pb_get_bytes(&r, 4, VD_WIRE_KEY_MAX);
+    m->limit = (uint32_t)vd_pb_get_u64(&r, 5, UINT32_MAX);
     return vd_pb_done(&r);
 }
 

@@ -45,7 +45,7 @@ enum {
     VD_WIRE_TEXT_MAX = 256,     /* bytes of a text for people: printable UTF-8, no NUL */
     VD_WIRE_OFFERS_MAX = 64,
     VD_WIRE_TOKENS_MAX = 1 << 17, /* token ids of one list: the largest context */
-    VD_WIRE_TX_MAX = 768 << 10,   /* signed transaction bytes */
+    VD_WIRE_TX_MAX = 128 << 10,   /* signed transaction bytes (the ledger's limit) */
     VD_WIRE_KEY_MAX = 512,        /* a query's key */
     VD_WIRE_ITEMS_MAX = 1024,     /* items of one VALUE, events of one BLOCK frame */
     VD_WIRE_ITEM_MAX = 960 << 10, /* bytes of one item */
@@ -202,12 +202,27 @@ struct vd_wire_result { /* sent once the block that holds the transaction is dur
 bool vd_wire_put_result(struct vd_pb_writer *w, const struct vd_wire_result *m);
 bool vd_wire_get_result(struct vd_wire_result *m, struct vd_bytes body);
 
-/* A question to the latest durable state. Kinds and keys are the ledger's (docs/spec/wire.md lists them). */
+/* X(code, number, key, items of the answer) Questions to the latest durable state. Integers in keys and items
+ * are little-endian, unless they are part of a key of the ledger's state (vd_state.h). */
+#define VD_QUERY_LIST(X)                                                                                     \
+    X(VD_QUERY_GET, 1, "whole key of a state record", "its value; none: not there")                          \
+    X(VD_QUERY_LIST_PREFIX, 2, "beginning of keys", "key, value, key, value, ... in order, after `after`")   \
+    X(VD_QUERY_STATUS, 3, "", "u64 time_ms; block hash; state root; u32 health (enum vd_err); its text")     \
+    X(VD_QUERY_GENESIS, 4, "", "canonical genesis bytes")                                                    \
+    X(VD_QUERY_BLOCK, 5, "u64 height, u32 offset", "u32 size of the block; its bytes from the offset on")
+
+enum vd_query_kind {
+#define X(code, number, key, items) code = number,
+    VD_QUERY_LIST(X)
+#undef X
+};
+
 struct vd_wire_query {
     uint64_t tag;
-    uint32_t kind;
-    struct vd_bytes key; /* <= VD_WIRE_KEY_MAX */
-    uint32_t limit;      /* at most so many items; 0: one */
+    uint32_t kind;         /* enum vd_query_kind; an unknown one is answered VD_EUNSUPPORTED */
+    struct vd_bytes key;   /* <= VD_WIRE_KEY_MAX */
+    struct vd_bytes after; /* LIST_PREFIX: the last key already seen; empty: from the first */
+    uint32_t limit;        /* LIST_PREFIX: at most so many records; 0: as many as fit */
 };
 bool vd_wire_put_query(struct vd_pb_writer *w, const struct vd_wire_query *m);
 bool vd_wire_get_query(struct vd_wire_query *m, struct vd_bytes body);

@@ -1,0 +1,290 @@
+/* Encoding. The rule of byte-level BPE: in each word, apply the merge of lowest rank, the leftmost of
+ * several, until none applies. Short words (nearly all) do that by looking at every pair each time; longer
+ * ones keep the pairs in a heap, so that a word of n bytes costs n log n whatever it holds.
+ *
+ * A heap entry is (rank, left symbol) in one integer. When a pair changes, its old entry stays and is seen to
+ * be stale on removal because the rank recorded at its left symbol is another; a second entry for an
+ * unchanged pair is the same merge at the same place in the order, so doing it at the first is right. */
+#include "vd_tok_impl.h"
+
+#include "vd_unicode.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { SHORT_WORD = 48 };
+
+#define NO_RANK UINT32_MAX
+
+/* Where one symbol is; `next` and `prev` are positions, VD_TOK_NONE at the ends. A merged-away symbol is
+ * skipped by the links and has NO_RANK. */
+struct link {
+    uint32_t id, prev, next, rank, merged; /* rank and merged: of the pair (this, next) */
+};
+
+struct vd_tok_bpe {
+    const struct vd_tok *t;
+    struct vd_tok_ids *ids;
+    struct link *links; /* links_max of them */
+    uint64_t *heap;     /* 2 * links_max: a merge removes one entry and adds at most two */
+    size_t links_max, heap_n;
+    struct vd_error *err;
+    enum vd_err e;
+};
+
+static void emit(struct vd_tok_bpe *s, uint32_t id)
+{
+    if (s->ids->n < s->ids->max)
+        s->ids->p[s->ids->n] = id;
+    s->ids->n++;
+}
+
+/* A symbol that is no token falls back to the tokens of its text's single bytes; bytes without one are lost.
+ */
+static void emit_symbol(struct vd_tok_bpe *s, uint32_t symbol, size_t n_bytes)
+{
+    const struct vd_tok *t = s->t;
+    if (symbol < t->n_vocab) {
+        emit(s, symbol);
+        return;
+    }
+    size_t n_found = 0;
+    for (size_t i = 0; symbol != VD_TOK_NONE && i < t->text[symbol].n; i++) {
+        uint32_t id = t->byte_token[(uint8_t)t->text[symbol].p[i]];
+        if (id == VD_TOK_NONE)
+            continue;
+        emit(s, id);
+        n_found++;
+    }
+    s->ids->n_dropped_bytes += n_bytes > n_found ? n_bytes - n_found : 0;
+}
+
+static void encode_short(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
+{
+    uint32_t id[SHORT_WORD], rank[SHORT_WORD], merged[SHORT_WORD];
+    uint8_t n_bytes[SHORT_WORD];
+    for (uint32_t i = 0; i < n; i++) {
+        id[i] = s->t->byte_symbol[p[i]];
+        n_bytes[i] = 1;
+    }
+    uint32_t from = 0, to = n; /* pairs whose ranks must be looked up */
+    for (;;) {
+        for (uint32_t i = from; i < to && i + 1 < n; i++) {
+            const struct vd_tok_merge *m = vd_tok_merge_find(s->t, id[i], id[i + 1]);
+            rank[i] = m ? m->rank : NO_RANK;
+            merged[i] = m ? m->merged : 0;
+        }
+        uint32_t best = NO_RANK, at = 0;
+        for (uint32_t i = 0; i + 1 < n; i++)
+            if (rank[i] < best) {
+                best = rank[i];
+                at = i;
+            }
+        if (best == NO_RANK)
+            break;
+        id[at] = merged[at];
+        n_bytes[at] = (uint8_t)(n_bytes[at] + n_bytes[at + 1]);
+        n--;
+        for (uint32_t i = at + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            n_bytes[i] = n_bytes[i + 1];
+            rank[i] = rank[i + 1];
+            merged[i] = merged[i + 1];
+        }
+        from = at ? at - 1 : 0;
+        to = at + 1;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        emit_symbol(s, id[i], n_bytes[i]);
+}
+
+static void heap_push(struct vd_tok_bpe *s, uint64_t key)
+{
+    size_t i = s->heap_n++;
+    for (; i > 0 && s->heap[(i - 1) / 2] > key; i = (i - 1) / 2)
+        s->heap[i] = s->heap[(i - 1) / 2];
+    s->heap[i] = key;
+}
+
+static uint64_t heap_pop(struct vd_tok_bpe *s)
+{
+    uint64_t top = s->heap[0], key = s->heap[--s->heap_n];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < s->heap_n; i = child) {
+        if (child + 1 < s->heap_n && s->heap[child + 1] < s->heap[child])
+            child++;
+        if (s->heap[child] >= key)
+            break;
+        s->heap[i] = s->heap[child];
+    }
+    s->heap[i] = key;
+    return top;
+}
+
+/* Looks up the pair that starts at position i and puts it on the heap. */
+static void update_pair(struct vd_tok_bpe *s, uint32_t i)
+{
+    struct link *a = &s->links[i];
+    const struct vd_tok_merge *m =
+        a->next == VD_TOK_NONE ? NULL : vd_tok_merge_find(s->t, a->id, s->links[a->next].id);
+    a->rank = m ? m->rank : NO_RANK;
+    if (m) {
+        a->merged = m->merged;
+        heap_push(s, (uint64_t)m->rank << 32 | i);
+    }
+}
+
+static enum vd_err grow(struct vd_tok_bpe *s, size_t n)
+{
+    if (n <= s->links_max)
+        return VD_OK;
+    free(s->links);
+    free(s->heap);
+    s->links = malloc(n * sizeof *s->links);
+    s->heap = malloc(2 * n * sizeof *s->heap);
+    s->links_max = s->links && s->heap ? n : 0;
+    if (s->links_max)
+        return VD_OK;
+    return vd_error_set(s->err, VD_ENOMEM, "no memory to tokenise a word of %zu bytes", n);
+}
+
+static void encode_long(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
+{
+    struct link *l = s->links;
+    for (uint32_t i = 0; i < n; i++)
+        l[i] = (struct link){
+            .id = s->t->byte_symbol[p[i]], .prev = i - 1, .next = i + 1 < n ? i + 1 : VD_TOK_NONE};
+    s->heap_n = 0;
+    for (uint32_t i = 0; i < n; i++)
+        update_pair(s, i);
+    while (s->heap_n > 0) {
+        uint64_t key = heap_pop(s);
+        uint32_t i = (uint32_t)key;
+        if (l[i].rank != key >> 32)
+            continue;
+        uint32_t gone = l[i].next;
+        l[i].id = l[i].merged;
+        l[i].next = l[gone].next;
+        l[gone].rank = NO_RANK;
+        if (l[i].next != VD_TOK_NONE)
+            l[l[i].next].prev = i;
+        update_pair(s, i);
+        if (l[i].prev != VD_TOK_NONE)
+            update_pair(s, l[i].prev);
+    }
+    for (uint32_t i = 0; i != VD_TOK_NONE; i = l[i].next)
+        emit_symbol(s, l[i].id, (l[i].next == VD_TOK_NONE ? n : l[i].next) - i);
+}
+
+static bool encode_word(void *ctx, const uint8_t *p, const uint8_t *end)
+{
+    struct vd_tok_bpe *s = ctx;
+    size_t n = (size_t)(end - p);
+    if (n <= SHORT_WORD) {
+        encode_short(s, p, (uint32_t)n);
+        return true;
+    }
+    s->e = grow(s, n);
+    if (!s->e)
+        encode_long(s, p, (uint32_t)n);
+    return !s->e;
+}
+
+/* Where [p, end) stops being what its own decoding gives when it is written again; end if it nowhere does. */
+static const uint8_t *first_bad(const uint8_t *p, const uint8_t *end)
+{
+    while (p < end) {
+        uint8_t again[VD_UTF8_MAX];
+        uint32_t cpt;
+        if (*p < 0x80) {
+            p++;
+            continue;
+        }
+        size_t n = vd_utf8_read(p, (size_t)(end - p), &cpt);
+        if (vd_utf8_write(again, cpt) != n || memcmp(again, p, n) != 0)
+            return p;
+        p += n;
+    }
+    return end;
+}
+
+/* Text between special tokens. Bad bytes are replaced in a copy; good text is used where it is. */
+static void encode_text(struct vd_tok_bpe *s, const uint8_t *p, const uint8_t *end)
+{
+    const uint8_t *bad = first_bad(p, end);
+    if (bad == end) {
+        vd_pretok_run(s->t->pre, p, end, encode_word, s);
+        return;
+    }
+    uint8_t *copy = malloc(3 * (size_t)(end - p)), *to = copy;
+    if (!copy) {
+        s->e = vd_error_set(s->err, VD_ENOMEM, "no memory to tokenise %zu bytes", (size_t)(end - p));
+        return;
+    }
+    while (p < end) {
+        uint32_t cpt;
+        p += vd_utf8_read(p, (size_t)(end - p), &cpt);
+        to += vd_utf8_write(to, cpt);
+    }
+    vd_pretok_run(s->t->pre, copy, to, encode_word, s);
+    free(copy);
+}
+
+/* Cuts [p, end) at special[0], the rest at the ones after it: all of one token's places are found before the
+ * next token is looked for, as in the field's tokenizers. The recursion is as deep as there are special
+ * tokens in the text (partition_init leaves out the others), at most VD_TOK_SPECIAL_MAX. */
+static void partition(struct vd_tok_bpe *s, const uint32_t *special, uint32_t n_special, const uint8_t *p,
+                      const uint8_t *end)
+{
+    while (p < end && n_special > 0 && !s->e) {
+        struct vd_gguf_str text = s->t->text[special[0]];
+        const uint8_t *at = memmem(p, (size_t)(end - p), text.p, text.n);
+        partition(s, special + 1, n_special - 1, p, at ? at : end);
+        if (!at)
+            return;
+        emit(s, special[0]);
+        p = at + text.n;
+    }
+    if (p < end && n_special == 0 && !s->e)
+        encode_text(s, p, end);
+}
+
+/* The special tokens that the text has, in `found`. */
+static uint32_t find_special(const struct vd_tok *t, const char *text, size_t n_bytes, unsigned flags,
+                             uint32_t *found)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_special; i++) {
+        uint32_t id = t->special[i];
+        if (!(flags & VD_TOK_PARSE_SPECIAL) && (t->flags[id] & VD_TOK_KIND) != VD_TOK_USER)
+            continue;
+        if (memmem(text, n_bytes, t->text[id].p, t->text[id].n))
+            found[n++] = id;
+    }
+    return n;
+}
+
+enum vd_err vd_tok_encode(const struct vd_tok *t, const char *text, size_t n_bytes, unsigned flags,
+                          struct vd_tok_ids *ids, struct vd_error *err)
+{
+    struct vd_tok_bpe s = {.t = t, .ids = ids, .err = err};
+    ids->n = ids->n_dropped_bytes = 0;
+    if (n_bytes > VD_TOK_TEXT_MAX_BYTES)
+        return vd_error_set(err, VD_ELIMIT, "the text has %zu bytes; at most %d can be tokenised at once",
+                            n_bytes, VD_TOK_TEXT_MAX_BYTES);
+    uint32_t *special = malloc((t->n_special + 1) * sizeof *special);
+    if (!special)
+        return vd_error_set(err, VD_ENOMEM, "no memory to tokenise %zu bytes", n_bytes);
+    uint32_t n_special = n_bytes ? find_special(t, text, n_bytes, flags, special) : 0;
+    if ((flags & VD_TOK_ADD_BOS) && t->add_bos)
+        emit(&s, t->bos);
+    if (n_bytes)
+        partition(&s, special, n_special, (const uint8_t *)text, (const uint8_t *)text + n_bytes);
+    free(special);
+    free(s.links);
+    free(s.heap);
+    if (!s.e && ids->n > ids->max)
+        return vd_error_set(err, VD_ELIMIT, "the text has %zu tokens; there is room for %zu", ids->n,
+                            ids->max);
+    return s.e;
+}

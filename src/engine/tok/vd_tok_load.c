@@ -1,0 +1,505 @@
+/* Loading builds three tables and copies no text: an index of texts, the merges as pairs of symbol ids, and
+ * the bytes that each token stands for. A merge rule names strings; once they are ids, merging needs no
+ * string at all.
+ *
+ * The hashes have no key, so a file can be made whose entries collide. Probing therefore has a limit, beyond
+ * which the file is refused: no honest vocabulary comes near it at half load. */
+#include "vd_tok_impl.h"
+
+#include "vd_unicode.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROBES_MAX = 2000 };
+
+uint32_t vd_tok_byte_cpt(uint8_t b)
+{
+    if (b >= 0x21 && b != 0x7F && b != 0xAD && (b < 0x7F || b > 0xA0))
+        return b;
+    if (b < 0x21)
+        return 0x100u + b;
+    return b == 0xAD ? 0x143 : 0x121u + (b - 0x7Fu); /* 7F .. A0, then AD */
+}
+
+static uint32_t hash_text(struct vd_gguf_str s)
+{
+    uint64_t h = s.n * 0x9E3779B97F4A7C15u;
+    const uint8_t *p = (const uint8_t *)s.p;
+    size_t n = s.n;
+    for (; n >= 8; n -= 8, p += 8) {
+        h = (h ^ vd_le64_load(p)) * 0xBF58476D1CE4E5B9u;
+        h ^= h >> 31;
+    }
+    uint64_t tail = 0;
+    for (size_t i = 0; i < n; i++)
+        tail |= (uint64_t)p[i] << 8 * i;
+    h = (h ^ tail) * 0x94D049BB133111EBu;
+    return (uint32_t)(h >> 32 ^ h);
+}
+
+static bool same(struct vd_gguf_str a, struct vd_gguf_str b)
+{
+    return a.n == b.n && memcmp(a.p, b.p, a.n) == 0;
+}
+
+static uint32_t find_symbol(const struct vd_tok *t, struct vd_gguf_str s)
+{
+    uint32_t h = hash_text(s);
+    for (uint32_t i = h & t->names.mask;; i = (i + 1) & t->names.mask) {
+        if (t->names.slots[i].id == VD_TOK_NONE)
+            return VD_TOK_NONE;
+        if (t->names.slots[i].hash == h && same(t->text[t->names.slots[i].id], s))
+            return t->names.slots[i].id;
+    }
+}
+
+/* The state of a load. */
+struct loader {
+    struct vd_tok *t;
+    const struct vd_gguf *g;
+    struct vd_error *err;
+};
+
+static enum vd_err no_memory(const struct loader *l)
+{
+    return vd_error_set(l->err, VD_ENOMEM, "%.200s: no memory for the tokenizer", vd_gguf_name(l->g));
+}
+
+static enum vd_err too_many_probes(const struct loader *l)
+{
+    return vd_error_set(l->err, VD_ELIMIT,
+                        "%.200s: the tokenizer's texts were chosen to collide; not a usable vocabulary",
+                        vd_gguf_name(l->g));
+}
+
+static enum vd_err names_resize(struct loader *l, uint32_t n_slots)
+{
+    struct vd_tok_names old = l->t->names, new = {.n = old.n, .mask = n_slots - 1};
+    new.slots = malloc((size_t)n_slots * sizeof *new.slots);
+    if (!new.slots)
+        return no_memory(l);
+    memset(new.slots, 0xff, (size_t)n_slots * sizeof *new.slots);
+    for (uint32_t k = 0; old.slots && k <= old.mask; k++) {
+        if (old.slots[k].id == VD_TOK_NONE)
+            continue;
+        uint32_t i = old.slots[k].hash & new.mask;
+        while (new.slots[i].id != VD_TOK_NONE)
+            i = (i + 1) & new.mask;
+        new.slots[i] = old.slots[k];
+    }
+    free(old.slots);
+    l->t->names = new;
+    return VD_OK;
+}
+
+/* Indexes symbol id by its text. *there is set to another symbol with that text, else to VD_TOK_NONE. */
+static enum vd_err names_add(struct loader *l, uint32_t id, uint32_t *there)
+{
+    struct vd_tok_names *m = &l->t->names;
+    if (m->n >= m->mask / 2) {
+        enum vd_err e = names_resize(l, 2 * (m->mask + 1));
+        if (e)
+            return e;
+    }
+    struct vd_gguf_str s = l->t->text[id];
+    uint32_t h = hash_text(s), i = h & m->mask;
+    for (int probes = 0; m->slots[i].id != VD_TOK_NONE; i = (i + 1) & m->mask) {
+        *there = m->slots[i].id;
+        if (m->slots[i].hash == h && same(l->t->text[*there], s))
+            return VD_OK;
+        if (++probes == PROBES_MAX)
+            return too_many_probes(l);
+    }
+    m->slots[i].hash = h;
+    m->slots[i].id = id;
+    m->n++;
+    *there = VD_TOK_NONE;
+    return VD_OK;
+}
+
+static enum vd_err load_texts(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    struct vd_gguf_array a;
+    const char *key = "tokenizer.ggml.tokens", *file = vd_gguf_name(l->g);
+    enum vd_err e = vd_gguf_get_array(l->g, key, VD_GGUF_REQUIRED, VD_GGUF_STRING, &a, l->err);
+    if (e)
+        return e;
+    if (a.n < 1 || a.n > VD_TOK_VOCAB_MAX)
+        return vd_error_set(l->err, VD_ELIMIT, "%.200s: %s has %llu entries; 1 to %d are allowed", file, key,
+                            (unsigned long long)a.n, VD_TOK_VOCAB_MAX);
+    t->n_vocab = t->n_symbols = t->symbols_max = (uint32_t)a.n;
+    t->text = malloc(a.n * sizeof *t->text);
+    t->flags = malloc(a.n);
+    if (!t->text || !t->flags)
+        return no_memory(l);
+    uint32_t n_slots = 64;
+    while (n_slots < 2 * t->n_vocab + 64)
+        n_slots *= 2;
+    if ((e = names_resize(l, n_slots)))
+        return e;
+    size_t at = 0;
+    for (uint32_t id = 0, there; id < t->n_vocab; id++) {
+        bool more = vd_gguf_array_next_str(&a, &at, &t->text[id]);
+        assert(more);
+        (void)more;
+        t->flags[id] = VD_TOK_NORMAL;
+        if (t->text[id].n > VD_TOK_PIECE_MAX_BYTES)
+            return vd_error_set(l->err, VD_ELIMIT, "%.200s: %s: token %u has %zu bytes; the limit is %d",
+                                file, key, id, t->text[id].n, VD_TOK_PIECE_MAX_BYTES);
+        if (t->text[id].n == 0)
+            continue; /* a hole in the vocabulary: no text leads to it */
+        if ((e = names_add(l, id, &there)))
+            return e;
+        if (there != VD_TOK_NONE)
+            return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s: tokens %u and %u are the same text", file,
+                                key, there, id);
+    }
+    return VD_OK;
+}
+
+static enum vd_err load_kinds(struct loader *l)
+{
+    struct vd_gguf_array a = {.n = 0};
+    const char *key = "tokenizer.ggml.token_type";
+    enum vd_err e = vd_gguf_get_array(l->g, key, VD_GGUF_OPTIONAL, VD_GGUF_I32, &a, l->err);
+    if (e || !a.p)
+        return e;
+    if (a.n < l->t->n_vocab)
+        return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s has %llu entries for %u tokens",
+                            vd_gguf_name(l->g), key, (unsigned long long)a.n, l->t->n_vocab);
+    for (uint32_t id = 0; id < l->t->n_vocab; id++) {
+        int64_t kind = vd_gguf_array_int(&a, id);
+        l->t->flags[id] = kind >= 0 && kind <= VD_TOK_BYTE ? (uint8_t)kind : VD_TOK_UNDEFINED;
+    }
+    return VD_OK;
+}
+
+/* Tokens that end an answer are known by their texts: GGUF has one eos only, and chat formats use others too.
+ */
+static void mark_end_tokens(struct vd_tok *t)
+{
+    static const char *const texts[] = {
+        "<|eot_id|>", "<|im_end|>",    "<|end|>",    "<|endoftext|>",   "<|end_of_text|>",
+        "<|eom_id|>", "<end_of_turn>", "<|return|>", "<EOT>",           "[EOT]",
+        "[EOS]",      "</s>",          "<eos>",      "<|end_of_turn|>",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        uint32_t id = find_symbol(t, (struct vd_gguf_str){texts[i], strlen(texts[i])});
+        if (id != VD_TOK_NONE)
+            t->flags[id] = VD_TOK_CONTROL | VD_TOK_IS_EOG;
+    }
+    if (t->eos != VD_TOK_NONE)
+        t->flags[t->eos] |= VD_TOK_IS_EOG;
+}
+
+static enum vd_err load_ids(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    t->bos = t->eos = VD_TOK_NONE;
+    uint32_t last = t->n_vocab - 1;
+    enum vd_err e =
+        vd_gguf_get_u32(l->g, "tokenizer.ggml.bos_token_id", VD_GGUF_OPTIONAL, last, &t->bos, l->err);
+    if (!e)
+        e = vd_gguf_get_u32(l->g, "tokenizer.ggml.eos_token_id", VD_GGUF_OPTIONAL, last, &t->eos, l->err);
+    if (!e)
+        e = vd_gguf_get_bool(l->g, "tokenizer.ggml.add_bos_token", VD_GGUF_OPTIONAL, &t->add_bos, l->err);
+    if (!e && t->add_bos && t->bos == VD_TOK_NONE)
+        e = vd_error_set(
+            l->err, VD_EFORMAT,
+            "%.200s: tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing",
+            vd_gguf_name(l->g));
+    return e;
+}
+
+/* The symbol with this text, made if there is none. `s` is borrowed only for the call. */
+static enum vd_err intern(struct loader *l, struct vd_gguf_str s, uint32_t *id)
+{
+    struct vd_tok *t = l->t;
+    *id = find_symbol(t, s);
+    if (*id != VD_TOK_NONE)
+        return VD_OK;
+    if (t->n_symbols == t->symbols_max) {
+        uint32_t max = t->symbols_max + t->symbols_max / 2 + 64;
+        struct vd_gguf_str *text = realloc(t->text, max * sizeof *text);
+        if (!text)
+            return no_memory(l);
+        t->text = text;
+        t->symbols_max = max;
+    }
+    char *copy = malloc(s.n + sizeof(char *)); /* a list through the first bytes keeps them for the free */
+    if (!copy)
+        return no_memory(l);
+    memcpy(copy, &t->extra, sizeof(char *));
+    memcpy(copy + sizeof(char *), s.p, s.n);
+    t->extra = copy;
+    *id = t->n_symbols++;
+    t->text[*id] = (struct vd_gguf_str){copy + sizeof(char *), s.n};
+    uint32_t there;
+    return names_add(l, *id, &there);
+}
+
+static enum vd_err add_merge(struct loader *l, struct vd_gguf_str left, struct vd_gguf_str right,
+                             uint32_t rank)
+{
+    char both[2 * VD_TOK_PIECE_MAX_BYTES];
+    memcpy(both, left.p, left.n);
+    memcpy(both + left.n, right.p, right.n);
+    uint32_t a = 0, b = 0, c = 0;
+    enum vd_err e = intern(l, left, &a);
+    if (!e)
+        e = intern(l, right, &b);
+    if (!e)
+        e = intern(l, (struct vd_gguf_str){both, left.n + right.n}, &c);
+    if (e)
+        return e;
+    struct vd_tok *t = l->t;
+    uint64_t pair = (uint64_t)a << 32 | b, i = vd_tok_merge_slot(t, pair);
+    for (int probes = 0; t->merges[i].pair != UINT64_MAX; i = (i + 1) & t->merge_mask) {
+        if (t->merges[i].pair == pair)
+            return VD_OK; /* the first rule for a pair holds */
+        if (++probes == PROBES_MAX)
+            return too_many_probes(l);
+    }
+    t->merges[i] = (struct vd_tok_merge){pair, rank, c};
+    return VD_OK;
+}
+
+static enum vd_err load_merges(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    struct vd_gguf_array a;
+    const char *key = "tokenizer.ggml.merges", *file = vd_gguf_name(l->g);
+    enum vd_err e = vd_gguf_get_array(l->g, key, VD_GGUF_REQUIRED, VD_GGUF_STRING, &a, l->err);
+    if (e)
+        return e;
+    if (a.n > VD_TOK_MERGES_MAX)
+        return vd_error_set(l->err, VD_ELIMIT, "%.200s: %s has %llu entries; the limit is %d", file, key,
+                            (unsigned long long)a.n, VD_TOK_MERGES_MAX);
+    uint64_t n_slots = 64;
+    while (n_slots < 2 * a.n)
+        n_slots *= 2;
+    t->merges = malloc(n_slots * sizeof *t->merges);
+    if (!t->merges)
+        return no_memory(l);
+    memset(t->merges, 0xff, n_slots * sizeof *t->merges);
+    t->merge_mask = n_slots - 1;
+    struct vd_gguf_str s;
+    size_t at = 0;
+    for (uint32_t rank = 0; vd_gguf_array_next_str(&a, &at, &s); rank++) {
+        const char *space = s.n > 1 ? memchr(s.p + 1, ' ', s.n - 1) : NULL;
+        size_t n_left = space ? (size_t)(space - s.p) : 0, n_right = space ? s.n - n_left - 1 : 0;
+        if (n_left == 0 || n_right == 0 || n_left > VD_TOK_PIECE_MAX_BYTES ||
+            n_right > VD_TOK_PIECE_MAX_BYTES)
+            return vd_error_set(
+                l->err, VD_EFORMAT,
+                "%.200s: %s: entry %u is not two texts with a space between (1 to %d bytes each)", file, key,
+                rank, VD_TOK_PIECE_MAX_BYTES);
+        e = add_merge(l, (struct vd_gguf_str){s.p, n_left}, (struct vd_gguf_str){space + 1, n_right}, rank);
+        if (e)
+            return e;
+    }
+    return VD_OK;
+}
+
+static void load_bytes(struct vd_tok *t)
+{
+    for (int b = 0; b < 256; b++) {
+        uint8_t text[VD_UTF8_MAX], one = (uint8_t)b;
+        size_t n = vd_utf8_write(text, vd_tok_byte_cpt(one));
+        t->byte_symbol[b] = find_symbol(t, (struct vd_gguf_str){(const char *)text, n});
+        uint32_t id = find_symbol(t, (struct vd_gguf_str){(const char *)&one, 1});
+        t->byte_token[b] = id < t->n_vocab ? id : VD_TOK_NONE;
+    }
+}
+
+/* <0xHH> */
+static bool byte_text(struct vd_gguf_str s, uint8_t *b)
+{
+    char digits[3] = {0};
+    if (s.n != 6 || memcmp(s.p, "<0x", 3) != 0 || s.p[5] != '>')
+        return false;
+    memcpy(digits, s.p + 3, 2);
+    return vd_hex_decode(b, 1, digits);
+}
+
+/* Writes what token id stands for, at most its text's length. */
+static size_t write_piece(const struct vd_tok *t, uint32_t id, const int16_t byte_of_cpt[0x144], uint8_t *out)
+{
+    struct vd_gguf_str s = t->text[id];
+    const uint8_t *p = (const uint8_t *)s.p;
+    switch ((enum vd_tok_kind)(t->flags[id] & VD_TOK_KIND)) {
+    case VD_TOK_UNDEFINED:
+    case VD_TOK_UNUSED:
+        return 0;
+    case VD_TOK_UNKNOWN:
+    case VD_TOK_CONTROL:
+    case VD_TOK_USER:
+        memcpy(out, p, s.n);
+        return s.n;
+    case VD_TOK_BYTE:
+        return byte_text(s, out) ? 1 : 0;
+    case VD_TOK_NORMAL:
+        break;
+    }
+    size_t n_out = 0;
+    for (size_t at = 0, len; at < s.n; at += len) {
+        uint32_t cpt;
+        len = vd_utf8_read(p + at, s.n - at, &cpt);
+        if (cpt < 0x144 && byte_of_cpt[cpt] >= 0) {
+            out[n_out++] = (uint8_t)byte_of_cpt[cpt];
+        } else { /* no stand-in: the character itself */
+            memcpy(out + n_out, p + at, len);
+            n_out += len;
+        }
+    }
+    return n_out;
+}
+
+static enum vd_err load_pieces(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    int16_t byte_of_cpt[0x144];
+    memset(byte_of_cpt, 0xff, sizeof byte_of_cpt);
+    for (int b = 0; b < 256; b++)
+        byte_of_cpt[vd_tok_byte_cpt((uint8_t)b)] = (int16_t)b;
+    size_t total = 1;
+    for (uint32_t id = 0; id < t->n_vocab; id++)
+        total += t->text[id].n;
+    t->piece_at = malloc(((size_t)t->n_vocab + 1) * sizeof *t->piece_at);
+    t->pieces = malloc(total);
+    if (!t->piece_at || !t->pieces)
+        return no_memory(l);
+    size_t at = 0;
+    for (uint32_t id = 0; id < t->n_vocab; id++) {
+        t->piece_at[id] = (uint32_t)at;
+        at += write_piece(t, id, byte_of_cpt, t->pieces + at);
+    }
+    t->piece_at[t->n_vocab] = (uint32_t)at;
+    return VD_OK;
+}
+
+static int longer_first(const void *a, const void *b, void *tv)
+{
+    const struct vd_tok *t = tv;
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    if (t->text[x].n != t->text[y].n)
+        return t->text[x].n > t->text[y].n ? -1 : 1;
+    return (x > y) - (x < y);
+}
+
+static bool is_special(const struct vd_tok *t, uint32_t id)
+{
+    enum vd_tok_kind k = (enum vd_tok_kind)(t->flags[id] & VD_TOK_KIND);
+    return (k == VD_TOK_CONTROL || k == VD_TOK_USER || k == VD_TOK_UNKNOWN) && t->text[id].n > 0;
+}
+
+static enum vd_err load_special(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    for (uint32_t id = 0; id < t->n_vocab; id++)
+        t->n_special += is_special(t, id);
+    if (t->n_special > VD_TOK_SPECIAL_MAX)
+        return vd_error_set(l->err, VD_ELIMIT,
+                            "%.200s: the vocabulary has %u special tokens; the limit is %d",
+                            vd_gguf_name(l->g), t->n_special, VD_TOK_SPECIAL_MAX);
+    t->special = malloc((t->n_special + 1) * sizeof *t->special);
+    if (!t->special)
+        return no_memory(l);
+    uint32_t n = 0;
+    for (uint32_t id = 0; id < t->n_vocab; id++)
+        if (is_special(t, id))
+            t->special[n++] = id;
+    qsort_r(t->special, n, sizeof *t->special, longer_first, t);
+    return VD_OK;
+}
+
+/* Lists the known names for a message. */
+static enum vd_err unknown_pre(const struct loader *l, struct vd_gguf_str pre)
+{
+    char known[128] = "";
+    for (const struct vd_pretok *r = vd_pretok_all(); r->name; r++) {
+        strncat(known, known[0] ? ", " : "", sizeof known - strlen(known) - 1);
+        strncat(known, r->name, sizeof known - strlen(known) - 1);
+    }
+    return vd_error_set(l->err, VD_EUNSUPPORTED,
+                        "%.200s: tokenizer.ggml.pre is \"%.*s\"; this version knows %s", vd_gguf_name(l->g),
+                        (int)(pre.n < 40 ? pre.n : 40), pre.p, known);
+}
+
+static enum vd_err load_model(struct loader *l)
+{
+    struct vd_gguf_str model, pre;
+    enum vd_err e = vd_gguf_get_str(l->g, "tokenizer.ggml.model", VD_GGUF_REQUIRED, &model, l->err);
+    if (e)
+        return e;
+    if (!vd_gguf_str_eq(model, "gpt2"))
+        return vd_error_set(l->err, VD_EUNSUPPORTED,
+                            "%.200s: tokenizer.ggml.model is \"%.*s\"; this version knows gpt2",
+                            vd_gguf_name(l->g), (int)(model.n < 40 ? model.n : 40), model.p);
+    e = vd_gguf_get_str(l->g, "tokenizer.ggml.pre", VD_GGUF_REQUIRED, &pre, l->err);
+    if (e)
+        return e;
+    l->t->pre = vd_pretok_find(pre.p, pre.n);
+    return l->t->pre ? VD_OK : unknown_pre(l, pre);
+}
+
+static enum vd_err load_all(struct loader *l)
+{
+    enum vd_err (*const steps[])(struct loader *) = {load_model, load_texts, load_kinds, load_ids,
+                                                     load_merges};
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        enum vd_err e = steps[i](l);
+        if (e)
+            return e;
+    }
+    mark_end_tokens(l->t);
+    load_bytes(l->t);
+    enum vd_err e = load_pieces(l);
+    return e ? e : load_special(l);
+}
+
+enum vd_err vd_tok_load(struct vd_tok **out, const struct vd_gguf *g, struct vd_error *err)
+{
+    *out = NULL;
+    struct loader l = {calloc(1, sizeof(struct vd_tok)), g, err};
+    if (!l.t)
+        return no_memory(&l);
+    enum vd_err e = load_all(&l);
+    if (e) {
+        vd_tok_free(l.t);
+        return e;
+    }
+    *out = l.t;
+    return VD_OK;
+}
+
+void vd_tok_free(struct vd_tok *t)
+{
+    if (!t)
+        return;
+    while (t->extra) {
+        char *next;
+        memcpy(&next, t->extra, sizeof next);
+        free(t->extra);
+        t->extra = next;
+    }
+    free(t->text);
+    free(t->flags);
+    free(t->piece_at);
+    free(t->pieces);
+    free(t->names.slots);
+    free(t->merges);
+    free(t->special);
+    free(t);
+}
+
+uint32_t vd_tok_find(const struct vd_tok *t, const char *text, size_t n)
+{
+    if (n == 0 || n > VD_TOK_PIECE_MAX_BYTES)
+        return VD_TOK_NONE;
+    uint32_t id = find_symbol(t, (struct vd_gguf_str){text, n});
+    return id < t->n_vocab ? id : VD_TOK_NONE;
+}

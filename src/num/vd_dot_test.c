@@ -168,7 +168,7 @@ static void test_float_rows(void **state)
     }
 }
 
-static void test_not_finite(void **state)
+static void test_zero_and_not_finite(void **state)
 {
     uint8_t row[34 * 2] = {0};
     int8_t q[64] = {0};
@@ -177,6 +177,12 @@ static void test_not_finite(void **state)
     assert_true(isnan(vd_num_dot_row(VD_WTYPE_Q8_0, row, q, d, 64))); /* a spoilt block, although q is 0 */
     d[0] = 0.0f;
     assert_true(test_same_bits(vd_num_dot_row(VD_WTYPE_Q8_0, row, q, d, 64), 0.0f));
+    d[0] = 1.0f;
+    vd_le16_store(row, 0xBC00); /* -1 * 0 is -0, but the sum began at +0 */
+    vd_le16_store(row + 34, 0xBC00);
+    assert_true(test_same_bits(vd_num_dot_row(VD_WTYPE_Q8_0, row, q, d, 64), 0.0f));
+    static const uint8_t minus_one[4] = {0x00, 0x00, 0x80, 0xBF};
+    assert_true(test_same_bits(vd_num_dot_row_float(VD_WTYPE_F32, minus_one, &(float){0.0f}, 1), 0.0f));
     vd_le16_store(row, 0x7BFF);
     d[0] = 0x1p120f; /* the scale product overflows: infinity times 0 */
     assert_true(isnan(vd_num_dot_row(VD_WTYPE_Q8_0, row, q, d, 64)));
@@ -191,7 +197,7 @@ int main(void)
         cmocka_unit_test(test_scale_product_exact),
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_float_rows),
-        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_zero_and_not_finite),
     };
     return cmocka_run_group_tests_name("dot", tests, NULL, NULL);
 }

@@ -61,7 +61,7 @@ static void test_error_bound(void **state)
         assert_true(test_same_bits(d, vd_num_round11(d)));
         for (size_t j = 0; j < n; j++) {
             assert_true(q[j] >= -127 && q[j] <= 127);
-            assert_true(fabs((double)x[j] - (double)q[j] * (double)d) <= 0.50001 * (double)d);
+            assert_true(fabs((double)x[j] - (double)q[j] * (double)d) <= 0.50002 * (double)d);
         }
     }
 }

@@ -1,0 +1,54 @@
+/* The referee: is this opening true, and does the worker's record follow from it? (docs/spec/proof.md, 5 and
+ * 6)
+ *
+ * The claim is what both sides signed; a point is where the dispute arrived, with the roots the worker showed
+ * on the way. The inputs of the record, their order and their bytes are derived here from claim and point,
+ * never read from the opening: the opening holds bytes and hashes only, and whatever they are, the result is
+ * one of the verdicts.
+ *
+ * Stack below 128 KiB, no heap, no clock; a tile takes less than a millisecond. Thread rule: pure functions.
+ */
+#ifndef VD_REFEREE_H
+#define VD_REFEREE_H
+
+#include "vd_graph.h"
+#include "vd_receipt.h"
+
+enum { VD_OPENING_MAX_BYTES = 64 << 10 };
+
+enum vd_ref_verdict {
+    VD_REF_REJECTED,         /* the opening does not verify: as if it had not been sent */
+    VD_REF_WORKER_LOSES,     /* the record does not follow from its inputs */
+    VD_REF_CHALLENGER_LOSES, /* it does */
+};
+
+/* What a settled receipt says, and the program it names. Pointers are borrowed. */
+struct vd_ref_claim {
+    struct vd_graph graph;
+    struct vd_bytes program_bytes; /* canonical bytes of graph.program */
+    struct vd_hash model_root, prompt_root, output_root, commit_root, salt_commit;
+    enum vd_finish finish;
+};
+
+/* Fills *out from a decoded receipt and the registered program of its model root. False if the program cannot
+ * run such a job (vd_graph_valid): the ledger must refuse to settle it. */
+bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receipt,
+                       const struct vd_program *program, struct vd_bytes program_bytes);
+
+struct vd_ref_point {
+    uint32_t step, unit, op; /* exist in claim->graph */
+    uint64_t record;         /* exists */
+    struct vd_hash salt;     /* salt(step), as the worker showed it */
+    struct vd_hash state_root, step_root;
+    const struct vd_hash *op_roots; /* of the unit's operators, all of them */
+};
+
+/* Recomputes the record at `pt` from the inputs in `opening` and compares it with the worker's. */
+enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
+                                    const uint8_t *worker_record, struct vd_bytes opening);
+
+/* BIND_OPEN: true if `opening` shows that commit tree, state tree and receipt agree at `step` (< n_steps). */
+bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *state_root, uint32_t step,
+                     struct vd_bytes opening);
+
+#endif

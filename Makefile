@@ -35,7 +35,7 @@ build: ## build/veridem, optimised
 	@scripts/build
 
 bench: ## speed of the engine and of replay; peers too when given (bench/README.md)
-	@scripts/setup build
+	@scripts/setup build test
 	@scripts/build
 	@scripts/fetch-model
 	@bench/run

@@ -1,0 +1,180 @@
+/* veridem model: what is in $VERIDEM_HOME/models, what a model file says of itself, and its model root. */
+#include "vd_bytes.h"
+#include "vd_cmd.h"
+#include "vd_cmd_load.h"
+#include "vd_wtype.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static int vd_name_cmp(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+enum { VD_MODELS_MAX = 4096 };
+
+static void vd_model_list_one(struct vd_cli *cli, json_t *list, const char *dir, const char *name)
+{
+    char path[VD_PATH_MAX];
+    struct stat st;
+    snprintf(path, sizeof path, "%.3000s/%.255s", dir, name);
+    if (stat(path, &st) != 0)
+        return;
+    if (list)
+        json_array_append_new(
+            list, json_pack("{s:s,s:s,s:I}", "name", name, "file", path, "bytes", (json_int_t)st.st_size));
+    else
+        fprintf(cli->out, "%-48s %12lld bytes\n", name, (long long)st.st_size);
+}
+
+static enum vd_err vd_model_list(struct vd_cli *cli, struct vd_error *err)
+{
+    char dir[VD_PATH_MAX], *name[VD_MODELS_MAX];
+    size_t n = 0;
+    const struct dirent *e;
+    enum vd_err r = vd_home_path(dir, err, "models");
+    if (r != VD_OK)
+        return r;
+    DIR *d = opendir(dir);
+    if (!d && errno != ENOENT)
+        return vd_error_set(err, VD_EIO, "%s: %s", dir, strerror(errno));
+    while (d && n < VD_MODELS_MAX && (e = readdir(d)) != NULL) {
+        size_t len = strlen(e->d_name);
+        if (len >= 5 && strcmp(e->d_name + len - 5, ".gguf") == 0 && (name[n] = strdup(e->d_name)) != NULL)
+            n++;
+    }
+    if (d)
+        closedir(d);
+    qsort(name, n, sizeof *name, vd_name_cmp);
+    json_t *list = cli->json ? json_array() : NULL;
+    for (size_t i = 0; i < n; i++) {
+        vd_model_list_one(cli, list, dir, name[i]);
+        free(name[i]);
+    }
+    if (list)
+        vd_cli_json(cli, list);
+    else if (n == 0)
+        fprintf(cli->out, "none in %s; `veridem model fetch` gets one\n", dir);
+    return VD_OK;
+}
+
+static enum vd_err vd_model_root_run(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_cmd_engine g;
+    struct vd_hash root;
+    char hex[65];
+    enum vd_err e = vd_cmd_engine_open(&g, cli, cli->arg[0], err);
+    if (e != VD_OK)
+        return e;
+    e = vd_cli_has(cli, "no-cache") ? vd_model_root_compute(g.model, g.pool, &root, err)
+                                    : vd_model_root(g.model, g.pool, &root, err);
+    if (e == VD_OK) {
+        vd_hex_encode(hex, root.b, sizeof root.b);
+        if (cli->json)
+            vd_cli_json(cli, json_pack("{s:s,s:s}", "model_root", hex, "file", vd_model_path(g.model)));
+        else
+            fprintf(cli->out, "%s  %s\n", hex, vd_model_path(g.model));
+    }
+    vd_cmd_engine_close(&g);
+    return e;
+}
+
+/* The weight types of a program and how many tensors have each, as "Q4_1 x 120, F32 x 61". */
+static void vd_model_types(const struct vd_program *p, char *out, size_t cap)
+{
+    uint32_t count[256] = {0};
+    size_t used = 0;
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        count[p->types[i]]++;
+    out[0] = 0;
+    for (unsigned t = 0; t < 256; t++)
+        if (count[t] && used < cap)
+            used += (size_t)snprintf(out + used, cap - used, "%s%s x %u", used ? ", " : "",
+                                     vd_gguf_type_of(t) ? vd_gguf_type_of(t)->name : "?", count[t]);
+}
+
+static enum vd_err vd_model_show(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_cmd_engine g;
+    struct vd_hash root;
+    char hex[65], types[256];
+    enum vd_err e = vd_cmd_engine_open(&g, cli, cli->arg[0], err);
+    if (e != VD_OK)
+        return e;
+    e = vd_model_root(g.model, g.pool, &root, err);
+    if (e == VD_OK) {
+        const struct vd_program *p = vd_model_program(g.model);
+        vd_hex_encode(hex, root.b, sizeof root.b);
+        vd_model_types(p, types, sizeof types);
+        if (cli->json)
+            vd_cli_json(cli,
+                        json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:I}", "file",
+                                  vd_model_path(g.model), "model_root", hex, "architecture", "llama",
+                                  "layers", (json_int_t)p->n_layers, "width", (json_int_t)p->width, "heads",
+                                  (json_int_t)p->n_heads, "kv_heads", (json_int_t)p->n_kv_heads, "head_dim",
+                                  (json_int_t)p->head_dim, "ff_width", (json_int_t)p->ff_width, "vocab",
+                                  (json_int_t)p->vocab, "context", (json_int_t)p->ctx, "types", types,
+                                  "program_bytes", (json_int_t)vd_model_program_bytes(g.model).n));
+        else
+            fprintf(cli->out,
+                    "file          %s\nmodel root    %s\narchitecture  llama\nlayers        %u\nwidth        "
+                    " %u\n"
+                    "heads         %u, %u for keys and values, of %u\nfeed-forward  %u\nvocabulary    %u\n"
+                    "context       %u\nweights       %s\nprogram       %zu bytes\n",
+                    vd_model_path(g.model), hex, p->n_layers, p->width, p->n_heads, p->n_kv_heads,
+                    p->head_dim, p->ff_width, p->vocab, p->ctx, types, vd_model_program_bytes(g.model).n);
+    }
+    vd_cmd_engine_close(&g);
+    return e;
+}
+
+static const struct vd_cmd vd_model_cmd_list = {
+    .name = "list",
+    .usage = "",
+    .summary = "the files in $VERIDEM_HOME/models",
+    .help = "A name on this list, or its beginning, can stand for MODEL in every command.",
+    .run = vd_model_list,
+};
+static const struct vd_cli_opt vd_model_show_opts[] = {VD_CMD_OPTS_COMPUTE, {0}};
+static const struct vd_cmd vd_model_cmd_show = {
+    .name = "show",
+    .usage = "MODEL",
+    .summary = "shapes, weight types and model root of a model",
+    .help = "Opens the model whole, so a damaged file is found here.",
+    .opts = vd_model_show_opts,
+    .min_args = 1,
+    .max_args = 1,
+    .run = vd_model_show,
+};
+static const struct vd_cli_opt vd_model_root_opts[] = {
+    {"no-cache", 0, NULL, "hash the weights again, whatever was computed before", false},
+    VD_CMD_OPTS_COMPUTE,
+    {0},
+};
+static const struct vd_cmd vd_model_cmd_root = {
+    .name = "root",
+    .usage = "MODEL",
+    .summary = "the model root: what receipts name the model by",
+    .help = "A Merkle root over the program and every weight (docs/spec/proof.md). Two files with the same "
+            "tensors and\n"
+            "program have the same root, whatever else they hold.",
+    .opts = vd_model_root_opts,
+    .min_args = 1,
+    .max_args = 1,
+    .run = vd_model_root_run,
+};
+static const struct vd_cmd *const vd_model_sub[] = {&vd_model_cmd_list, &vd_model_cmd_show,
+                                                    &vd_model_cmd_root, NULL};
+
+const struct vd_cmd vd_cmd_model = {
+    .name = "model",
+    .group = "Models and text",
+    .usage = "",
+    .summary = "list and inspect models",
+    .help = "MODEL is a path, or the beginning of the name of a file under $VERIDEM_HOME/models.",
+    .sub = vd_model_sub,
+};

@@ -5,7 +5,7 @@
 
 #include "vd_kern_impl.h"
 
-#if 0
+#if defined(__x86_64__)
 static const char *missing_avx2(void)
 {
     if (!__builtin_cpu_supports("avx2"))
@@ -45,9 +45,8 @@ static const struct {
     const struct vd_kern *kern;
     const char *(*missing)(void);
 } tables[] = {
-#if 0
+#if defined(__x86_64__)
     {&vd_kern_avx512, missing_avx512},
-    {&vd_kern_avx2, missing_avx2},
 #endif
     {&vd_kern_scalar, missing_nothing},
 };

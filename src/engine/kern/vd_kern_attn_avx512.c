@@ -1,0 +1,423 @@
+/* Attention with AVX-512 VNNI: a tile of up to 16 query rows goes over the chunks of one kv head.
+ *
+ * Scores are the Q8_0 product with 16 positions in place of 16 rows: a block of K sits in eight registers
+ * while the tile's queries pass. The softmax works on one query's 64 positions at a time, but its scalars
+ * (largest score, sum, quantiser) are 16 lanes, one per query, so that the slow steps (reductions, divisions,
+ * the merge's two exp) are paid once per tile and chunk.
+ *
+ * The sum over positions needs 15-bit weights times 8-bit values. The weight is split, q = 256 * hi + lo, so
+ * both halves are unsigned byte dot products at full rate, and V is used as it lies in memory. Packing q to
+ * bytes leaves the groups of four positions in another order (quad_of); V is simply read in that order, since
+ * the sum is one of integers.
+ *
+ * Positions outside a row's range take part in the arithmetic with weight 0; what lies in the cache there,
+ * even NaN scales, is masked before it can matter. */
+#include "vd_kern_avx512.h"
+
+enum {
+    TILE = 16,
+    PANEL = 32, /* elements of a value row handled at once: with 6 queries, 24 accumulators */
+    PANEL_ROWS = 6
+};
+
+/* One tile's memory. Rows of q and o are hd elements. */
+struct state {
+    const struct vd_kern_kv *kv;
+    const struct vd_kern_query *rows;
+    size_t n; /* rows, <= TILE */
+    float scale;
+    __mmask16 started; /* rows that have met a chunk */
+    int8_t *q;         /* [n][hd] */
+    float *o;          /* [n][hd] */
+    float *dst[TILE];  /* where a row's o goes: into o above, or a chunk record */
+    float dq[TILE][VD_KERN_HEAD_MAX / 32];
+    int32_t offset[TILE][VD_KERN_HEAD_MAX / 32]; /* what ^ 0x80 in K adds, negated */
+    float s[TILE][VD_KERN_CHUNK];                /* scores, then weights times value scales */
+    uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
+    uint64_t lanes[TILE];                         /* valid positions of the chunk */
+    float m[TILE], l[TILE];                       /* running */
+    float mc[TILE], lc[TILE], d[TILE], inv[TILE]; /* of the chunk */
+    float a[TILE], b[TILE];                       /* factors of the merge */
+};
+
+static size_t state_bytes(size_t hd)
+{
+    return vd_kern_round_up(sizeof(struct state), VD_KERN_ALIGN) + TILE * hd * (1 + sizeof(float));
+}
+
+size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
+{
+    return vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN);
+}
+
+static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, float scale,
+                                const struct vd_kern_query *rows, size_t n)
+{
+    struct state *st = scratch;
+    size_t hd = kv->hd;
+    assert(n <= TILE && hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX);
+    st->kv = kv;
+    st->rows = rows;
+    st->n = n;
+    st->scale = scale;
+    st->started = 0;
+    st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
+    st->q = (int8_t *)(st->o + TILE * hd);
+    for (size_t i = 0; i < n; i++) {
+        int32_t asum[VD_KERN_HEAD_MAX / 32];
+        vd_avx512_quant8_blocks(rows[i].q, hd, st->q + i * hd, st->dq[i], asum);
+        for (size_t b = 0; b < hd / 32; b++)
+            st->offset[i][b] = -128 * asum[b];
+        st->dst[i] = st->o + i * hd;
+    }
+    return st;
+}
+
+/* Which rows meet chunk c: bits, and the smallest run [*i0, *i1) that holds them. */
+static __mmask16 meet_chunk(struct state *st, size_t c, size_t *i0, size_t *i1)
+{
+    unsigned active = 0;
+    size_t lo = c * VD_KERN_CHUNK;
+    for (size_t i = 0; i < st->n; i++) {
+        const struct vd_kern_query *row = &st->rows[i];
+        st->lanes[i] = 0;
+        if (row->begin >= lo + VD_KERN_CHUNK || row->end <= lo)
+            continue;
+        size_t first, end;
+        vd_kern_lanes(row, c, &first, &end);
+        st->lanes[i] = (~UINT64_C(0) >> (64 - (end - first))) << first;
+        active |= 1u << i;
+    }
+    if (active != 0) {
+        *i0 = (size_t)__builtin_ctz(active);
+        *i1 = 32 - (size_t)__builtin_clz(active);
+    }
+    return (__mmask16)active;
+}
+
+/* s[i][0..64) for rows [i0, i1). */
+static void scores(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1)
+{
+    size_t hd = st->kv->hd, n_blocks = hd / 32;
+    const __m512 scale = _mm512_set1_ps(st->scale);
+    for (size_t g = 0; g < 4; g++)
+        for (size_t b = 0; b < n_blocks; b++) {
+            const uint8_t *kp = c->k + (g * hd + b * 32) * 16;
+            const __m512 kd = _mm512_loadu_ps(c->kd + b * 64 + g * 16);
+            __m512i k[8];
+            VD_UNROLL
+            for (int j = 0; j < 8; j++)
+                k[j] = _mm512_loadu_si512(kp + 64 * j);
+            for (size_t i = i0; i < i1; i++) {
+                __m512i sum = _mm512_set1_epi32(st->offset[i][b]);
+                __m512 acc = b == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(&st->s[i][g * 16]);
+                VD_UNROLL
+                for (int j = 0; j < 8; j++) {
+                    int32_t four;
+                    memcpy(&four, st->q + i * hd + b * 32 + 4 * (size_t)j, 4);
+                    sum = _mm512_dpbusd_epi32(sum, k[j], _mm512_set1_epi32(four));
+                }
+                acc = _mm512_fmadd_ps(_mm512_mul_ps(kd, _mm512_set1_ps(st->dq[i][b])),
+                                      _mm512_cvtepi32_ps(sum), acc);
+                if (b + 1 == n_blocks)
+                    acc = _mm512_mul_ps(acc, scale);
+                _mm512_storeu_ps(&st->s[i][g * 16], acc);
+            }
+        }
+}
+
+VD_INLINE __m512 nan16(void)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)VD_NAN_BITS));
+}
+
+/* mc: the largest valid score of each row, or NaN. */
+static void chunk_max(struct state *st, size_t i0, size_t i1)
+{
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512 v[TILE];
+    unsigned nan = 0;
+    for (size_t i = 0; i < TILE; i++)
+        v[i] = least;
+    for (size_t i = i0; i < i1; i++) {
+        __m512 s[4];
+        __mmask16 u = 0;
+        VD_UNROLL
+        for (int k = 0; k < 4; k++) {
+            s[k] = _mm512_mask_loadu_ps(least, (__mmask16)(st->lanes[i] >> 16 * k), &st->s[i][16 * k]);
+            u |= _mm512_cmp_ps_mask(s[k], s[k], _CMP_UNORD_Q);
+        }
+        v[i] = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
+        nan |= (unsigned)(u != 0) << i;
+    }
+    __m512 m = _mm512_add_ps(reduce16_max_ps(v), _mm512_setzero_ps());
+    _mm512_storeu_ps(st->mc, _mm512_mask_mov_ps(m, (__mmask16)nan, nan16()));
+}
+
+/* lc, d, inv; s becomes the weights times the value scales. */
+static void chunk_weights(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    __m512 sum[TILE];
+    __m512i max[TILE];
+    for (size_t i = 0; i < TILE; i++) {
+        sum[i] = _mm512_setzero_ps();
+        max[i] = _mm512_setzero_si512();
+    }
+    for (size_t i = i0; i < i1; i++) {
+        const __m512 m = _mm512_set1_ps(st->mc[i]);
+        __m512 p[4];
+        VD_UNROLL
+        for (int k = 0; k < 4; k++) {
+            __mmask16 in = (__mmask16)(st->lanes[i] >> 16 * k);
+            p[k] = _mm512_maskz_mov_ps(in, exp16(_mm512_sub_ps(_mm512_loadu_ps(&st->s[i][16 * k]), m)));
+            __m512 t = _mm512_maskz_mul_ps(in, p[k], _mm512_loadu_ps(c->vd + 16 * k));
+            _mm512_storeu_ps(&st->s[i][16 * k], t);
+            max[i] = _mm512_max_epu32(max[i], _mm512_and_si512(_mm512_castps_si512(t), magnitude));
+        }
+        sum[i] = _mm512_add_ps(_mm512_add_ps(p[0], p[2]), _mm512_add_ps(p[1], p[3]));
+    }
+    __m512 l = reduce16_add_ps(sum);
+    l = _mm512_mask_mov_ps(l, _mm512_cmp_ps_mask(l, l, _CMP_UNORD_Q), nan16());
+    __m512i tmax = reduce16_max_epu32(max);
+    __mmask16 bad = _mm512_cmp_epu32_mask(tmax, _mm512_set1_epi32(0x7F800000), _MM_CMPINT_NLT);
+    __m512 d = _mm512_div_ps(_mm512_castsi512_ps(tmax), _mm512_set1_ps(32767.0f));
+    __mmask16 used = _mm512_cmp_ps_mask(d, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ) & (__mmask16)~bad;
+    d = _mm512_maskz_mov_ps(used, d);
+    _mm512_storeu_ps(st->lc, l);
+    _mm512_storeu_ps(st->inv, _mm512_maskz_div_ps(used, _mm512_set1_ps(1.0f), d));
+    _mm512_storeu_ps(st->d, _mm512_mask_mov_ps(d, bad, nan16()));
+}
+
+/* lo and hi; group D of four bytes holds the positions of quad_of(D). */
+static void chunk_codes(struct state *st, size_t i0, size_t i1)
+{
+    const __m512i low = _mm512_set1_epi16(255);
+    for (size_t i = i0; i < i1; i++) {
+        const __m512 inv = _mm512_set1_ps(st->inv[i]);
+        __m512i q[4];
+        VD_UNROLL
+        for (int k = 0; k < 4; k++)
+            q[k] = _mm512_cvtps_epi32(
+                _mm512_mul_ps(_mm512_loadu_ps(&st->s[i][16 * k]), inv)); /* NaN: packs to 0 */
+        __m512i a = _mm512_packus_epi32(q[0], q[1]), b = _mm512_packus_epi32(q[2], q[3]);
+        _mm512_storeu_si512(st->lo[i],
+                            _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
+        _mm512_storeu_si512(st->hi[i], _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
+    }
+}
+
+VD_INLINE size_t quad_of(size_t d)
+{
+    return d % 4 * 4 + d / 4;
+}
+
+/* Rows i .. i + n - 1, elements e .. e + 31: the integer sums, then o as the row's dst wants it. */
+VD_INLINE void value_panel(struct state *st, const struct vd_wide_kv *c, int n, size_t i, size_t e,
+                           __mmask16 fresh)
+{
+    const int8_t *v = c->v + e * 4;
+    size_t quad_bytes = st->kv->hd * 4;
+    __m512i lo[PANEL_ROWS][2], hi[PANEL_ROWS][2];
+    VD_UNROLL
+    for (int r = 0; r < n; r++)
+        lo[r][0] = lo[r][1] = hi[r][0] = hi[r][1] = _mm512_setzero_si512();
+    for (size_t d = 0; d < VD_KERN_CHUNK / 4; d++) {
+        __m512i v0 = _mm512_loadu_si512(v + quad_of(d) * quad_bytes);
+        __m512i v1 = _mm512_loadu_si512(v + quad_of(d) * quad_bytes + 64);
+        VD_UNROLL
+        for (int r = 0; r < n; r++) {
+            int32_t l4, h4;
+            memcpy(&l4, &st->lo[i + (size_t)r][d * 4], 4);
+            memcpy(&h4, &st->hi[i + (size_t)r][d * 4], 4);
+            __m512i l = _mm512_set1_epi32(l4), h = _mm512_set1_epi32(h4);
+            lo[r][0] = _mm512_dpbusd_epi32(lo[r][0], l, v0);
+            lo[r][1] = _mm512_dpbusd_epi32(lo[r][1], l, v1);
+            hi[r][0] = _mm512_dpbusd_epi32(hi[r][0], h, v0);
+            hi[r][1] = _mm512_dpbusd_epi32(hi[r][1], h, v1);
+        }
+    }
+    VD_UNROLL
+    for (int r = 0; r < n; r++) {
+        size_t row = i + (size_t)r;
+        const __m512 dv = _mm512_set1_ps(st->d[row]), a = _mm512_set1_ps(st->a[row]),
+                     b = _mm512_set1_ps(st->b[row]);
+        float *o = st->dst[row] + e;
+        for (int k = 0; k < 2; k++) {
+            __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(hi[r][k], 8), lo[r][k]);
+            __m512 oc = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), dv);
+            if (!(fresh >> row & 1))
+                oc = _mm512_fmadd_ps(_mm512_loadu_ps(o + 16 * k), a, _mm512_mul_ps(oc, b));
+            _mm512_storeu_ps(o + 16 * k, oc);
+        }
+    }
+}
+
+static void values(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1, __mmask16 active,
+                   __mmask16 fresh)
+{
+    for (size_t i = i0, n; i < i1; i += n) {
+        n = i1 - i < PANEL_ROWS ? i1 - i : PANEL_ROWS;
+        if (!(active >> i & 1)) { /* a row inside the run that does not meet the chunk keeps its o */
+            n = 1;
+            continue;
+        }
+        for (size_t k = 1; k < n; k++)
+            if (!(active >> (i + k) & 1))
+                n = k;
+        for (size_t e = 0; e < st->kv->hd; e += PANEL)
+            switch (n) {
+            case 1:
+                value_panel(st, c, 1, i, e, fresh);
+                break;
+            case 2:
+                value_panel(st, c, 2, i, e, fresh);
+                break;
+            case 3:
+                value_panel(st, c, 3, i, e, fresh);
+                break;
+            case 4:
+                value_panel(st, c, 4, i, e, fresh);
+                break;
+            case 5:
+                value_panel(st, c, 5, i, e, fresh);
+                break;
+            case 6:
+                value_panel(st, c, 6, i, e, fresh);
+                break;
+            }
+    }
+}
+
+/* Everything of chunk c but the merge of m and l. Returns the rows that meet it. */
+static __mmask16 chunk_softmax(struct state *st, const struct vd_wide_kv *kv, size_t c, size_t *i0,
+                               size_t *i1)
+{
+    __mmask16 active = meet_chunk(st, c, i0, i1);
+    if (active != 0) {
+        scores(st, kv, *i0, *i1);
+        chunk_max(st, *i0, *i1);
+        chunk_weights(st, kv, *i0, *i1);
+        chunk_codes(st, *i0, *i1);
+    }
+    return active;
+}
+
+/* Merges mc, lc into m, l for active rows, and leaves the factors for o in a, b. Returns the rows that only
+ * copy. */
+static __mmask16 merge_scalars(struct state *st, __mmask16 active)
+{
+    __mmask16 fresh = active & (__mmask16)~st->started;
+    __m512 m = _mm512_loadu_ps(st->m), mc = _mm512_loadu_ps(st->mc), lc = _mm512_loadu_ps(st->lc);
+    __m512 max = _mm512_add_ps(_mm512_max_ps(m, mc), _mm512_setzero_ps());
+    max = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(m, mc, _CMP_UNORD_Q), nan16());
+    __m512 a = exp16(_mm512_sub_ps(m, max)), b = exp16(_mm512_sub_ps(mc, max));
+    __m512 l = _mm512_fmadd_ps(_mm512_loadu_ps(st->l), a, _mm512_mul_ps(lc, b));
+    _mm512_mask_storeu_ps(st->m, active, _mm512_mask_mov_ps(max, fresh, mc));
+    _mm512_mask_storeu_ps(st->l, active, _mm512_mask_mov_ps(l, fresh, lc));
+    _mm512_storeu_ps(st->a, a);
+    _mm512_storeu_ps(st->b, b);
+    st->started |= active;
+    return fresh;
+}
+
+static void finish_row(const float *o, float l, size_t hd, float *y)
+{
+    for (size_t e = 0; e < hd; e += 16)
+        _mm512_storeu_ps(y + e, _mm512_div_ps(_mm512_loadu_ps(o + e), _mm512_set1_ps(l)));
+}
+
+/* The chunks that a tile's rows meet lie in [*c0, *c1). */
+static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, size_t *c1)
+{
+    vd_kern_chunks(&rows[0], c0, c1);
+    for (size_t i = 1; i < n; i++) {
+        size_t a, b;
+        vd_kern_chunks(&rows[i], &a, &b);
+        *c0 = a < *c0 ? a : *c0;
+        *c1 = b > *c1 ? b : *c1;
+    }
+}
+
+static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                      void *scratch)
+{
+    struct state *st = begin_tile(scratch, kv, scale, rows, n);
+    size_t c, c1, i0, i1;
+    for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
+        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
+        __mmask16 active = chunk_softmax(st, &w, c, &i0, &i1);
+        if (active != 0)
+            values(st, &w, i0, i1, active, merge_scalars(st, active));
+    }
+    for (size_t i = 0; i < n; i++)
+        finish_row(st->o + i * kv->hd, st->l[i], kv->hd, rows[i].y);
+}
+
+void vd_avx512_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                    void *scratch)
+{
+    for (size_t i = 0; i < n; i += TILE)
+        attn_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, scratch);
+}
+
+static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+{
+    struct state *st = begin_tile(scratch, kv, scale, rows, n);
+    size_t hd = kv->hd, i0, i1, first, end;
+    tile_chunks(rows, n, &first, &end);
+    for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
+        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), hd);
+        __mmask16 active = chunk_softmax(st, &w, c, &i0, &i1);
+        for (size_t i = 0; i < n; i++)
+            if (active >> i & 1) {
+                st->dst[i] = rec + i * ld_rec + (c - rows[i].begin / VD_KERN_CHUNK) * vd_kern_rec_floats(hd);
+                st->dst[i][hd] = st->mc[i];
+                st->dst[i][hd + 1] = st->lc[i];
+            }
+        if (active != 0)
+            values(st, &w, i0, i1, active, active);
+    }
+}
+
+void vd_avx512_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                         size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+{
+    for (size_t i = 0; i < n; i += TILE)
+        part_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
+                  scratch);
+}
+
+/* One row's records, ascending; o is [hd] of running sums. */
+static void merge_row(size_t hd, size_t n_chunks, const float *rec, float *y)
+{
+    float m = rec[hd], l = rec[hd + 1];
+    float o[VD_KERN_HEAD_MAX];
+    memcpy(o, rec, hd * sizeof(float));
+    for (size_t c = 1; c < n_chunks; c++) {
+        rec += vd_kern_rec_floats(hd);
+        float mc = rec[hd];
+        float max = m != m || mc != mc ? vd_f32_from_bits(VD_NAN_BITS) : (m > mc ? m : mc) + 0.0f;
+        __m512 f = exp16(_mm512_setr_ps(m - max, mc - max, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+        const __m512 a = _mm512_broadcastss_ps(_mm512_castps512_ps128(f));
+        const __m512 b = _mm512_broadcastss_ps(_mm_movehdup_ps(_mm512_castps512_ps128(f)));
+        for (size_t e = 0; e < hd; e += 16) {
+            __m512 right = _mm512_mul_ps(_mm512_loadu_ps(rec + e), b);
+            _mm512_storeu_ps(o + e, _mm512_fmadd_ps(_mm512_loadu_ps(o + e), a, right));
+        }
+        l = __builtin_fmaf(l, _mm512_cvtss_f32(a), rec[hd + 1] * _mm512_cvtss_f32(b));
+        m = max;
+    }
+    finish_row(o, l, hd, y);
+}
+
+void vd_avx512_attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
+                          size_t ld_rec)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t c0, c1;
+        vd_kern_chunks(&rows[i], &c0, &c1);
+        merge_row(hd, c1 - c0, rec + i * ld_rec, rows[i].y);
+    }
+}

@@ -1,0 +1,122 @@
+/* Private: the pieces of the AVX-512 table, and what they share. Only *_avx512.c may include this. */
+#ifndef VD_KERN_AVX512_H
+#define VD_KERN_AVX512_H
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "vd_bytes.h"
+#include "vd_exp.h"
+#include "vd_kern_wide.h"
+#include "vd_num.h"
+
+/* Loops over register arrays must unroll completely, so these bodies are always inlined with constant
+ * arguments. */
+#define VD_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define VD_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define VD_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* The first min(n, 16) lanes. */
+VD_INLINE __mmask16 tail_mask(size_t n)
+{
+    return n >= 16 ? 0xFFFF : (__mmask16)((1u << n) - 1);
+}
+
+VD_INLINE __m512 load_half16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* vd_num_exp on 16 lanes. */
+VD_INLINE __m512 exp16(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(VD_EXP_MIN), _CMP_NLT_UQ); /* NaN stays */
+    x = _mm512_min_ps(_mm512_set1_ps(VD_EXP_MAX), x); /* of NaN: NaN, the second */
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(VD_EXP_LOG2E)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-VD_EXP_LN2_HI), x);
+    r = _mm512_fmadd_ps(n, _mm512_set1_ps(-VD_EXP_LN2_LO), r);
+    __m512 p = _mm512_set1_ps(VD_EXP_C6);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(VD_EXP_C5));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(VD_EXP_C4));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(VD_EXP_C3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(VD_EXP_C2));
+    p = _mm512_fmadd_ps(p, r, one);
+    p = _mm512_fmadd_ps(p, r, one);
+    return _mm512_maskz_scalef_ps(keep, p, n);
+}
+
+/* One value per vector: v[0..16) are reduced to the 16 lanes of the result, in order, each by the tree
+ * lane[j] op lane[j + 8], + 4, + 2, + 1. Halves, then quarters, are exchanged between vectors, so that every
+ * step works on full registers. Lane 4k + i of the result comes out at 4i + k and is put in place at the end.
+ */
+#define REDUCE16(name, type, to_i, to_v, op)                                                                 \
+    VD_INLINE type name(const type v[16])                                                                    \
+    {                                                                                                        \
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);       \
+        __m512i s[4], u[2];                                                                                  \
+        VD_UNROLL                                                                                            \
+        for (int i = 0; i < 4; i++) {                                                                        \
+            __m512i a = to_i(v[4 * i]), b = to_i(v[4 * i + 1]), c = to_i(v[4 * i + 2]),                      \
+                    d = to_i(v[4 * i + 3]);                                                                  \
+            __m512i ab =                                                                                     \
+                to_i(op(to_v(_mm512_shuffle_i32x4(a, b, 0x44)), to_v(_mm512_shuffle_i32x4(a, b, 0xEE))));    \
+            __m512i cd =                                                                                     \
+                to_i(op(to_v(_mm512_shuffle_i32x4(c, d, 0x44)), to_v(_mm512_shuffle_i32x4(c, d, 0xEE))));    \
+            s[i] = to_i(                                                                                     \
+                op(to_v(_mm512_shuffle_i32x4(ab, cd, 0x88)), to_v(_mm512_shuffle_i32x4(ab, cd, 0xDD))));     \
+        }                                                                                                    \
+        VD_UNROLL                                                                                            \
+        for (int i = 0; i < 2; i++)                                                                          \
+            u[i] = to_i(op(to_v(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1])),                              \
+                           to_v(_mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]))));                            \
+        return to_v(_mm512_permutexvar_epi32(order, to_i(op(to_v(_mm512_unpacklo_epi64(u[0], u[1])),         \
+                                                            to_v(_mm512_unpackhi_epi64(u[0], u[1]))))));     \
+    }
+#define VD_AS_IS(x) (x)
+REDUCE16(reduce16_max_epu32, __m512i, VD_AS_IS, VD_AS_IS, _mm512_max_epu32)
+REDUCE16(reduce16_add_epi32, __m512i, VD_AS_IS, VD_AS_IS, _mm512_add_epi32)
+REDUCE16(reduce16_max_ps, __m512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_max_ps)
+REDUCE16(reduce16_add_ps, __m512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_add_ps)
+
+/* The tree 8-4-2-1 over one vector. */
+VD_INLINE float tree16(__m512 v)
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                      size_t t0, size_t t1, float *y, size_t ldy, void *scratch);
+void vd_avx512_matmul_float(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                            size_t t0, size_t t1, float *y, size_t ldy);
+
+/* Quantises n elements (a multiple of 32) in blocks; asum may be NULL. */
+void vd_avx512_quant8_blocks(const float *x, size_t n, int8_t *q, float *d, int32_t *asum);
+void vd_avx512_quant8(const float *x, size_t n, int8_t *q, float *d);
+void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
+
+void vd_avx512_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y);
+void vd_avx512_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
+void vd_avx512_add(const float *x, const float *o, size_t n, float *y);
+void vd_avx512_swiglu(const float *g, const float *u, size_t n, float *y);
+void vd_avx512_exp(const float *x, size_t n, float *y);
+void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out);
+void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w);
+
+size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd);
+void vd_avx512_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                    void *scratch);
+void vd_avx512_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                         size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch);
+void vd_avx512_attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
+                          size_t ld_rec);
+
+#endif

@@ -1,0 +1,268 @@
+/* Matrix products with AVX-512 VNNI.
+ *
+ * The unit of work is 16 rows x 32 columns x one token: eight byte dot products, one conversion, and the
+ * rule's roundings: a product of scales and one fma, plus one fma with a min. All but the conversion go to
+ * the two multiply pipes of Zen 5, so a unit costs 5 to 6 cycles and everything else has to hide behind that:
+ * the codes of a block are unpacked once into eight registers and used for a tile of up to 16 tokens, whose
+ * float accumulators stay in registers over a segment; the activation bytes come as broadcast loads from L1.
+ *
+ * Loops, outside in: a slab of row groups small enough for L2, token tiles, row groups of the slab. With one
+ * tile (decode and small batches) each weight is read once, in order, which is what memory is fastest at.
+ *
+ * A tile function exists per (type, number of tokens); token counts between are rounded up, since the slots
+ * exist and their results are thrown away. */
+#include "vd_kern_avx512.h"
+
+enum {
+    SLAB_BYTES = 384 * 1024, /* of packed weights: less than half of a core's L2 */
+    AHEAD_BYTES = 1024       /* prefetch distance when a weight is read once */
+};
+
+struct tile {
+    struct vd_wide_group w;
+    const struct vd_wide_act_group *act;
+    size_t slot; /* of the first token in the group */
+    size_t n_blocks;
+};
+
+/* The codes of one block as eight registers: step j holds columns 4j .. 4j + 3 of 16 rows. */
+VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    if (type == VD_WTYPE_Q8_0) {
+        VD_UNROLL
+        for (int j = 0; j < 8; j++)
+            w[j] = _mm512_loadu_si512(qs + 64 * j);
+        return;
+    }
+    VD_UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m512i u = _mm512_loadu_si512(qs + 64 * j);
+        w[j] = _mm512_and_si512(u, low);
+        w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(u, 4), low);
+    }
+}
+
+/* Minus what the codes stored as unsigned add to the dot product. */
+VD_INLINE __m512i code_offset(enum vd_wtype type, const int32_t *asum)
+{
+    if (type == VD_WTYPE_Q4_1)
+        return _mm512_setzero_si512();
+    __m512i a = _mm512_slli_epi32(_mm512_set1_epi32(*asum), type == VD_WTYPE_Q8_0 ? 7 : 3);
+    return _mm512_sub_epi32(_mm512_setzero_si512(), a);
+}
+
+VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
+{
+    VD_UNROLL
+    for (int j = 0; j < 8; j++) {
+        int32_t four;
+        memcpy(&four, q + 4 * j, 4);
+        acc = _mm512_dpbusd_epi32(acc, w[j], _mm512_set1_epi32(four));
+    }
+    return acc;
+}
+
+/* 16 rows x n tokens -> out[token]; huge: the min term by the letter (see vd_kern_wide.h). */
+VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m512 *out)
+{
+    const uint8_t *qs = t->w.qs;
+    const size_t code_bytes = type == VD_WTYPE_Q8_0 ? 512 : 256;
+    for (size_t b0 = 0; b0 < t->n_blocks; b0 += WIDE_SEG_BLOCKS) {
+        size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
+        __m512 acc[16];
+        VD_UNROLL
+        for (int i = 0; i < n; i++)
+            acc[i] = _mm512_setzero_ps();
+        for (size_t b = b0; b < b1; b++, qs += code_bytes) {
+            const struct vd_wide_act *a = &t->act->block[b];
+            const int8_t *q = a->q[t->slot];
+            const float *d = a->d + t->slot, *s = a->s + t->slot;
+            const int32_t *asum = a->asum + t->slot;
+            __m512i w[8];
+            __m512 dw = load_half16(t->w.d + b * 16), mw = dw;
+            load_codes(type, qs, w);
+            if (n <= 4)
+                _mm_prefetch((const char *)qs + AHEAD_BYTES, _MM_HINT_T0);
+            if (type == VD_WTYPE_Q4_1)
+                mw = load_half16(t->w.m + b * 16);
+            VD_UNROLL
+            for (int i = 0; i < n; i++) {
+                __m512i isum = dot32(code_offset(type, asum + i), w, q + 32 * i);
+                __m512 da = _mm512_set1_ps(d[i]);
+                acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(dw, da), _mm512_cvtepi32_ps(isum), acc[i]);
+                if (type == VD_WTYPE_Q4_1 && !huge)
+                    acc[i] = _mm512_fmadd_ps(mw, _mm512_set1_ps(s[i]), acc[i]);
+                if (type == VD_WTYPE_Q4_1 && huge)
+                    acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(mw, da), _mm512_set1_ps((float)asum[i]), acc[i]);
+            }
+        }
+        VD_UNROLL
+        for (int i = 0; i < n; i++)
+            out[i] = b0 == 0 ? acc[i] : _mm512_add_ps(out[i], acc[i]);
+    }
+}
+
+typedef void tile_fn(const struct tile *t, __m512 *out);
+
+#define TILE(type, n)                                                                                        \
+    static void tile_##type##_##n(const struct tile *t, __m512 *out)                                         \
+    {                                                                                                        \
+        tile_rows(VD_WTYPE_##type, n, false, t, out);                                                        \
+    }
+#define TILES(type)                                                                                          \
+    TILE(type, 1)                                                                                            \
+    TILE(type, 2) TILE(type, 3) TILE(type, 4) TILE(type, 6) TILE(type, 8) TILE(type, 12) TILE(type, 16)
+TILES(Q4_0)
+TILES(Q4_1)
+TILES(Q8_0)
+
+static void tile_Q4_1_huge(const struct tile *t, __m512 *out)
+{
+    tile_rows(VD_WTYPE_Q4_1, 1, true, t, out);
+}
+
+#define TILE_ROW(type)                                                                                       \
+    {                                                                                                        \
+        tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4, tile_##type##_6,                 \
+            tile_##type##_8, tile_##type##_12, tile_##type##_16                                              \
+    }
+enum { N_SIZES = 8 };
+static const uint8_t tile_size[N_SIZES] = {1, 2, 3, 4, 6, 8, 12, 16};
+static tile_fn *const tile_fns[][N_SIZES] = {
+    [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0), [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1), [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0)};
+
+/* The smallest tile that holds n <= 16 tokens and stays inside the group. */
+static size_t pick_size(size_t n, size_t slot)
+{
+    size_t i = 0;
+    while (tile_size[i] < n)
+        i++;
+    while (tile_size[i] + slot > WIDE_TOKS)
+        i--;
+    return i;
+}
+
+/* Row groups [g0, g1) times the tokens [t, t + n) of one token group. */
+static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const void *act, size_t t,
+                        size_t n, float *y, size_t ldy)
+{
+    struct tile tile = {.act = vd_wide_act_group(act, w->cols, t),
+                        .slot = t % WIDE_TOKS,
+                        .n_blocks = w->cols / VD_KERN_BLOCK};
+    bool huge = w->type == VD_WTYPE_Q4_1 && tile.act->huge != 0;
+    size_t size = huge ? 0 : pick_size(n, tile.slot);
+    tile_fn *fn = huge ? tile_Q4_1_huge : tile_fns[w->type][size];
+    if (n > tile_size[size])
+        n = tile_size[size];
+    for (size_t g = g0; g < g1; g++) {
+        __m512 out[16];
+        __mmask16 rows = tail_mask(w->rows - g * WIDE_ROWS);
+        tile.w = vd_wide_group(w, g);
+        fn(&tile, out);
+        for (size_t i = 0; i < n; i++)
+            _mm512_mask_storeu_ps(y + (t + i) * ldy + g * WIDE_ROWS, rows, out[i]);
+    }
+}
+
+static size_t tile_tokens(const struct vd_kern_mat *w, const void *act, size_t t, size_t t1)
+{
+    size_t left = WIDE_TOKS - t % WIDE_TOKS, n = t1 - t < left ? t1 - t : left;
+    if (w->type == VD_WTYPE_Q4_1 && vd_wide_act_group(act, w->cols, t)->huge != 0)
+        return 1;
+    size_t size = tile_size[pick_size(n, t % WIDE_TOKS)];
+    return size < n ? size : n;
+}
+
+void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                      size_t t0, size_t t1, float *y, size_t ldy, void *scratch)
+{
+    assert(r0 % WIDE_ROWS == 0 && r1 <= w->rows && (r1 % WIDE_ROWS == 0 || r1 == w->rows));
+    if (!vd_wtype_info(w->type)->quantised) {
+        vd_avx512_matmul_float(w, r0, r1, x, t0, t1, y, ldy);
+        return;
+    }
+    size_t slab = SLAB_BYTES / vd_wide_group_bytes(w->type, w->cols) + 1;
+    if (t1 - t0 <= WIDE_TOKS)
+        slab = 1;
+    size_t end = (r1 + WIDE_ROWS - 1) / WIDE_ROWS;
+    for (size_t g = r0 / WIDE_ROWS; g < end; g += slab)
+        for (size_t t = t0; t < t1; t += tile_tokens(w, x->act, t, t1))
+            tile_groups(w, g, g + slab < end ? g + slab : end, x->act, t, tile_tokens(w, x->act, t, t1), y,
+                        ldy);
+}
+
+/* ---- float weights: one fma per element in order, so speed comes from independent rows and tokens ---- */
+
+VD_INLINE __m512 load_weights(enum vd_wtype type, const uint8_t *p, size_t col)
+{
+    return type == VD_WTYPE_F16 ? load_half16((const uint16_t *)p + col * 16)
+                                : _mm512_loadu_ps((const float *)p + col * 16);
+}
+
+/* n_g row groups x n_t tokens. */
+VD_INLINE void float_tile(enum vd_wtype type, int n_g, int n_t, const struct vd_kern_mat *w, size_t g0,
+                          const struct vd_kern_rhs *x, size_t t, float *y, size_t ldy)
+{
+    __m512 total[8] = {0};
+    const uint8_t *p[4];
+    VD_UNROLL
+    for (int g = 0; g < n_g; g++)
+        p[g] = vd_wide_group(w, g0 + (size_t)g).qs;
+    for (size_t c0 = 0; c0 < w->cols; c0 += 512) {
+        size_t c1 = c0 + 512 < w->cols ? c0 + 512 : w->cols;
+        __m512 acc[8];
+        VD_UNROLL
+        for (int i = 0; i < n_g * n_t; i++)
+            acc[i] = _mm512_setzero_ps();
+        for (size_t c = c0; c < c1; c++)
+            VD_UNROLL
+        for (int g = 0; g < n_g; g++) {
+            __m512 wv = load_weights(type, p[g], c);
+            VD_UNROLL
+            for (int i = 0; i < n_t; i++)
+                acc[g * n_t + i] =
+                    _mm512_fmadd_ps(wv, _mm512_set1_ps(x->x[(t + (size_t)i) * x->ldx + c]), acc[g * n_t + i]);
+        }
+        VD_UNROLL
+        for (int i = 0; i < n_g * n_t; i++)
+            total[i] = c0 == 0 ? acc[i] : _mm512_add_ps(total[i], acc[i]);
+    }
+    VD_UNROLL
+    for (int g = 0; g < n_g; g++)
+        VD_UNROLL
+    for (int i = 0; i < n_t; i++) {
+        size_t r = (g0 + (size_t)g) * WIDE_ROWS;
+        _mm512_mask_storeu_ps(y + (t + (size_t)i) * ldy + r, tail_mask(w->rows - r), total[g * n_t + i]);
+    }
+}
+
+VD_INLINE void float_rows(enum vd_wtype type, const struct vd_kern_mat *w, size_t g0, size_t g1,
+                          const struct vd_kern_rhs *x, size_t t0, size_t t1, float *y, size_t ldy)
+{
+    for (size_t g = g0; g < g1;) {
+        size_t n_g = g1 - g >= 4 ? 4 : 1, t = t0;
+        if (n_g == 4) {
+            for (; t + 2 <= t1; t += 2)
+                float_tile(type, 4, 2, w, g, x, t, y, ldy);
+            if (t < t1)
+                float_tile(type, 4, 1, w, g, x, t, y, ldy);
+        } else {
+            for (; t + 8 <= t1; t += 8)
+                float_tile(type, 1, 8, w, g, x, t, y, ldy);
+            for (; t < t1; t++)
+                float_tile(type, 1, 1, w, g, x, t, y, ldy);
+        }
+        g += n_g;
+    }
+}
+
+void vd_avx512_matmul_float(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                            size_t t0, size_t t1, float *y, size_t ldy)
+{
+    size_t g0 = r0 / WIDE_ROWS, g1 = (r1 + WIDE_ROWS - 1) / WIDE_ROWS;
+    if (w->type == VD_WTYPE_F16)
+        float_rows(VD_WTYPE_F16, w, g0, g1, x, t0, t1, y, ldy);
+    else
+        float_rows(VD_WTYPE_F32, w, g0, g1, x, t0, t1, y, ldy);
+}

@@ -1,0 +1,647 @@
+/* Every table against the scalar one (which is src/num), bit for bit; NaN must stand at the same places.
+ * Inputs are seeded: ordinary values, subnormals, -0, huge values, infinities and NaN; sizes that do not fill
+ * a group, a tile, a segment or a chunk; work cut in every way a caller may cut it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fenv.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vd_bytes.h"
+#include "vd_dot.h"
+#include "vd_kern.h"
+#include "vd_num.h"
+#include "vd_quant.h"
+#include "vd_rng.h"
+#include "vd_rope.h"
+
+static const char *const names[] = {"scalar", "avx2", "avx512"};
+enum { N_NAMES = 3 };
+static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
+                                      VD_WTYPE_Q8_0};
+enum { N_TYPES = 5 };
+
+static const struct vd_kern *scalar(void)
+{
+    return vd_kern_pick("scalar", NULL);
+}
+
+/* Calls fn for every fast table that this CPU runs. */
+static void each_table(void (*fn)(const struct vd_kern *k))
+{
+    for (int i = 1; i < N_NAMES; i++) {
+        const struct vd_kern *k = vd_kern_pick(names[i], NULL);
+        if (k != NULL)
+            fn(k);
+        else
+            print_message("skipped on this CPU: %s\n", names[i]);
+    }
+}
+
+static void *buffer(size_t bytes)
+{
+    void *p = aligned_alloc(VD_KERN_ALIGN, (bytes + VD_KERN_ALIGN) / VD_KERN_ALIGN * VD_KERN_ALIGN);
+    assert_non_null(p);
+    memset(p, 0xFF, bytes); /* unset floats are NaN */
+    return p;
+}
+
+static void assert_same(const float *want, const float *got, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++)
+        if (vd_f32_bits(want[i]) != vd_f32_bits(got[i]) && !(isnan(want[i]) && isnan(got[i])))
+            fail_msg("%s: element %zu is %a, the rule says %a", what, i, (double)got[i], (double)want[i]);
+}
+
+enum kind { NORMAL, TINY, SUBNORMAL, ZEROS, BIG, HUGE, ONE_NAN, ONE_INF, N_KINDS };
+
+static float random_unit(struct vd_rng *r)
+{
+    return (float)((int32_t)(vd_rng_next(r) & 0xFFFFFF) - 0x800000) * 0x1p-23f;
+}
+
+static void fill(struct vd_rng *r, enum kind kind, float *x, size_t n)
+{
+    static const float factor[N_KINDS] = {1, 0x1p-95f, 0x1p-130f, 0, 0x1p60f, 0x1p126f, 1, 1};
+    for (size_t i = 0; i < n; i++)
+        x[i] = random_unit(r) * factor[kind] * (vd_rng_below(r, 40) == 0 ? 0.0f : 1.0f);
+    if (kind == HUGE)
+        for (size_t i = 0; i < n; i++)
+            x[i] *= vd_rng_below(r, 3) == 0 ? 1.75f : 0x1p-20f;
+    if (kind == ONE_NAN)
+        x[vd_rng_below(r, n)] = vd_f32_from_bits(0xFFC12345);
+    if (kind == ONE_INF)
+        x[vd_rng_below(r, n)] = vd_rng_below(r, 2) ? INFINITY : -INFINITY;
+}
+
+/* File bytes of rows of a type: any codes; scales of all sizes and signs, subnormal and zero ones too. */
+static void fill_weights(struct vd_rng *r, enum vd_wtype type, size_t rows, size_t cols, uint8_t *p)
+{
+    const struct vd_wtype_info *info = vd_wtype_info(type);
+    for (size_t b = 0; b < rows * (cols / info->block_elems); b++, p += info->block_bytes) {
+        if (type == VD_WTYPE_F32) {
+            vd_le32_store(p, vd_f32_bits(random_unit(r)));
+            continue;
+        }
+        for (size_t i = 0; i < info->block_bytes; i++)
+            p[i] = (uint8_t)vd_rng_next(r);
+        for (size_t i = 0; i < (type == VD_WTYPE_Q4_1 ? 4u : 2u); i += 2) {
+            uint64_t u = vd_rng_next(r);
+            uint16_t h =
+                (uint16_t)(u % 16 == 0 ? u >> 16 & 0x83FF : (u >> 16 & 0x83FF) + 0x2000 + (u >> 40) % 0x1000);
+            vd_le16_store(p + i, u % 64 == 1 ? 0x7BFF : h);
+        }
+    }
+}
+
+/* ---- activations ---- */
+
+static void check_act(const struct vd_kern *k)
+{
+    static const size_t cols[] = {32, 64, 512, 576, 1536};
+    for (size_t c = 0; c < 5; c++)
+        for (size_t n_tok = 1; n_tok <= 40; n_tok += c == 0 ? 1 : 13) {
+            size_t n = cols[c];
+            struct vd_rng r = {n_tok, 0};
+            float *x = buffer(n_tok * (n + 5) * 4), *d = buffer(2 * n * 4);
+            int8_t *q = buffer(2 * n);
+            void *act = buffer(k->act_bytes(n_tok, n));
+            for (size_t t = 0; t < n_tok; t++)
+                for (size_t b = 0; b < n; b += 32)
+                    fill(&r, (enum kind)vd_rng_below(&r, N_KINDS), x + t * (n + 5) + b, 32);
+            if (n_tok > 16) /* the second group first */
+                k->act_quant(x, n + 5, n, 16, n_tok, act);
+            k->act_quant(x, n + 5, n, 0, n_tok > 16 ? 16 : n_tok, act);
+            for (size_t t = 0; t < n_tok; t++) {
+                vd_num_quant8_blocks(x + t * (n + 5), n, q, d);
+                k->act_read(act, n, t, q + n, d + n);
+                assert_memory_equal(q, q + n, n);
+                assert_memory_equal(d, d + n, n / 32 * 4);
+            }
+            free(x), free(d), free(q), free(act);
+        }
+}
+
+static void test_act(void **state)
+{
+    check_act(scalar());
+    each_table(check_act);
+}
+
+/* ---- products ---- */
+
+struct product {
+    enum vd_wtype type;
+    size_t rows, cols, n_tok;
+    uint8_t *file;
+    float *x, *want;
+};
+
+static void product_make(struct product *p, uint64_t seed)
+{
+    struct vd_rng r = {seed, 0};
+    size_t row_bytes = vd_wtype_row_bytes(p->type, p->cols);
+    p->file = buffer(p->rows * row_bytes);
+    p->x = buffer(p->n_tok * p->cols * 4);
+    p->want = buffer(p->n_tok * p->rows * 4);
+    fill_weights(&r, p->type, p->rows, p->cols, p->file);
+    for (size_t t = 0; t < p->n_tok; t++)
+        fill(&r, t % 3 == 0 ? NORMAL : (enum kind)vd_rng_below(&r, N_KINDS), p->x + t * p->cols, p->cols);
+    int8_t *q = buffer(p->cols);
+    float *d = buffer(p->cols * 4);
+    for (size_t t = 0; t < p->n_tok; t++) {
+        vd_num_quant8_blocks(p->x + t * p->cols, p->cols, q, d);
+        for (size_t i = 0; i < p->rows; i++)
+            p->want[t * p->rows + i] =
+                vd_wtype_info(p->type)->quantised
+                    ? vd_num_dot_row(p->type, p->file + i * row_bytes, q, d, (uint32_t)p->cols)
+                    : vd_num_dot_row_float(p->type, p->file + i * row_bytes, p->x + t * p->cols,
+                                           (uint32_t)p->cols);
+    }
+    free(q), free(d);
+}
+
+static void product_free(struct product *p)
+{
+    free(p->file), free(p->x), free(p->want);
+}
+
+static void product_check(const struct product *p, const struct vd_kern *k)
+{
+    size_t row_bytes = vd_wtype_row_bytes(p->type, p->cols), ldy = p->rows + 3;
+    size_t padded = (p->rows + 15) / 16 * 16, bytes = k->mat_bytes(p->type, p->rows, p->cols);
+    assert_true(bytes > 0 && bytes <= (padded * row_bytes + 63) / 64 * 64);
+    struct vd_kern_mat w = {p->type, p->rows, p->cols, buffer(bytes)};
+    size_t half = padded / 32 * 16;
+    k->mat_pack(&w, half, p->rows, p->file + half * row_bytes);
+    k->mat_pack(&w, 0, half, p->file);
+    struct vd_kern_rhs rhs = {buffer(k->act_bytes(p->n_tok, p->cols)), p->x, p->cols};
+    k->act_quant(p->x, p->cols, p->cols, 0, p->n_tok, (void *)rhs.act);
+    float *y = buffer(p->n_tok * ldy * 4);
+    void *scratch = buffer(k->scratch_bytes(p->cols, 64));
+    /* whole; then by token runs of length 1, 2, 3, ... and two row ranges */
+    for (int cut = 0; cut < 2; cut++) {
+        memset(y, 0xFF, p->n_tok * ldy * 4);
+        if (cut == 0)
+            k->matmul(&w, 0, p->rows, &rhs, 0, p->n_tok, y, ldy, scratch);
+        for (size_t t = 0, n = 1; cut == 1 && t < p->n_tok; t += n++) {
+            size_t end = t + n < p->n_tok ? t + n : p->n_tok;
+            k->matmul(&w, half, p->rows, &rhs, t, end, y, ldy, scratch);
+            k->matmul(&w, 0, half, &rhs, t, end, y, ldy, scratch);
+        }
+        for (size_t t = 0; t < p->n_tok; t++) {
+            char what[100];
+            snprintf(what, sizeof(what), "%s, type %s, %zu x %zu, token %zu of %zu", k->name,
+                     vd_wtype_info(p->type)->name, p->rows, p->cols, t, p->n_tok);
+            assert_same(p->want + t * p->rows, y + t * ldy, p->rows, what);
+            for (size_t i = p->rows; i < ldy; i++) /* the padding rows are not written */
+                assert_int_equal(vd_f32_bits(y[t * ldy + i]), 0xFFFFFFFF);
+        }
+    }
+    free(w.data), free((void *)rhs.act), free(y), free(scratch);
+}
+
+static void check_product(enum vd_wtype type, size_t rows, size_t cols, size_t n_tok)
+{
+    struct product p = {type, rows, cols, n_tok, NULL, NULL, NULL};
+    product_make(&p, rows * 1000003 + cols * 101 + n_tok);
+    for (int i = 0; i < N_NAMES; i++)
+        if (vd_kern_pick(names[i], NULL) != NULL)
+            product_check(&p, vd_kern_pick(names[i], NULL));
+    product_free(&p);
+}
+
+static void test_products_by_tokens(void **state)
+{
+    for (int t = 0; t < N_TYPES; t++)
+        for (size_t n = 1; n <= 40; n++)
+            check_product(types[t], 17 + n % 3 * 16, 32 * (1 + n % 5), n);
+}
+
+static void test_products_of_models(void **state)
+{
+    static const size_t shape[][3] = {
+        {576, 576, 5}, {192, 576, 19}, {1536, 576, 3}, {576, 1536, 7}, {49152, 64, 2}};
+    for (int t = 0; t < N_TYPES; t++)
+        for (int s = 0; s < 5; s++)
+            check_product(types[t], shape[s][0], shape[s][1], shape[s][2]);
+}
+
+/* Slabs: more packed bytes than stay in L2, and more than one token group. */
+static void test_products_in_slabs(void **state)
+{
+    check_product(VD_WTYPE_Q4_1, 1500, 1056, 34);
+    check_product(VD_WTYPE_Q8_0, 700, 1056, 18);
+}
+
+static void test_odd_float_columns(void **state)
+{
+    /* float rows need not fill a block; act is then not used */
+    static const size_t cols[] = {1, 7, 513, 1031};
+    for (int c = 0; c < 4; c++)
+        for (int ti = 0; ti < 2; ti++) {
+            struct vd_rng r = {(uint64_t)c, 0};
+            size_t n = cols[c], rows = 83, n_tok = 11, row_bytes = vd_wtype_row_bytes(types[ti], n);
+            uint8_t *file = buffer(rows * row_bytes);
+            float *x = buffer(n * n_tok * 4), *y = buffer(rows * n_tok * 4), *want = buffer(rows * n_tok * 4);
+            fill_weights(&r, types[ti], rows, n, file);
+            fill(&r, NORMAL, x, n * n_tok);
+            for (size_t i = 0; i < rows * n_tok; i++)
+                want[i] = vd_num_dot_row_float(types[ti], file + i % rows * row_bytes, x + i / rows * n,
+                                               (uint32_t)n);
+            for (int i = 0; i < N_NAMES; i++) {
+                const struct vd_kern *k = vd_kern_pick(names[i], NULL);
+                if (k == NULL)
+                    continue;
+                struct vd_kern_mat w = {types[ti], rows, n, buffer(k->mat_bytes(types[ti], rows, n))};
+                struct vd_kern_rhs rhs = {NULL, x, n};
+                k->mat_pack(&w, 0, rows, file);
+                k->matmul(&w, 0, rows, &rhs, 0, n_tok, y, rows, NULL);
+                assert_same(want, y, rows * n_tok, k->name);
+                free(w.data);
+            }
+            free(file), free(x), free(y), free(want);
+        }
+    assert_int_equal(scalar()->mat_bytes(VD_WTYPE_Q4_1, 16, 48), 0);
+    assert_int_equal(scalar()->mat_bytes(VD_WTYPE_F32, 16, VD_KERN_COLS_MAX + 1), 0);
+}
+
+/* ---- vector operators ---- */
+
+static void check_vectors(const struct vd_kern *k)
+{
+    const struct vd_kern *s = scalar();
+    enum { MAX = 3000 };
+    float *x = buffer(MAX * 4), *u = buffer(MAX * 4), *want = buffer(MAX * 4), *got = buffer(MAX * 4);
+    for (size_t n = 1; n <= MAX; n = n * 5 / 4 + 1)
+        for (int kind = 0; kind < N_KINDS; kind++) {
+            struct vd_rng r = {n * 10 + (size_t)kind, 0};
+            fill(&r, (enum kind)kind, x, n);
+            fill(&r, NORMAL, u, n);
+            s->rmsnorm(x, u, n, 1e-5f, want), k->rmsnorm(x, u, n, 1e-5f, got);
+            assert_same(want, got, n, "rmsnorm");
+            s->add(x, u, n, want), k->add(x, u, n, got);
+            assert_same(want, got, n, "add");
+            for (size_t i = 0; i < n; i++)
+                u[i] = x[i] * 100;
+            s->swiglu(u, x, n, want), k->swiglu(u, x, n, got);
+            assert_same(want, got, n, "swiglu");
+            s->exp(u, n, want), k->exp(u, n, got);
+            assert_same(want, got, n, "exp");
+            memcpy(got, x, n * 4), k->rmsnorm(got, u, n, 1e-5f, got), s->rmsnorm(x, u, n, 1e-5f, want);
+            assert_same(want, got, n, "rmsnorm in place");
+        }
+    free(x), free(u), free(want), free(got);
+}
+
+static void test_vectors(void **state)
+{
+    each_table(check_vectors);
+}
+
+/* Every 64th float, and all around the ends of the range. */
+static void check_exp(const struct vd_kern *k)
+{
+    enum { N = 4096 };
+    static float x[N], want[N], got[N];
+    for (uint64_t u = 0; u < UINT64_C(1) << 32; u += 64 * N) {
+        for (uint64_t i = 0; i < N; i++)
+            x[i] = vd_f32_from_bits((uint32_t)(u + i * 64 + i % 64));
+        scalar()->exp(x, N, want), k->exp(x, N, got);
+        assert_same(want, got, N, "exp");
+    }
+    static const float ends[] = {-87.0f, 88.0f, -0.0f, -87.3f, 88.8f};
+    for (int e = 0; e < 5; e++) {
+        for (uint32_t i = 0; i < N; i++)
+            x[i] = vd_f32_from_bits(vd_f32_bits(ends[e]) + i - N / 2);
+        scalar()->exp(x, N, want), k->exp(x, N, got);
+        assert_same(want, got, N, "exp near an end");
+    }
+}
+
+static void test_exp(void **state)
+{
+    each_table(check_exp);
+}
+
+static void check_rope(const struct vd_kern *k)
+{
+    static const size_t shape[][2] = {{64, 32}, {64, 16}, {128, 64}, {32, 5}, {96, 20}, {256, 128}};
+    for (int s = 0; s < 6; s++)
+        for (uint64_t pos = 0; pos < 100000; pos = pos * 7 + 1) {
+            size_t hd = shape[s][0], n_pairs = shape[s][1], heads = 3;
+            struct vd_rng r = {pos, 0};
+            uint64_t steps[128];
+            float cs[256], x[3 * 256], y[3 * 256];
+            assert_true(vd_num_rope_steps(10000.0f, (uint32_t)n_pairs * 2, steps));
+            for (int halves = 0; halves < 2; halves++) {
+                fill(&r, pos == 8 ? ONE_NAN : NORMAL, x, heads * hd);
+                memcpy(y, x, sizeof(y));
+                k->rope_table(pos, steps, n_pairs, cs);
+                k->rope(y, heads, hd, cs, n_pairs, halves != 0);
+                for (size_t h = 0; h < heads; h++)
+                    vd_num_rope_head(x + h * hd, (uint32_t)n_pairs * 2, (uint32_t)pos, steps, halves != 0);
+                assert_same(x, y, heads * hd, "rope");
+            }
+        }
+}
+
+static void test_rope(void **state)
+{
+    check_rope(scalar());
+    each_table(check_rope);
+}
+
+static void check_embed(const struct vd_kern *k)
+{
+    for (int t = 0; t < N_TYPES; t++) {
+        struct vd_rng r = {7, 0};
+        uint8_t file[3 * 96 * 4];
+        float want[96], got[96];
+        fill_weights(&r, types[t], 3, 96, file);
+        for (size_t row = 0; row < 3; row++) {
+            vd_num_dequant(types[t], file + row * vd_wtype_row_bytes(types[t], 96), 0, 96, want);
+            k->embed_row(types[t], 96, file, row, got);
+            assert_same(want, got, 96, "embed_row");
+        }
+    }
+}
+
+static void test_embed(void **state)
+{
+    check_embed(scalar());
+    each_table(check_embed);
+}
+
+/* ---- attention ---- */
+
+enum { CHUNKS = 5, KEYS = CHUNKS * VD_KERN_CHUNK };
+
+struct cache {
+    const struct vd_kern *k;
+    size_t hd;
+    void *chunk[CHUNKS];
+    struct vd_kern_kv kv;
+};
+
+static void cache_make(struct cache *c, const struct vd_kern *k, size_t hd)
+{
+    c->k = k;
+    c->hd = hd;
+    for (int i = 0; i < CHUNKS; i++)
+        c->chunk[i] = (char *)buffer(k->kv_bytes(hd) + 128) + 0;
+    c->kv = (struct vd_kern_kv){(const void *const *)c->chunk, 128, hd};
+}
+
+static void cache_free(struct cache *c)
+{
+    for (int i = 0; i < CHUNKS; i++)
+        free(c->chunk[i]);
+}
+
+/* Rows of every kind, put in a scrambled order, some twice; positions in a hole are never put. */
+static void cache_fill(struct cache *c, bool special, size_t hole, size_t hole_end)
+{
+    float k[VD_KERN_HEAD_MAX], v[VD_KERN_HEAD_MAX];
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; i < KEYS; i++) {
+            size_t p = i * 77 % KEYS;
+            struct vd_rng r = {p * 2 + (size_t)round, 0};
+            if (p >= hole && p < hole_end)
+                continue;
+            if (round == 0 && p % 3 != 0)
+                continue;
+            fill(&r, special && p % 37 == 5 ? (enum kind)(p / 37 % N_KINDS) : NORMAL, k, c->hd);
+            fill(&r, special && p % 41 == 3 ? (enum kind)(p / 41 % N_KINDS) : NORMAL, v, c->hd);
+            if (p % 2 == 0)
+                for (size_t e = 0; e < c->hd; e++)
+                    k[e] *= 9;
+            c->k->kv_put((char *)c->chunk[p / 64] + 128, c->hd, p % 64, k, v);
+        }
+}
+
+static void assert_same_cache(const struct cache *a, const struct cache *b, size_t hole, size_t hole_end)
+{
+    size_t hd = a->hd;
+    for (size_t p = 0; p < KEYS; p++) {
+        int8_t kq[2][VD_KERN_HEAD_MAX], vq[2][VD_KERN_HEAD_MAX];
+        float kd[2][8], vd[2];
+        if (p >= hole && p < hole_end)
+            continue;
+        for (int i = 0; i < 2; i++) {
+            const struct cache *c = i == 0 ? a : b;
+            c->k->kv_read((char *)c->chunk[p / 64] + 128, hd, p % 64, kq[i], kd[i], vq[i], &vd[i]);
+        }
+        assert_memory_equal(kq[0], kq[1], hd);
+        assert_memory_equal(kd[0], kd[1], hd / 32 * 4);
+        assert_memory_equal(vq[0], vq[1], hd);
+        assert_memory_equal(&vd[0], &vd[1], 4);
+    }
+}
+
+struct queries {
+    size_t n, hd;
+    struct vd_kern_query row[64];
+    float q[64 * VD_KERN_HEAD_MAX], y[64 * VD_KERN_HEAD_MAX], rec[64 * CHUNKS * (VD_KERN_HEAD_MAX + 16)];
+};
+
+/* causal: row i ends one after row i - 1, as in prefill; else any ranges outside the hole. */
+static void queries_make(struct queries *qs, size_t n, size_t hd, bool causal, size_t hole, size_t hole_end,
+                         bool special)
+{
+    struct vd_rng r = {n * 31 + hd, 0};
+    qs->n = n;
+    qs->hd = hd;
+    for (size_t i = 0; i < n; i++) {
+        size_t end = causal ? KEYS - (n - 1 - i) / 3 : hole_end + 1 + vd_rng_below(&r, KEYS - hole_end);
+        size_t begin = causal ? hole_end : hole_end + vd_rng_below(&r, end - hole_end);
+        if (!causal && i % 4 == 3 && hole > 0) {
+            end = 1 + vd_rng_below(&r, hole);
+            begin = vd_rng_below(&r, end);
+        }
+        qs->row[i] = (struct vd_kern_query){qs->q + i * hd, qs->y + i * hd, begin, end};
+        fill(&r, special && i % 7 == 2 ? (enum kind)vd_rng_below(&r, N_KINDS) : NORMAL, qs->q + i * hd, hd);
+    }
+}
+
+static void queries_run(struct queries *qs, const struct cache *c, bool parts, void *scratch)
+{
+    size_t ld = CHUNKS * vd_kern_rec_floats(qs->hd);
+    const float scale = 0.35f;
+    memset(qs->y, 0xFF, sizeof(qs->y));
+    memset(qs->rec, 0, sizeof(qs->rec));
+    if (!parts) {
+        c->k->attn(&c->kv, scale, qs->row, qs->n, scratch);
+        return;
+    }
+    c->k->attn_part(&c->kv, scale, qs->row, qs->n, 2, CHUNKS, qs->rec, ld, scratch);
+    c->k->attn_part(&c->kv, scale, qs->row, qs->n, 0, 2, qs->rec, ld, scratch);
+    c->k->attn_merge(qs->hd, qs->row, qs->n, qs->rec, ld);
+}
+
+static void assert_same_records(const struct queries *a, const struct queries *b)
+{
+    size_t rec = vd_kern_rec_floats(a->hd);
+    for (size_t i = 0; i < a->n * CHUNKS; i++) {
+        const float *x = a->rec + i * rec, *y = b->rec + i * rec;
+        assert_same(x, y, a->hd, "chunk record, o");
+        assert_memory_equal(x + a->hd, y + a->hd, 8); /* m and l: NaN bits too */
+    }
+}
+
+static void check_attention(const struct vd_kern *k)
+{
+    static const size_t hds[] = {32, 64, 96, 128, 256};
+    static struct queries want, got;
+    void *scratch = buffer(k->scratch_bytes(32, 256)), *scratch0 = buffer(scalar()->scratch_bytes(32, 256));
+    for (int h = 0; h < 5; h++)
+        for (int special = 0; special < 2; special++) {
+            struct cache a, b;
+            size_t hole = h % 2 ? 50 : 0, hole_end = h % 2 ? 70 : 0;
+            cache_make(&a, scalar(), hds[h]), cache_make(&b, k, hds[h]);
+            cache_fill(&a, special, hole, hole_end), cache_fill(&b, special, hole, hole_end);
+            assert_same_cache(&a, &b, hole, hole_end);
+            for (size_t n = 1; n <= 40; n += n < 8 ? 1 : 11)
+                for (int mode = 0; mode < 4; mode++) {
+                    queries_make(&want, n, hds[h], mode % 2 == 0, hole, hole_end, special);
+                    queries_make(&got, n, hds[h], mode % 2 == 0, hole, hole_end, special);
+                    queries_run(&want, &a, mode / 2 == 1, scratch0);
+                    queries_run(&got, &b, mode / 2 == 1, scratch);
+                    assert_same(want.y, got.y, n * hds[h], "attention");
+                    if (mode / 2 == 1)
+                        assert_same_records(&want, &got);
+                }
+            cache_free(&a), cache_free(&b);
+        }
+    free(scratch), free(scratch0);
+}
+
+static void test_attention(void **state)
+{
+    each_table(check_attention);
+}
+
+/* The two forms agree, and neighbours in a call change nothing. */
+static void check_attention_alone(const struct vd_kern *k)
+{
+    static struct queries all, one;
+    struct cache c;
+    void *scratch = buffer(k->scratch_bytes(32, 64));
+    cache_make(&c, k, 64);
+    cache_fill(&c, false, 0, 0);
+    queries_make(&all, 37, 64, false, 0, 0, false);
+    queries_run(&all, &c, false, scratch);
+    one = all;
+    for (size_t i = 0; i < all.n; i++) {
+        one.row[i].y = one.y + i * 64;
+        one.row[i].q = one.q + i * 64;
+        k->attn(&c.kv, 0.35f, &one.row[i], 1, scratch);
+    }
+    assert_memory_equal(all.y, one.y, 37 * 64 * 4);
+    queries_run(&one, &c, true, scratch);
+    assert_memory_equal(all.y, one.y, 37 * 64 * 4);
+    one.row[3].y = one.q + 3 * 64; /* in place */
+    k->attn(&c.kv, 0.35f, one.row, 37, scratch);
+    assert_memory_equal(all.y + 3 * 64, one.q + 3 * 64, 64 * 4);
+    cache_free(&c);
+    free(scratch);
+}
+
+static void test_attention_alone(void **state)
+{
+    check_attention_alone(scalar());
+    each_table(check_attention_alone);
+}
+
+/* ---- sampling ---- */
+
+static void check_sampling(const struct vd_kern *k)
+{
+    enum { MAX = 9000 };
+    float *x = buffer(MAX * 4);
+    uint64_t *want = buffer(MAX * 8), *got = buffer(MAX * 8);
+    for (size_t n = 1; n <= MAX; n = n * 4 / 3 + 1)
+        for (int kind = 0; kind < N_KINDS; kind++) {
+            struct vd_rng r = {n, 0};
+            struct vd_sample_max a, b;
+            fill(&r, (enum kind)kind, x, n);
+            for (size_t i = 0; i < n && kind == NORMAL; i++)
+                x[i] = rintf(x[i] * 9); /* ties, and zeros of both signs */
+            scalar()->sample_max(x, 5, n, &a), k->sample_max(x, 5, n, &b);
+            assert_memory_equal(&a.x, &b.x, 4);
+            assert_int_equal(a.id, b.id);
+            assert_int_equal(a.bad, b.bad);
+            if (a.bad || kind == HUGE)
+                continue;
+            scalar()->sample_weights(x, n, 0.8f, a.x, want), k->sample_weights(x, n, 0.8f, a.x, got);
+            assert_memory_equal(want, got, n * 8);
+        }
+    free(x), free(want), free(got);
+}
+
+static void test_sampling(void **state)
+{
+    each_table(check_sampling);
+}
+
+/* ---- choice and start-up check ---- */
+
+static void test_pick(void **state)
+{
+    struct vd_error err = {0};
+    assert_string_equal(vd_kern_pick("scalar", &err)->name, "scalar");
+    assert_non_null(vd_kern_pick(NULL, &err));
+    assert_null(vd_kern_pick("sse9", &err));
+    assert_int_equal(err.code, VD_EUSE);
+    assert_non_null(strstr(err.msg, "sse9"));
+}
+
+static void no_exp(const float *x, size_t n, float *y)
+{
+    memset(y, 0, n * 4);
+}
+
+static void test_selfcheck(void **state)
+{
+    struct vd_error err = {0};
+    for (int i = 0; i < N_NAMES; i++) {
+        const struct vd_kern *k = vd_kern_pick(names[i], NULL);
+        if (k != NULL && vd_kern_selfcheck(k, &err) != VD_OK)
+            fail_msg("%s", err.msg);
+    }
+    struct vd_kern broken = *vd_kern_pick(NULL, NULL);
+    broken.exp = no_exp;
+    assert_int_equal(vd_kern_selfcheck(&broken, &err), VD_EINTERNAL);
+    assert_non_null(strstr(err.msg, "exp"));
+    fesetround(FE_UPWARD);
+    enum vd_err e = vd_kern_selfcheck(scalar(), &err);
+    fesetround(FE_TONEAREST);
+    assert_int_equal(e, VD_EINTERNAL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_act),
+        cmocka_unit_test(test_products_by_tokens),
+        cmocka_unit_test(test_products_of_models),
+        cmocka_unit_test(test_products_in_slabs),
+        cmocka_unit_test(test_odd_float_columns),
+        cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_alone),
+        cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_pick),
+        cmocka_unit_test(test_selfcheck),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

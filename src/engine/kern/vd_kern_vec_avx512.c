@@ -1,0 +1,255 @@
+/* Vector operators with AVX-512. Sixteen lanes keep the rule's 32 strided lanes in two registers. Reductions
+ * over many short vectors (one maximum or sum per block) are done sixteen vectors at a time by reduce16_*,
+ * whose pairing is the tree 8-4-2-1. */
+#include "vd_kern_avx512.h"
+#include "vd_norm.h"
+
+enum { BATCH = 16 }; /* blocks quantised together */
+
+/* ---- quantiser ---- */
+
+/* From the 16 largest bit patterns: scales, and inverses (0 where q is 0 anyway). */
+static void scales16(__m512i amax, __m512 *d, __m512 *inv)
+{
+    __mmask16 bad = _mm512_cmp_epu32_mask(amax, _mm512_set1_epi32(0x7F800000), _MM_CMPINT_NLT);
+    __m512i u = _mm512_castps_si512(_mm512_div_ps(_mm512_castsi512_ps(amax), _mm512_set1_ps(127.0f)));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 13), _mm512_set1_epi32(1));
+    u = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0xFFF)));
+    u = _mm512_and_si512(u, _mm512_set1_epi32(~0x1FFF));
+    __m512 v = _mm512_castsi512_ps(u);
+    __mmask16 used = _mm512_cmp_ps_mask(v, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ) & (__mmask16)~bad;
+    v = _mm512_maskz_mov_ps(used, v);
+    *inv = _mm512_maskz_div_ps(used, _mm512_set1_ps(1.0f), v);
+    *d = _mm512_mask_mov_ps(v, bad, _mm512_castsi512_ps(_mm512_set1_epi32((int)VD_NAN_BITS)));
+}
+
+/* Sixteen codes. Where inv is 0 and x is not finite the product is NaN, which converts to INT_MIN: a low byte
+ * of 0. */
+VD_INLINE __m512i codes16(const float *x, __m512 inv)
+{
+    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inv));
+}
+
+VD_INLINE __m512i abs_bits(const float *x)
+{
+    return _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
+}
+
+/* n <= BATCH blocks; block b's codes go to q + b * stride. */
+static void quant_batch(const float *x, size_t n, int8_t *q, size_t stride, __m512 *d, __m512i *asum)
+{
+    __m512i v[BATCH];
+    __m512 inv;
+    float inverse[BATCH];
+    for (size_t b = 0; b < BATCH; b++)
+        v[b] = b < n ? _mm512_max_epu32(abs_bits(x + 32 * b), abs_bits(x + 32 * b + 16))
+                     : _mm512_setzero_si512();
+    scales16(reduce16_max_epu32(v), d, &inv);
+    _mm512_storeu_ps(inverse, inv);
+    for (size_t b = 0; b < n; b++) {
+        __m512 i = _mm512_set1_ps(inverse[b]);
+        __m512i q0 = codes16(x + 32 * b, i), q1 = codes16(x + 32 * b + 16, i);
+        _mm_storeu_si128((__m128i *)(q + b * stride), _mm512_cvtepi32_epi8(q0));
+        _mm_storeu_si128((__m128i *)(q + b * stride + 16), _mm512_cvtepi32_epi8(q1));
+        v[b] = _mm512_add_epi32(q0, q1);
+    }
+    __mmask16 used = _mm512_cmp_ps_mask(inv, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+    *asum = _mm512_maskz_mov_epi32(used, reduce16_add_epi32(v));
+}
+
+void vd_avx512_quant8_blocks(const float *x, size_t n, int8_t *q, float *d, int32_t *asum)
+{
+    for (size_t b = 0; b < n / 32; b += BATCH) {
+        size_t k = n / 32 - b < BATCH ? n / 32 - b : BATCH;
+        __m512 dv;
+        __m512i av;
+        quant_batch(x + 32 * b, k, q + 32 * b, 32, &dv, &av);
+        _mm512_mask_storeu_ps(d + b, tail_mask(k), dv);
+        if (asum != NULL)
+            _mm512_mask_storeu_epi32(asum + b, tail_mask(k), av);
+    }
+}
+
+void vd_avx512_quant8(const float *x, size_t n, int8_t *q, float *d)
+{
+    __m512i amax = _mm512_setzero_si512();
+    __m512 dv, inv;
+    for (size_t i = 0; i < n; i += 16)
+        amax = _mm512_max_epu32(amax, abs_bits(x + i));
+    scales16(_mm512_set1_epi32((int)_mm512_reduce_max_epu32(amax)), &dv, &inv);
+    for (size_t i = 0; i < n; i += 16)
+        _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtepi32_epi8(codes16(x + i, inv)));
+    *d = _mm512_cvtss_f32(dv);
+}
+
+/* One token into its slot. Returns whether a scale is huge. */
+static bool quant_token(const float *x, size_t n_blocks, struct vd_wide_act *block, size_t slot)
+{
+    __mmask16 huge = 0;
+    for (size_t b = 0; b < n_blocks; b += BATCH) {
+        size_t k = n_blocks - b < BATCH ? n_blocks - b : BATCH;
+        float d[BATCH], s[BATCH];
+        int32_t asum[BATCH];
+        __m512 dv;
+        __m512i av;
+        quant_batch(x + 32 * b, k, block[b].q[slot], sizeof(*block), &dv, &av);
+        huge |= _mm512_cmp_ps_mask(dv, _mm512_set1_ps(VD_WIDE_HUGE), _CMP_GE_OQ);
+        _mm512_storeu_ps(d, dv);
+        _mm512_storeu_ps(s, _mm512_mul_ps(dv, _mm512_cvtepi32_ps(av)));
+        _mm512_storeu_si512(asum, av);
+        for (size_t i = 0; i < k; i++) {
+            block[b + i].d[slot] = d[i];
+            block[b + i].s[slot] = s[i];
+            block[b + i].asum[slot] = asum[i];
+        }
+    }
+    return huge != 0;
+}
+
+/* Slots past the last token are zeroed: tiles may compute on them. */
+void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act)
+{
+    assert(t0 % WIDE_TOKS == 0 && cols % VD_KERN_BLOCK == 0);
+    for (size_t t = t0; t < t1; t += WIDE_TOKS) {
+        struct vd_wide_act_group *g = vd_wide_act_group(act, cols, t);
+        size_t n = t1 - t < WIDE_TOKS ? t1 - t : WIDE_TOKS;
+        if (n < WIDE_TOKS)
+            memset(g, 0, vd_wide_act_group_bytes(cols));
+        g->huge = 0;
+        for (size_t i = 0; i < n; i++)
+            g->huge |= quant_token(x + (t + i) * ldx, cols / VD_KERN_BLOCK, g->block, i);
+    }
+}
+
+/* ---- norm, rope, elementwise ---- */
+
+static float sumsq_segment(const float *x, size_t n)
+{
+    __m512 a = _mm512_setzero_ps(), b = a;
+    for (size_t i = 0; i < n; i += 32) {
+        __m512 u = _mm512_maskz_loadu_ps(tail_mask(n - i), x + i);
+        __m512 v = _mm512_maskz_loadu_ps(n - i > 16 ? tail_mask(n - i - 16) : 0, x + i + 16);
+        a = _mm512_fmadd_ps(u, u, a);
+        b = _mm512_fmadd_ps(v, v, b);
+    }
+    return tree16(_mm512_add_ps(a, b));
+}
+
+void vd_avx512_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
+{
+    float partial[VD_KERN_COLS_MAX / 512];
+    assert(n > 0 && n <= VD_KERN_COLS_MAX);
+    for (size_t i = 0; i < n; i += 512)
+        partial[i / 512] = sumsq_segment(x + i, n - i < 512 ? n - i : 512);
+    __m512 r = _mm512_set1_ps(vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps));
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + i), r);
+        _mm512_mask_storeu_ps(y + i, k, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(k, w + i)));
+    }
+}
+
+/* Pairs (2i, 2i + 1): even lanes fma(x0, c, -(x1 * s)), odd lanes fma(x0, s, x1 * c). */
+static void rope_adjacent(float *x, size_t n_pairs, const float *cs)
+{
+    const __m512i inter = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    for (size_t i = 0; i < n_pairs; i += 8) {
+        __mmask16 half = tail_mask(n_pairs - i < 8 ? n_pairs - i : 8);
+        __mmask16 k = tail_mask(2 * (n_pairs - i));
+        __m512 c = _mm512_maskz_loadu_ps(half, cs + i), s = _mm512_maskz_loadu_ps(half, cs + n_pairs + i);
+        __m512 csv = _mm512_permutex2var_ps(c, inter, s), scv = _mm512_permutex2var_ps(s, inter, c);
+        __m512 v = _mm512_maskz_loadu_ps(k, x + 2 * i);
+        __m512 right = _mm512_mul_ps(_mm512_movehdup_ps(v), scv);
+        _mm512_mask_storeu_ps(x + 2 * i, k, _mm512_fmaddsub_ps(_mm512_moveldup_ps(v), csv, right));
+    }
+}
+
+static void rope_halves(float *x, size_t n_pairs, const float *cs)
+{
+    for (size_t i = 0; i < n_pairs; i += 16) {
+        __mmask16 k = tail_mask(n_pairs - i);
+        __m512 c = _mm512_maskz_loadu_ps(k, cs + i), s = _mm512_maskz_loadu_ps(k, cs + n_pairs + i);
+        __m512 a = _mm512_maskz_loadu_ps(k, x + i), b = _mm512_maskz_loadu_ps(k, x + n_pairs + i);
+        _mm512_mask_storeu_ps(x + i, k, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(x + n_pairs + i, k, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
+    }
+}
+
+void vd_avx512_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves)
+{
+    for (size_t h = 0; h < n_heads; h++, x += hd) {
+        if (halves)
+            rope_halves(x, n_pairs, cs);
+        else
+            rope_adjacent(x, n_pairs, cs);
+    }
+}
+
+void vd_avx512_add(const float *x, const float *o, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        _mm512_mask_storeu_ps(
+            y + i, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + i), _mm512_maskz_loadu_ps(k, o + i)));
+    }
+}
+
+void vd_avx512_swiglu(const float *g, const float *u, size_t n, float *y)
+{
+    const __m512 sign = _mm512_set1_ps(-0.0f), one = _mm512_set1_ps(1.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(k, g + i);
+        __m512 silu = _mm512_div_ps(v, _mm512_add_ps(one, exp16(_mm512_xor_ps(v, sign))));
+        _mm512_mask_storeu_ps(y + i, k, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(k, u + i)));
+    }
+}
+
+void vd_avx512_exp(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        _mm512_mask_storeu_ps(y + i, k, exp16(_mm512_maskz_loadu_ps(k, x + i)));
+    }
+}
+
+/* ---- sampling ---- */
+
+void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out)
+{
+    const __m512i exponent = _mm512_set1_epi32(0x7F800000);
+    __m512 best = _mm512_set1_ps(-INFINITY);
+    __mmask16 bad = 0;
+    assert(n > 0);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(k, x + i);
+        bad |= _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
+        best = _mm512_mask_max_ps(best, k, best, v);
+    }
+    *out = (struct vd_sample_max){0.0f, VD_SAMPLE_NONE, true};
+    if (bad != 0)
+        return;
+    out->bad = false;
+    out->x = _mm512_reduce_max_ps(best) + 0.0f;
+    for (size_t i = 0; out->id == VD_SAMPLE_NONE; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        k = _mm512_mask_cmp_ps_mask(k, _mm512_maskz_loadu_ps(k, x + i), _mm512_set1_ps(out->x), _CMP_EQ_OQ);
+        if (k != 0)
+            out->id = first_id + (uint32_t)(i + (size_t)__builtin_ctz(k));
+    }
+}
+
+void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
+{
+    const __m512 tv = _mm512_set1_ps(temp), t_max = _mm512_set1_ps(x_max / temp),
+                 one = _mm512_set1_ps(0x1p40f);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 t = _mm512_div_ps(_mm512_maskz_loadu_ps(k, x + i), tv);
+        __m512 e = _mm512_mul_ps(exp16(_mm512_sub_ps(t, t_max)), one);
+        _mm512_mask_storeu_epi64(w + i, (__mmask8)k, _mm512_cvttps_epu64(_mm512_castps512_ps256(e)));
+        _mm512_mask_storeu_epi64(w + i + 8, (__mmask8)(k >> 8),
+                                 _mm512_cvttps_epu64(_mm512_extractf32x8_ps(e, 1)));
+    }
+}

@@ -1,0 +1,149 @@
+/* Filling and reading the shared layouts. Plain C: it moves bytes, at load time or a row at a time. */
+#include "vd_kern_wide.h"
+
+#include <string.h>
+
+#include "vd_bytes.h"
+
+struct vd_wide_type vd_wide_type(enum vd_wtype type)
+{
+    switch (type) {
+    case VD_WTYPE_Q4_0:
+        return (struct vd_wide_type){16, false, 0};
+    case VD_WTYPE_Q4_1:
+        return (struct vd_wide_type){16, true, 0};
+    case VD_WTYPE_Q8_0:
+        return (struct vd_wide_type){32, false, 0x80};
+    case VD_WTYPE_F32:
+    case VD_WTYPE_F16:
+        break;
+    }
+    return (struct vd_wide_type){0, false, 0};
+}
+
+/* The packed bytes are the file's, rearranged: a group is 16 rows of the file. */
+size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols)
+{
+    return WIDE_ROWS * vd_wtype_row_bytes(type, cols);
+}
+
+struct vd_wide_group vd_wide_group(const struct vd_kern_mat *w, size_t group)
+{
+    const uint8_t *p = (const uint8_t *)w->data + group * vd_wide_group_bytes(w->type, w->cols);
+    size_t scale_bytes = w->cols / VD_KERN_BLOCK * WIDE_ROWS * 2;
+    struct vd_wide_group g = {(const uint16_t *)p, NULL, p};
+    if (!vd_wtype_info(w->type)->quantised)
+        return g;
+    g.qs += scale_bytes;
+    if (vd_wide_type(w->type).has_min) {
+        g.m = (const uint16_t *)g.qs;
+        g.qs += scale_bytes;
+    }
+    return g;
+}
+
+size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols)
+{
+    if (cols == 0 || cols > VD_KERN_COLS_MAX || cols % vd_wtype_info(type)->block_elems != 0)
+        return 0;
+    size_t groups = (rows + WIDE_ROWS - 1) / WIDE_ROWS;
+    return vd_kern_round_up(groups * vd_wide_group_bytes(type, cols), VD_KERN_ALIGN);
+}
+
+/* Row `lane` of a group, from the file's blocks (d, [m,] codes). */
+static void pack_blocks(const struct vd_wide_group *g, enum vd_wtype type, size_t lane, size_t n_blocks,
+                        const uint8_t *src)
+{
+    struct vd_wide_type t = vd_wide_type(type);
+    size_t head = t.has_min ? 4 : 2;
+    uint32_t flip = t.flip * UINT32_C(0x01010101);
+    uint8_t *qs = (uint8_t *)g->qs + lane * 4;
+    for (size_t b = 0; b < n_blocks; b++, src += head + t.code_bytes) {
+        memcpy((uint16_t *)g->d + b * WIDE_ROWS + lane, src, 2);
+        if (t.has_min)
+            memcpy((uint16_t *)g->m + b * WIDE_ROWS + lane, src + 2, 2);
+        for (size_t i = 0; i < t.code_bytes; i += 4, qs += WIDE_ROWS * 4) {
+            uint32_t u;
+            memcpy(&u, src + head + i, 4);
+            u ^= flip;
+            memcpy(qs, &u, 4);
+        }
+    }
+}
+
+/* Row `lane` of a group of floats of `size` bytes. */
+static void pack_floats(uint8_t *dst, size_t size, size_t lane, size_t cols, const uint8_t *src)
+{
+    for (size_t c = 0; c < cols; c++)
+        memcpy(dst + (c * WIDE_ROWS + lane) * size, src + c * size, size);
+}
+
+void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src)
+{
+    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols),
+           group_bytes = vd_wide_group_bytes(w->type, w->cols);
+    assert(r0 % WIDE_ROWS == 0 && r1 <= w->rows && (r1 % WIDE_ROWS == 0 || r1 == w->rows));
+    if (r1 % WIDE_ROWS != 0)
+        memset((uint8_t *)w->data + r1 / WIDE_ROWS * group_bytes, 0, group_bytes);
+    for (size_t r = r0; r < r1; r++) {
+        struct vd_wide_group g = vd_wide_group(w, r / WIDE_ROWS);
+        const uint8_t *row = (const uint8_t *)src + (r - r0) * row_bytes;
+        if (vd_wtype_info(w->type)->quantised)
+            pack_blocks(&g, w->type, r % WIDE_ROWS, w->cols / VD_KERN_BLOCK, row);
+        else
+            pack_floats((uint8_t *)g.qs, vd_wtype_info(w->type)->block_bytes, r % WIDE_ROWS, w->cols, row);
+    }
+}
+
+size_t vd_wide_act_bytes(size_t n_tok, size_t cols)
+{
+    return (n_tok + WIDE_TOKS - 1) / WIDE_TOKS * vd_wide_act_group_bytes(cols);
+}
+
+void vd_wide_act_read(const void *act, size_t cols, size_t t, int8_t *q, float *d)
+{
+    const struct vd_wide_act_group *g = vd_wide_act_group(act, cols, t);
+    for (size_t b = 0; b < cols / VD_KERN_BLOCK; b++) {
+        memcpy(q + b * VD_KERN_BLOCK, g->block[b].q[t % WIDE_TOKS], VD_KERN_BLOCK);
+        d[b] = g->block[b].d[t % WIDE_TOKS];
+    }
+}
+
+size_t vd_wide_kv_bytes(size_t hd)
+{
+    return VD_KERN_CHUNK * (2 * hd + (hd / VD_KERN_BLOCK + 1) * sizeof(float));
+}
+
+void vd_wide_kv_store(void *chunk, size_t hd, size_t slot, const int8_t *kq, const float *kd,
+                      const int8_t *vq, float vd)
+{
+    struct vd_wide_kv c = vd_wide_kv(chunk, hd);
+    uint8_t *k = c.k + slot / 16 * hd * 16 + slot % 16 * 4;
+    int8_t *v = c.v + slot / 4 * hd * 4 + slot % 4;
+    assert(hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX && slot < VD_KERN_CHUNK);
+    for (size_t i = 0; i < hd / 4; i++) {
+        uint32_t u;
+        memcpy(&u, kq + i * 4, 4);
+        u ^= 0x80808080;
+        memcpy(k + i * 64, &u, 4);
+    }
+    for (size_t e = 0; e < hd; e++)
+        v[e * 4] = vq[e];
+    for (size_t b = 0; b < hd / VD_KERN_BLOCK; b++)
+        c.kd[b * VD_KERN_CHUNK + slot] = kd[b];
+    c.vd[slot] = vd;
+}
+
+void vd_wide_kv_read(const void *chunk, size_t hd, size_t slot, int8_t *kq, float *kd, int8_t *vq, float *vd)
+{
+    struct vd_wide_kv c = vd_wide_kv(chunk, hd);
+    const uint8_t *k = c.k + slot / 16 * hd * 16 + slot % 16 * 4;
+    const int8_t *v = c.v + slot / 4 * hd * 4 + slot % 4;
+    for (size_t e = 0; e < hd; e++) {
+        kq[e] = (int8_t)(k[e / 4 * 64 + e % 4] ^ 0x80);
+        vq[e] = v[e * 4];
+    }
+    for (size_t b = 0; b < hd / VD_KERN_BLOCK; b++)
+        kd[b] = c.kd[b * VD_KERN_CHUNK + slot];
+    *vd = c.vd[slot];
+}

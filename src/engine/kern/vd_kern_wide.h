@@ -1,0 +1,94 @@
+/* Private: the layouts that the AVX2 and AVX-512 tables share, and the plain code that fills them.
+ *
+ * Weights. Rows in groups of 16. Per group first the scales [block][16 rows] (binary16), then for types with
+ * a min the mins [block][16], then the codes: per block `steps` of 64 bytes, each 16 rows x 4 bytes, so that
+ * one byte dot product works on 16 rows x 4 columns against four activation bytes broadcast. Q4 types: byte k
+ * of step i holds columns 4i + k (low nibble) and 16 + 4i + k (high nibble). Q8_0: columns 4i + k, as
+ * unsigned (code ^ 0x80); the product corrects by 128 * asum, exactly. Scales lie apart from the codes so
+ * that all codes are 64-byte aligned whenever the number of blocks is even. F16 and F32: per column the 16
+ * rows' values. Rows are padded with zeros.
+ *
+ * Activations. Tokens in groups of 16: a header of 64 bytes (`huge`, see below), then per block of 32 columns
+ * q[16 tokens][32], d[16] (scale), s[16] (d * asum), asum[16].
+ * The min term fma(m_w * d_a, asum, acc) is computed as fma(m_w, s, acc): both products are exact (11 + 11,
+ * 11 + 12 bits) unless they overflow, which d_a < 2^111 rules out (m_w < 2^16, asum < 2^12), so the bits
+ * agree. A group that holds a finite d_a >= 2^111 is marked huge and takes a slower path that follows the
+ * rule literally.
+ *
+ * KV chunk. K: [hd / 64 positions / 16][hd / 4][16 positions][4 bytes] as unsigned (code ^ 0x80), i.e. four
+ * groups of positions laid out like Q8_0 rows; K scales [hd / 32][64]; V: [16][hd][4 positions], signed; V
+ * scales [64]. */
+#ifndef VD_KERN_WIDE_H
+#define VD_KERN_WIDE_H
+
+#include "vd_kern_impl.h"
+
+enum { WIDE_ROWS = VD_KERN_ROWS, WIDE_TOKS = VD_KERN_TOKS, WIDE_SEG_BLOCKS = 512 / VD_KERN_BLOCK };
+
+/* How a quantised type lies in a group; all zero for types that are not quantised. */
+struct vd_wide_type {
+    uint8_t code_bytes; /* of one row's block: 16 or 32 */
+    bool has_min;
+    uint8_t flip; /* xor into every code byte */
+};
+struct vd_wide_type vd_wide_type(enum vd_wtype type);
+
+struct vd_wide_group {
+    const uint16_t *d, *m; /* m is NULL for types without a min */
+    const uint8_t *qs;
+};
+
+size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols);
+struct vd_wide_group vd_wide_group(const struct vd_kern_mat *w, size_t group);
+
+size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
+void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);
+
+/* One block of one token group. */
+struct vd_wide_act {
+    int8_t q[WIDE_TOKS][VD_KERN_BLOCK];
+    float d[WIDE_TOKS];
+    float s[WIDE_TOKS];
+    int32_t asum[WIDE_TOKS];
+};
+struct vd_wide_act_group {
+    uint32_t huge;
+    uint32_t pad[15];
+    struct vd_wide_act block[]; /* cols / 32 */
+};
+
+static inline size_t vd_wide_act_group_bytes(size_t cols)
+{
+    return sizeof(struct vd_wide_act_group) + cols / VD_KERN_BLOCK * sizeof(struct vd_wide_act);
+}
+/* The group that holds token t. */
+static inline struct vd_wide_act_group *vd_wide_act_group(const void *act, size_t cols, size_t t)
+{
+    return (struct vd_wide_act_group *)((char *)act + t / WIDE_TOKS * vd_wide_act_group_bytes(cols));
+}
+size_t vd_wide_act_bytes(size_t n_tok, size_t cols);
+void vd_wide_act_read(const void *act, size_t cols, size_t t, int8_t *q, float *d);
+#define VD_WIDE_HUGE 0x1p111f
+
+struct vd_wide_kv {
+    uint8_t *k;
+    float *kd;
+    int8_t *v;
+    float *vd;
+};
+static inline struct vd_wide_kv vd_wide_kv(const void *chunk, size_t hd)
+{
+    struct vd_wide_kv w;
+    w.k = (uint8_t *)chunk;
+    w.v = (int8_t *)w.k + VD_KERN_CHUNK * hd;
+    w.kd = (float *)(w.v + VD_KERN_CHUNK * hd);
+    w.vd = w.kd + VD_KERN_CHUNK * (hd / VD_KERN_BLOCK);
+    return w;
+}
+size_t vd_wide_kv_bytes(size_t hd);
+/* Stores one quantised K row and V row into a slot. */
+void vd_wide_kv_store(void *chunk, size_t hd, size_t slot, const int8_t *kq, const float *kd,
+                      const int8_t *vq, float vd);
+void vd_wide_kv_read(const void *chunk, size_t hd, size_t slot, int8_t *kq, float *kd, int8_t *vq, float *vd);
+
+#endif

@@ -1,0 +1,86 @@
+/* Private to this folder: what a loaded model is made of. */
+#ifndef VD_MODEL_INTERNAL_H
+#define VD_MODEL_INTERNAL_H
+
+#include "vd_derive.h"
+#include "vd_forward.h"
+#include "vd_model.h"
+
+#include <pthread.h>
+
+/* The sizes of docs/spec/proof.md, once, as size_t. */
+struct vd_dims {
+    size_t n_layers, d, n_heads, n_kv, hd, ff, vocab, ctx;
+    size_t n_pairs;        /* rotated pairs per head */
+    size_t q_cols, k_cols; /* n_heads * hd, n_kv * hd */
+};
+
+struct vd_layer {
+    const float *attn_norm, *ffn_norm; /* d each, in vd_model.norms */
+    struct vd_kern_mat q, k, v, o, gate, up, down;
+};
+
+/* A tensor where it lies in the mapped file. */
+struct vd_tensor {
+    struct vd_tensor_shape shape;
+    size_t row_bytes;
+    const uint8_t *p;
+};
+
+/* What tells one state of the model file from another. */
+struct vd_file_id {
+    uint64_t size_bytes, mtime_ns, inode, device;
+};
+
+struct vd_model {
+    char *path;
+    struct vd_gguf *gguf;
+    struct vd_file_id id; /* all zero: not certain, so nothing is cached under it */
+    const struct vd_kern *kern;
+    struct vd_program program;
+    uint8_t program_bytes[VD_PROGRAM_BYTES_MAX];
+    size_t n_program_bytes;
+    struct vd_tensor *tensors; /* program.n_tensors, canonical order */
+    struct vd_dims dims;
+    bool rope_halves;
+
+    struct vd_layer *layers;
+    const float *output_norm;
+    struct vd_kern_mat head;
+    float *norms; /* all norm weights, copied so that they are aligned */
+    void *packed; /* one map for all packed matrices */
+    size_t packed_bytes;
+
+    pthread_mutex_t root_lock; /* guards what follows */
+    bool root_known;
+    struct vd_hash root;
+    struct vd_hash *tensor_leaves; /* program.n_tensors */
+};
+
+/* Bytes of the chunk of one (layer, kv head) in a cache page, and of the whole page. */
+static inline size_t vd_model_chunk_bytes(const struct vd_model *m)
+{
+    return m->kern->kv_bytes(m->dims.hd);
+}
+static inline size_t vd_model_page_bytes(const struct vd_model *m)
+{
+    return m->dims.n_layers * m->dims.n_kv * vd_model_chunk_bytes(m);
+}
+static inline size_t vd_model_chunk_offset(const struct vd_model *m, size_t layer, size_t head)
+{
+    return (layer * m->dims.n_kv + head) * vd_model_chunk_bytes(m);
+}
+
+/* The KROW and VROW records (all kv heads) of a slot of a page. */
+void vd_model_read_rows(const struct vd_model *m, const void *page, size_t layer, size_t slot, uint8_t *k,
+                        uint8_t *v);
+
+/* ---- what the forward pass may do to a sequence ---- */
+
+const void *const *vd_kv_page_table(const struct vd_kv *kv);
+void vd_kv_set_len(struct vd_kv *kv, size_t n_pos);
+/* False if the sequence already takes part in the call that is being checked. */
+bool vd_kv_claim(struct vd_kv *kv);
+void vd_kv_unclaim(struct vd_kv *kv);
+
+#endif

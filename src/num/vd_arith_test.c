@@ -217,10 +217,11 @@ static uint64_t hash_sample(void)
         uint32_t n = 1 + (uint32_t)vd_rng_below(&r, i % 20 ? 200 : 9000);
         for (uint32_t k = 0; k < n; k++)
             x[k] = i & 1 ? test_normal(&r, 3) : (float)((int)vd_rng_below(&r, 9) - 4);
-        struct vd_sampling p = {.temp_micro = (uint32_t)vd_rng_below(&r, 2000000),
-                                .top_k = (uint32_t)vd_rng_below(&r, n + 1),
-                                .top_p_micro = (uint32_t)vd_rng_below(&r, 1200000),
-                                .min_p_micro = (uint32_t)vd_rng_below(&r, 200000)};
+        struct vd_sampling p = {0}; /* set one by one: the order of an initialiser's calls is not fixed */
+        p.temp_micro = (uint32_t)vd_rng_below(&r, 2000000);
+        p.top_k = (uint32_t)vd_rng_below(&r, n + 1);
+        p.top_p_micro = (uint32_t)vd_rng_below(&r, 1200000);
+        p.min_p_micro = (uint32_t)vd_rng_below(&r, 200000);
         h = test_fnv_u64(h, vd_num_sample(x, n, &p, vd_rng_next(&r), w));
         for (uint32_t k = 0; k < n && p.temp_micro; k++)
             h = test_fnv_u64(h, w[k]);

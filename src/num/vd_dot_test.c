@@ -23,7 +23,8 @@ static void random_row(struct vd_rng *r, enum vd_wtype type, uint8_t *row, int s
         for (uint32_t i = 0; i < info->block_bytes; i++)
             row[i] = (uint8_t)vd_rng_next(r);
         for (int k = 0; k <= info->has_min; k++) {
-            float s = ldexpf(spread ? test_uniform(r, 1) : 1, (int)vd_rng_below(r, (uint64_t)spread + 1) - 6);
+            float s = spread ? test_uniform(r, 1) : 1;
+            s = ldexpf(s, (int)vd_rng_below(r, (uint64_t)spread + 1) - 6);
             vd_le16_store(row + 2 * k, vd_f16_from_f32(s));
         }
     }

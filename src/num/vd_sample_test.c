@@ -111,12 +111,13 @@ static void check_cases(uint64_t seed, int cases, uint32_t max_n)
     for (int i = 0; i < cases; i++) {
         uint32_t n = 1 + (uint32_t)vd_rng_below(&r, max_n);
         random_logits(&r, x, n, levels[vd_rng_below(&r, 5)]);
-        struct vd_sampling p = {
-            .temp_micro = temps[vd_rng_below(&r, 7)],
-            .top_k = vd_rng_below(&r, 2) ? (uint32_t)vd_rng_below(&r, n + 3) : 0,
-            .top_p_micro = vd_rng_below(&r, 3) ? random_micro(&r) : 1000000,
-            .min_p_micro = vd_rng_below(&r, 3) ? 0 : random_micro(&r),
-        };
+        struct vd_sampling p = {.temp_micro = temps[vd_rng_below(&r, 7)], .top_p_micro = 1000000};
+        if (vd_rng_below(&r, 2))
+            p.top_k = (uint32_t)vd_rng_below(&r, n + 3);
+        if (vd_rng_below(&r, 3))
+            p.top_p_micro = random_micro(&r);
+        if (!vd_rng_below(&r, 3))
+            p.min_p_micro = random_micro(&r);
         for (int k = 0; k < 4; k++) {
             uint64_t r64 = k == 0 ? 0 : k == 1 ? UINT64_MAX : vd_rng_next(&r);
             uint32_t want = sample_by_sorting(x, n, &p, r64), got = vd_num_sample(x, n, &p, r64, w);

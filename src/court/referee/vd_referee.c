@@ -1,0 +1,299 @@
+/* An opening is read once, from front to back. What comes next is always known: the graph gives the inputs,
+ * the trees' sizes give the lengths of the proofs. So the reader has one failure ("too short or left over")
+ * and every check is one comparison of hashes. */
+#include "vd_referee.h"
+
+#include "vd_merkle.h"
+#include "vd_tile.h"
+#include "vd_trace_hash.h"
+
+#include <assert.h>
+#include <string.h>
+
+enum { LEAVES_MAX = 16 }; /* of one input: 4,096 logits lie in 4, the histograms of 256 tiles in 8 */
+
+struct reader {
+    const uint8_t *p, *end;
+    bool bad;
+};
+
+/* The next n bytes, or NULL. */
+static const uint8_t *take(struct reader *r, size_t n)
+{
+    if (r->bad || n > (size_t)(r->end - r->p)) {
+        r->bad = true;
+        return NULL;
+    }
+    r->p += n;
+    return r->p - n;
+}
+
+static struct vd_hash take_hash(struct reader *r)
+{
+    struct vd_hash h = {{0}};
+    const uint8_t *p = take(r, VD_HASH_BYTES);
+    if (p)
+        memcpy(h.b, p, sizeof h.b);
+    return h;
+}
+
+/* The root that leaves [first, first + count) of n imply together with the proof that comes next. */
+static struct vd_hash take_root(struct reader *r, size_t n, size_t first, size_t count,
+                                const struct vd_hash *leaf)
+{
+    static_assert(sizeof(struct vd_hash) == VD_HASH_BYTES && _Alignof(struct vd_hash) == 1,
+                  "hashes are read in place");
+    size_t len = vd_merkle_range_proof_len(n, first, count);
+    const uint8_t *p = take(r, len * VD_HASH_BYTES);
+    if (!p)
+        return (struct vd_hash){{0}};
+    return vd_merkle_range_root(n, first, count, leaf, (const struct vd_hash *)p);
+}
+
+static void demand(struct reader *r, const struct vd_hash *a, const struct vd_hash *b)
+{
+    if (!vd_hash_eq(a, b))
+        r->bad = true;
+}
+
+struct referee {
+    const struct vd_ref_claim *claim;
+    const struct vd_graph *g;
+    const struct vd_ref_point *pt;
+    struct reader r;
+};
+
+/* ---- records ---- */
+
+/* The leaves that hold records [first, first + count) of operator `op` of a unit of this step, and their
+ * root. *data gets the first needed record. */
+static struct vd_hash take_records(struct referee *f, uint32_t unit, uint32_t op, uint64_t first,
+                                   uint32_t count, const uint8_t **data)
+{
+    struct vd_hash leaf[LEAVES_MAX];
+    struct vd_graph_op o;
+    vd_graph_op(f->g, f->pt->step, unit, op, &o);
+    uint64_t k0 = first / o.leaf_records, k1 = (first + count - 1) / o.leaf_records;
+    struct vd_trace_at at = {f->pt->salt, f->pt->step, unit, op};
+    assert(count >= 1 && first + count <= o.n_records && k1 - k0 < LEAVES_MAX);
+    for (uint64_t k = k0; k <= k1; k++) {
+        size_t n = vd_graph_leaf_bytes(&o, k);
+        const uint8_t *p = take(&f->r, n);
+        if (!p)
+            return (struct vd_hash){{0}};
+        if (k == k0)
+            *data = p + (first - k0 * o.leaf_records) * o.record_bytes;
+        leaf[k - k0] = vd_trace_leaf(&at, (uint32_t)k, p, n);
+    }
+    return take_root(&f->r, (size_t)vd_graph_leaves(&o), (size_t)k0, (size_t)(k1 - k0 + 1), leaf);
+}
+
+static void read_op(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
+{
+    struct vd_hash root = take_records(f, f->pt->unit, in->op, in->first, in->count, data);
+    demand(&f->r, &root, &f->pt->op_roots[in->op]);
+}
+
+/* The unit hash from the root of its operator `op` and the other roots under it, which come next. */
+static struct vd_hash take_unit(struct referee *f, const struct vd_hash *salt, uint32_t step, uint32_t unit,
+                                uint32_t op, const struct vd_hash *root)
+{
+    struct vd_hash outs[VD_GRAPH_OUTS_MAX];
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(f->g, step, unit, ops);
+    struct vd_trace_at at = {*salt, step, unit, 0};
+    for (unsigned i = 0; i < n; i++)
+        outs[i] = ops[i] == op ? *root : take_hash(&f->r);
+    return vd_trace_unit(&at, outs, n);
+}
+
+static void read_row(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
+{
+    uint32_t unit = f->pt->unit - 1, op = vd_graph_row_op(f->g, unit);
+    struct vd_hash root = take_records(f, unit, op, in->first, in->count, data);
+    struct vd_hash h = take_unit(f, &f->pt->salt, f->pt->step, unit, op, &root);
+    h = take_root(&f->r, vd_graph_units(f->g, f->pt->step), unit, 1, &h);
+    demand(&f->r, &h, &f->pt->step_root);
+}
+
+/* ---- cached rows of earlier steps ---- */
+
+/* One K or V record of step j: salt, record, proof, the unit's other roots, proof. Returns the state tree's
+ * leaf. */
+static struct vd_hash take_cache_row(struct referee *f, const struct vd_graph_input *in, uint32_t step,
+                                     const uint8_t **row)
+{
+    struct vd_graph_op o;
+    struct vd_hash salt = take_hash(&f->r);
+    vd_graph_op(f->g, step, f->pt->unit, in->op, &o);
+    struct vd_trace_at at = {salt, step, f->pt->unit, in->op};
+    *row = take(&f->r, o.record_bytes);
+    if (!*row)
+        return (struct vd_hash){{0}};
+    struct vd_hash h = vd_trace_leaf(&at, in->head, *row, o.record_bytes);
+    h = take_root(&f->r, (size_t)vd_graph_leaves(&o), in->head, 1, &h);
+    h = take_unit(f, &salt, step, f->pt->unit, in->op, &h);
+    h = take_root(&f->r, vd_graph_units(f->g, step), f->pt->unit, 1, &h);
+    return vd_trace_step(step, &h);
+}
+
+static void read_cache(struct referee *f, const struct vd_graph_input *in, const uint8_t *row[VD_GRAPH_CHUNK])
+{
+    struct vd_hash leaf[VD_GRAPH_CHUNK];
+    assert(in->count >= 1 && in->count <= VD_GRAPH_CHUNK);
+    for (uint32_t j = 0; j < in->count; j++)
+        leaf[j] = take_cache_row(f, in, (uint32_t)in->first + j, &row[j]);
+    struct vd_hash root = take_root(&f->r, f->g->job.n_steps, (size_t)in->first, in->count, leaf);
+    demand(&f->r, &root, &f->pt->state_root);
+}
+
+/* ---- weights and tokens ---- */
+
+static void read_weight(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
+{
+    const struct vd_program *p = f->g->program;
+    struct vd_tensor_shape t = vd_program_tensor(p, in->tensor);
+    uint32_t parts = vd_tensor_parts(t);
+    size_t n = vd_tensor_part_bytes(t, in->part);
+    *data = take(&f->r, n);
+    if (!*data)
+        return;
+    struct vd_hash h = vd_weight_leaf(in->tensor, in->row, in->part, *data, n);
+    h = take_root(&f->r, (size_t)t.rows * parts, (size_t)in->row * parts + in->part, 1, &h);
+    h = vd_tensor_leaf(in->tensor, t, &h);
+    h = take_root(&f->r, p->n_tensors, in->tensor, 1, &h);
+    h = vd_program_model_root(f->claim->program_bytes, p->n_tensors, &h);
+    demand(&f->r, &h, &f->claim->model_root);
+}
+
+/* The proof that `token` stands at sequence position `at`, under the prompt or the output root. */
+static void check_token(const struct vd_ref_claim *claim, struct reader *r, const struct vd_hash *salt,
+                        uint32_t at, uint32_t token)
+{
+    const struct vd_graph_job *j = &claim->graph.job;
+    bool in_prompt = at < j->n_prompt;
+    struct vd_hash h = vd_token_leaf(salt, at, token);
+    if (in_prompt)
+        h = take_root(r, j->n_prompt, at, 1, &h);
+    else
+        h = take_root(r, j->n_output, at - j->n_prompt, 1, &h);
+    demand(r, &h, in_prompt ? &claim->prompt_root : &claim->output_root);
+}
+
+static void read_token(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
+{
+    *data = take(&f->r, 4);
+    if (*data)
+        check_token(f->claim, &f->r, &f->pt->salt, (uint32_t)in->first, vd_le32_load(*data));
+}
+
+/* ---- verdicts ---- */
+
+bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receipt,
+                       const struct vd_program *program, struct vd_bytes program_bytes)
+{
+    const struct vd_request *q = &receipt->request;
+    *out = (struct vd_ref_claim){
+        .graph = {program,
+                  {.n_prompt = q->n_prompt,
+                   .n_output = receipt->n_output,
+                   .n_steps = vd_receipt_n_steps(receipt),
+                   .max_tokens = q->max_tokens,
+                   .sampling = q->sampling}},
+        .program_bytes = program_bytes,
+        .model_root = q->model_root,
+        .prompt_root = q->prompt_root,
+        .output_root = receipt->output_root,
+        .commit_root = receipt->commit_root,
+        .salt_commit = q->salt_commit,
+        .finish = receipt->finish,
+    };
+    return vd_graph_valid(&out->graph);
+}
+
+static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct vd_tile_data *data)
+{
+    if (t->in[i].dynamic)
+        vd_tile_resolve(t, f->g, i, data);
+    switch (t->in[i].kind) {
+    case VD_IN_OP:
+        read_op(f, &t->in[i], &data->in[i]);
+        break;
+    case VD_IN_ROW:
+        read_row(f, &t->in[i], &data->in[i]);
+        break;
+    case VD_IN_KV:
+        read_cache(f, &t->in[i], data->row);
+        break;
+    case VD_IN_WEIGHT:
+        read_weight(f, &t->in[i], &data->in[i]);
+        break;
+    case VD_IN_TOKEN:
+        read_token(f, &t->in[i], &data->in[i]);
+        break;
+    }
+}
+
+enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
+                                    const uint8_t *worker_record, struct vd_bytes opening)
+{
+    struct referee f = {claim, &claim->graph, pt, {opening.p, opening.p + opening.n, false}};
+    struct vd_tile_data data = {{NULL}, {NULL}};
+    struct vd_tile t;
+    uint8_t record[VD_GRAPH_RECORD_BYTES_MAX];
+    if (opening.n > VD_OPENING_MAX_BYTES)
+        return VD_REF_REJECTED;
+    vd_tile_init(&t, f.g, pt->step, pt->unit, pt->op, pt->record);
+    for (unsigned i = 0; i < t.n_in && !f.r.bad; i++)
+        read_input(&f, &t, i, &data);
+    if (f.r.bad || f.r.p != f.r.end)
+        return VD_REF_REJECTED;
+    vd_tile_eval(&t, f.g, &data, record);
+    return memcmp(record, worker_record, t.o.record_bytes) ? VD_REF_WORKER_LOSES : VD_REF_CHALLENGER_LOSES;
+}
+
+/* What TOKEN says must be what the receipt says: its token the next output token, if there is one, and its
+ * stop state the end exactly at the end. */
+static void check_record(const struct vd_ref_claim *claim, struct reader *r, uint32_t step,
+                         const uint8_t *record)
+{
+    const struct vd_graph_job *j = &claim->graph.job;
+    uint32_t token = vd_le32_load(record), stop = vd_le32_load(record + 4);
+    bool last = step == j->n_steps - 1;
+    uint32_t want = last && claim->finish != VD_FINISH_CANCELLED ? (uint32_t)claim->finish : VD_STOP_NONE;
+    if (stop != want)
+        r->bad = true;
+    if (step + 1 - j->n_prompt < j->n_output) {
+        struct vd_hash salt = take_hash(r);
+        check_token(claim, r, &salt, step + 1, token);
+    }
+}
+
+bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *state_root, uint32_t step,
+                     struct vd_bytes opening)
+{
+    const struct vd_graph *g = &claim->graph;
+    struct reader r = {opening.p, opening.p + opening.n, opening.n > VD_OPENING_MAX_BYTES};
+    uint32_t n_units = vd_graph_units(g, step), last_block = g->program->n_layers;
+    bool has_head = vd_graph_has_head(g, step);
+    struct vd_hash unit[2], h;
+    struct vd_hash salt = take_hash(&r);
+    for (unsigned i = 0; i < 1u + has_head; i++)
+        unit[i] = take_hash(&r);
+    h = take_root(&r, n_units, last_block, 1u + has_head, unit);
+    h = vd_trace_step(step, &h);
+    h = take_root(&r, g->job.n_steps, step, 1, &h);
+    demand(&r, &h, state_root);
+    h = vd_commit_leaf(step, &unit[0], has_head ? &unit[1] : NULL);
+    h = take_root(&r, g->job.n_steps, step, 1, &h);
+    demand(&r, &h, &claim->commit_root);
+    const uint8_t *record = has_head ? take(&r, VD_TOKEN_RECORD_BYTES) : NULL;
+    if (record) {
+        struct vd_trace_at at = {salt, step, last_block + 1, vd_graph_ops(g, step, last_block + 1) - 1};
+        struct vd_hash root = vd_trace_leaf(&at, 0, record, VD_TOKEN_RECORD_BYTES);
+        h = vd_trace_unit(&at, &root, 1);
+        demand(&r, &h, &unit[1]);
+        check_record(claim, &r, step, record);
+    }
+    return !r.bad && r.p == r.end;
+}

@@ -1,0 +1,119 @@
+/* The engine: runs many generation jobs on one model, all in the same forward passes.
+ *
+ * What it is. A scheduler thread owns a context and a KV cache. Each step it runs one forward pass over a row
+ * of every generating job and some prompt rows of the others, samples, and calls the jobs back. Which jobs
+ * share a step never changes a bit of any job's output (docs/spec/arithmetic.md). Jobs are admitted in order,
+ * but accounts take turns; a job is admitted when the whole of its cache (prompt and max_tokens) fits, so
+ * that it cannot run out of memory later.
+ *
+ * Prefix cache. What a job leaves in the cache stays until the memory is wanted, and is reused by later jobs
+ * *of the same account* that begin with the same tokens (a cache over accounts would leak prompts by its
+ * timing). A job with account zero neither uses nor leaves anything.
+ *
+ * Callbacks run on the scheduler thread, one at a time: keep them short. They may call vd_engine_submit and
+ * vd_engine_cancel, no other function of this header. Per job the order is: positions ascending from 0; for
+ * each that yields a token, on_position before on_token; at last on_done, exactly once, also after cancel and
+ * destroy.
+ *
+ * Ownership: prompt and resume are copied by submit. Model and pool are borrowed; nobody else may use the
+ * pool but within vd_engine_run. Thread rule: every function may be called from any thread. */
+#ifndef VD_ENGINE_H
+#define VD_ENGINE_H
+
+#include "vd_forward.h"
+#include "vd_sample.h"
+#include "vd_sha256.h"
+
+struct vd_engine;
+
+/* Values of 0 mean the default. */
+struct vd_engine_options {
+    size_t max_kv_bytes; /* limit of the cache, prefixes included; default 512 MiB */
+    size_t max_rows;     /* rows of a step; default 512 */
+    size_t max_active;   /* jobs that share steps; default 32 */
+    size_t max_queued;   /* jobs that wait; default 1024 */
+};
+
+/* docs/spec/proof.md: `stop` of the TOKEN record, and finish of a receipt. */
+enum vd_stop {
+    VD_STOP_NONE = 0,
+    VD_STOP_TOKEN = 1,  /* a stop token of the program, which is the last of the output */
+    VD_STOP_LENGTH = 2, /* max_tokens tokens */
+    VD_STOP_FAIL = 3,   /* a logit was not finite; there is no token (VD_SAMPLE_FAIL) */
+};
+
+/* What the commit root binds of one position. Pointers live for the call. */
+struct vd_position {
+    uint32_t pos;
+    const uint8_t *k, *v; /* KROW and VROW records of the last layer, as vd_kv_read gives them */
+    const float *x; /* the X row after the last layer; NULL for positions before the last of the prompt */
+    uint32_t token; /* sampled here; VD_SAMPLE_FAIL if none (x NULL, or stop FAIL) */
+    enum vd_stop stop;
+};
+
+enum vd_job_end {
+    VD_JOB_STOPPED,   /* see .stop */
+    VD_JOB_CANCELLED, /* by vd_engine_cancel or vd_engine_destroy */
+    VD_JOB_BROKEN,    /* the machine failed: see .err */
+};
+
+struct vd_job_result {
+    enum vd_job_end end;
+    enum vd_stop stop;
+    uint32_t n_output; /* tokens, the resumed ones included */
+    uint32_t n_reused; /* prompt positions taken from the prefix cache */
+    uint64_t queue_ns, prompt_ns, output_ns;
+    struct vd_error err; /* code VD_OK but for VD_JOB_BROKEN */
+};
+
+struct vd_job {
+    const uint32_t *prompt;
+    uint32_t n_prompt; /* at least 1 */
+    /* Tokens that another worker has streamed already: they are replayed together with the prompt, and no
+     * on_token is called for them. */
+    const uint32_t *resume;
+    uint32_t n_resume;   /* below max_tokens */
+    uint32_t max_tokens; /* at least 1; n_prompt + max_tokens - 1 positions fit into the model's context */
+    struct vd_sampling sampling;
+    struct vd_hash account;
+
+    void *arg;
+    void (*on_position)(void *arg, const struct vd_position *p); /* may be NULL */
+    void (*on_token)(void *arg, uint32_t index, uint32_t token); /* index in the output; may be NULL */
+    /* resume[index] is not what the job yields there: `own` is, and on_token goes on with it. May be NULL. */
+    void (*on_mismatch)(void *arg, uint32_t index, uint32_t given, uint32_t own);
+    void (*on_done)(void *arg, const struct vd_job_result *r);
+};
+
+/* Starts the scheduler thread. VD_EUSE (a cache below one page), VD_ENOMEM, VD_EAGAIN. */
+enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, struct vd_pool *pool,
+                             const struct vd_engine_options *options, struct vd_error *err);
+/* Cancels all jobs, waits for their on_done, ends the thread. NULL is allowed. Not from a callback. */
+void vd_engine_destroy(struct vd_engine *e);
+
+/* Queues a job; *id names it for cancel. Wrong input is refused here: VD_EUSE (empty prompt, a token outside
+ * the vocabulary, a resume longer than max_tokens allows or with a stop token inside), VD_ELIMIT (longer than
+ * the context or than the whole cache), VD_EAGAIN (the queue is full), VD_ECANCELLED (the engine is being
+ * destroyed), VD_ENOMEM. */
+enum vd_err vd_engine_submit(struct vd_engine *e, const struct vd_job *job, uint64_t *id,
+                             struct vd_error *err);
+/* Ends a job after the running step; one that is unknown or done already is left alone. */
+void vd_engine_cancel(struct vd_engine *e, uint64_t id);
+
+/* Runs fn(arg, ctx, cache) on the scheduler thread between two steps and returns when it has run: for replay
+ * and traces beside serving. fn closes the sequences that it opens. VD_ECANCELLED when the engine is being
+ * destroyed. */
+enum vd_err vd_engine_run(struct vd_engine *e,
+                          void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache), void *arg,
+                          struct vd_error *err);
+
+struct vd_engine_stats {
+    size_t n_active, n_queued, n_prefixes;
+    size_t kv_pages_used, kv_pages_max, kv_page_bytes;
+    uint64_t n_steps, n_rows, n_prompt_tokens, n_reused_tokens, n_output_tokens;
+};
+void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out);
+/* Drops what the prefix cache holds (of one account, or of all if NULL). */
+void vd_engine_forget(struct vd_engine *e, const struct vd_hash *account);
+
+#endif

@@ -2,5 +2,5 @@
 #include "vd_cmd.h"
 
 const struct vd_cmd *const vd_cmd_list[] = {
-    &vd_cmd_model,&vd_cmd_bench, &vd_cmd_perplexity, &vd_cmd_tokenize, &vd_cmd_detokenize, &vd_cmd_key, NULL,
+    &vd_cmd_model, &vd_cmd_bench, &vd_cmd_perplexity, &vd_cmd_tokenize, &vd_cmd_detokenize, &vd_cmd_key, NULL,
 };

@@ -21,6 +21,7 @@
 #define VD_ENGINE_H
 
 #include "vd_forward.h"
+#include "vd_graph.h" /* enum vd_stop */
 #include "vd_sample.h"
 #include "vd_sha256.h"
 
@@ -32,14 +33,6 @@ struct vd_engine_options {
     size_t max_rows;     /* rows of a step; default 512 */
     size_t max_active;   /* jobs that share steps; default 32 */
     size_t max_queued;   /* jobs that wait; default 1024 */
-};
-
-/* docs/spec/proof.md: `stop` of the TOKEN record, and finish of a receipt. */
-enum vd_stop {
-    VD_STOP_NONE = 0,
-    VD_STOP_TOKEN = 1,  /* a stop token of the program, which is the last of the output */
-    VD_STOP_LENGTH = 2, /* max_tokens tokens */
-    VD_STOP_FAIL = 3,   /* a logit was not finite; there is no token (VD_SAMPLE_FAIL) */
 };
 
 /* What the commit root binds of one position. Pointers live for the call. */

@@ -51,6 +51,8 @@ static uint32_t get_hashes(struct vd_pb_reader *r, uint32_t field, struct vd_has
 static void get_path(struct vd_pb_reader *r, uint32_t field, struct vd_game_path *path)
 {
     struct vd_bytes b = vd_pb_get_bytes(r, field, sizeof *path + 64);
+    if (b.n == 0)
+        return;
     struct vd_pb_reader in = vd_pb_reader_init(b.p, b.n);
     path->n = vd_pb_get_u64(&in, 1, UINT64_MAX);
     path->span.first = vd_pb_get_u64(&in, 2, UINT64_MAX);

@@ -17,6 +17,11 @@ struct reader {
     bool bad;
 };
 
+static struct reader reader_of(struct vd_bytes b)
+{
+    return (struct reader){b.p, b.n ? b.p + b.n : b.p, b.n > VD_OPENING_MAX_BYTES};
+}
+
 /* The next n bytes, or NULL. */
 static const uint8_t *take(struct reader *r, size_t n)
 {
@@ -237,12 +242,10 @@ static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct 
 enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
                                     const uint8_t *worker_record, struct vd_bytes opening)
 {
-    struct referee f = {claim, &claim->graph, pt, {opening.p, opening.p + opening.n, false}};
+    struct referee f = {claim, &claim->graph, pt, reader_of(opening)};
     struct vd_tile_data data = {{NULL}, {NULL}};
     struct vd_tile t;
     uint8_t record[VD_GRAPH_RECORD_BYTES_MAX];
-    if (opening.n > VD_OPENING_MAX_BYTES)
-        return VD_REF_REJECTED;
     vd_tile_init(&t, f.g, pt->step, pt->unit, pt->op, pt->record);
     for (unsigned i = 0; i < t.n_in && !f.r.bad; i++)
         read_input(&f, &t, i, &data);
@@ -273,7 +276,7 @@ bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *sta
                      struct vd_bytes opening)
 {
     const struct vd_graph *g = &claim->graph;
-    struct reader r = {opening.p, opening.p + opening.n, opening.n > VD_OPENING_MAX_BYTES};
+    struct reader r = reader_of(opening);
     uint32_t n_units = vd_graph_units(g, step), last_block = g->program->n_layers;
     bool has_head = vd_graph_has_head(g, step);
     struct vd_hash unit[2], h;

@@ -1,0 +1,88 @@
+/* A trace, opened on demand: all hashes of the state tree, and one unit's operators with all their records
+ * (docs/spec/proof.md, sections 2, 3 and 6).
+ *
+ * Nothing of a trace is stored while generating. In a dispute the sequence is run again with the fast engine,
+ * which hands over the rows under the unit hashes; the one unit that the dispute arrives at is then computed
+ * operator by operator with src/num on the file's own weight bytes, and its unit hash must be the engine's
+ * (else VD_EINTERNAL: a kernel differs from num, and this machine must not fight disputes).
+ *
+ * Where rows and weights come from is a vd_trace_source; vd_trace_model.h makes one of a model. Memory: 32
+ * bytes per unit of every step, and the records of one unit. Thread rule: one thread at a time per trace. */
+#ifndef VD_TRACE_H
+#define VD_TRACE_H
+
+#include "vd_err.h"
+#include "vd_graph.h"
+#include "vd_model.h"
+#include "vd_trace_hash.h"
+
+/* Receives the rows of a run. `row` may be called from several threads at once for different (step, unit); k,
+ * v NULL for unit 0, x NULL where the unit has no X row. `token` comes for every step with a head. */
+struct vd_trace_sink {
+    void *arg;
+    void (*row)(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x);
+    void (*token)(void *arg, uint32_t step, uint32_t token, enum vd_stop stop);
+};
+
+struct vd_trace_source {
+    void *arg;
+    /* Runs steps [0, n_steps) and hands everything to the sink. */
+    enum vd_err (*run)(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink, struct vd_error *err);
+    /* The file's own bytes of a row of a tensor. */
+    struct vd_bytes (*weight_row)(void *arg, uint32_t tensor, uint32_t row);
+    enum vd_err (*weight_proof)(void *arg, uint32_t tensor, uint32_t row, uint32_t part,
+                                struct vd_weight_proof *out, struct vd_error *err);
+    /* Called when an operator's records are complete and before anything reads them. NULL but in tests, which
+     * make cheats of it. */
+    void (*after_op)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
+};
+
+/* Everything that a record of one unit can read, and all its operators. */
+struct vd_trace_unit_data {
+    bool loaded;
+    uint32_t step, unit, n_ops;
+    struct vd_graph_op op[VD_GRAPH_OPS_MAX];
+    uint8_t *records[VD_GRAPH_OPS_MAX]; /* of each operator, one after the other */
+    struct vd_hash op_root[VD_GRAPH_OPS_MAX];
+    uint8_t *row; /* the row of the unit before: d f32 records; NULL for unit 0 */
+    struct vd_hash row_outs[VD_GRAPH_OUTS_MAX];      /* the roots under that unit's hash */
+    uint8_t *k, *v;                                  /* K and V records of this unit at steps 0 .. step - 1 */
+    struct vd_hash (*cache_outs)[VD_GRAPH_OUTS_MAX]; /* and the roots under those units' hashes */
+    void *memory;
+};
+
+struct vd_trace {
+    struct vd_graph graph;
+    uint8_t job_salt[VD_JOB_SALT_BYTES];
+    const uint32_t *prompt, *output;
+    struct vd_trace_source source;
+    uint32_t n_units;       /* row length of `unit` */
+    struct vd_hash *unit;   /* unit hashes: [step * n_units + unit] */
+    struct vd_hash *step;   /* leaves of the state tree */
+    struct vd_hash *commit; /* leaves of the commit tree */
+    uint8_t *token_record;  /* TOKEN records: [8 * step] */
+    struct vd_hash state_root, commit_root;
+    struct vd_trace_unit_data u;
+};
+
+/* Runs the sequence once. graph's program, prompt and output are borrowed for the trace's life, `source` is
+ * copied. vd_graph_valid(graph). VD_ENOMEM, and what source.run returns. */
+enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph, const uint32_t *prompt,
+                            const uint32_t *output, const uint8_t job_salt[VD_JOB_SALT_BYTES],
+                            const struct vd_trace_source *source, struct vd_error *err);
+void vd_trace_destroy(struct vd_trace *t); /* NULL is allowed */
+
+/* Computes t->u of that unit; at once if it is there already. A second run of the source. */
+enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
+
+/* The hash of leaf k of an operator of the loaded unit. */
+struct vd_hash vd_trace_leaf_hash(const struct vd_trace *t, uint32_t op, uint64_t k);
+/* All of them: vd_graph_leaves(&t->u.op[op]) hashes. */
+void vd_trace_leaf_hashes(const struct vd_trace *t, uint32_t op, struct vd_hash *out);
+
+static inline uint32_t vd_trace_token(const struct vd_trace *t, uint32_t i)
+{
+    return i < t->graph.job.n_prompt ? t->prompt[i] : t->output[i - t->graph.job.n_prompt];
+}
+
+#endif

@@ -10,6 +10,7 @@
 #include "vd_link.h"
 #include "vd_clock.h"
 #include "vd_link_tls.h"
+#include "vd_listen_tcp.h"
 #include "vd_rng.h"
 #include "vd_wire.h"
 
@@ -976,44 +977,6 @@ static void *listener_main(void *arg)
     return NULL;
 }
 
-static int listen_on(const char *host, uint16_t port, struct vd_error *err)
-{
-    char service[8];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *a = NULL;
-    snprintf(service, sizeof service, "%u", port);
-    int rc = getaddrinfo(host, service, &hints, &a), one = 1;
-    if (rc != 0) {
-        vd_error_set(err, VD_ENET, "cannot listen on the address %s: %s", host, gai_strerror(rc));
-        return -1;
-    }
-    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
-              bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 128) == 0;
-    int saved = errno;
-    freeaddrinfo(a);
-    if (ok)
-        return fd;
-    if (fd >= 0)
-        close(fd);
-    if (saved == EADDRINUSE)
-        vd_error_set(err, VD_EBUSY,
-                     "port %u on %s is in use: stop the program that holds it, or choose another port", port,
-                     host);
-    else
-        vd_error_set(err, VD_ENET, "cannot listen on %s port %u: %s", host, port, strerror(saved));
-    return -1;
-}
-
-static uint16_t port_of(int fd)
-{
-    struct sockaddr_storage sa;
-    socklen_t n = sizeof sa;
-    if (getsockname(fd, (struct sockaddr *)&sa, &n) != 0)
-        return 0;
-    return ntohs(sa.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&sa)->sin6_port
-                                          : ((struct sockaddr_in *)&sa)->sin_port);
-}
-
 static void listener_free(struct vd_link_listener *s)
 {
     if (s->fd >= 0)
@@ -1038,9 +1001,8 @@ enum vd_err vd_link_listen(struct vd_link_listener **out, const struct vd_link_c
     if (s->wake < 0)
         vd_error_set(&why, VD_ENOMEM, "cannot make an event: %s", strerror(errno));
     else if (vd_link_tls_ctx(&s->ctx, cfg.key, cfg.protocol, &why) == VD_OK)
-        s->fd = listen_on(host, port, &why);
+        vd_listen_tcp(&s->fd, &s->port, host, port, &why);
     if (why.code == VD_OK) {
-        s->port = port_of(s->fd);
         if (pthread_create(&s->thread, NULL, listener_main, s) != 0)
             vd_error_set(&why, VD_EAGAIN, "the system refused a thread for a listener");
     }

@@ -6,15 +6,23 @@
  * chunk without a valid key is skipped.
  *
  * A chunk's record, over its valid lanes (all arrays are indexed by lane = position mod 64):
- *   any score NaN:  m = l = d = NaN (VD_NAN_BITS), q = 0.  Else
- *   m = max score + 0.0f;  p_j = exp(s_j - m);  l = tree32 of lane j = p_j + p_{j+32}, absent p = +0; a NaN l
- * is VD_NAN_BITS t_j = p_j * dv_j;  tmax = largest bit pattern of t with the sign cleared tmax infinite or
- * NaN: d = NaN (VD_NAN_BITS), q = 0 d = tmax / 32767 (NOT rounded to 11 bits);  d < 2^-100: d = +0, q = 0;
- * else inv = 1 / d;  q_j = rint(t_j * inv) Absent lanes have q = 0. q lies in [0, 32767] without a clamp,
- * since d is correctly rounded: t * inv <= 32767 * (1 + 3 * 2^-24) < 32767.5. With d rounded to 11 bits it
- * would not (up to 32783), and a clamp would lower the chunk's largest weight by up to a part in 2^11;
- * nothing here needs the short scale. o[e] = (float)(sum over lanes of q_j * v_j[e]) * d        (the sum
- * exact: 64 * 32767 * 128 < 2^31) */
+ *
+ *   any score NaN:  m = l = d = NaN (VD_NAN_BITS), all q = 0
+ *   m = max score + 0.0f;  p_j = exp(s_j - m), absent lanes +0
+ *   l = tree32 of lane j = p_j + p_{j+32}, a NaN as VD_NAN_BITS
+ *   t_j = p_j * dv_j, absent lanes +0;  tmax = largest bit pattern of t with the sign cleared
+ *   tmax infinite or NaN:  d = NaN (VD_NAN_BITS), all q = 0
+ *   d = tmax / 32767                        (NOT rounded to 11 bits)
+ *   d < 2^-100:  d = +0, all q = 0
+ *   else  inv = 1 / d;  q_j = rint(t_j * inv)
+ *
+ * and its output, the sum exact since 64 * 32767 * 128 < 2^31:
+ *
+ *   o[e] = (float)(sum over lanes of q_j * v_j[e]) * d
+ *
+ * q lies in [0, 32767] without a clamp, since d is correctly rounded: t * inv <= 32767 * (1 + 3 * 2^-24),
+ * below 32767.5. With d rounded to 11 bits it would not (up to 32783), and a clamp would lower the chunk's
+ * largest weight by up to a part in 2^11; nothing here needs the short scale. */
 #ifndef VD_ATTN_H
 #define VD_ATTN_H
 
@@ -45,8 +53,10 @@ void vd_num_chunk(const float *score, const float *dv, uint32_t first, uint32_t 
 void vd_num_chunk_v(const struct vd_chunk *chunk, const int8_t *v, size_t stride_bytes, uint32_t hd,
                     float *o);
 
-/* Merges the chunk (mc, lc, oc) into the running (m, l, o), chunks ascending; the first chunk is copied
- * instead: M = NaN (VD_NAN_BITS) if m or mc is NaN, else max(m, mc) + 0.0f;  a = exp(m - M);  b = exp(mc - M)
+/* Merges the chunk (mc, lc, oc) into the running (m, l, o), chunks ascending; the first is copied instead.
+ *
+ *   M = NaN (VD_NAN_BITS) if m or mc is NaN, else max(m, mc) + 0.0f
+ *   a = exp(m - M);  b = exp(mc - M)
  *   l = fma(l, a, lc * b);  o = fma(o, a, oc * b);  m = M */
 void vd_num_merge(float *m, float *l, float *o, float mc, float lc, const float *oc, uint32_t hd);
 

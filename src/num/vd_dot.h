@@ -1,10 +1,12 @@
 /* Products of a row of weights with a vector.
  *
  * Inside a segment of 512 elements the sum goes up one block (or one element) at a time from +0; the segment
- * sums are then added ascending, starting from the first. Per block of 32, with isum and asum exact in int32:
+ * sums are then added ascending, starting from the first. Per block of 32, with isum and asum (the sum of the
+ * activations' q) exact in int32:
  *   Q8_0, Q4_0  acc = fma(d_w * d_a, (float)isum, acc)
- *   Q4_1        the same with the unsigned nibbles, then acc = fma(m_w * d_a, (float)asum, acc), asum = sum
- * of q_a F32, F16    acc = fma(w, x, acc) d_w * d_a is exact (11 + 11 bits) unless it overflows. */
+ *   Q4_1        the same with the unsigned nibbles, then acc = fma(m_w * d_a, (float)asum, acc)
+ *   F32, F16    per element acc = fma(w, x, acc)
+ * d_w * d_a is exact (11 + 11 bits) unless it overflows. */
 #ifndef VD_DOT_H
 #define VD_DOT_H
 

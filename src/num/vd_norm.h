@@ -1,6 +1,9 @@
 /* RMSNorm. Per segment of 512: lane j (of 32) sums x[j], x[j + 32], ... by lane = fma(x, x, lane) from +0,
  * ascending; then lane[j] += lane[j + 16], + 8, + 4, + 2, + 1. Segment sums are added ascending from the
- * first. r = 1 / sqrt(s / (float)n + eps);   y = (x * r) * w */
+ * first, giving s.
+ *
+ *   r = 1 / sqrt(s / (float)n + eps)
+ *   y = (x * r) * w */
 #ifndef VD_NORM_H
 #define VD_NORM_H
 

@@ -1,4 +1,4 @@
-/* What all operator families share: the segment length, the canonical NaN, and one conversion.
+/* What all operator families share: the segment and block lengths and the canonical NaN.
  *
  * Arithmetic version 1 (docs/spec/arithmetic.md). All floating point is IEEE 754 binary32, round to nearest
  * even, subnormals kept; an fma is written where it is meant and nothing else may be fused. All functions of
@@ -28,6 +28,7 @@ static inline float vd_num_canon(float x)
     return x != x ? vd_f32_from_bits(VD_NAN_BITS) : x;
 }
 
+/* Segments of a vector of n_elem elements. */
 static inline uint32_t vd_num_segs(uint32_t n_elem)
 {
     return n_elem / VD_SEG_ELEMS + (n_elem % VD_SEG_ELEMS != 0);

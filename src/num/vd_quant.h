@@ -1,9 +1,11 @@
-/* The 8-bit quantiser of activations, queries, keys and values: n elements share one scale d, x[i] ~ q[i] *
- * d.
+/* The 8-bit quantiser of activations, queries, keys and values: n elements share one scale d, and x[i] is
+ * about q[i] * d.
  *
- *   amax = max |x[i]|, taken as the largest bit pattern with the sign cleared, so that a NaN wins over
- * everything amax infinite or NaN:  d = NaN (VD_NAN_BITS), q = 0 d = round11(amax / 127);  d < 2^-100:  d =
- * +0, q = 0 else  inv = 1 / d;  q[i] = rint(x[i] * inv)
+ *   amax = max |x[i]|, as the largest bit pattern with the sign cleared, so that a NaN wins over everything
+ *   amax infinite or NaN:  d = NaN (VD_NAN_BITS), all q = 0
+ *   d = round11(amax / 127)
+ *   d < 2^-100:  d = +0, all q = 0
+ *   else  inv = 1 / d;  q[i] = rint(x[i] * inv)
  *
  * q lies in [-127, 127] without a clamp: round11 lowers d by at most a part in 2^11, so |x * inv| stays below
  * 127 * (1 + 2^-11) + rounding < 127.5 (the test exhausts the mantissas). 11 bits, because the product of d

@@ -15,11 +15,17 @@
  * program is derived, never when it runs. */
 bool vd_num_rope_steps(float freq_base, uint32_t n_dims, uint64_t *steps);
 
-/* sin and cos of 2 pi phase / 2^64. With k the quarter turn nearest to phase (ties up) and f = phase - k/4
- * turn as a signed integer in [-2^61, 2^61): t = (float)(int32)(f >> 32) * 2^-29            (arithmetic
- * shift: toward minus infinity; t in [-1, 1]) u = t * t s = fma(t, S0, t * P),  P = S4;  P = fma(P, u, S3);
- * .. S2, S1;  P = fma(P, u, S0_LO) c = C4;  c = fma(c, u, C3);  .. C2, C1;  c = fma(c, u, 1) then by k: 0 (s,
- * c), 1 (c, -s), 2 (-s, -c), 3 (-c, s). */
+/* sin and cos of 2 pi phase / 2^64. With k the quarter turn nearest to phase (ties up) and f what is left, as
+ * a signed integer in [-2^61, 2^61):
+ *
+ *   i = (int32)(f >> 32), arithmetic shift (toward minus infinity);  i = -i if k is 1 or 2
+ *   t = (float)i * 2^-29, in [-1, 1];  u = t * t
+ *   P = S4;  P = fma(P, u, S3);  .. S2, S1;  P = fma(P, u, S0_LO)
+ *   s = fma(t, S0, t * P)
+ *   c = C4;  c = fma(c, u, C3);  .. C2, C1;  c = fma(c, u, 1);  c = -c if k is 2 or 3
+ *   (sin, cos) = (s, c) if k is even, (c, s) if it is odd
+ *
+ * Neither is ever -0. */
 #define VD_SIN_S0    0x1.921fb6p-1f
 #define VD_SIN_S0_LO (-0x1.77811cp-26f)
 #define VD_SIN_S1    (-0x1.4abbcep-4f)

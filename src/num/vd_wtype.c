@@ -100,17 +100,19 @@ void vd_num_dequant(enum vd_wtype type, const void *row, uint32_t first, uint32_
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
     const uint8_t *bytes = row;
+    int8_t q[32];
+    float d, m;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t e = first + i;
         if (!info->quantised) {
             y[i] = float_elem(type, bytes, e);
             continue;
         }
-        const uint8_t *block = bytes + (size_t)(e / 32) * info->block_bytes;
-        int8_t q[32];
-        float d, m;
-        vd_wtype_block_ints(type, block, q);
-        vd_wtype_block_scales(type, block, &d, &m);
+        if (i == 0 || e % 32 == 0) {
+            const uint8_t *block = bytes + (size_t)(e / 32) * info->block_bytes;
+            vd_wtype_block_ints(type, block, q);
+            vd_wtype_block_scales(type, block, &d, &m);
+        }
         y[i] = info->has_min ? fmaf((float)q[e % 32], d, m) : (float)q[e % 32] * d;
     }
 }

@@ -40,7 +40,8 @@ struct vd_overlay {
     struct vd_overlay_node *root;
     struct vd_overlay_undo *undo;
     size_t n_changes;
-    bool full; /* the arena was too small; nothing read from here means anything any more */
+    size_t mark_bytes; /* of the arena, at the last mark */
+    bool full;         /* the arena was too small; nothing read from here means anything any more */
 };
 
 void vd_overlay_init(struct vd_overlay *o, struct vd_kvs *base, struct vd_arena *arena);
@@ -50,7 +51,7 @@ void vd_overlay_put(struct vd_overlay *o, struct vd_bytes key, struct vd_bytes v
 void vd_overlay_delete(struct vd_overlay *o, struct vd_bytes key);
 
 /* vd_overlay_mark forgets how to undo what came before; vd_overlay_rollback undoes everything since the last
- * mark. (The arena's memory is not given back before the arena is reset.) */
+ * mark and gives back all that the arena has handed out since then, to whomever. */
 void vd_overlay_mark(struct vd_overlay *o);
 void vd_overlay_rollback(struct vd_overlay *o);
 

@@ -38,7 +38,8 @@ struct vd_ledger {
 
 /* `genesis` must be checked (vd_genesis_check) and outlive the ledger. `scratch` needs VD_GENESIS_MAX_BYTES.
  */
-void vd_ledger_init(struct vd_ledger *l, const struct vd_genesis *genesis, struct vd_arena *scratch);
+enum vd_err vd_ledger_init(struct vd_ledger *l, const struct vd_genesis *genesis, struct vd_arena *scratch,
+                           struct vd_error *err);
 /* Writes the state of block 0. */
 void vd_ledger_write_genesis(const struct vd_ledger *l, struct vd_overlay *o);
 
@@ -52,6 +53,7 @@ struct vd_ledger_block {
     struct vd_event *event;
     uint32_t n_events, n_txs, n_moves;
     size_t tx_bytes;
+    bool ending; /* the transactions are done, deadlines run */
     bool broken; /* a record of the state does not decode, or a bucket would go below zero */
 };
 
@@ -100,6 +102,8 @@ bool vd_ledger_get_receipt(struct vd_kvs *kv, const struct vd_hash *id, struct v
 bool vd_ledger_get_settled(struct vd_kvs *kv, const struct vd_hash *escrow_id, uint64_t sequence,
                            struct vd_hash *receipt_id);
 bool vd_ledger_get_dispute(struct vd_kvs *kv, const struct vd_hash *id, struct vd_dispute *out);
+/* The bytes of vd_game while the dispute is open. */
+bool vd_ledger_get_game(struct vd_kvs *kv, const struct vd_hash *dispute_id, struct vd_bytes *out);
 bool vd_ledger_get_tx(struct vd_kvs *kv, const struct vd_hash *id, struct vd_tx_place *out);
 
 /* Lists: all records of a class whose key goes on with `key` (offers of a model, open disputes of a worker,

@@ -5,27 +5,26 @@
  * little: a block has at most some ten thousand of them, and most keys hold hashes that he would have to
  * grind as well.
  *
- * Values are never changed in place: a put hangs a new copy under the node and notes the old one, so undoing
- * a refused transaction is walking that list backwards. A node that was new stays in the tree, marked as
- * saying nothing. */
+ * Values are never changed in place: a put hangs a new copy under the node and notes the old one. Undoing a
+ * refused transaction walks the notes backwards, takes new nodes out again and gives the arena's memory back,
+ * so refused transactions cost nothing that lasts. */
 #include "vd_kvs.h"
 
 #include <assert.h>
-
-enum node_says { SAYS_NOTHING, SAYS_VALUE, SAYS_DELETED };
 
 struct vd_overlay_node {
     struct vd_overlay_node *left, *right;
     struct vd_bytes key, value;
     uint64_t priority;
-    enum node_says says;
+    bool deleted;
 };
 
 struct vd_overlay_undo {
     struct vd_overlay_undo *older;
     struct vd_overlay_node *node;
     struct vd_bytes value;
-    enum node_says says;
+    bool deleted;
+    bool inserted; /* the node was new */
 };
 
 static int key_cmp(struct vd_bytes a, struct vd_bytes b)
@@ -97,7 +96,7 @@ static struct vd_overlay_node *insert(struct vd_overlay *o, struct vd_bytes key)
         o->full = true;
         return NULL;
     }
-    *n = (struct vd_overlay_node){.says = SAYS_NOTHING};
+    *n = (struct vd_overlay_node){0};
     if (!copy_bytes(o, key, &n->key))
         return NULL;
     n->priority = key_priority(key);
@@ -109,55 +108,90 @@ static struct vd_overlay_node *insert(struct vd_overlay *o, struct vd_bytes key)
     return n;
 }
 
-static void set(struct vd_overlay *o, struct vd_bytes key, enum node_says says, struct vd_bytes value)
+/* Joins two treaps; all keys of `below` are below those of `above`. */
+static struct vd_overlay_node *merge(struct vd_overlay_node *below, struct vd_overlay_node *above)
+{
+    struct vd_overlay_node *top, **at = &top;
+    while (below && above) {
+        if (below->priority > above->priority) {
+            *at = below;
+            at = &below->right;
+            below = below->right;
+        } else {
+            *at = above;
+            at = &above->left;
+            above = above->left;
+        }
+    }
+    *at = below ? below : above;
+    return top;
+}
+
+static void take_out(struct vd_overlay *o, const struct vd_overlay_node *n)
+{
+    struct vd_overlay_node **at = &o->root;
+    while (*at != n)
+        at = key_cmp(n->key, (*at)->key) < 0 ? &(*at)->left : &(*at)->right;
+    *at = merge(n->left, n->right);
+}
+
+static void set(struct vd_overlay *o, struct vd_bytes key, bool deleted, struct vd_bytes value)
 {
     assert(key.n > 0 && key.n <= VD_KVS_KEY_MAX_BYTES && value.n <= VD_KVS_VALUE_MAX_BYTES);
-    struct vd_overlay_node *n = find(o, key);
-    if (!n)
-        n = insert(o, key);
     struct vd_overlay_undo *u = vd_arena_alloc(o->arena, sizeof *u, _Alignof(struct vd_overlay_undo));
-    if (!n || !u || (says == SAYS_VALUE && !copy_bytes(o, value, &value))) {
+    if (!u || (!deleted && !copy_bytes(o, value, &value))) {
         o->full = true;
         return;
     }
-    *u = (struct vd_overlay_undo){o->undo, n, n->value, n->says};
+    struct vd_overlay_node *n = find(o, key);
+    *u = (struct vd_overlay_undo){.older = o->undo, .inserted = !n};
+    if (!n && !(n = insert(o, key)))
+        return;
+    u->node = n;
+    u->value = n->value;
+    u->deleted = n->deleted;
     o->undo = u;
-    o->n_changes += n->says == SAYS_NOTHING;
-    n->says = says;
+    o->n_changes += u->inserted;
+    n->deleted = deleted;
     n->value = value;
 }
 
 void vd_overlay_put(struct vd_overlay *o, struct vd_bytes key, struct vd_bytes value)
 {
-    set(o, key, SAYS_VALUE, value);
+    set(o, key, false, value);
 }
 
 void vd_overlay_delete(struct vd_overlay *o, struct vd_bytes key)
 {
-    set(o, key, SAYS_DELETED, (struct vd_bytes){NULL, 0});
+    set(o, key, true, (struct vd_bytes){NULL, 0});
 }
 
 void vd_overlay_mark(struct vd_overlay *o)
 {
     o->undo = NULL;
+    o->mark_bytes = o->arena->used_bytes;
 }
 
 void vd_overlay_rollback(struct vd_overlay *o)
 {
     for (; o->undo; o->undo = o->undo->older) {
         o->undo->node->value = o->undo->value;
-        o->undo->node->says = o->undo->says;
-        o->n_changes -= o->undo->says == SAYS_NOTHING;
+        o->undo->node->deleted = o->undo->deleted;
+        if (o->undo->inserted) {
+            take_out(o, o->undo->node);
+            o->n_changes--;
+        }
     }
+    o->arena->used_bytes = o->mark_bytes;
 }
 
 static bool overlay_get(struct vd_kvs *kv, struct vd_bytes key, struct vd_bytes *value)
 {
     struct vd_overlay *o = (struct vd_overlay *)kv;
     struct vd_overlay_node *n = find(o, key);
-    if (n && n->says != SAYS_NOTHING) {
+    if (n) {
         *value = n->value;
-        return n->says == SAYS_VALUE;
+        return !n->deleted;
     }
     bool found = o->base->get(o->base, key, value);
     kv->failed |= o->base->failed;
@@ -191,8 +225,6 @@ static bool overlay_next(struct vd_kvs *kv, struct vd_bytes prefix, struct vd_by
     for (;;) {
         struct vd_bytes base_key, base_value;
         struct vd_overlay_node *n = find_next(o, from, after);
-        while (n && n->says == SAYS_NOTHING && has_prefix(n->key, prefix))
-            n = find_next(o, n->key, true);
         if (n && !has_prefix(n->key, prefix))
             n = NULL;
         bool in_base = o->base->next(o->base, prefix, from, after, &base_key, &base_value);
@@ -205,7 +237,7 @@ static bool overlay_next(struct vd_kvs *kv, struct vd_bytes prefix, struct vd_by
             *value = base_value;
             return true;
         }
-        if (n->says == SAYS_VALUE) {
+        if (!n->deleted) {
             *key = n->key;
             *value = n->value;
             return true;
@@ -218,6 +250,7 @@ static bool overlay_next(struct vd_kvs *kv, struct vd_bytes prefix, struct vd_by
 void vd_overlay_init(struct vd_overlay *o, struct vd_kvs *base, struct vd_arena *arena)
 {
     *o = (struct vd_overlay){.kv = {overlay_get, overlay_next, false}, .base = base, .arena = arena};
+    vd_overlay_mark(o);
 }
 
 static bool each(const struct vd_overlay_node *n, vd_overlay_fn *fn, void *arg)
@@ -226,9 +259,7 @@ static bool each(const struct vd_overlay_node *n, vd_overlay_fn *fn, void *arg)
         return true;
     if (!each(n->left, fn, arg))
         return false;
-    if (n->says == SAYS_VALUE && !fn(arg, n->key, n->value))
-        return false;
-    if (n->says == SAYS_DELETED && !fn(arg, n->key, (struct vd_bytes){NULL, 0}))
+    if (!fn(arg, n->key, n->deleted ? (struct vd_bytes){NULL, 0} : n->value))
         return false;
     return each(n->right, fn, arg);
 }

@@ -235,7 +235,8 @@ size_t vd_receipt_record_encode(const struct vd_receipt_record *v, uint8_t *buf,
     vd_pb_put_u64(&w, 9, v->window_end_height);
     vd_pb_put_u64(&w, 10, v->close_height);
     vd_pb_put_u64(&w, 11, v->n_open_disputes);
-    vd_pb_put_bytes(&w, 12, v->body.p, v->body.n);
+    vd_pb_put_opt_fixed(&w, 12, v->state_root.b, VD_HASH_BYTES);
+    vd_pb_put_bytes(&w, 13, v->body.p, v->body.n);
     return done(&w);
 }
 
@@ -253,7 +254,8 @@ bool vd_receipt_record_decode(struct vd_bytes in, struct vd_receipt_record *out)
     out->window_end_height = vd_pb_get_u64(&r, 9, UINT64_MAX);
     out->close_height = vd_pb_get_u64(&r, 10, UINT64_MAX);
     out->n_open_disputes = get_u32(&r, 11);
-    out->body = vd_pb_get_bytes(&r, 12, VD_RECEIPT_MAX_BYTES);
+    vd_pb_get_opt_fixed(&r, 12, out->state_root.b, VD_HASH_BYTES);
+    out->body = vd_pb_get_bytes(&r, 13, VD_RECEIPT_MAX_BYTES);
     if (!vd_pb_done(&r) || status == 0)
         return false;
     out->status = (enum vd_receipt_status)status;

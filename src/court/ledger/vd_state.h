@@ -132,6 +132,7 @@ struct vd_receipt_record {
     uint64_t settle_height, window_end_height; /* CHALLENGE is allowed up to and including the latter */
     uint64_t close_height;                     /* when it became FINAL or VOID; 0 before */
     uint32_t n_open_disputes;
+    struct vd_hash state_root; /* the first that the worker showed, in any dispute; zero before */
     struct vd_bytes body; /* the receipt's bytes while SETTLED, empty after; points into the decoded bytes */
 };
 

@@ -82,7 +82,8 @@ const char *vd_tx_kind_name(enum vd_tx_kind kind);
     X(VD_TX_WINDOW_CLOSED, 29, "the receipt's audit window has passed or a verdict has fallen")              \
     X(VD_TX_UNKNOWN_DISPUTE, 30, "no such open dispute")                                                     \
     X(VD_TX_NOT_YOUR_TURN, 31, "the sender is not the side whose move it is")                                \
-    X(VD_TX_BAD_MOVE, 32, "the move is malformed, not the one expected, or does not fit what it opens")
+    X(VD_TX_BAD_MOVE, 32, "the move is malformed, not the one expected, or does not fit what it opens")      \
+    X(VD_TX_BAD_JOB, 33, "the model's program cannot run the job of a receipt")
 
 enum vd_tx_verdict {
 #define X(code, number, text) code = number,

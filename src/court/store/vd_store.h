@@ -50,9 +50,12 @@ enum vd_err vd_store_apply(struct vd_store_writer *w, const struct vd_overlay *o
 enum vd_err vd_store_put_block(struct vd_store_writer *w, const struct vd_store_tip *tip,
                                struct vd_bytes block, struct vd_bytes events, struct vd_error *err);
 enum vd_err vd_store_put_genesis(struct vd_store_writer *w, struct vd_bytes genesis, struct vd_error *err);
-/* Durable when it returns VD_OK; otherwise nothing has changed. Either way w is gone. */
+/* Durable when it returns VD_OK; otherwise nothing has changed. Either way w is gone. VD_EAGAIN: the map was
+ * full and has grown; do the whole block again. */
 enum vd_err vd_store_commit(struct vd_store_writer *w, struct vd_error *err);
-void vd_store_abort(struct vd_store_writer *w);
+/* Drops the transaction. VD_OK, or, when one of its functions failed for want of map: VD_EAGAIN as above, or
+ * VD_ENOSPACE if the map may not grow. */
+enum vd_err vd_store_abort(struct vd_store_writer *w, struct vd_error *err);
 
 /* --- readers --- */
 struct vd_store_view;

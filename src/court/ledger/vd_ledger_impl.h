@@ -1,0 +1,89 @@
+/* Private to src/court/ledger: what the files that apply transactions share.
+ *
+ * Records are read and written only through these functions. A put compares with the record that stands there
+ * and adds the difference to the bucket that holds its money, so the totals are sums over records by
+ * construction, and the conservation check at the end of a block means something. A record that does not
+ * decode, or a bucket below zero, sets b->broken: the block then cannot end.
+ *
+ * `get` functions return false and clear *out if there is no record. */
+#ifndef VD_LEDGER_IMPL_H
+#define VD_LEDGER_IMPL_H
+
+#include "vd_ledger.h"
+
+bool vd_block_get_account(struct vd_ledger_block *b, const struct vd_pubkey *key, struct vd_account *out);
+void vd_block_put_account(struct vd_ledger_block *b, const struct vd_pubkey *key, const struct vd_account *v);
+bool vd_block_get_stake(struct vd_ledger_block *b, const struct vd_pubkey *worker, struct vd_stake *out);
+void vd_block_put_stake(struct vd_ledger_block *b, const struct vd_pubkey *worker, const struct vd_stake *v);
+bool vd_block_get_escrow(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_escrow *out);
+void vd_block_put_escrow(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_escrow *v);
+bool vd_block_get_receipt(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *out);
+void vd_block_put_receipt(struct vd_ledger_block *b, const struct vd_hash *id,
+                          const struct vd_receipt_record *v);
+bool vd_block_get_dispute(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *out);
+void vd_block_put_dispute(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_dispute *v);
+bool vd_block_get_model(struct vd_ledger_block *b, const struct vd_hash *root, struct vd_model_record *out);
+
+void vd_block_put(struct vd_ledger_block *b, const struct vd_state_key *k, const void *p, size_t n_bytes);
+void vd_block_delete(struct vd_ledger_block *b, const struct vd_state_key *k);
+bool vd_block_get(struct vd_ledger_block *b, const struct vd_state_key *k, struct vd_bytes *value);
+
+/* Money into an account (made if need be), out of one (false: it holds less), and out of the world. */
+void vd_block_credit(struct vd_ledger_block *b, const struct vd_pubkey *key, struct vd_amount amount);
+bool vd_block_debit(struct vd_ledger_block *b, const struct vd_pubkey *key, struct vd_amount amount);
+void vd_block_burn(struct vd_ledger_block *b, struct vd_amount amount);
+/* *out = a + x or a - x; out of range is damage (b->broken), because limits were checked before. */
+void vd_block_add(struct vd_ledger_block *b, struct vd_amount *a, struct vd_amount x);
+void vd_block_sub(struct vd_ledger_block *b, struct vd_amount *a, struct vd_amount x);
+
+void vd_block_event(struct vd_ledger_block *b, struct vd_event e); /* tx_index is filled in */
+
+/* What ends at a height. The numbers give the order within one block: disputes before the windows that wait
+ * for them, escrows last. */
+enum vd_deadline { VD_DEADLINE_DISPUTE = 1, VD_DEADLINE_RECEIPT = 2, VD_DEADLINE_ESCROW = 3 };
+void vd_block_deadline_add(struct vd_ledger_block *b, uint64_t height, enum vd_deadline d,
+                           const struct vd_hash *id);
+void vd_block_deadline_remove(struct vd_ledger_block *b, uint64_t height, enum vd_deadline d,
+                              const struct vd_hash *id);
+
+/* The kinds. The sender's account and nonce are already dealt with; whatever a refused one wrote is undone by
+ * the caller. */
+struct vd_deliver {
+    struct vd_ledger_block *b;
+    const struct vd_tx *tx;
+    struct vd_hash id;
+    bool verified;
+};
+enum vd_tx_verdict vd_apply_transfer(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_stake(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_unstake(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_withdraw(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_register_model(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_offer(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_escrow_open(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_escrow_topup(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_escrow_close(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_settle(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_move(struct vd_deliver *d);
+
+/* The parts of a kind that need no state; vd_ledger_check runs them. */
+enum vd_tx_verdict vd_check_register_model(const struct vd_tx_register_model *m, struct vd_hash *model_root);
+/* Decodes a signed receipt; unless `verified`, checks its signatures. *body gets the receipt's own bytes' id.
+ */
+enum vd_tx_verdict vd_check_receipt(struct vd_bytes in, bool verified, struct vd_signed_receipt *s,
+                                    struct vd_receipt *r);
+
+/* Deadlines. */
+void vd_end_dispute_clock(struct vd_ledger_block *b, const struct vd_hash *dispute_id);
+void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
+void vd_end_escrow(struct vd_ledger_block *b, const struct vd_hash *escrow_id);
+
+/* A receipt whose window has passed and that nobody disputes becomes FINAL: the shares are paid. */
+void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r);
+/* The verdict against the worker: the amount goes back, the stake is slashed. Returns the challenger's share,
+ * which the caller pays out. */
+struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash *id,
+                                 struct vd_receipt_record *r);
+
+#endif

@@ -45,22 +45,25 @@ static void *big_alloc(size_t bytes)
 
 /* ---- plain read rate ---- */
 
+typedef uint64_t vec64 __attribute__((vector_size(64)));
+
 struct read_job {
-    const uint64_t *p;
+    const vec64 *p;
     size_t n;
-    uint64_t sum[VD_POOL_THREADS_MAX * 8];
+    vec64 sum[VD_POOL_THREADS_MAX];
 };
 
 static void read_part(void *arg, struct vd_team *team, unsigned thread)
 {
     struct read_job *j = arg;
     size_t a, b;
-    uint64_t s[8] = {0};
-    vd_team_range(team, thread, j->n, 512, &a, &b);
-    for (size_t i = a; i < b; i += 8)
-        for (int e = 0; e < 8; e++)
-            s[e] += j->p[i + (size_t)e];
-    memcpy(&j->sum[thread * 8], s, sizeof(s));
+    vec64 s = {0}, t = {0};
+    vd_team_range(team, thread, j->n, 64, &a, &b);
+    for (size_t i = a; i + 1 < b; i += 2) {
+        s += j->p[i];
+        t += j->p[i + 1];
+    }
+    j->sum[thread] = s + t;
 }
 
 static double read_rate(struct bench *b, const void *p, size_t bytes)
@@ -68,7 +71,7 @@ static double read_rate(struct bench *b, const void *p, size_t bytes)
     static struct read_job j;
     double best = 1e9;
     j.p = p;
-    j.n = bytes / 8;
+    j.n = bytes / sizeof(vec64);
     for (int r = 0; r < b->repeats; r++) {
         double t = now_s();
         vd_pool_region(b->pool, read_part, &j);

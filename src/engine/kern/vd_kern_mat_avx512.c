@@ -15,11 +15,11 @@
 
 enum {
     SLAB_BYTES = 384 * 1024, /* of packed weights: less than half of a core's L2 */
-    AHEAD_BYTES = 1024       /* prefetch distance when a weight is read once */
+    AHEAD_BYTES = 4096       /* prefetch distance when a weight is read once */
 };
 
 struct tile {
-    struct vd_wide_group w;
+    const uint8_t *w; /* a row group */
     const struct vd_wide_act_group *act;
     size_t slot; /* of the first token in the group */
     size_t n_blocks;
@@ -41,6 +41,12 @@ VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
         w[j] = _mm512_and_si512(u, low);
         w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(u, 4), low);
     }
+}
+
+VD_INLINE void prefetch_block(const uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
 }
 
 /* Minus what the codes stored as unsigned add to the dot product. */
@@ -66,26 +72,27 @@ VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
 /* 16 rows x n tokens -> out[token]; huge: the min term by the letter (see vd_kern_wide.h). */
 VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m512 *out)
 {
-    const uint8_t *qs = t->w.qs;
-    const size_t code_bytes = type == VD_WTYPE_Q8_0 ? 512 : 256;
+    const uint8_t *p = t->w;
+    const size_t head_bytes = type == VD_WTYPE_Q4_1 ? 64 : 32;
+    const size_t block_bytes = head_bytes + (type == VD_WTYPE_Q8_0 ? 512 : 256);
     for (size_t b0 = 0; b0 < t->n_blocks; b0 += WIDE_SEG_BLOCKS) {
         size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
         __m512 acc[16];
         VD_UNROLL
         for (int i = 0; i < n; i++)
             acc[i] = _mm512_setzero_ps();
-        for (size_t b = b0; b < b1; b++, qs += code_bytes) {
+        for (size_t b = b0; b < b1; b++, p += block_bytes) {
             const struct vd_wide_act *a = &t->act->block[b];
             const int8_t *q = a->q[t->slot];
             const float *d = a->d + t->slot, *s = a->s + t->slot;
             const int32_t *asum = a->asum + t->slot;
             __m512i w[8];
-            __m512 dw = load_half16(t->w.d + b * 16), mw = dw;
-            load_codes(type, qs, w);
-            if (n <= 4)
-                _mm_prefetch((const char *)qs + AHEAD_BYTES, _MM_HINT_T0);
+            __m512 dw = load_half16((const uint16_t *)p), mw = dw;
             if (type == VD_WTYPE_Q4_1)
-                mw = load_half16(t->w.m + b * 16);
+                mw = load_half16((const uint16_t *)p + 16);
+            load_codes(type, p + head_bytes, w);
+            if (n <= 4)
+                prefetch_block(p + AHEAD_BYTES, block_bytes);
             VD_UNROLL
             for (int i = 0; i < n; i++) {
                 __m512i isum = dot32(code_offset(type, asum + i), w, q + 32 * i);
@@ -208,7 +215,7 @@ VD_INLINE void float_tile(enum vd_wtype type, int n_g, int n_t, const struct vd_
     const uint8_t *p[4];
     VD_UNROLL
     for (int g = 0; g < n_g; g++)
-        p[g] = vd_wide_group(w, g0 + (size_t)g).qs;
+        p[g] = vd_wide_group(w, g0 + (size_t)g);
     for (size_t c0 = 0; c0 < w->cols; c0 += 512) {
         size_t c1 = c0 + 512 < w->cols ? c0 + 512 : w->cols;
         __m512 acc[8];

@@ -9,16 +9,16 @@ struct vd_wide_type vd_wide_type(enum vd_wtype type)
 {
     switch (type) {
     case VD_WTYPE_Q4_0:
-        return (struct vd_wide_type){16, false, 0};
+        return (struct vd_wide_type){16, 2, 0};
     case VD_WTYPE_Q4_1:
-        return (struct vd_wide_type){16, true, 0};
+        return (struct vd_wide_type){16, 4, 0};
     case VD_WTYPE_Q8_0:
-        return (struct vd_wide_type){32, false, 0x80};
+        return (struct vd_wide_type){32, 2, 0x80};
     case VD_WTYPE_F32:
     case VD_WTYPE_F16:
         break;
     }
-    return (struct vd_wide_type){0, false, 0};
+    return (struct vd_wide_type){0, 0, 0};
 }
 
 /* The packed bytes are the file's, rearranged: a group is 16 rows of the file. */
@@ -27,19 +27,9 @@ size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols)
     return WIDE_ROWS * vd_wtype_row_bytes(type, cols);
 }
 
-struct vd_wide_group vd_wide_group(const struct vd_kern_mat *w, size_t group)
+const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group)
 {
-    const uint8_t *p = (const uint8_t *)w->data + group * vd_wide_group_bytes(w->type, w->cols);
-    size_t scale_bytes = w->cols / VD_KERN_BLOCK * WIDE_ROWS * 2;
-    struct vd_wide_group g = {(const uint16_t *)p, NULL, p};
-    if (!vd_wtype_info(w->type)->quantised)
-        return g;
-    g.qs += scale_bytes;
-    if (vd_wide_type(w->type).has_min) {
-        g.m = (const uint16_t *)g.qs;
-        g.qs += scale_bytes;
-    }
-    return g;
+    return (const uint8_t *)w->data + group * vd_wide_group_bytes(w->type, w->cols);
 }
 
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols)
@@ -51,22 +41,18 @@ size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols)
 }
 
 /* Row `lane` of a group, from the file's blocks (d, [m,] codes). */
-static void pack_blocks(const struct vd_wide_group *g, enum vd_wtype type, size_t lane, size_t n_blocks,
-                        const uint8_t *src)
+static void pack_blocks(uint8_t *dst, enum vd_wtype type, size_t lane, size_t n_blocks, const uint8_t *src)
 {
     struct vd_wide_type t = vd_wide_type(type);
-    size_t head = t.has_min ? 4 : 2;
     uint32_t flip = t.flip * UINT32_C(0x01010101);
-    uint8_t *qs = (uint8_t *)g->qs + lane * 4;
-    for (size_t b = 0; b < n_blocks; b++, src += head + t.code_bytes) {
-        memcpy((uint16_t *)g->d + b * WIDE_ROWS + lane, src, 2);
-        if (t.has_min)
-            memcpy((uint16_t *)g->m + b * WIDE_ROWS + lane, src + 2, 2);
-        for (size_t i = 0; i < t.code_bytes; i += 4, qs += WIDE_ROWS * 4) {
+    for (size_t b = 0; b < n_blocks; b++, src += t.head_bytes + t.code_bytes) {
+        for (size_t i = 0; i < t.head_bytes; i += 2, dst += WIDE_ROWS * 2)
+            memcpy(dst + lane * 2, src + i, 2);
+        for (size_t i = 0; i < t.code_bytes; i += 4, dst += WIDE_ROWS * 4) {
             uint32_t u;
-            memcpy(&u, src + head + i, 4);
+            memcpy(&u, src + t.head_bytes + i, 4);
             u ^= flip;
-            memcpy(qs, &u, 4);
+            memcpy(dst + lane * 4, &u, 4);
         }
     }
 }
@@ -86,12 +72,12 @@ void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const v
     if (r1 % WIDE_ROWS != 0)
         memset((uint8_t *)w->data + r1 / WIDE_ROWS * group_bytes, 0, group_bytes);
     for (size_t r = r0; r < r1; r++) {
-        struct vd_wide_group g = vd_wide_group(w, r / WIDE_ROWS);
+        uint8_t *g = (uint8_t *)w->data + r / WIDE_ROWS * group_bytes;
         const uint8_t *row = (const uint8_t *)src + (r - r0) * row_bytes;
         if (vd_wtype_info(w->type)->quantised)
-            pack_blocks(&g, w->type, r % WIDE_ROWS, w->cols / VD_KERN_BLOCK, row);
+            pack_blocks(g, w->type, r % WIDE_ROWS, w->cols / VD_KERN_BLOCK, row);
         else
-            pack_floats((uint8_t *)g.qs, vd_wtype_info(w->type)->block_bytes, r % WIDE_ROWS, w->cols, row);
+            pack_floats(g, vd_wtype_info(w->type)->block_bytes, r % WIDE_ROWS, w->cols, row);
     }
 }
 

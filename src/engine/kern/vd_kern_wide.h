@@ -1,12 +1,11 @@
 /* Private: the layouts that the AVX2 and AVX-512 tables share, and the plain code that fills them.
  *
- * Weights. Rows in groups of 16. Per group first the scales [block][16 rows] (binary16), then for types with
- * a min the mins [block][16], then the codes: per block `steps` of 64 bytes, each 16 rows x 4 bytes, so that
- * one byte dot product works on 16 rows x 4 columns against four activation bytes broadcast. Q4 types: byte k
- * of step i holds columns 4i + k (low nibble) and 16 + 4i + k (high nibble). Q8_0: columns 4i + k, as
- * unsigned (code ^ 0x80); the product corrects by 128 * asum, exactly. Scales lie apart from the codes so
- * that all codes are 64-byte aligned whenever the number of blocks is even. F16 and F32: per column the 16
- * rows' values. Rows are padded with zeros.
+ * Weights. Rows in groups of 16, a group's blocks one after the other: scales [16 rows] (binary16), for types
+ * with a min mins [16], then the codes: steps of 64 bytes, each 16 rows x 4 bytes, so that one byte dot
+ * product works on 16 rows x 4 columns against four activation bytes broadcast. Q4 types: byte k of step i
+ * holds columns 4i + k (low nibble) and 16 + 4i + k (high nibble). Q8_0: columns 4i + k, as unsigned (code ^
+ * 0x80); the product corrects by 128 * asum, exactly. F16 and F32: per column the 16 rows' values. Rows are
+ * padded with zeros. So a matrix is read as one stream, which is what the prefetchers of memory follow best.
  *
  * Activations. Tokens in groups of 16: a header of 64 bytes (`huge`, see below), then per block of 32 columns
  * q[16 tokens][32], d[16] (scale), s[16] (d * asum), asum[16].
@@ -28,18 +27,13 @@ enum { WIDE_ROWS = VD_KERN_ROWS, WIDE_TOKS = VD_KERN_TOKS, WIDE_SEG_BLOCKS = 512
 /* How a quantised type lies in a group; all zero for types that are not quantised. */
 struct vd_wide_type {
     uint8_t code_bytes; /* of one row's block: 16 or 32 */
-    bool has_min;
-    uint8_t flip; /* xor into every code byte */
+    uint8_t head_bytes; /* of one row's scale, and min if any: 2 or 4 */
+    uint8_t flip;       /* xor into every code byte */
 };
 struct vd_wide_type vd_wide_type(enum vd_wtype type);
 
-struct vd_wide_group {
-    const uint16_t *d, *m; /* m is NULL for types without a min */
-    const uint8_t *qs;
-};
-
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols);
-struct vd_wide_group vd_wide_group(const struct vd_kern_mat *w, size_t group);
+const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group);
 
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
 void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);

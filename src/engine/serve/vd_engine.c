@@ -1,0 +1,492 @@
+/* The scheduler. All decisions are taken on its one thread between steps, so jobs need no locks of their own:
+ * other threads only append to the queue, set a cancel flag, or leave a call.
+ *
+ * A job's whole cache is taken when it is admitted. That keeps pages idle that a short answer will never
+ * fill, but nothing can run dry half-way, and the prefix cache gives way first. */
+#include "vd_engine.h"
+#include "vd_engine_internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum {
+    DEFAULT_KV_MIB = 512,
+    DEFAULT_ROWS = 512,
+    DEFAULT_ACTIVE = 32,
+    DEFAULT_QUEUED = 1024,
+    LOGITS_MIN = 64, /* rows of logits of a step: resumed outputs want many */
+};
+
+/* ------------------------------------------------- one job -----------------------------------------------
+ */
+
+static void job_free(struct job *j)
+{
+    if (!j)
+        return;
+    free(j->tokens);
+    free(j);
+}
+
+static struct job *job_new(const struct vd_job *spec)
+{
+    struct job *j = calloc(1, sizeof *j);
+    if (!j)
+        return NULL;
+    j->tokens = malloc(((size_t)spec->n_prompt + spec->max_tokens) * sizeof *j->tokens);
+    if (!j->tokens) {
+        free(j);
+        return NULL;
+    }
+    memcpy(j->tokens, spec->prompt, spec->n_prompt * sizeof *j->tokens);
+    if (spec->n_resume)
+        memcpy(j->tokens + spec->n_prompt, spec->resume, spec->n_resume * sizeof *j->tokens);
+    j->spec = *spec;
+    j->spec.prompt = j->spec.resume = NULL; /* the caller's memory */
+    j->n_known = spec->n_prompt + spec->n_resume;
+    j->n_given = spec->n_resume;
+    j->queued_ns = vd_engine_now_ns();
+    return j;
+}
+
+/* Positions that the job may come to feed. */
+static size_t job_positions(const struct vd_job *spec)
+{
+    return (size_t)spec->n_prompt + spec->max_tokens - 1;
+}
+
+/* Without the lock: the last word to the caller. */
+static void job_done(struct job *j)
+{
+    uint64_t now = vd_engine_now_ns(), admitted = j->admitted_ns ? j->admitted_ns : now;
+    uint64_t first = j->first_ns ? j->first_ns : now;
+    j->result.n_output = j->n_output;
+    j->result.n_reused = j->n_reused;
+    j->result.queue_ns = admitted - j->queued_ns;
+    j->result.prompt_ns = first - admitted;
+    j->result.output_ns = now - first;
+    if (j->spec.on_done)
+        j->spec.on_done(j->spec.arg, &j->result);
+    job_free(j);
+}
+
+/* ---------------------------------------------- the scheduler --------------------------------------------
+ */
+
+static size_t active_of(const struct vd_engine *e, const struct vd_hash *account)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < e->n_active; i++)
+        n += vd_hash_eq(&e->active[i]->spec.account, account);
+    return n;
+}
+
+/* The place in the queue of the job to admit next: the oldest of an account that has the fewest running. */
+static struct job **next_queued(struct vd_engine *e)
+{
+    struct job **best = NULL;
+    size_t fewest = SIZE_MAX;
+    for (struct job **at = &e->queue; *at; at = &(*at)->next) {
+        size_t n = active_of(e, &(*at)->spec.account);
+        if (n < fewest) {
+            fewest = n;
+            best = at;
+        }
+    }
+    return best;
+}
+
+static struct job *unlink_queued(struct vd_engine *e, struct job **at)
+{
+    struct job *j = *at;
+    *at = j->next;
+    if (e->queue_end == &j->next)
+        e->queue_end = at;
+    j->next = NULL;
+    e->n_queued--;
+    return j;
+}
+
+/* Gets the job's cache: what the account's prefixes offer, and room for the rest. Prefixes give way to it.
+ * The last prompt token is always fed, since its row yields the first token. */
+static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error *err)
+{
+    size_t usable = vd_hash_is_zero(&j->spec.account) ? 0 : j->spec.n_prompt - 1;
+    enum vd_err rc = vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, err);
+    if (rc != VD_OK)
+        return rc;
+    while ((rc = vd_kv_reserve(j->kv, job_positions(&j->spec), err)) == VD_ENOMEM &&
+           vd_prefix_evict(&e->prefix))
+        ;
+    if (rc == VD_OK) {
+        j->n_reused = (uint32_t)vd_kv_len(j->kv);
+        return VD_OK;
+    }
+    vd_kv_close(j->kv);
+    j->kv = NULL;
+    return rc;
+}
+
+/* Moves jobs from the queue to the running ones while there is room; with the lock. Returns a list of jobs
+ * that cannot be run at all. */
+static struct job *admit(struct vd_engine *e)
+{
+    struct job *broken = NULL;
+    while (e->n_active < e->options.max_active && e->queue) {
+        struct job **at = next_queued(e), *j = *at;
+        struct vd_error err = {0};
+        if (get_cache(e, j, &err) == VD_OK) {
+            unlink_queued(e, at);
+            j->admitted_ns = vd_engine_now_ns();
+            e->stats.n_reused_tokens += j->n_reused;
+            e->active[e->n_active++] = j;
+            continue;
+        }
+        if (e->n_active > 0)
+            break; /* when somebody ends there will be room */
+        unlink_queued(e, at);
+        j->result.end = VD_JOB_BROKEN;
+        j->result.err = err;
+        j->next = broken;
+        broken = j;
+    }
+    return broken;
+}
+
+/* Takes the jobs out that are cancelled (all, if the engine stops); with the lock. */
+static struct job *take_cancelled(struct vd_engine *e)
+{
+    struct job *list = NULL;
+    for (struct job **at = &e->queue; *at;) {
+        if (!e->stopping && !atomic_load(&(*at)->cancel)) {
+            at = &(*at)->next;
+            continue;
+        }
+        struct job *j = unlink_queued(e, at);
+        j->result.end = VD_JOB_CANCELLED;
+        j->next = list;
+        list = j;
+    }
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        if (!j->ended && (e->stopping || atomic_load(&j->cancel))) {
+            j->ended = true;
+            j->result.end = VD_JOB_CANCELLED;
+        }
+    }
+    return list;
+}
+
+/* Takes the active jobs out that have ended; their caches become prefixes. With the lock. */
+static struct job *take_ended(struct vd_engine *e, struct job *list)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        if (!j->ended) {
+            e->active[kept++] = j;
+            continue;
+        }
+        bool keep = j->result.end != VD_JOB_BROKEN && j->result.stop != VD_STOP_FAIL;
+        if (keep && !vd_hash_is_zero(&j->spec.account))
+            vd_prefix_put(&e->prefix, &j->spec.account, j->tokens, j->kv);
+        else
+            vd_kv_close(j->kv);
+        j->kv = NULL;
+        e->stats.n_prompt_tokens += j->spec.n_prompt;
+        e->stats.n_output_tokens += j->n_output;
+        j->next = list;
+        list = j;
+    }
+    e->n_active = kept;
+    return list;
+}
+
+static void all_done(struct job *list)
+{
+    while (list) {
+        struct job *j = list;
+        list = j->next;
+        job_done(j);
+    }
+}
+
+/* With the lock, which is given up while the function runs. */
+static void run_calls(struct vd_engine *e)
+{
+    while (e->calls) {
+        struct call *c = e->calls;
+        e->calls = c->next;
+        c->refused = e->stopping;
+        if (!c->refused) {
+            pthread_mutex_unlock(&e->lock);
+            c->fn(c->arg, e->ctx, e->cache);
+            pthread_mutex_lock(&e->lock);
+        }
+        c->done = true;
+        pthread_cond_broadcast(&e->called);
+    }
+}
+
+/* With the lock, which is given up meanwhile. */
+static void tell_done(struct vd_engine *e, struct job *list)
+{
+    if (!list)
+        return;
+    pthread_mutex_unlock(&e->lock);
+    all_done(list);
+    pthread_mutex_lock(&e->lock);
+}
+
+static void *schedule(void *arg)
+{
+    struct vd_engine *e = arg;
+    pthread_mutex_lock(&e->lock);
+    for (;;) {
+        while (!e->stopping && !e->queue && !e->calls && e->n_active == 0)
+            pthread_cond_wait(&e->wake, &e->lock);
+        run_calls(e);
+        tell_done(e, take_ended(e, take_cancelled(e)));
+        if (e->stopping && !e->queue && !e->calls && e->n_active == 0)
+            break;
+        if (!e->stopping)
+            tell_done(e, admit(e));
+        if (e->n_active == 0)
+            continue;
+        pthread_mutex_unlock(&e->lock);
+        vd_engine_step(e);
+        pthread_mutex_lock(&e->lock);
+        e->stats.n_steps++;
+        e->stats.n_rows += e->n_rows;
+        tell_done(e, take_ended(e, NULL));
+    }
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
+}
+
+/* -------------------------------------------- creation and end -------------------------------------------
+ */
+
+static struct vd_engine_options with_defaults(const struct vd_engine_options *given)
+{
+    struct vd_engine_options o = given ? *given : (struct vd_engine_options){0};
+    o.max_kv_bytes = o.max_kv_bytes ? o.max_kv_bytes : (size_t)DEFAULT_KV_MIB << 20;
+    o.max_rows = o.max_rows ? o.max_rows : DEFAULT_ROWS;
+    o.max_active = o.max_active ? o.max_active : DEFAULT_ACTIVE;
+    o.max_queued = o.max_queued ? o.max_queued : DEFAULT_QUEUED;
+    if (o.max_rows < o.max_active)
+        o.max_rows = o.max_active;
+    return o;
+}
+
+static void engine_free(struct vd_engine *e)
+{
+    vd_prefix_forget(&e->prefix, NULL);
+    vd_kv_pool_destroy(e->cache);
+    vd_ctx_destroy(e->ctx);
+    for (unsigned t = 0; e->samplers && t < vd_pool_threads(e->pool); t++)
+        vd_sampler_free(e->samplers[t]);
+    free(e->samplers);
+    free(e->active);
+    free(e->rows);
+    free(e->choices);
+    free(e->k);
+    free(e->v);
+    pthread_cond_destroy(&e->called);
+    pthread_cond_destroy(&e->wake);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+static enum vd_err make_buffers(struct vd_engine *e, size_t max_logits, struct vd_error *err)
+{
+    unsigned n_threads = vd_pool_threads(e->pool);
+    bool ok = (e->samplers = calloc(n_threads, sizeof *e->samplers)) != NULL;
+    for (unsigned t = 0; ok && t < n_threads; t++)
+        ok = (e->samplers[t] = vd_sampler_new(vd_model_program(e->m)->vocab)) != NULL;
+    e->active = calloc(e->options.max_active, sizeof(struct job *));
+    e->rows = calloc(e->options.max_rows, sizeof *e->rows);
+    e->choices = calloc(max_logits, sizeof *e->choices);
+    e->k = malloc(vd_model_k_row_bytes(e->m));
+    e->v = malloc(vd_model_v_row_bytes(e->m));
+    if (!ok || !e->active || !e->rows || !e->choices || !e->k || !e->v)
+        return vd_error_set(err, VD_ENOMEM, "no memory for an engine of %zu jobs", e->options.max_active);
+    return VD_OK;
+}
+
+enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, struct vd_pool *pool,
+                             const struct vd_engine_options *options, struct vd_error *err)
+{
+    *out = NULL;
+    struct vd_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return vd_error_set(err, VD_ENOMEM, "no memory for an engine");
+    e->m = m;
+    e->pool = pool;
+    e->options = with_defaults(options);
+    e->queue_end = &e->queue;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->wake, NULL);
+    pthread_cond_init(&e->called, NULL);
+    size_t logits = e->options.max_active > LOGITS_MIN ? e->options.max_active : LOGITS_MIN;
+    enum vd_err rc = make_buffers(e, logits, err);
+    if (rc == VD_OK)
+        rc = vd_ctx_create(&e->ctx, m, pool, e->options.max_rows, logits, err);
+    if (rc == VD_OK)
+        rc = vd_kv_pool_create(&e->cache, m, e->options.max_kv_bytes, err);
+    if (rc == VD_OK && pthread_create(&e->thread, NULL, schedule, e) != 0)
+        rc = vd_error_set(err, VD_EAGAIN, "the system refused a thread for the engine");
+    if (rc != VD_OK) {
+        engine_free(e);
+        return rc;
+    }
+    *out = e;
+    return VD_OK;
+}
+
+void vd_engine_destroy(struct vd_engine *e)
+{
+    if (!e)
+        return;
+    pthread_mutex_lock(&e->lock);
+    e->stopping = true;
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->lock);
+    pthread_join(e->thread, NULL);
+    engine_free(e);
+}
+
+/* ------------------------------------------------- requests ----------------------------------------------
+ */
+
+static enum vd_err check_tokens(const struct vd_program *p, const uint32_t *tokens, size_t n,
+                                const char *what, struct vd_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] >= p->vocab)
+            return vd_error_set(err, VD_EUSE, "%s token %zu is %u, not below the vocabulary of %u", what, i,
+                                tokens[i], p->vocab);
+    return VD_OK;
+}
+
+static enum vd_err check_resume(const struct vd_program *p, const struct vd_job *job, struct vd_error *err)
+{
+    if (job->n_resume >= job->max_tokens)
+        return vd_error_set(err, VD_EUSE, "%u tokens to resume leave nothing of max_tokens %u", job->n_resume,
+                            job->max_tokens);
+    for (size_t i = 0; i < job->n_resume; i++)
+        for (uint32_t s = 0; s < p->n_stop; s++)
+            if (job->resume[i] == p->stop[s])
+                return vd_error_set(err, VD_EUSE,
+                                    "token %zu to resume is a stop token (%u): that output is complete", i,
+                                    job->resume[i]);
+    return check_tokens(p, job->resume, job->n_resume, "resumed", err);
+}
+
+static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job, struct vd_error *err)
+{
+    const struct vd_program *p = vd_model_program(e->m);
+    size_t positions = job_positions(job), limit = vd_kv_pool_max_pages(e->cache) * VD_KV_PAGE_POS;
+    if (job->n_prompt == 0 || job->max_tokens == 0)
+        return vd_error_set(err, VD_EUSE, "a prompt of %u tokens and max_tokens %u: both must be at least 1",
+                            job->n_prompt, job->max_tokens);
+    if (positions > p->ctx)
+        return vd_error_set(
+            err, VD_ELIMIT,
+            "a prompt of %u tokens and max_tokens %u exceed the model's context of %u; shorten one",
+            job->n_prompt, job->max_tokens, p->ctx);
+    if (positions > limit)
+        return vd_error_set(err, VD_ELIMIT,
+                            "%zu positions exceed the KV cache, which holds %zu; give the engine more memory",
+                            positions, limit);
+    enum vd_err rc = check_tokens(p, job->prompt, job->n_prompt, "prompt", err);
+    return rc == VD_OK ? check_resume(p, job, err) : rc;
+}
+
+/* With the lock. */
+static enum vd_err enqueue(struct vd_engine *e, struct job *j, uint64_t *id, struct vd_error *err)
+{
+    if (e->stopping)
+        return vd_error_set(err, VD_ECANCELLED, "the engine is shutting down");
+    if (e->n_queued >= e->options.max_queued)
+        return vd_error_set(err, VD_EAGAIN, "%zu jobs wait already; try again later", e->n_queued);
+    j->id = ++e->next_id;
+    if (id)
+        *id = j->id;
+    *e->queue_end = j;
+    e->queue_end = &j->next;
+    e->n_queued++;
+    pthread_cond_signal(&e->wake);
+    return VD_OK;
+}
+
+enum vd_err vd_engine_submit(struct vd_engine *e, const struct vd_job *job, uint64_t *id,
+                             struct vd_error *err)
+{
+    enum vd_err rc = check_job(e, job, err);
+    if (rc != VD_OK)
+        return rc;
+    struct job *j = job_new(job);
+    if (!j)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a job");
+    pthread_mutex_lock(&e->lock);
+    rc = enqueue(e, j, id, err);
+    pthread_mutex_unlock(&e->lock);
+    if (rc != VD_OK)
+        job_free(j);
+    return rc;
+}
+
+void vd_engine_cancel(struct vd_engine *e, uint64_t id)
+{
+    pthread_mutex_lock(&e->lock);
+    for (struct job *j = e->queue; j; j = j->next)
+        if (j->id == id)
+            atomic_store(&j->cancel, true);
+    for (size_t i = 0; i < e->n_active; i++)
+        if (e->active[i]->id == id)
+            atomic_store(&e->active[i]->cancel, true);
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->lock);
+}
+
+enum vd_err vd_engine_run(struct vd_engine *e,
+                          void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache), void *arg,
+                          struct vd_error *err)
+{
+    struct call c = {.fn = fn, .arg = arg};
+    pthread_mutex_lock(&e->lock);
+    if (e->stopping) {
+        pthread_mutex_unlock(&e->lock);
+        return vd_error_set(err, VD_ECANCELLED, "the engine is shutting down");
+    }
+    struct call **at = &e->calls;
+    while (*at)
+        at = &(*at)->next;
+    *at = &c;
+    pthread_cond_signal(&e->wake);
+    while (!c.done)
+        pthread_cond_wait(&e->called, &e->lock);
+    pthread_mutex_unlock(&e->lock);
+    return c.refused ? vd_error_set(err, VD_ECANCELLED, "the engine is shutting down") : VD_OK;
+}
+
+void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out)
+{
+    pthread_mutex_lock(&e->lock);
+    *out = e->stats;
+    out->n_active = e->n_active;
+    out->n_queued = e->n_queued;
+    out->n_prefixes = e->prefix.n_entries;
+    pthread_mutex_unlock(&e->lock);
+    out->kv_pages_used = vd_kv_pool_used_pages(e->cache);
+    out->kv_pages_max = vd_kv_pool_max_pages(e->cache);
+    out->kv_page_bytes = vd_kv_pool_page_bytes(e->cache);
+}
+
+void vd_engine_forget(struct vd_engine *e, const struct vd_hash *account)
+{
+    pthread_mutex_lock(&e->lock);
+    vd_prefix_forget(&e->prefix, account);
+    pthread_mutex_unlock(&e->lock);
+}

@@ -1,0 +1,85 @@
+/* Private to this folder: the engine's state, shared by the scheduler (vd_engine.c) and its step
+ * (vd_engine_step.c). */
+#ifndef VD_ENGINE_INTERNAL_H
+#define VD_ENGINE_INTERNAL_H
+
+#include "vd_engine.h"
+#include "vd_prefix.h"
+#include "vd_sampler.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct job {
+    struct job *next; /* in the queue */
+    uint64_t id;
+    struct vd_job spec; /* prompt and resume point into tokens while they are of use */
+    uint32_t *tokens;   /* prompt, then output: n_prompt + max_tokens */
+    uint32_t n_known;   /* prompt, resumed and sampled tokens */
+    uint32_t n_given;   /* resumed tokens that are believed until proved wrong */
+    uint32_t n_output;  /* sampled (and, where given, compared) */
+    struct vd_kv *kv;   /* from admission on */
+    uint32_t n_reused;
+    bool told_reused; /* the positions taken from the prefix cache have been called back */
+    bool ended;
+    struct vd_job_result result;
+    atomic_bool cancel;
+    uint64_t queued_ns, admitted_ns, first_ns;
+    /* of the running step */
+    size_t first_row, n_rows;
+};
+
+struct call {
+    struct call *next;
+    void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache);
+    void *arg;
+    bool done, refused;
+};
+
+/* A row of a step that yields a token. */
+struct choice {
+    const struct job *job;
+    size_t row;
+    uint32_t index; /* in the job's output */
+    uint32_t token;
+};
+
+struct vd_engine {
+    const struct vd_model *m;
+    struct vd_pool *pool;
+    struct vd_engine_options options;
+    struct vd_ctx *ctx;
+    struct vd_kv_pool *cache;
+    pthread_t thread;
+
+    pthread_mutex_t lock;
+    pthread_cond_t wake;   /* the scheduler has something to do */
+    pthread_cond_t called; /* a call has been done */
+    /* under the lock */
+    bool stopping;
+    uint64_t next_id;
+    struct job *queue, **queue_end;
+    size_t n_queued;
+    struct call *calls;
+    struct vd_prefix prefix;
+    struct vd_engine_stats stats;
+    /* changed by the scheduler under the lock, read by it without */
+    struct job **active; /* max_active */
+    size_t n_active;
+
+    /* the scheduler's own */
+    struct vd_row *rows;
+    struct choice *choices;
+    size_t n_rows, n_choices;
+    size_t turn;                  /* the active job that gets prompt rows first */
+    struct vd_sampler **samplers; /* per thread of the pool */
+    uint8_t *k, *v;
+};
+
+uint64_t vd_engine_now_ns(void);
+
+/* One forward pass over the active jobs and its callbacks; jobs that are over have .ended set. Without the
+ * lock. */
+void vd_engine_step(struct vd_engine *e);
+
+#endif

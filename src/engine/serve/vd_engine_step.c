@@ -1,0 +1,233 @@
+/* A step. First every job that generates gets its row, then the rows that are left go to jobs with more than
+ * one known token (prompts, resumed outputs), in equal shares so that a long prompt does not hold up a short
+ * one. While somebody generates, prompt rows are few, which bounds the time between two of his tokens. */
+#include "vd_engine_internal.h"
+
+#include <assert.h>
+#include <time.h>
+
+enum {
+    BUSY_PROMPT_ROWS = 128, /* prompt rows of a step beside generating jobs */
+    SHARE_MIN = 32,         /* of one job */
+};
+
+uint64_t vd_engine_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* ------------------------------------------------ planning -----------------------------------------------
+ */
+
+static size_t min2(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t waiting_rows(const struct job *j)
+{
+    return j->n_known - vd_kv_len(j->kv);
+}
+
+/* Of a job's next n rows, how many want logits; and how many rows fit when only `logits` may. */
+static size_t logits_of(const struct job *j, size_t n)
+{
+    size_t end = vd_kv_len(j->kv) + n, first = j->spec.n_prompt - 1;
+    return end > first ? min2(end - first, n) : 0;
+}
+
+static size_t fit_logits(const struct job *j, size_t n, size_t logits)
+{
+    size_t want = logits_of(j, n);
+    return want > logits ? n - (want - logits) : n;
+}
+
+/* Decides n_rows of every active job. */
+static void plan(struct vd_engine *e)
+{
+    size_t rows = e->options.max_rows, logits = vd_ctx_max_logits(e->ctx), n_long = 0;
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        bool generates = waiting_rows(j) == 1 && vd_kv_len(j->kv) >= j->spec.n_prompt;
+        j->n_rows = generates ? 1 : 0;
+        n_long += !generates;
+        rows -= j->n_rows;
+        logits -= j->n_rows;
+    }
+    if (n_long == 0)
+        return;
+    if (n_long < e->n_active)
+        rows = min2(rows, BUSY_PROMPT_ROWS);
+    size_t share = rows / n_long > SHARE_MIN ? rows / n_long : SHARE_MIN;
+    for (size_t pass = 0; pass < 2; pass++) /* what short ones leave goes to the others */
+        for (size_t i = 0; i < e->n_active; i++) {
+            struct job *j = e->active[(e->turn + i) % e->n_active];
+            size_t have = j->n_rows, more = min2(waiting_rows(j) - have, pass == 0 ? share : rows);
+            if (have == waiting_rows(j))
+                continue;
+            j->n_rows = fit_logits(j, have + min2(more, rows), logits + logits_of(j, have));
+            logits -= logits_of(j, j->n_rows) - logits_of(j, have);
+            rows -= j->n_rows - have;
+        }
+    e->turn++;
+}
+
+static void fill_rows(struct vd_engine *e)
+{
+    e->n_rows = e->n_choices = 0;
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        uint32_t pos = (uint32_t)vd_kv_len(j->kv);
+        j->first_row = e->n_rows;
+        for (size_t k = 0; k < j->n_rows; k++, pos++) {
+            bool yields = pos + 1 >= j->spec.n_prompt;
+            if (yields)
+                e->choices[e->n_choices++] =
+                    (struct choice){j, e->n_rows, pos + 1 - j->spec.n_prompt, VD_SAMPLE_FAIL};
+            e->rows[e->n_rows++] = (struct vd_row){j->kv, pos, j->tokens[pos], yields ? VD_ROW_LOGITS : 0};
+        }
+    }
+}
+
+static void choose(void *arg, size_t task, unsigned thread)
+{
+    struct vd_engine *e = arg;
+    struct choice *c = &e->choices[task];
+    const struct vd_sampling *p = &c->job->spec.sampling;
+    uint64_t r64 = p->temp_micro ? vd_sampler_r64(p, c->index) : 0;
+    c->token =
+        vd_sampler_choose(e->samplers[thread], vd_model_kern(e->m), vd_ctx_logits(e->ctx, c->row), p, r64);
+}
+
+static void choose_all(struct vd_engine *e)
+{
+    if (e->n_choices > 1)
+        vd_pool_run(e->pool, choose, e, e->n_choices);
+    else if (e->n_choices == 1)
+        choose(e, 0, 0);
+}
+
+/* ----------------------------------------------- delivering ----------------------------------------------
+ */
+
+static void end_job(struct job *j, enum vd_job_end end, enum vd_stop stop)
+{
+    j->ended = true;
+    j->result.end = end;
+    j->result.stop = stop;
+}
+
+static void tell_position(struct vd_engine *e, struct job *j, uint32_t pos, const float *x, uint32_t token,
+                          enum vd_stop stop)
+{
+    if (!j->spec.on_position)
+        return;
+    vd_kv_read(j->kv, vd_model_program(e->m)->n_layers - 1, pos, e->k, e->v);
+    struct vd_position p = {pos, e->k, e->v, x, token, stop};
+    j->spec.on_position(j->spec.arg, &p);
+}
+
+static void tell_reused(struct vd_engine *e, struct job *j)
+{
+    for (uint32_t pos = 0; pos < j->n_reused; pos++)
+        tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE);
+    j->told_reused = true;
+}
+
+static bool is_stop_token(const struct vd_program *p, uint32_t token)
+{
+    for (uint32_t i = 0; i < p->n_stop; i++)
+        if (p->stop[i] == token)
+            return true;
+    return false;
+}
+
+/* proof.md, section 2: a stop token goes before the length. */
+static enum vd_stop stop_of(const struct vd_engine *e, const struct job *j, const struct choice *c)
+{
+    if (c->token == VD_SAMPLE_FAIL)
+        return VD_STOP_FAIL;
+    if (is_stop_token(vd_model_program(e->m), c->token))
+        return VD_STOP_TOKEN;
+    return c->index + 1 == j->spec.max_tokens ? VD_STOP_LENGTH : VD_STOP_NONE;
+}
+
+/* The given token of this index is not what the job yields: what follows it is void. */
+static void on_mismatch(struct job *j, const struct choice *c)
+{
+    uint32_t at = j->spec.n_prompt + c->index;
+    if (j->spec.on_mismatch)
+        j->spec.on_mismatch(j->spec.arg, c->index, j->tokens[at], c->token);
+    j->n_given = c->index;
+    j->n_known = at;
+    vd_kv_truncate(j->kv, at);
+}
+
+/* Takes the token of one row. Returns false if the rest of the job's rows is void. */
+static bool deliver(struct vd_engine *e, struct job *j, const struct choice *c)
+{
+    uint32_t pos = j->spec.n_prompt - 1 + c->index, at = pos + 1;
+    enum vd_stop stop = stop_of(e, j, c);
+    bool given = c->index < j->n_given, same = given && j->tokens[at] == c->token;
+    if (j->first_ns == 0)
+        j->first_ns = vd_engine_now_ns();
+    tell_position(e, j, pos, vd_ctx_hidden(e->ctx, c->row), c->token, stop);
+    if (given && !same)
+        on_mismatch(j, c);
+    if (stop != VD_STOP_FAIL) {
+        j->n_output = c->index + 1;
+        if (!same) {
+            assert(j->n_known == at);
+            j->tokens[j->n_known++] = c->token;
+            if (j->spec.on_token)
+                j->spec.on_token(j->spec.arg, c->index, c->token);
+        }
+    }
+    if (stop != VD_STOP_NONE)
+        end_job(j, VD_JOB_STOPPED, stop);
+    return stop == VD_STOP_NONE && (same || !given);
+}
+
+/* The rows of one job, in order; *c is the job's first choice and moves behind its last. */
+static void deliver_rows(struct vd_engine *e, struct job *j, size_t *c)
+{
+    bool valid = true;
+    uint32_t pos = e->rows[j->first_row].pos;
+    for (size_t k = 0; k < j->n_rows; k++, pos++) {
+        bool yields = e->rows[j->first_row + k].flags != 0;
+        if (yields && valid)
+            valid = deliver(e, j, &e->choices[*c]);
+        else if (!yields)
+            tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE);
+        *c += yields;
+    }
+}
+
+static void break_all(struct vd_engine *e, const struct vd_error *err)
+{
+    for (size_t i = 0; i < e->n_active; i++) {
+        end_job(e->active[i], VD_JOB_BROKEN, VD_STOP_NONE);
+        e->active[i]->result.err = *err;
+    }
+}
+
+void vd_engine_step(struct vd_engine *e)
+{
+    struct vd_error err;
+    size_t c = 0;
+    for (size_t i = 0; i < e->n_active; i++)
+        if (!e->active[i]->told_reused)
+            tell_reused(e, e->active[i]);
+    plan(e);
+    fill_rows(e);
+    if (vd_model_forward(e->ctx, e->rows, e->n_rows, NULL, &err) != VD_OK) {
+        break_all(e, &err);
+        return;
+    }
+    choose_all(e);
+    for (size_t i = 0; i < e->n_active; i++)
+        if (e->active[i]->n_rows > 0)
+            deliver_rows(e, e->active[i], &c);
+}

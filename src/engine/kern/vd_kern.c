@@ -47,6 +47,7 @@ static const struct {
 } tables[] = {
 #if defined(__x86_64__)
     {&vd_kern_avx512, missing_avx512},
+    {&vd_kern_avx2, missing_avx2},
 #endif
     {&vd_kern_scalar, missing_nothing},
 };

@@ -1,0 +1,352 @@
+/* Attention with AVX2: tiles of four query rows for the scores, three for the values.
+ *
+ * Scores are the Q8_0 product with positions in place of rows. The sum over positions multiplies 16-bit
+ * weights with values widened from 8 bits (vpmaddwd adds pairs of positions in int32), since unsigned byte
+ * products of a full byte would saturate. The softmax is done one row at a time. */
+#include "vd_kern_avx2.h"
+#include "vd_num.h"
+
+enum { TILE = 4, PANEL_ROWS = 3, PANEL = 16 };
+
+struct row_state {
+    const struct vd_kern_query *query;
+    int8_t q[VD_KERN_HEAD_MAX];
+    float dq[VD_KERN_HEAD_MAX / 32];
+    int32_t asum[VD_KERN_HEAD_MAX / 32];
+    float s[VD_KERN_CHUNK]; /* scores, then weights times value scales */
+    int16_t w[VD_KERN_CHUNK];
+    float o[VD_KERN_HEAD_MAX];
+    float *dst; /* where o of a chunk goes: o above, or a chunk record */
+    float m, l; /* running */
+    float mc, lc, d, a, b;
+    bool started, merge;
+};
+
+size_t vd_avx2_scratch_bytes(size_t max_cols, size_t max_hd)
+{
+    return vd_kern_round_up(TILE * sizeof(struct row_state), VD_KERN_ALIGN);
+}
+
+static struct row_state *begin_tile(void *scratch, size_t hd, const struct vd_kern_query *rows, size_t n)
+{
+    struct row_state *st = scratch;
+    assert(n <= TILE && hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t b = 0; b < hd / 32; b++)
+            st[i].asum[b] = vd_avx2_quant32(rows[i].q + 32 * b, st[i].q + 32 * b, &st[i].dq[b]);
+        st[i].query = &rows[i];
+        st[i].dst = st[i].o;
+        st[i].started = false;
+    }
+    return st;
+}
+
+static bool meets(const struct vd_kern_query *row, size_t c)
+{
+    return row->begin < (c + 1) * VD_KERN_CHUNK && row->end > c * VD_KERN_CHUNK;
+}
+
+/* Scores of eight positions for n rows. */
+VD_INLINE void score8(int n, struct row_state *const *st, const struct vd_wide_kv *c, size_t hd, size_t p0,
+                      __m256 scale)
+{
+    __m256 acc[TILE];
+    VD_UNROLL
+    for (int i = 0; i < n; i++)
+        acc[i] = _mm256_setzero_ps();
+    for (size_t b = 0; b < hd / 32; b++) {
+        const int8_t *q[TILE];
+        __m256i sum[TILE];
+        const __m256 kd = _mm256_loadu_ps(c->kd + b * VD_KERN_CHUNK + p0);
+        for (int i = 0; i < n; i++)
+            q[i] = st[i]->q + b * 32;
+        dot_bytes(n, c->k + (p0 / 16 * hd + b * 32) * 16 + p0 % 16 * 4, q, sum);
+        VD_UNROLL
+        for (int i = 0; i < n; i++) {
+            sum[i] = _mm256_sub_epi32(sum[i], _mm256_set1_epi32(128 * st[i]->asum[b]));
+            acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(kd, _mm256_set1_ps(st[i]->dq[b])),
+                                     _mm256_cvtepi32_ps(sum[i]), acc[i]);
+        }
+    }
+    VD_UNROLL
+    for (int i = 0; i < n; i++)
+        _mm256_storeu_ps(st[i]->s + p0, _mm256_mul_ps(acc[i], scale));
+}
+
+static void scores(struct row_state *const *st, size_t n, const struct vd_wide_kv *c, size_t hd, float scale)
+{
+    const __m256 sv = _mm256_set1_ps(scale);
+    for (size_t p = 0; p < VD_KERN_CHUNK; p += 8) {
+        if (n == 4)
+            score8(4, st, c, hd, p, sv);
+        if (n == 3)
+            score8(3, st, c, hd, p, sv);
+        if (n == 2)
+            score8(2, st, c, hd, p, sv);
+        if (n == 1)
+            score8(1, st, c, hd, p, sv);
+    }
+}
+
+/* p[j] = exp(s[j] - m). */
+static void chunk_exp(const float *s, float m, float *p)
+{
+    const __m256 mv = _mm256_set1_ps(m);
+    for (size_t j = 0; j < VD_KERN_CHUNK; j += 8)
+        _mm256_storeu_ps(p + j, exp8(_mm256_sub_ps(_mm256_loadu_ps(s + j), mv)));
+}
+
+/* Lanes j and j + 32, then the tree. */
+static float chunk_sum(const float *p)
+{
+    __m256 v[4];
+    for (size_t k = 0; k < 4; k++)
+        v[k] = _mm256_add_ps(_mm256_loadu_ps(p + 8 * k), _mm256_loadu_ps(p + 8 * k + 32));
+    return tree8(_mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
+}
+
+/* t[j] = p[j] * vd[j] on the valid lanes, else 0; returns the largest magnitude's bits. */
+static uint32_t chunk_products(const float *p, const float *vd, size_t first, size_t end, float *t)
+{
+    __m256i max = _mm256_setzero_si256();
+    for (size_t j = 0; j < VD_KERN_CHUNK; j += 8)
+        _mm256_storeu_ps(t + j, _mm256_mul_ps(_mm256_loadu_ps(p + j), _mm256_loadu_ps(vd + j)));
+    memset(t, 0, first * sizeof(float));
+    memset(t + end, 0, (VD_KERN_CHUNK - end) * sizeof(float));
+    for (size_t j = 0; j < VD_KERN_CHUNK; j += 8)
+        max = _mm256_max_epu32(max, abs_bits(_mm256_loadu_ps(t + j)));
+    return max8_epu32(max);
+}
+
+/* w = rint(t * inv); NaN (inv is 0 then) converts to INT_MIN, which packs to 0. */
+static void chunk_codes(const float *t, float inv, int16_t *w)
+{
+    const __m256 iv = _mm256_set1_ps(inv);
+    for (size_t j = 0; j < VD_KERN_CHUNK; j += 16) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(t + j), iv));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(t + j + 8), iv));
+        __m256i u = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8);
+        _mm256_storeu_si256((__m256i *)(w + j), u);
+    }
+}
+
+/* mc, lc, d and w from the scores of chunk c. What was never put may be NaN: it is masked in both p and t. */
+static void softmax(struct row_state *st, const struct vd_wide_kv *kv, size_t c)
+{
+    size_t first, end;
+    float m = -INFINITY, p[VD_KERN_CHUNK], inv = 0.0f;
+    bool nan = false;
+    vd_kern_lanes(st->query, c, &first, &end);
+    for (size_t j = first; j < end; j++) {
+        nan |= st->s[j] != st->s[j];
+        m = st->s[j] > m ? st->s[j] : m;
+    }
+    st->mc = nan ? vd_f32_from_bits(VD_NAN_BITS) : m + 0.0f;
+    chunk_exp(st->s, st->mc, p);
+    memset(p, 0, first * sizeof(float));
+    memset(p + end, 0, (VD_KERN_CHUNK - end) * sizeof(float));
+    st->lc = vd_num_canon(chunk_sum(p));
+    uint32_t tmax = chunk_products(p, kv->vd, first, end, st->s);
+    st->d = tmax >= 0x7F800000 ? vd_f32_from_bits(VD_NAN_BITS) : vd_f32_from_bits(tmax) / 32767.0f;
+    if (st->d < 0x1p-100f)
+        st->d = 0.0f;
+    else if (st->d == st->d)
+        inv = 1.0f / st->d;
+    chunk_codes(st->s, inv, st->w);
+}
+
+/* Integer sums of elements e .. e + 15 for n rows, then o as each row wants it. acc[r][k] holds pairs of sums
+ * of elements e + 4k .. e + 4k + 3. */
+VD_INLINE void value_panel(int n, struct row_state *const *st, const struct vd_wide_kv *c, size_t hd,
+                           size_t e)
+{
+    __m256i acc[PANEL_ROWS][4];
+    VD_UNROLL
+    for (int r = 0; r < n; r++)
+        acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm256_setzero_si256();
+    for (size_t quad = 0; quad < VD_KERN_CHUNK / 4; quad++) {
+        __m256i w[PANEL_ROWS];
+        VD_UNROLL
+        for (int r = 0; r < n; r++) {
+            int64_t four;
+            memcpy(&four, st[r]->w + quad * 4, 8);
+            w[r] = _mm256_set1_epi64x(four);
+        }
+        VD_UNROLL
+        for (int k = 0; k < 4; k++) {
+            const int8_t *p = c->v + (quad * hd + e) * 4 + 16 * k;
+            const __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+            VD_UNROLL
+            for (int r = 0; r < n; r++)
+                acc[r][k] = _mm256_add_epi32(acc[r][k], _mm256_madd_epi16(v, w[r]));
+        }
+    }
+    VD_UNROLL
+    for (int r = 0; r < n; r++) {
+        const __m256 d = _mm256_set1_ps(st[r]->d), a = _mm256_set1_ps(st[r]->a), b = _mm256_set1_ps(st[r]->b);
+        for (int k = 0; k < 2; k++) {
+            float *o = st[r]->dst + e + 8 * k;
+            __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[r][2 * k], acc[r][2 * k + 1]), 0xD8);
+            __m256 oc = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
+            if (st[r]->merge)
+                oc = _mm256_fmadd_ps(_mm256_loadu_ps(o), a, _mm256_mul_ps(oc, b));
+            _mm256_storeu_ps(o, oc);
+        }
+    }
+}
+
+static void values(struct row_state *const *st, size_t n, const struct vd_wide_kv *c, size_t hd)
+{
+    for (size_t i = 0; i < n; i += PANEL_ROWS)
+        for (size_t e = 0; e < hd; e += PANEL) {
+            if (n - i >= 3)
+                value_panel(3, st + i, c, hd, e);
+            if (n - i == 2)
+                value_panel(2, st + i, c, hd, e);
+            if (n - i == 1)
+                value_panel(1, st + i, c, hd, e);
+        }
+}
+
+/* The two factors of a merge. */
+static void merge_factors(float m, float mc, float max, float *a, float *b)
+{
+    float e[8];
+    _mm256_storeu_ps(e, exp8(_mm256_setr_ps(m - max, mc - max, 0, 0, 0, 0, 0, 0)));
+    *a = e[0];
+    *b = e[1];
+}
+
+static float merged_max(float m, float mc)
+{
+    return m != m || mc != mc ? vd_f32_from_bits(VD_NAN_BITS) : (m > mc ? m : mc) + 0.0f;
+}
+
+/* Merges m and l; leaves what the merge of o needs. */
+static void merge_scalars(struct row_state *st)
+{
+    st->merge = st->started;
+    if (!st->started) {
+        st->started = true;
+        st->m = st->mc;
+        st->l = st->lc;
+        return;
+    }
+    float max = merged_max(st->m, st->mc);
+    merge_factors(st->m, st->mc, max, &st->a, &st->b);
+    st->l = fmaf(st->l, st->a, st->lc * st->b);
+    st->m = max;
+}
+
+static void finish_row(const float *o, float l, size_t hd, float *y)
+{
+    for (size_t e = 0; e < hd; e += 8)
+        _mm256_storeu_ps(y + e, _mm256_div_ps(_mm256_loadu_ps(o + e), _mm256_set1_ps(l)));
+}
+
+/* The rows of a tile that meet chunk c, with everything but the values done. */
+static size_t chunk_rows(struct row_state *st, size_t n, const struct vd_kern_kv *kv,
+                         const struct vd_wide_kv *w, float scale, size_t c, struct row_state **active)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (meets(st[i].query, c))
+            active[k++] = &st[i];
+    scores(active, k, w, kv->hd, scale);
+    for (size_t i = 0; i < k; i++)
+        softmax(active[i], w, c);
+    return k;
+}
+
+/* The chunks that a tile's rows meet lie in [*c0, *c1). */
+static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, size_t *c1)
+{
+    vd_kern_chunks(&rows[0], c0, c1);
+    for (size_t i = 1; i < n; i++) {
+        size_t a, b;
+        vd_kern_chunks(&rows[i], &a, &b);
+        *c0 = a < *c0 ? a : *c0;
+        *c1 = b > *c1 ? b : *c1;
+    }
+}
+
+static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                      void *scratch)
+{
+    struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
+    size_t c, c1;
+    for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
+        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
+        size_t k = chunk_rows(st, n, kv, &w, scale, c, active);
+        for (size_t i = 0; i < k; i++)
+            merge_scalars(active[i]);
+        values(active, k, &w, kv->hd);
+    }
+    for (size_t i = 0; i < n; i++)
+        finish_row(st[i].o, st[i].l, kv->hd, rows[i].y);
+}
+
+void vd_avx2_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                  void *scratch)
+{
+    for (size_t i = 0; i < n; i += TILE)
+        attn_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, scratch);
+}
+
+static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+{
+    struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
+    size_t hd = kv->hd, first, end;
+    tile_chunks(rows, n, &first, &end);
+    for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
+        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), hd);
+        size_t k = chunk_rows(st, n, kv, &w, scale, c, active);
+        for (size_t i = 0; i < k; i++) {
+            struct row_state *r = active[i];
+            r->dst = rec + (size_t)(r - st) * ld_rec +
+                     (c - r->query->begin / VD_KERN_CHUNK) * vd_kern_rec_floats(hd);
+            r->dst[hd] = r->mc;
+            r->dst[hd + 1] = r->lc;
+            r->merge = false;
+        }
+        values(active, k, &w, hd);
+    }
+}
+
+void vd_avx2_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
+                       size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+{
+    for (size_t i = 0; i < n; i += TILE)
+        part_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
+                  scratch);
+}
+
+/* One row's records, ascending. */
+static void merge_row(size_t hd, size_t n_chunks, const float *rec, float *y)
+{
+    float m = rec[hd], l = rec[hd + 1], o[VD_KERN_HEAD_MAX], a, b;
+    memcpy(o, rec, hd * sizeof(float));
+    for (size_t c = 1; c < n_chunks; c++) {
+        rec += vd_kern_rec_floats(hd);
+        float max = merged_max(m, rec[hd]);
+        merge_factors(m, rec[hd], max, &a, &b);
+        for (size_t e = 0; e < hd; e += 8) {
+            __m256 right = _mm256_mul_ps(_mm256_loadu_ps(rec + e), _mm256_set1_ps(b));
+            _mm256_storeu_ps(o + e, _mm256_fmadd_ps(_mm256_loadu_ps(o + e), _mm256_set1_ps(a), right));
+        }
+        l = fmaf(l, a, rec[hd + 1] * b);
+        m = max;
+    }
+    finish_row(o, l, hd, y);
+}
+
+void vd_avx2_attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
+                        size_t ld_rec)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t c0, c1;
+        vd_kern_chunks(&rows[i], &c0, &c1);
+        merge_row(hd, c1 - c0, rec + i * ld_rec, rows[i].y);
+    }
+}

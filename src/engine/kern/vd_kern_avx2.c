@@ -1,0 +1,39 @@
+/* The AVX2 table: any x86-64 since Haswell and Zen. */
+#include "vd_kern_avx2.h"
+
+static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const float *v)
+{
+    int8_t kq[VD_KERN_HEAD_MAX], vq[VD_KERN_HEAD_MAX];
+    float kd[VD_KERN_HEAD_MAX / VD_KERN_BLOCK], vd;
+    assert(hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX);
+    for (size_t b = 0; b < hd / VD_KERN_BLOCK; b++)
+        vd_avx2_quant32(k + b * VD_KERN_BLOCK, kq + b * VD_KERN_BLOCK, &kd[b]);
+    vd_avx2_quant8(v, hd, vq, &vd);
+    vd_wide_kv_store(chunk, hd, slot, kq, kd, vq, vd);
+}
+
+const struct vd_kern vd_kern_avx2 = {
+    .name = "avx2",
+    .scratch_bytes = vd_avx2_scratch_bytes,
+    .mat_bytes = vd_wide_mat_bytes,
+    .mat_pack = vd_wide_mat_pack,
+    .act_bytes = vd_wide_act_bytes,
+    .act_quant = vd_avx2_act_quant,
+    .act_read = vd_wide_act_read,
+    .matmul = vd_avx2_matmul,
+    .rmsnorm = vd_avx2_rmsnorm,
+    .rope_table = vd_kern_rope_table,
+    .rope = vd_avx2_rope,
+    .add = vd_avx2_add,
+    .swiglu = vd_avx2_swiglu,
+    .exp = vd_avx2_exp,
+    .embed_row = vd_kern_embed_row,
+    .kv_bytes = vd_wide_kv_bytes,
+    .kv_put = kv_put,
+    .kv_read = vd_wide_kv_read,
+    .attn = vd_avx2_attn,
+    .attn_part = vd_avx2_attn_part,
+    .attn_merge = vd_avx2_attn_merge,
+    .sample_max = vd_avx2_sample_max,
+    .sample_weights = vd_avx2_sample_weights,
+};

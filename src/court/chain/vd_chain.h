@@ -25,18 +25,15 @@ enum {
 
 struct vd_chain;
 
-struct vd_chain_event_list {
-    uint32_t n;
-    struct vd_bytes bytes; /* the encoded list; vd_chain_events_next walks it */
-};
-/* The next event at *offset (start with 0); false at the end. */
+/* The next event of a block's list at *offset (start with 0); false at the end. `encoded` (may be NULL) gets
+ * its own bytes. */
 bool vd_chain_events_next(struct vd_bytes list, size_t *offset, struct vd_bytes *encoded,
                           struct vd_event *out);
 
 struct vd_chain_block_info {
     struct vd_block_header header;
     struct vd_hash hash;
-    struct vd_bytes events; /* see vd_chain_events_next; borrowed for the call */
+    struct vd_bytes events; /* see vd_chain_events_next; borrowed: for the call, or as long as the view */
 };
 
 struct vd_chain_config {
@@ -101,6 +98,10 @@ enum vd_err vd_chain_wait_height(struct vd_chain *c, uint64_t height, uint32_t t
 /* Reads of the latest durable state: vd_store.h's views (kv for the queries of vd_ledger.h, blocks, proofs).
  */
 enum vd_err vd_chain_view_open(struct vd_chain *c, struct vd_store_view **out, struct vd_error *err);
+/* A block of a view, for those who follow from a height. VD_ENOTFOUND. (vd_store_view_block has its
+ * transactions.) */
+enum vd_err vd_chain_read_block(struct vd_store_view *v, uint64_t height, struct vd_chain_block_info *out,
+                                struct vd_error *err);
 
 /* Replays all blocks of a folder from its genesis in a scratch copy and compares every hash and every root.
  * VD_EFALSE names the first height that differs. The folder must not be open. `max_height` 0: all. *n_blocks

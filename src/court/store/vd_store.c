@@ -550,7 +550,45 @@ enum vd_err vd_store_abort(struct vd_store_writer *w, struct vd_error *err)
                                  : VD_ENOSPACE;
 }
 
+/* --- reads that both sides share --- */
+
+static enum vd_err table_get(const struct vd_store *s, MDB_txn *txn, enum table t, const void *key, size_t n,
+                             struct vd_bytes *out, struct vd_error *err)
+{
+    MDB_val k = to_val((struct vd_bytes){key, n}), val;
+    int rc = mdb_get(txn, s->table[t], &k, &val);
+    if (rc == MDB_NOTFOUND)
+        return vd_error_set(err, VD_ENOTFOUND, "%s: no such entry in table %s", s->dir, table_name[t]);
+    if (rc != 0)
+        return lmdb_error(s, rc, "read", err);
+    *out = to_bytes(val);
+    return VD_OK;
+}
+
+static enum vd_err read_tip(const struct vd_store *s, MDB_txn *txn, struct vd_store_tip *out,
+                            struct vd_error *err)
+{
+    struct vd_bytes b;
+    enum vd_err e = table_get(s, txn, T_META, "tip", 3, &b, err);
+    *out = (struct vd_store_tip){.empty = true};
+    if (e == VD_ENOTFOUND)
+        return VD_OK;
+    if (e == VD_OK && !tip_decode(b, out))
+        return lmdb_error(s, MDB_CORRUPTED, "read the latest height", err);
+    return e;
+}
+
+enum vd_err vd_store_writer_tip(struct vd_store_writer *w, struct vd_store_tip *out, struct vd_error *err)
+{
+    return read_tip(w->store, w->kvs.txn, out, err);
+}
+
 /* --- readers --- */
+
+enum vd_err vd_store_view_tip(struct vd_store_view *v, struct vd_store_tip *out, struct vd_error *err)
+{
+    return read_tip(v->store, v->kvs.txn, out, err);
+}
 
 enum vd_err vd_store_view_open(struct vd_store *s, struct vd_store_view **out, struct vd_error *err)
 {
@@ -593,42 +631,17 @@ struct vd_kvs *vd_store_view_kv(struct vd_store_view *v)
     return &v->kvs.kv;
 }
 
-static enum vd_err view_get(struct vd_store_view *v, enum table t, const void *key, size_t n,
-                            struct vd_bytes *out, struct vd_error *err)
-{
-    MDB_val k = to_val((struct vd_bytes){key, n}), val;
-    int rc = mdb_get(v->kvs.txn, v->store->table[t], &k, &val);
-    if (rc == MDB_NOTFOUND)
-        return vd_error_set(err, VD_ENOTFOUND, "%s: no such entry in table %s", v->store->dir, table_name[t]);
-    if (rc != 0)
-        return lmdb_error(v->store, rc, "read", err);
-    *out = to_bytes(val);
-    return VD_OK;
-}
-
-enum vd_err vd_store_view_tip(struct vd_store_view *v, struct vd_store_tip *out, struct vd_error *err)
-{
-    struct vd_bytes b;
-    enum vd_err e = view_get(v, T_META, "tip", 3, &b, err);
-    *out = (struct vd_store_tip){.empty = true};
-    if (e == VD_ENOTFOUND)
-        return VD_OK;
-    if (e == VD_OK && !tip_decode(b, out))
-        return lmdb_error(v->store, MDB_CORRUPTED, "read the latest height", err);
-    return e;
-}
-
 enum vd_err vd_store_view_block(struct vd_store_view *v, uint64_t height, struct vd_bytes *block,
                                 struct vd_bytes *events, struct vd_error *err)
 {
     uint8_t key[8];
     height_key(key, height);
-    enum vd_err e = view_get(v, T_BLOCK, key, sizeof key, block, err);
+    enum vd_err e = table_get(v->store, v->kvs.txn, T_BLOCK, key, sizeof key, block, err);
     if (e == VD_ENOTFOUND)
         return vd_error_set(err, VD_ENOTFOUND, "%s: there is no block %" PRIu64, v->store->dir, height);
     if (e != VD_OK || !events)
         return e;
-    e = view_get(v, T_EVENT, key, sizeof key, events, err);
+    e = table_get(v->store, v->kvs.txn, T_EVENT, key, sizeof key, events, err);
     if (e == VD_ENOTFOUND) {
         *events = (struct vd_bytes){block->p, 0};
         return VD_OK;
@@ -638,7 +651,7 @@ enum vd_err vd_store_view_block(struct vd_store_view *v, uint64_t height, struct
 
 enum vd_err vd_store_view_genesis(struct vd_store_view *v, struct vd_bytes *out, struct vd_error *err)
 {
-    return view_get(v, T_META, "genesis", 7, out, err);
+    return table_get(v->store, v->kvs.txn, T_META, "genesis", 7, out, err);
 }
 
 enum vd_err vd_store_view_prove(struct vd_store_view *v, struct vd_bytes key, struct vd_map_proof *out,
@@ -650,4 +663,21 @@ enum vd_err vd_store_view_prove(struct vd_store_view *v, struct vd_bytes key, st
     if (!vd_map_prove(&nodes, &h, out))
         return lmdb_error(v->store, ctx.rc ? ctx.rc : MDB_CORRUPTED, "prove", err);
     return VD_OK;
+}
+
+bool vd_store_view_same(struct vd_store_view *a, struct vd_store_view *b, struct vd_bytes *key)
+{
+    struct vd_bytes none = {NULL, 0}, ka = none, kb = none, va, vb;
+    bool first = true;
+    for (;;) {
+        bool in_a = a->kvs.kv.next(&a->kvs.kv, none, ka, !first, &ka, &va);
+        bool in_b = b->kvs.kv.next(&b->kvs.kv, none, kb, !first, &kb, &vb);
+        first = false;
+        if (!in_a && !in_b)
+            return !a->kvs.kv.failed && !b->kvs.kv.failed;
+        *key = in_a ? ka : kb;
+        if (in_a != in_b || ka.n != kb.n || memcmp(ka.p, kb.p, ka.n) != 0 || va.n != vb.n ||
+            memcmp(va.p, vb.p, va.n) != 0)
+            return false;
+    }
 }

@@ -44,6 +44,7 @@ struct vd_store_writer; /* the open write transaction */
 enum vd_err vd_store_begin(struct vd_store *s, struct vd_store_writer **out, struct vd_error *err);
 /* The committed state (and what was applied in this transaction), until commit or abort. */
 struct vd_kvs *vd_store_writer_kv(struct vd_store_writer *w);
+enum vd_err vd_store_writer_tip(struct vd_store_writer *w, struct vd_store_tip *out, struct vd_error *err);
 /* Writes an overlay's changes to state and map; *root is the state root after them. */
 enum vd_err vd_store_apply(struct vd_store_writer *w, const struct vd_overlay *o, struct vd_arena *scratch,
                            struct vd_hash *root, struct vd_error *err);
@@ -70,6 +71,10 @@ enum vd_err vd_store_view_genesis(struct vd_store_view *v, struct vd_bytes *out,
 /* That `key` has the value it has in this view, or is absent, under the tip's state root. */
 enum vd_err vd_store_view_prove(struct vd_store_view *v, struct vd_bytes key, struct vd_map_proof *out,
                                 struct vd_error *err);
+
+/* True if both views hold the same state, indexes included; else *key (borrowed) is the first that differs.
+ */
+bool vd_store_view_same(struct vd_store_view *a, struct vd_store_view *b, struct vd_bytes *key);
 
 /* Bytes of map in use and in all. */
 enum vd_err vd_store_usage(struct vd_store *s, uint64_t *used_bytes, uint64_t *map_bytes,

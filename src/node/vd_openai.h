@@ -1,0 +1,104 @@
+/* The OpenAI API's JSON: request bodies in, responses, stream chunks and errors out. Pure text work: no
+ * sockets, no model.
+ *
+ * A parameter that this server does not implement is refused by name, never ignored, unless its value is the
+ * one that changes nothing (docs/guide/api.md has the table). Null is the same as absent.
+ *
+ * Limits: a body has at most VD_OPENAI_BODY_MAX bytes. Ownership: a parsed request owns its strings until
+ * vd_openai_request_free; formatted texts are the caller's, free(). NULL from a format function: no memory.
+ * Thread rule: pure functions. */
+#ifndef VD_OPENAI_H
+#define VD_OPENAI_H
+
+#include "vd_bytes.h"
+#include "vd_receipt.h"
+
+enum {
+    VD_OPENAI_BODY_MAX = 1 << 20,
+    VD_OPENAI_MESSAGES_MAX = 4096,
+    VD_OPENAI_MAX_TOKENS_DEFAULT =
+        16, /* of /v1/completions, as OpenAI's; a chat goes on to the end of the context */
+};
+
+/* What a client did wrong, or what we cannot do now. */
+struct vd_openai_error {
+    int status;       /* of HTTP */
+    const char *type; /* "invalid_request_error", "rate_limit_error", "server_error" */
+    const char *code; /* "model_not_found", ...; NULL: null */
+    char param[128];  /* empty: null */
+    char message[512];
+    uint32_t retry_after_s; /* 0: no Retry-After */
+};
+
+/* Fills *e; returns false so that `return vd_openai_fail(...)` reads well. param may be NULL. */
+bool vd_openai_fail(struct vd_openai_error *e, int status, const char *code, const char *param,
+                    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+char *vd_openai_format_error(const struct vd_openai_error *e); /* {"error": {...}} */
+
+enum vd_openai_kind { VD_OPENAI_CHAT, VD_OPENAI_COMPLETION };
+
+struct vd_openai_text {
+    const char *p; /* UTF-8, NUL-terminated, holds no NUL */
+    size_t n;
+};
+
+struct vd_openai_message {
+    struct vd_openai_text role, content; /* role: system, user, assistant */
+};
+
+struct vd_openai_request {
+    enum vd_openai_kind kind;
+    const char *model;
+    size_t n_messages; /* CHAT: >= 1 */
+    struct vd_openai_message *message;
+    struct vd_openai_text prompt; /* COMPLETION: the text, p NULL when ids were given */
+    size_t n_ids;
+    uint32_t *ids;
+    uint32_t max_tokens;         /* 0: not given (a chat only) */
+    struct vd_sampling sampling; /* in a request's units; seed is the client's if has_seed */
+    bool has_seed;
+    bool stream, include_usage;
+    void *memory; /* private */
+};
+
+/* False: *e says what is wrong, naming the parameter; out needs no free then. */
+bool vd_openai_parse(struct vd_openai_request *out, enum vd_openai_kind kind, struct vd_bytes body,
+                     struct vd_openai_error *e);
+void vd_openai_request_free(struct vd_openai_request *r); /* a cleared one is fine */
+
+/* An answer, or the parts of it that a chunk needs. */
+struct vd_openai_reply {
+    enum vd_openai_kind kind;
+    const char *id; /* "chatcmpl-..." or "cmpl-..." */
+    uint64_t created_s;
+    const char *model;
+    const char *text; /* UTF-8, may hold NUL */
+    size_t n_text;
+    enum vd_finish finish;
+    uint32_t n_prompt, n_output; /* of the receipt */
+    const char *receipt_id;      /* 64 hex digits */
+    struct vd_amount amount;
+};
+
+char *vd_openai_format_reply(const struct vd_openai_reply *r);
+
+enum vd_openai_part {
+    VD_OPENAI_PART_ROLE,   /* first chunk of a chat: the role, no text */
+    VD_OPENAI_PART_TEXT,   /* some text */
+    VD_OPENAI_PART_FINISH, /* no text, the finish reason and the receipt */
+    VD_OPENAI_PART_USAGE,  /* no choice, the usage and the receipt; only when asked for */
+};
+/* The JSON of one chunk, without "data: ". `include_usage`: "usage": null in those that have none. */
+char *vd_openai_format_chunk(const struct vd_openai_reply *r, enum vd_openai_part part, bool include_usage);
+
+struct vd_openai_model {
+    const char *id;
+    uint64_t created_s;
+    struct vd_hash root;
+    uint32_t context_tok, n_workers;
+    struct vd_amount price_in, price_out; /* the cheapest worker's; meaningless if n_workers is 0 */
+};
+char *vd_openai_format_models(const struct vd_openai_model *m, size_t n); /* GET /v1/models */
+char *vd_openai_format_model(const struct vd_openai_model *m);            /* GET /v1/models/{id} */
+
+#endif

@@ -1,0 +1,342 @@
+/* What each parameter may be, which error names it, and that responses have the fields that clients read.
+ * Given a folder, writes the accepted and refused bodies there: the seeds of tests/corpus/vd_openai_fuzz. */
+#include "vd_openai.h"
+
+#include <jansson.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+static const char *corpus_dir;
+
+static bool parse(struct vd_openai_request *r, enum vd_openai_kind kind, const char *body,
+                  struct vd_openai_error *e)
+{
+    static int n_saved;
+    if (corpus_dir) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%03d", corpus_dir, n_saved++);
+        FILE *f = fopen(path, "wb");
+        assert_non_null(f);
+        fputc(kind == VD_OPENAI_CHAT ? 0 : 1, f);
+        fputs(body, f);
+        fclose(f);
+    }
+    return vd_openai_parse(r, kind, (struct vd_bytes){(const uint8_t *)body, strlen(body)}, e);
+}
+
+#define CHAT(rest) "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]" rest "}"
+#define COMP(rest) "{\"model\":\"m\",\"prompt\":\"hi\"" rest "}"
+
+static void test_chat(void **state)
+{
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    assert_true(parse(&r, VD_OPENAI_CHAT,
+                      "{\"model\":\"m\",\"messages\":[{\"role\":\"developer\",\"content\":\"be kind\"},"
+                      "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\","
+                      "\"text\":\"\\u00e4\"}]},"
+                      "{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null,\"annotations\":[]}],"
+                      "\"temperature\":0.7,\"top_p\":0.95,"
+                      "\"top_k\":40,\"min_p\":0.05,\"seed\":-1,\"max_completion_tokens\":77,\"stream\":true,"
+                      "\"stream_options\":{\"include_usage\":true}}",
+                      &e));
+    assert_int_equal(r.n_messages, 3);
+    assert_string_equal(r.message[0].role.p, "system");
+    assert_string_equal(r.message[1].content.p, "a\xc3\xa4");
+    assert_int_equal(r.message[1].content.n, 3);
+    assert_int_equal(r.message[2].content.n, 0);
+    assert_int_equal(r.sampling.temp_micro, 700000);
+    assert_int_equal(r.sampling.top_p_micro, 950000);
+    assert_int_equal(r.sampling.top_k, 40);
+    assert_int_equal(r.sampling.min_p_micro, 50000);
+    assert_true(r.has_seed && r.sampling.seed == UINT64_MAX);
+    assert_int_equal(r.max_tokens, 77);
+    assert_true(r.stream && r.include_usage);
+    vd_openai_request_free(&r);
+}
+
+static void test_defaults(void **state)
+{
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(",\"temperature\":null,\"seed\":null"), &e));
+    assert_int_equal(r.sampling.temp_micro, 1000000);
+    assert_int_equal(r.sampling.top_p_micro, 1000000);
+    assert_int_equal(r.max_tokens, 0);
+    assert_false(r.has_seed || r.stream || r.include_usage);
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_COMPLETION, COMP(""), &e));
+    assert_int_equal(r.max_tokens, VD_OPENAI_MAX_TOKENS_DEFAULT);
+    assert_string_equal(r.prompt.p, "hi");
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(",\"top_p\":0"), &e));
+    assert_int_equal(r.sampling.top_p_micro, 1);
+    vd_openai_request_free(&r);
+}
+
+static void test_completion_prompts(void **state)
+{
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    const char *ids[] = {"{\"model\":\"m\",\"prompt\":[1,2,3]}", "{\"model\":\"m\",\"prompt\":[[1,2,3]]}"};
+    for (int i = 0; i < 2; i++) {
+        assert_true(parse(&r, VD_OPENAI_COMPLETION, ids[i], &e));
+        assert_null(r.prompt.p);
+        assert_int_equal(r.n_ids, 3);
+        assert_int_equal(r.ids[2], 3);
+        vd_openai_request_free(&r);
+    }
+    assert_true(parse(&r, VD_OPENAI_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"one\"]}", &e));
+    assert_string_equal(r.prompt.p, "one");
+    vd_openai_request_free(&r);
+    const char *bad[] = {"{\"model\":\"m\",\"prompt\":[\"a\",\"b\"]}",
+                         "{\"model\":\"m\",\"prompt\":[]}",
+                         "{\"model\":\"m\",\"prompt\":[1,-2]}",
+                         "{\"model\":\"m\",\"prompt\":[1,\"b\"]}",
+                         "{\"model\":\"m\",\"prompt\":{}}",
+                         "{\"model\":\"m\"}"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(parse(&r, VD_OPENAI_COMPLETION, bad[i], &e));
+        assert_int_equal(e.status, 400);
+        assert_string_equal(e.param, "prompt");
+    }
+}
+
+static void test_harmless_values(void **state)
+{
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    assert_true(parse(
+        &r, VD_OPENAI_CHAT,
+        CHAT(
+            ",\"n\":1,\"presence_penalty\":0,\"frequency_penalty\":0.0,\"logprobs\":false,\"top_logprobs\":"
+            "null,"
+            "\"stop\":null,\"logit_bias\":{},\"user\":\"u\",\"store\":false,\"tools\":[],\"tool_choice\":"
+            "\"none\","
+            "\"response_format\":{\"type\":\"text\"},\"parallel_tool_calls\":true,\"metadata\":{\"a\":\"b\"},"
+            "\"service_tier\":\"auto\",\"modalities\":[\"text\"],\"repetition_penalty\":1"),
+        &e));
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_COMPLETION,
+                      COMP(",\"best_of\":1,\"echo\":false,\"suffix\":null,\"logprobs\":null,\"stop\":[]"),
+                      &e));
+    vd_openai_request_free(&r);
+}
+
+static void test_refused_by_name(void **state)
+{
+    static const struct {
+        const char *body, *param;
+    } bad[] = {
+        {CHAT(",\"n\":2"), "n"},
+        {CHAT(",\"stop\":[\"x\"]"), "stop"},
+        {CHAT(",\"stop\":\"x\""), "stop"},
+        {CHAT(",\"logprobs\":true"), "logprobs"},
+        {CHAT(",\"presence_penalty\":0.1"), "presence_penalty"},
+        {CHAT(",\"logit_bias\":{\"1\":1}"), "logit_bias"},
+        {CHAT(",\"response_format\":{\"type\":\"json_object\"}"), "response_format"},
+        {CHAT(",\"tools\":[{}]"), "tools"},
+        {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
+        {CHAT(",\"store\":true"), "store"},
+        {CHAT(",\"unheard_of\":1"), "unheard_of"},
+        {CHAT(",\"prompt\":\"x\""), "prompt"},
+        {CHAT(",\"temperature\":2.1"), "temperature"},
+        {CHAT(",\"temperature\":-0.1"), "temperature"},
+        {CHAT(",\"temperature\":\"hot\""), "temperature"},
+        {CHAT(",\"top_p\":1.5"), "top_p"},
+        {CHAT(",\"top_k\":-1"), "top_k"},
+        {CHAT(",\"min_p\":2"), "min_p"},
+        {CHAT(",\"seed\":1.5"), "seed"},
+        {CHAT(",\"max_tokens\":0"), "max_tokens"},
+        {CHAT(",\"max_tokens\":1.5"), "max_tokens"},
+        {CHAT(",\"max_tokens\":5,\"max_completion_tokens\":6"), "max_tokens"},
+        {CHAT(",\"stream\":1"), "stream"},
+        {CHAT(",\"stream_options\":{\"include_usage\":true}"), "stream_options"},
+        {CHAT(",\"stream\":true,\"stream_options\":{\"other\":true}"), "stream_options.other"},
+        {CHAT(",\"stream\":true,\"stream_options\":{\"include_usage\":3}"), "stream_options.include_usage"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "model"},
+        {"{\"model\":7,\"messages\":[]}", "model"},
+        {"{\"model\":\"m\"}", "messages"},
+        {"{\"model\":\"m\",\"messages\":[]}", "messages"},
+        {"{\"model\":\"m\",\"messages\":[7]}", "messages[0]"},
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages[0].role"},
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]}", "messages[0].content"},
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"bob\"}]}",
+         "messages[0].name"},
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
+         "messages[0].content[0]"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct vd_openai_request r;
+        struct vd_openai_error e;
+        if (parse(&r, VD_OPENAI_CHAT, bad[i].body, &e))
+            fail_msg("accepted: %s", bad[i].body);
+        assert_int_equal(e.status, 400);
+        assert_string_equal(e.param, bad[i].param);
+        assert_true(e.message[0] != 0);
+    }
+}
+
+static void test_no_json(void **state)
+{
+    static const char *const bad[] = {"",
+                                      "[",
+                                      "[]",
+                                      "null",
+                                      "{\"a\":1,\"a\":2}",
+                                      "{\"a\":\"\xff\"}",
+                                      "{\"a\":\"\\u0000\"}",
+                                      "{\n\"model\": nope}"};
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(parse(&r, VD_OPENAI_CHAT, bad[i], &e));
+        assert_int_equal(e.status, 400);
+    }
+    assert_non_null(strstr(e.message, "line 2, column"));
+    char *big = calloc(1, VD_OPENAI_BODY_MAX + 1);
+    assert_false(
+        vd_openai_parse(&r, VD_OPENAI_CHAT, (struct vd_bytes){(uint8_t *)big, VD_OPENAI_BODY_MAX + 1}, &e));
+    assert_int_equal(e.status, 413);
+    free(big);
+}
+
+static json_t *load(char *text)
+{
+    assert_non_null(text);
+    json_t *j = json_loads(text, 0, NULL);
+    assert_non_null(j);
+    free(text);
+    return j;
+}
+
+static void test_error_envelope(void **state)
+{
+    struct vd_openai_error e;
+    const char *message, *type;
+    json_t *param, *code;
+    vd_openai_fail(&e, 401, "invalid_api_key", NULL, "no \xff %s", "key");
+    json_t *j = load(vd_openai_format_error(&e));
+    assert_int_equal(json_unpack(j, "{s:{s:s, s:s, s:o, s:o}}", "error", "message", &message, "type", &type,
+                                 "param", &param, "code", &code),
+                     0);
+    assert_string_equal(message, "no ? key");
+    assert_string_equal(type, "invalid_request_error");
+    assert_true(json_is_null(param));
+    assert_string_equal(json_string_value(code), "invalid_api_key");
+    json_decref(j);
+}
+
+static const struct vd_openai_reply answer = {.kind = VD_OPENAI_CHAT,
+                                              .id = "chatcmpl-1",
+                                              .created_s = 5,
+                                              .model = "m",
+                                              .text = "h\0i",
+                                              .n_text = 3,
+                                              .finish = VD_FINISH_LENGTH,
+                                              .n_prompt = 10,
+                                              .n_output = 2,
+                                              .receipt_id = "ab",
+                                              .amount = {77}};
+
+static void test_reply(void **state)
+{
+    json_int_t prompt, completion, total, amount;
+    const char *object, *role, *content, *reason, *receipt;
+    struct vd_openai_reply r = answer;
+    r.text = "h\xc3\xa4";
+    json_t *j = load(vd_openai_format_reply(&r));
+    assert_int_equal(json_unpack(j, "{s:s, s:[{s:{s:s, s:s}, s:s}], s:{s:I, s:I, s:I}, s:{s:s, s:I}}",
+                                 "object", &object, "choices", "message", "role", &role, "content", &content,
+                                 "finish_reason", &reason, "usage", "prompt_tokens", &prompt,
+                                 "completion_tokens", &completion, "total_tokens", &total, "veridem",
+                                 "receipt_id", &receipt, "amount_micro", &amount),
+                     0);
+    assert_string_equal(object, "chat.completion");
+    assert_string_equal(role, "assistant");
+    assert_string_equal(content, "h\xc3\xa4");
+    assert_string_equal(reason, "length");
+    assert_string_equal(receipt, "ab");
+    assert_true(prompt == 10 && completion == 2 && total == 12 && amount == 77);
+    json_decref(j);
+    char *text = vd_openai_format_reply(&answer); /* a NUL in the answer is escaped, not the end of it */
+    assert_non_null(strstr(text, "h\\u0000i"));
+    free(text);
+}
+
+static void test_chunks(void **state)
+{
+    const char *role, *text, *reason, *receipt;
+    json_t *none;
+    json_int_t total;
+    struct vd_openai_reply r = answer;
+    r.text = "hi";
+    r.n_text = 2;
+    json_t *j = load(vd_openai_format_chunk(&r, VD_OPENAI_PART_ROLE, false));
+    assert_int_equal(json_unpack(j, "{s:[{s:{s:s, s:s}, s:n}]}", "choices", "delta", "role", &role, "content",
+                                 &text, "finish_reason"),
+                     0);
+    assert_string_equal(role, "assistant");
+    assert_string_equal(text, "");
+    assert_null(json_object_get(j, "usage"));
+    json_decref(j);
+    j = load(vd_openai_format_chunk(&r, VD_OPENAI_PART_TEXT, true));
+    assert_int_equal(json_unpack(j, "{s:[{s:{s:s}, s:o}], s:o}", "choices", "delta", "content", &text,
+                                 "finish_reason", &none, "usage", &none),
+                     0);
+    assert_true(json_is_null(none));
+    assert_string_equal(text, "hi");
+    json_decref(j);
+    j = load(vd_openai_format_chunk(&r, VD_OPENAI_PART_FINISH, false));
+    assert_int_equal(json_unpack(j, "{s:[{s:{}, s:s}], s:{s:s}}", "choices", "delta", "finish_reason",
+                                 &reason, "veridem", "receipt_id", &receipt),
+                     0);
+    assert_string_equal(reason, "length");
+    json_decref(j);
+    j = load(vd_openai_format_chunk(&r, VD_OPENAI_PART_USAGE, true));
+    assert_int_equal(json_array_size(json_object_get(j, "choices")), 0);
+    assert_int_equal(json_unpack(j, "{s:{s:I}, s:{s:s}}", "usage", "total_tokens", &total, "veridem",
+                                 "receipt_id", &receipt),
+                     0);
+    assert_int_equal(total, 12);
+    json_decref(j);
+    r.kind = VD_OPENAI_COMPLETION;
+    j = load(vd_openai_format_chunk(&r, VD_OPENAI_PART_TEXT, false));
+    assert_int_equal(json_unpack(j, "{s:s, s:[{s:s}]}", "object", &role, "choices", "text", &text), 0);
+    assert_string_equal(role, "text_completion");
+    json_decref(j);
+}
+
+static void test_models(void **state)
+{
+    struct vd_openai_model m = {
+        .id = "SmolLM2", .created_s = 1, .context_tok = 8192, .n_workers = 2, .price_in = {1}};
+    const char *id, *object;
+    json_t *j = load(vd_openai_format_models(&m, 1));
+    assert_int_equal(json_unpack(j, "{s:s, s:[{s:s}]}", "object", &object, "data", "id", &id), 0);
+    assert_string_equal(object, "list");
+    assert_string_equal(id, "SmolLM2");
+    json_decref(j);
+}
+
+int main(int argc, char **argv)
+{
+    corpus_dir = argc > 1 ? argv[1] : NULL;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_completion_prompts),
+        cmocka_unit_test(test_harmless_values),
+        cmocka_unit_test(test_refused_by_name),
+        cmocka_unit_test(test_no_json),
+        cmocka_unit_test(test_error_envelope),
+        cmocka_unit_test(test_reply),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_models),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

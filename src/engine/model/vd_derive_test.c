@@ -1,0 +1,246 @@
+/* The derivation rule: what it yields for a good file, and what it says about files that lie or go beyond it.
+ */
+#include "vd_derive.h"
+
+#include "vd_rope.h"
+#include "vd_test_model.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+static enum vd_err derive_bytes(const uint8_t *bytes, size_t n, struct vd_program *p, struct vd_error *err)
+{
+    struct vd_gguf *g;
+    enum vd_err rc = vd_gguf_open(&g, bytes, n, "test.gguf", err);
+    if (rc != VD_OK)
+        return rc;
+    rc = vd_derive_program(p, g, err);
+    vd_gguf_close(g);
+    return rc;
+}
+
+static enum vd_err derive(const struct vd_test_model *t, void (*extra)(struct vd_gguf_writer *w),
+                          struct vd_program *p, struct vd_error *err)
+{
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(t, extra, &n);
+    enum vd_err rc = derive_bytes(bytes, n, p, err);
+    free(bytes);
+    return rc;
+}
+
+static void good_file(void **state)
+{
+    struct vd_test_model t = vd_test_model_default;
+    struct vd_program p;
+    uint64_t steps[VD_PROGRAM_ROPE_MAX];
+    uint8_t bytes[VD_PROGRAM_BYTES_MAX];
+    t.stop = 17;
+    assert_int_equal(derive(&t, NULL, &p, NULL), VD_OK);
+    assert_int_equal(p.n_layers, t.n_layers);
+    assert_int_equal(p.width, t.width);
+    assert_int_equal(p.n_heads, t.n_heads);
+    assert_int_equal(p.n_kv_heads, t.n_kv_heads);
+    assert_int_equal(p.head_dim, t.head_dim);
+    assert_int_equal(p.ff_width, t.ff_width);
+    assert_int_equal(p.vocab, t.vocab);
+    assert_int_equal(p.ctx, t.ctx);
+    assert_int_equal(p.rope_pairing, VD_ROPE_ADJACENT);
+    assert_int_equal(p.n_rope, t.head_dim / 2);
+    assert_true(vd_num_rope_steps(10000.0f, t.head_dim, steps));
+    assert_memory_equal(p.rope_steps, steps, t.head_dim / 2 * sizeof *steps);
+    assert_true(p.eps == 1e-5f && p.attn_scale == 0.125f);
+    assert_int_equal(p.n_tensors, 2 + 9 * t.n_layers);
+    assert_int_equal(p.types[0], t.embd);
+    assert_int_equal(p.types[2], t.mats);
+    assert_int_equal(p.n_stop, 1);
+    assert_int_equal(p.stop[0], 17);
+    struct vd_program again;
+    size_t n = vd_program_encode(&p, bytes, sizeof bytes);
+    assert_true(vd_program_decode((struct vd_bytes){bytes, n}, &again));
+    t.untied = true;
+    assert_int_equal(derive(&t, NULL, &p, NULL), VD_OK);
+    assert_int_equal(p.n_tensors, 3 + 9 * t.n_layers);
+}
+
+/* ------------------------------------------------- extras ----------------------------------------------- */
+
+static void add_tokens(struct vd_gguf_writer *w, uint32_t n, bool control)
+{
+    struct vd_gguf_str piece[256];
+    int32_t type[256];
+    for (uint32_t i = 0; i < n; i++) {
+        piece[i] = (struct vd_gguf_str){"a", 1};
+        type[i] = 1;
+    }
+    piece[5] = (struct vd_gguf_str){"<|im_end|>", 10};
+    piece[3] = (struct vd_gguf_str){"<|endoftext|>", 13};
+    piece[9] = (struct vd_gguf_str){"</s>", 4}; /* a plain token that only looks like one */
+    type[5] = type[3] = control ? 3 : 1;
+    vd_gguf_add_array_str(w, "tokenizer.ggml.tokens", piece, n);
+    vd_gguf_add_array_i32(w, "tokenizer.ggml.token_type", type, n);
+}
+static void with_tokens(struct vd_gguf_writer *w)
+{
+    add_tokens(w, vd_test_model_default.vocab, true);
+    vd_gguf_add_u32(w, "tokenizer.ggml.eot_token_id", 5);
+    vd_gguf_add_u32(w, "tokenizer.ggml.eom_token_id", 1);
+}
+static void few_tokens(struct vd_gguf_writer *w)
+{
+    add_tokens(w, vd_test_model_default.vocab - 1, true);
+}
+static void wrong_eot(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "tokenizer.ggml.eot_token_id", vd_test_model_default.vocab);
+}
+static void wrong_vocab(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.vocab_size", 204);
+}
+static void experts(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.expert_count", 8);
+}
+static void scaling(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_str(w, "llama.rope.scaling.type", "yarn");
+}
+static void no_scaling(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_str(w, "llama.rope.scaling.type", "none");
+}
+static void odd_rope(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.rope.dimension_count", 63);
+}
+static void wide_rope(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.rope.dimension_count", 128);
+}
+static void bias(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "blk.0.attn_q.bias", VD_WTYPE_F32, 1, 256, 1.0f, 0.0f, &r);
+}
+
+static void stop_tokens(void **state)
+{
+    struct vd_program p;
+    static const uint32_t want[] = {1, 3, 5};
+    assert_int_equal(derive(&vd_test_model_default, with_tokens, &p, NULL), VD_OK);
+    assert_int_equal(p.n_stop, 3);
+    assert_memory_equal(p.stop, want, sizeof want);
+}
+
+/* What is wrong, what the error is, and a word that its message must have. */
+static void refusals(void **state)
+{
+    static const struct {
+        void (*extra)(struct vd_gguf_writer *w);
+        enum vd_err code;
+        const char *word;
+    } cases[] = {
+        {few_tokens, VD_EFORMAT, "202 tokens"},
+        {wrong_eot, VD_EFORMAT, "eot_token_id"},
+        {wrong_vocab, VD_EFORMAT, "204"},
+        {experts, VD_EUNSUPPORTED, "llama.expert_count"},
+        {scaling, VD_EUNSUPPORTED, "yarn"},
+        {no_scaling, VD_OK, ""},
+        {odd_rope, VD_EFORMAT, "63"},
+        {wide_rope, VD_EFORMAT, "128"},
+        {bias, VD_EUNSUPPORTED, "blk.0.attn_q.bias"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct vd_program p;
+        struct vd_error err = {0};
+        assert_int_equal(derive(&vd_test_model_default, cases[i].extra, &p, &err), cases[i].code);
+        if (cases[i].code != VD_OK && !strstr(err.msg, cases[i].word))
+            fail_msg("'%s' lacks '%s'", err.msg, cases[i].word);
+    }
+}
+
+/* Replaces the first occurrence of a text in the file by another of the same length. */
+static enum vd_err derive_patched(const char *from, const char *to, struct vd_error *err)
+{
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n);
+    uint8_t *at = memmem(bytes, n, from, strlen(from));
+    struct vd_program p;
+    assert_non_null(at);
+    assert_int_equal(strlen(from), strlen(to));
+    memcpy(at, to, strlen(to));
+    enum vd_err rc = derive_bytes(bytes, n, &p, err);
+    free(bytes);
+    return rc;
+}
+
+static void other_names(void **state)
+{
+    struct vd_error err;
+    assert_int_equal(derive_patched("llama", "gpt-2", &err), VD_EUNSUPPORTED);
+    assert_non_null(strstr(err.msg, "'gpt-2' is not known; known is: llama"));
+    assert_int_equal(derive_patched("blk.1.ffn_up.weight", "blk.1.ffn_uq.weight", &err), VD_ENOTFOUND);
+    assert_non_null(strstr(err.msg, "blk.1.ffn_up.weight"));
+    assert_int_equal(derive_patched("token_embd", "token_embx", &err), VD_ENOTFOUND);
+    assert_int_equal(derive_patched("llama.block_count", "llama.block_xount", &err), VD_EUNSUPPORTED);
+}
+
+/* Each size of the header lies in turn; nothing may be accepted, and nothing may crash. */
+static void lying_sizes(void **state)
+{
+    static const char *const keys[] = {
+        "llama.block_count",          "llama.embedding_length",        "llama.feed_forward_length",
+        "llama.attention.head_count", "llama.attention.head_count_kv", "llama.attention.key_length",
+        "llama.context_length",
+    };
+    static const uint32_t lies[] = {0, 1, 2, 5, 31, 64, 96, 300, 16384, 65536, 0x7FFFFFFF, 0xFFFFFFFF};
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n);
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+        uint8_t *at = memmem(bytes, n, keys[k], strlen(keys[k]));
+        assert_non_null(at);
+        at += strlen(keys[k]) + 4; /* its type */
+        uint32_t honest = vd_le32_load(at);
+        for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+            struct vd_program p;
+            struct vd_error err = {0};
+            vd_le32_store(at, lies[i]);
+            enum vd_err rc = derive_bytes(bytes, n, &p, &err);
+            bool free_choice = k == 6 && lies[i] > 0 && lies[i] <= VD_PROGRAM_CTX_MAX;
+            if (lies[i] != honest && !free_choice)
+                assert_int_not_equal(rc, VD_OK);
+            if (rc != VD_OK)
+                assert_int_not_equal(strlen(err.msg), 0);
+        }
+        vd_le32_store(at, honest);
+    }
+    free(bytes);
+}
+
+static void unknown_type(void **state)
+{
+    struct vd_error err;
+    struct vd_program p;
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n);
+    uint8_t *at = memmem(bytes, n, "blk.2.attn_v.weight", 19);
+    assert_non_null(at);
+    vd_le32_store(at + 19 + 4 + 16, 20); /* Q4_1 (20 bytes) to IQ4_NL (18 bytes per block of 32) */
+    assert_int_equal(derive_bytes(bytes, n, &p, &err), VD_EUNSUPPORTED);
+    assert_non_null(strstr(err.msg, "blk.2.attn_v.weight"));
+    assert_non_null(strstr(err.msg, "known are F32, F16, Q4_0, Q4_1 and Q8_0"));
+    free(bytes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(good_file),   cmocka_unit_test(stop_tokens), cmocka_unit_test(refusals),
+        cmocka_unit_test(other_names), cmocka_unit_test(lying_sizes), cmocka_unit_test(unknown_type),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

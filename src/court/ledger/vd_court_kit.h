@@ -1,0 +1,313 @@
+/* For the tests, fuzzers and benchmarks of src/court only: a small network with known keys, transactions by
+ * one call, and a state in memory that blocks can be applied to. Header only; whatever goes wrong aborts. */
+#ifndef VD_COURT_KIT_H
+#define VD_COURT_KIT_H
+
+#include "vd_ledger.h"
+#include "vd_program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define KIT __attribute__((unused)) static
+
+enum {
+    KIT_KEYS = 8, /* 0 client, 1 gateway, 2 and 3 workers, 4 and 5 challengers, 6 treasury (no balance), 7
+                     stranger */
+    KIT_BALANCE = 1000000,
+    KIT_WINDOW = 6,
+    KIT_CLOCK = 3,
+    KIT_UNBONDING = 4,
+    KIT_VALIDITY = 5,
+    KIT_MIN_STAKE = 1000,
+    KIT_BOND = 100,
+    KIT_SLASH = 700,
+    KIT_ARENA_BYTES = 48 << 20, /* small blocks only */
+};
+
+KIT void kit_check(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
+/* --- a state in memory: entries in order; a table of pointers is enough for tests --- */
+
+struct kit_entry {
+    struct vd_bytes key, value; /* owned */
+};
+struct kit_state {
+    struct vd_kvs kv; /* first */
+    struct kit_entry *entry;
+    size_t n, cap;
+};
+
+KIT int kit_key_cmp(struct vd_bytes a, struct vd_bytes b)
+{
+    size_t n = a.n < b.n ? a.n : b.n;
+    int c = n ? memcmp(a.p, b.p, n) : 0;
+    return c ? c : (a.n > b.n) - (a.n < b.n);
+}
+
+/* The first entry whose key is >= key. */
+KIT size_t kit_lower(const struct kit_state *s, struct vd_bytes key)
+{
+    size_t lo = 0, hi = s->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (kit_key_cmp(s->entry[mid].key, key) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+KIT bool kit_get(struct vd_kvs *kv, struct vd_bytes key, struct vd_bytes *value)
+{
+    struct kit_state *s = (struct kit_state *)kv;
+    size_t i = kit_lower(s, key);
+    if (i == s->n || kit_key_cmp(s->entry[i].key, key) != 0)
+        return false;
+    *value = s->entry[i].value;
+    return true;
+}
+
+KIT bool kit_next(struct vd_kvs *kv, struct vd_bytes prefix, struct vd_bytes from, bool after,
+                  struct vd_bytes *key, struct vd_bytes *value)
+{
+    struct kit_state *s = (struct kit_state *)kv;
+    if (kit_key_cmp(from, prefix) < 0) {
+        from = prefix;
+        after = false;
+    }
+    size_t i = kit_lower(s, from);
+    if (after && i < s->n && kit_key_cmp(s->entry[i].key, from) == 0)
+        i++;
+    if (i == s->n || s->entry[i].key.n < prefix.n ||
+        (prefix.n && memcmp(s->entry[i].key.p, prefix.p, prefix.n) != 0))
+        return false;
+    *key = s->entry[i].key;
+    *value = s->entry[i].value;
+    return true;
+}
+
+KIT struct vd_bytes kit_dup(struct vd_bytes b)
+{
+    uint8_t *p = malloc(b.n + 1);
+    kit_check(p != NULL);
+    if (b.n)
+        memcpy(p, b.p, b.n);
+    return (struct vd_bytes){p, b.n};
+}
+
+KIT void kit_free_bytes(struct vd_bytes b)
+{
+    free((void *)(uintptr_t)b.p);
+}
+
+/* vd_overlay_fn: one change into the state. */
+KIT bool kit_set(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct kit_state *s = arg;
+    size_t i = kit_lower(s, key);
+    bool there = i < s->n && kit_key_cmp(s->entry[i].key, key) == 0;
+    if (there && value.p) {
+        kit_free_bytes(s->entry[i].value);
+        s->entry[i].value = kit_dup(value);
+    } else if (there) {
+        kit_free_bytes(s->entry[i].key);
+        kit_free_bytes(s->entry[i].value);
+        memmove(&s->entry[i], &s->entry[i + 1], (--s->n - i) * sizeof *s->entry);
+    } else if (value.p) {
+        if (s->n == s->cap) {
+            s->cap = s->cap ? 2 * s->cap : 64;
+            s->entry = realloc(s->entry, s->cap * sizeof *s->entry);
+            kit_check(s->entry != NULL);
+        }
+        memmove(&s->entry[i + 1], &s->entry[i], (s->n++ - i) * sizeof *s->entry);
+        s->entry[i] = (struct kit_entry){kit_dup(key), kit_dup(value)};
+    }
+    return true;
+}
+
+KIT void kit_state_init(struct kit_state *s)
+{
+    *s = (struct kit_state){.kv = {kit_get, kit_next, false}};
+}
+
+KIT void kit_state_free(struct kit_state *s)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        kit_free_bytes(s->entry[i].key);
+        kit_free_bytes(s->entry[i].value);
+    }
+    free(s->entry);
+}
+
+/* --- the network --- */
+
+struct kit {
+    struct vd_keypair key[KIT_KEYS];
+    struct vd_genesis genesis;
+    struct vd_genesis_account account[KIT_KEYS];
+    struct vd_ledger ledger;
+    uint8_t program[VD_PROGRAM_BYTES_MAX];
+    size_t program_bytes;
+    uint32_t n_tensors;
+    struct vd_hash tensors_root, model_root;
+    struct vd_arena arena;
+    uint8_t job_salt[VD_SALT_BYTES];
+};
+
+KIT void kit_program(struct kit *k)
+{
+    struct vd_program p = {.arith_version = VD_ARITH_VERSION,
+                           .arch = VD_ARCH_LLAMA,
+                           .n_layers = 1,
+                           .width = 32,
+                           .n_heads = 1,
+                           .n_kv_heads = 1,
+                           .head_dim = 32,
+                           .ff_width = 32,
+                           .vocab = 64,
+                           .ctx = 128,
+                           .rope_pairing = VD_ROPE_ADJACENT,
+                           .n_rope = 16,
+                           .eps = 1e-5f,
+                           .attn_scale = 0.25f,
+                           .n_tensors = 11};
+    static const uint8_t norm[] = {1, 6, 10};
+    memset(p.types, VD_WTYPE_Q4_1, p.n_tensors);
+    for (size_t i = 0; i < sizeof norm; i++)
+        p.types[norm[i]] = VD_WTYPE_F32;
+    kit_check(vd_program_check(&p) == NULL);
+    k->program_bytes = vd_program_encode(&p, k->program, sizeof k->program);
+    k->n_tensors = p.n_tensors;
+    memset(k->tensors_root.b, 0x5a, VD_HASH_BYTES);
+    k->model_root =
+        vd_program_model_root((struct vd_bytes){k->program, k->program_bytes}, p.n_tensors, &k->tensors_root);
+}
+
+KIT int kit_account_cmp(const void *a, const void *b)
+{
+    return memcmp(((const struct vd_genesis_account *)a)->key.b,
+                  ((const struct vd_genesis_account *)b)->key.b, VD_PUBKEY_BYTES);
+}
+
+KIT void kit_init(struct kit *k)
+{
+    kit_check(vd_key_init(NULL) == VD_OK);
+    memset(k, 0, sizeof *k);
+    for (int i = 0; i < KIT_KEYS; i++) {
+        uint8_t seed[VD_SEED_BYTES] = {(uint8_t)(i + 1), 'k'};
+        vd_key_from_seed(&k->key[i], seed);
+        if (i < 6)
+            k->account[i] = (struct vd_genesis_account){k->key[i].pub, {KIT_BALANCE}};
+    }
+    qsort(k->account, 6, sizeof k->account[0], kit_account_cmp);
+    k->genesis = (struct vd_genesis){.network = "kit",
+                                     .time_ms = 1700000000000,
+                                     .block_time_ms = 20,
+                                     .audit_rate_ppm = VD_PPM,
+                                     .audit_window_blocks = KIT_WINDOW,
+                                     .move_clock_blocks = KIT_CLOCK,
+                                     .unbonding_blocks = KIT_UNBONDING,
+                                     .request_validity_blocks = KIT_VALIDITY,
+                                     .min_stake = {KIT_MIN_STAKE},
+                                     .challenge_bond = {KIT_BOND},
+                                     .slash = {KIT_SLASH},
+                                     .challenger_share_ppm = 400000,
+                                     .worker_share_ppm = 900000,
+                                     .gateway_share_ppm = 80000,
+                                     .treasury_share_ppm = 20000,
+                                     .treasury = k->key[6].pub,
+                                     .n_accounts = 6,
+                                     .account = k->account};
+    kit_check(vd_genesis_check(&k->genesis, NULL) == VD_OK);
+    k->arena = vd_arena_init(malloc(KIT_ARENA_BYTES), KIT_ARENA_BYTES);
+    kit_check(k->arena.base && vd_ledger_init(&k->ledger, &k->genesis, &k->arena, NULL) == VD_OK);
+    memset(k->job_salt, 7, sizeof k->job_salt);
+    kit_program(k);
+}
+
+KIT void kit_free(struct kit *k)
+{
+    free(k->arena.base);
+}
+
+KIT void kit_write_genesis(struct kit *k, struct kit_state *s)
+{
+    struct vd_overlay o;
+    k->arena.used_bytes = 0;
+    vd_overlay_init(&o, &s->kv, &k->arena);
+    vd_ledger_write_genesis(&k->ledger, &o);
+    kit_check(vd_overlay_each(&o, kit_set, s));
+}
+
+/* --- transactions --- */
+
+struct kit_tx {
+    uint8_t bytes[VD_TX_MAX_BYTES];
+    size_t n;
+    struct vd_hash id;
+};
+KIT struct vd_bytes kit_tx_bytes(const struct kit_tx *t)
+{
+    return (struct vd_bytes){t->bytes, t->n};
+}
+
+/* Fills genesis and sender into tx and signs it. */
+KIT void kit_sign(const struct kit *k, struct kit_tx *out, int from, uint64_t nonce, struct vd_tx tx)
+{
+    tx.genesis = k->ledger.genesis_hash;
+    tx.sender = k->key[from].pub;
+    tx.nonce = nonce;
+    out->n = vd_tx_sign(&tx, &k->key[from], out->bytes, sizeof out->bytes, &out->id);
+    kit_check(out->n > 0);
+}
+
+/* A receipt of p = 1, g = 1 tokens over the kit's model, signed by worker and gateway. */
+struct kit_receipt {
+    struct vd_receipt value;
+    struct vd_signed_receipt is;
+    uint8_t bytes[VD_SIGNED_RECEIPT_MAX_BYTES];
+    size_t n;
+    struct vd_hash id;
+};
+KIT void kit_seal(const struct kit *k, struct kit_receipt *r, int worker, int gateway)
+{
+    r->is.body_bytes = vd_receipt_encode(&r->value, r->is.body, sizeof r->is.body);
+    kit_check(r->is.body_bytes > 0);
+    vd_key_sign(&r->is.worker_sig, &k->key[worker], VD_TAG_RECEIPT, r->is.body, r->is.body_bytes);
+    vd_key_sign(&r->is.gateway_sig, &k->key[gateway], VD_TAG_ACCEPT, r->is.body, r->is.body_bytes);
+    r->n = vd_signed_receipt_encode(&r->is, r->bytes, sizeof r->bytes);
+    kit_check(r->n > 0);
+    r->id = vd_signed_receipt_id(&r->is);
+}
+KIT void kit_receipt(const struct kit *k, struct kit_receipt *r, const struct vd_hash *escrow,
+                     uint64_t sequence, int worker, uint64_t amount, uint64_t valid_until)
+{
+    r->value = (struct vd_receipt){.request = {.genesis = k->ledger.genesis_hash,
+                                               .arith_version = VD_ARITH_VERSION,
+                                               .valid_until = valid_until,
+                                               .escrow_id = *escrow,
+                                               .sequence = sequence,
+                                               .gateway = k->key[1].pub,
+                                               .worker = k->key[worker].pub,
+                                               .model_root = k->model_root,
+                                               .n_prompt = 1,
+                                               .salt_commit = vd_salt_commit(k->job_salt),
+                                               .sampling = {.top_p_micro = 1000000},
+                                               .max_tokens = 1,
+                                               .price_out = {amount}},
+                                   .n_output = 1,
+                                   .finish = VD_FINISH_LENGTH,
+                                   .amount = {amount}};
+    memset(r->value.request.prompt_root.b, 0x11, VD_HASH_BYTES);
+    memset(r->value.output_root.b, 0x22, VD_HASH_BYTES);
+    memset(r->value.commit_root.b, 0x33, VD_HASH_BYTES);
+    kit_seal(k, r, worker, 1);
+}
+
+#endif

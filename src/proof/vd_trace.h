@@ -48,6 +48,7 @@ struct vd_trace_unit_data {
     struct vd_hash row_outs[VD_GRAPH_OUTS_MAX];      /* the roots under that unit's hash */
     uint8_t *k, *v;                                  /* K and V records of this unit at steps 0 .. step - 1 */
     struct vd_hash (*cache_outs)[VD_GRAPH_OUTS_MAX]; /* and the roots under those units' hashes */
+    size_t k_row_bytes, v_row_bytes;
     void *memory;
 };
 
@@ -74,6 +75,12 @@ void vd_trace_destroy(struct vd_trace *t); /* NULL is allowed */
 
 /* Computes t->u of that unit; at once if it is there already. A second run of the source. */
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
+
+/* The two halves of it, for who has the inputs otherwise: makes t->u with its arrays empty; computes all
+ * operators from row, k and v. Only graph, job_salt, prompt, output and source of *t are read. The caller
+ * frees t->u.memory. */
+enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
+void vd_trace_unit_run(struct vd_trace *t);
 
 /* The hash of leaf k of an operator of the loaded unit. */
 struct vd_hash vd_trace_leaf_hash(const struct vd_trace *t, uint32_t op, uint64_t k);

@@ -1,0 +1,121 @@
+/* The rows come from the engine as floats and as cache records; both are hashed leaf by leaf from a buffer of
+ * one leaf, so nothing is allocated, whatever the model. */
+#include "vd_commit.h"
+
+#include "vd_num.h"
+
+#include <assert.h>
+
+enum { ROW_LEAF = 1024 }; /* f32 records of a leaf of EMBED and ADD */
+
+static struct vd_hash row_root(const struct vd_trace_at *at, const float *x, uint32_t n)
+{
+    uint8_t buf[4 * ROW_LEAF];
+    struct vd_merkle_stream tree;
+    vd_merkle_stream_init(&tree);
+    for (uint32_t first = 0; first < n; first += ROW_LEAF) {
+        uint32_t count = n - first < ROW_LEAF ? n - first : ROW_LEAF;
+        for (uint32_t i = 0; i < count; i++)
+            vd_le32_store(buf + 4 * i, vd_f32_bits(vd_num_canon(x[first + i])));
+        struct vd_hash h = vd_trace_leaf(at, first / ROW_LEAF, buf, 4 * (size_t)count);
+        vd_merkle_stream_add(&tree, &h);
+    }
+    return vd_merkle_stream_root(&tree);
+}
+
+static struct vd_hash cache_root(struct vd_trace_at at, uint32_t op, const struct vd_graph *g,
+                                 const uint8_t *rows)
+{
+    struct vd_graph_op o;
+    at.op = op;
+    vd_graph_op(g, at.step, at.unit, op, &o);
+    return vd_trace_op_root(&at, rows, (size_t)o.n_records * o.record_bytes, o.record_bytes);
+}
+
+struct vd_hash vd_unit_block(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
+                             uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
+                             struct vd_hash outs[VD_GRAPH_OUTS_MAX])
+{
+    struct vd_hash own[VD_GRAPH_OUTS_MAX];
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    struct vd_trace_at at = {*salt, step, unit, 0};
+    unsigned n = vd_graph_outs(g, step, unit, ops);
+    assert(n == 3);
+    outs = outs ? outs : own;
+    outs[0] = cache_root(at, ops[0], g, k);
+    outs[1] = cache_root(at, ops[1], g, v);
+    memset(&outs[2], 0, sizeof outs[2]);
+    if (ops[2] != VD_GRAPH_NO_OP) {
+        at.op = ops[2];
+        outs[2] = row_root(&at, x, g->program->width);
+    }
+    return vd_trace_unit(&at, outs, n);
+}
+
+struct vd_hash vd_unit_embed(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
+                             const float *x)
+{
+    struct vd_trace_at at = {*salt, step, 0, 0};
+    struct vd_hash root = row_root(&at, x, g->program->width);
+    return vd_trace_unit(&at, &root, 1);
+}
+
+struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
+                            uint32_t token, enum vd_stop stop)
+{
+    uint32_t unit = g->program->n_layers + 1;
+    struct vd_trace_at at = {*salt, step, unit, vd_graph_ops(g, step, unit) - 1};
+    uint8_t record[VD_TOKEN_RECORD_BYTES];
+    vd_le32_store(record, token);
+    vd_le32_store(record + 4, stop);
+    struct vd_hash root = vd_trace_leaf(&at, 0, record, sizeof record);
+    return vd_trace_unit(&at, &root, 1);
+}
+
+void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint32_t n_prompt,
+                    uint32_t max_tokens, const struct vd_sampling *sampling,
+                    const uint8_t job_salt[VD_JOB_SALT_BYTES])
+{
+    c->graph = (struct vd_graph){
+        program,
+        {.n_prompt = n_prompt, .n_steps = UINT32_MAX, .max_tokens = max_tokens, .sampling = *sampling}};
+    memcpy(c->job_salt, job_salt, sizeof c->job_salt);
+    c->n_steps = c->n_output = 0;
+    c->salt = vd_trace_salt(job_salt, 0);
+    vd_merkle_stream_init(&c->steps);
+    vd_merkle_stream_init(&c->output);
+}
+
+void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x, uint32_t token,
+                   enum vd_stop stop)
+{
+    uint32_t s = c->n_steps++;
+    bool has_head = vd_graph_has_head(&c->graph, s);
+    struct vd_hash salt = c->salt, head;
+    assert(has_head == (x != NULL));
+    c->salt = vd_trace_salt(c->job_salt, s + 1);
+    struct vd_hash unit = vd_unit_block(&c->graph, &salt, s, c->graph.program->n_layers, k, v, x, NULL);
+    if (has_head) {
+        head = vd_unit_head(&c->graph, &salt, s, token, stop);
+        if (stop != VD_STOP_FAIL) {
+            struct vd_hash leaf = vd_token_leaf(&c->salt, s + 1, token);
+            vd_merkle_stream_add(&c->output, &leaf);
+            c->n_output++;
+        }
+    }
+    struct vd_hash leaf = vd_commit_leaf(s, &unit, has_head ? &head : NULL);
+    vd_merkle_stream_add(&c->steps, &leaf);
+}
+
+struct vd_hash vd_commit_root(const struct vd_commit *c)
+{
+    assert(c->n_steps >= 1);
+    return vd_merkle_stream_root(&c->steps);
+}
+
+struct vd_hash vd_commit_output_root(const struct vd_commit *c)
+{
+    if (c->n_output == 0)
+        return (struct vd_hash){{0}};
+    return vd_merkle_stream_root(&c->output);
+}

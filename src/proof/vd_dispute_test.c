@@ -1,0 +1,567 @@
+/* Disputes over a toy model: at every operator, an honest challenger pins a lie to the very record, and an
+ * honest worker survives every false challenge; what is not an operator (receipt, salts, roots, stop states)
+ * has its own way to end. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdio.h>
+
+#include "vd_player.h"
+#include "vd_toy.h"
+
+enum { PROMPT = 66, TOKENS = 4 };
+
+static const struct vd_sampling greedy = {0};
+static const struct vd_sampling both = {
+    .temp_micro = 900000, .top_k = 40, .top_p_micro = 900000, .min_p_micro = 1000, .seed = 7};
+static const struct vd_sampling only_k = {
+    .temp_micro = 1500000, .top_k = 7, .top_p_micro = 1000000, .seed = 8};
+static const struct vd_sampling only_p = {.temp_micro = 700000, .top_p_micro = 500000, .seed = 9};
+static const struct vd_sampling free_draw = {.temp_micro = 1000000, .top_p_micro = 1000000, .seed = 10};
+
+/* ---- a game ---- */
+
+struct match {
+    struct vd_game game;
+    enum vd_game_result result;
+    unsigned worker_moves;
+    size_t most_bytes, opening_bytes;
+};
+
+static struct vd_game copy;
+static uint8_t game_bytes[2][VD_GAME_MAX_BYTES];
+
+/* A game must survive being stored between any two moves. */
+static void store_and_load(struct vd_game *game, const struct vd_ref_claim *claim)
+{
+    size_t n = vd_game_encode(game, game_bytes[0], sizeof game_bytes[0]);
+    assert_true(n > 0 || game->phase == VD_PHASE_W_STATE);
+    assert_true(vd_game_decode((struct vd_bytes){game_bytes[0], n}, claim, &copy));
+    assert_int_equal(vd_game_encode(&copy, game_bytes[1], sizeof game_bytes[1]), n);
+    assert_memory_equal(game_bytes[0], game_bytes[1], n);
+    *game = copy;
+}
+
+static enum vd_game_result move_of(struct match *m, const struct vd_ref_claim *claim,
+                                   const struct vd_player_move *move)
+{
+    enum vd_game_side side = vd_game_turn(&m->game);
+    m->worker_moves += side == VD_GAME_WORKER;
+    if (move->n_bytes > m->most_bytes)
+        m->most_bytes = move->n_bytes;
+    m->result = vd_game_move(&m->game, claim, NULL, side, (struct vd_bytes){move->bytes, move->n_bytes});
+    store_and_load(&m->game, claim);
+    return m->result;
+}
+
+/* Plays until a verdict, a rejected move, or a challenger that finds nothing. */
+static enum vd_err play(struct match *m, const struct vd_ref_claim *claim, struct vd_trace *worker,
+                        struct vd_trace *challenger)
+{
+    static struct vd_player_move move;
+    struct vd_error err = {0};
+    memset(m, 0, sizeof *m);
+    vd_game_open(&m->game);
+    while (m->result == VD_GAME_ACCEPTED) {
+        enum vd_err e = vd_game_turn(&m->game) == VD_GAME_WORKER
+                            ? vd_player_worker_answer(worker, &m->game, &move, &err)
+                            : vd_player_challenger_point(challenger, claim, &m->game, &move, &err);
+        if (e != VD_OK)
+            return e;
+        if (move.kind == VD_MOVE_TILE)
+            m->opening_bytes = move.n_bytes;
+        move_of(m, claim, &move);
+    }
+    return VD_OK;
+}
+
+/* ---- fixture ---- */
+
+struct fixture {
+    struct vd_toy_model *model;
+    struct vd_toy_job *job;
+    struct vd_trace *trace;
+    struct vd_ref_claim claim;
+};
+
+static struct fixture fixture_new(const struct vd_sampling *s, enum vd_rope_pairing pairing)
+{
+    struct vd_program p = toy_program(pairing);
+    struct fixture f;
+    f.model = toy_model_new(&p, 1, 0.1f);
+    f.job = toy_job_new(f.model, PROMPT, TOKENS, s);
+    f.trace = toy_trace(f.job);
+    f.claim = toy_claim(f.job, f.trace);
+    return f;
+}
+
+static void fixture_free(struct fixture *f)
+{
+    vd_trace_destroy(f->trace);
+    toy_job_free(f->job);
+    toy_model_free(f->model);
+}
+
+/* ---- lies ---- */
+
+static size_t most_opening, most_move;
+static unsigned most_moves;
+
+static void expect_pinned(struct fixture *f, struct vd_toy_lie lie)
+{
+    struct match m;
+    struct vd_toy_job *liar = toy_job_copy(f->job, lie.step);
+    liar->lie = lie;
+    struct vd_trace *t = toy_trace(liar);
+    struct vd_ref_claim claim = toy_claim(liar, t);
+    assert_int_equal(play(&m, &claim, t, f->trace), VD_OK);
+    if (m.result != VD_GAME_WORKER_TILE)
+        fail_msg("step %u unit %u op %u record %llu: %s", lie.step, lie.unit, lie.op,
+                 (unsigned long long)lie.record, vd_game_result_text(m.result));
+    assert_int_equal(m.game.step, lie.step);
+    assert_int_equal(m.game.unit, lie.unit);
+    assert_int_equal(m.game.op, lie.op);
+    assert_true(m.worker_moves <= 7);
+    most_opening = m.opening_bytes > most_opening ? m.opening_bytes : most_opening;
+    most_move = m.most_bytes > most_move ? m.most_bytes : most_move;
+    most_moves = m.worker_moves > most_moves ? m.worker_moves : most_moves;
+    vd_trace_destroy(t);
+    toy_job_free(liar);
+}
+
+/* A lie in every operator of a unit: one record, a different one for each operator. */
+static void lie_everywhere(struct fixture *f, uint32_t step, uint32_t unit)
+{
+    struct vd_rng rng = {step * 100 + unit, 0};
+    for (uint32_t o = 0; o < vd_graph_ops(&f->job->graph, step, unit); o++) {
+        struct vd_graph_op op;
+        vd_graph_op(&f->job->graph, step, unit, o, &op);
+        expect_pinned(
+            f, (struct vd_toy_lie){true, step, unit, o, vd_rng_below(&rng, op.n_records), op.record_bytes});
+    }
+}
+
+static void lies_in_greedy_job(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    uint32_t last = f.job->graph.job.n_steps - 1;
+    lie_everywhere(&f, 2, 0);
+    lie_everywhere(&f, last, 0);
+    lie_everywhere(&f, last - 1, 1);
+    lie_everywhere(&f, 3, 2); /* a short last block */
+    lie_everywhere(&f, last, 2);
+    lie_everywhere(&f, PROMPT - 1, 3);
+    fixture_free(&f);
+    print_message("    %u worker moves, openings up to %zu bytes, moves up to %zu\n", most_moves,
+                  most_opening, most_move);
+}
+
+static void lies_in_sampling(void **state)
+{
+    static const struct vd_sampling *const all[] = {&both, &only_k, &only_p, &free_draw};
+    for (unsigned i = 0; i < 4; i++) {
+        struct fixture f = fixture_new(all[i], VD_ROPE_HALVES);
+        lie_everywhere(&f, f.job->graph.job.n_steps - 1, 3);
+        if (i == 0)
+            lie_everywhere(&f, f.job->graph.job.n_steps - 1, 1);
+        fixture_free(&f);
+    }
+}
+
+/* A tampered K or V row of an early step, first seen at the very step, however late the answer changes. */
+static void lies_in_early_cache_rows(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct vd_graph_op op;
+    for (uint32_t o = 13; o <= 14; o++) {
+        vd_graph_op(&f.job->graph, 0, 1, o, &op);
+        expect_pinned(&f, (struct vd_toy_lie){true, 0, 1, o, 1, op.record_bytes});
+        expect_pinned(&f, (struct vd_toy_lie){true, 63, 2, o, 0, op.record_bytes});
+    }
+    fixture_free(&f);
+}
+
+/* ---- false challenges and openings ---- */
+
+/* Leads a game on an honest worker to one record, as a challenger with any aim may, up to the TILE move. */
+static void lead_to(struct fixture *f, struct match *m, uint32_t step, uint32_t unit, uint32_t op,
+                    uint64_t record, struct vd_player_move *tile)
+{
+    static struct vd_player_move move;
+    static uint8_t opening[VD_OPENING_MAX_BYTES];
+    struct vd_error err = {0};
+    struct vd_graph_op o;
+    vd_graph_op(&f->job->graph, step, unit, op, &o);
+    memset(m, 0, sizeof *m);
+    vd_game_open(&m->game);
+    while (m->game.phase != VD_PHASE_C_TILE) {
+        struct vd_move c = {0};
+        if (vd_game_turn(&m->game) == VD_GAME_WORKER) {
+            assert_int_equal(vd_player_worker_answer(f->trace, &m->game, &move, &err), VD_OK);
+        } else {
+            switch (m->game.phase) {
+            case VD_PHASE_C_STATE:
+                c = (struct vd_move){.kind = VD_MOVE_STEP, .index = step};
+                break;
+            case VD_PHASE_C_UNIT:
+                c = (struct vd_move){.kind = VD_MOVE_UNIT, .index = unit};
+                break;
+            case VD_PHASE_C_OP:
+                c = (struct vd_move){.kind = VD_MOVE_OP, .index = op};
+                break;
+            case VD_PHASE_C_LEAF:
+                c = (struct vd_move){.kind = VD_MOVE_LEAF, .index = record / o.leaf_records};
+                break;
+            case VD_PHASE_W_STATE:
+            case VD_PHASE_W_NODES:
+            case VD_PHASE_C_STEP:
+            case VD_PHASE_W_UNITS:
+            case VD_PHASE_W_OPS:
+            case VD_PHASE_W_LEAVES:
+            case VD_PHASE_W_RECORDS:
+            case VD_PHASE_C_TILE:
+            case VD_PHASE_W_BIND_NODES:
+            case VD_PHASE_C_BIND:
+            case VD_PHASE_W_BIND_OPEN:
+            case VD_PHASE_OVER:
+                fail();
+            }
+            move.n_bytes = vd_move_encode(&c, move.bytes, sizeof move.bytes);
+        }
+        assert_int_equal(move_of(m, &f->claim, &move), VD_GAME_ACCEPTED);
+    }
+    struct vd_move t = {.kind = VD_MOVE_TILE, .index = record % o.leaf_records, .data = {opening, 0}};
+    assert_int_equal(
+        vd_opening_tile(f->trace, &m->game, op, record, opening, sizeof opening, &t.data.n, &err), VD_OK);
+    tile->kind = t.kind;
+    tile->n_bytes = vd_move_encode(&t, tile->bytes, sizeof tile->bytes);
+}
+
+static struct vd_player_move tile_move, bad_move;
+
+/* Every changed byte, a byte less and a byte more of the opening: rejected, and the game stands where it
+ * stood. */
+static void corrupt_opening(struct fixture *f, const struct match *at)
+{
+    struct vd_move t, c;
+    assert_true(vd_move_decode((struct vd_bytes){tile_move.bytes, tile_move.n_bytes}, &t));
+    static uint8_t opening[VD_OPENING_MAX_BYTES + 1];
+    size_t stride = t.data.n / 61 + 1;
+    memcpy(opening, t.data.p, t.data.n);
+    for (size_t i = 0; i < t.data.n + 2; i += i + stride < t.data.n ? stride : 1) {
+        struct vd_game game = at->game;
+        c = t;
+        c.data.p = opening;
+        c.data.n = i < t.data.n ? t.data.n : i == t.data.n ? t.data.n - 1 : t.data.n + 1;
+        opening[i < t.data.n ? i : 0] ^= i < t.data.n ? 0x40 : 0;
+        bad_move.n_bytes = vd_move_encode(&c, bad_move.bytes, sizeof bad_move.bytes);
+        enum vd_game_result r = vd_game_move(&game, &f->claim, NULL, VD_GAME_CHALLENGER,
+                                             (struct vd_bytes){bad_move.bytes, bad_move.n_bytes});
+        if (!vd_game_rejected(r))
+            fail_msg("op %u: byte %zu of %zu changed: %s", game.op, i, t.data.n, vd_game_result_text(r));
+        assert_memory_equal(&game, &at->game, sizeof game);
+        opening[i < t.data.n ? i : 0] ^= i < t.data.n ? 0x40 : 0;
+    }
+}
+
+static void false_challenges_in(struct fixture *f, uint32_t step, uint32_t unit)
+{
+    struct vd_rng rng = {step * 100 + unit, 5};
+    for (uint32_t o = 0; o < vd_graph_ops(&f->job->graph, step, unit); o++) {
+        struct vd_graph_op op;
+        vd_graph_op(&f->job->graph, step, unit, o, &op);
+        const uint64_t records[] = {0, op.n_records - 1, vd_rng_below(&rng, op.n_records)};
+        for (unsigned i = 0; i < 3; i++) {
+            struct match m;
+            lead_to(f, &m, step, unit, o, records[i], &tile_move);
+            if (i == 2)
+                corrupt_opening(f, &m);
+            /* the same opening against a record that lies */
+            struct vd_game lying = m.game;
+            lying.records[records[i] % op.leaf_records * op.record_bytes] ^= 1;
+            struct vd_bytes bytes = {tile_move.bytes, tile_move.n_bytes};
+            enum vd_game_result r = vd_game_move(&lying, &f->claim, NULL, VD_GAME_CHALLENGER, bytes);
+            if (r != VD_GAME_WORKER_TILE)
+                fail_msg("%s, step %u: %s", vd_op_name(op.kind), step, vd_game_result_text(r));
+            r = vd_game_move(&m.game, &f->claim, NULL, VD_GAME_CHALLENGER, bytes);
+            if (r != VD_GAME_CHALLENGER_TILE)
+                fail_msg("%s, step %u, record %llu: %s", vd_op_name(op.kind), step,
+                         (unsigned long long)records[i], vd_game_result_text(r));
+        }
+    }
+}
+
+static void false_challenges(void **state)
+{
+    static const struct vd_sampling *const all[] = {&greedy, &both, &only_p};
+    for (unsigned i = 0; i < 3; i++) {
+        struct fixture f = fixture_new(all[i], i ? VD_ROPE_ADJACENT : VD_ROPE_HALVES);
+        uint32_t last = f.job->graph.job.n_steps - 1;
+        false_challenges_in(&f, last, 3);
+        if (i == 0) {
+            false_challenges_in(&f, 5, 0);
+            false_challenges_in(&f, last, 0);
+            false_challenges_in(&f, 0, 1);
+            false_challenges_in(&f, 64, 1);
+            false_challenges_in(&f, 5, 2);
+            false_challenges_in(&f, last, 2);
+        }
+        fixture_free(&f);
+    }
+}
+
+/* An honest worker, an honest challenger: nothing to point at. */
+static void nothing_to_point_at(void **state)
+{
+    struct fixture f = fixture_new(&both, VD_ROPE_ADJACENT);
+    struct match m;
+    assert_int_equal(play(&m, &f.claim, f.trace, f.trace), VD_EFALSE);
+    assert_int_equal(m.game.phase, VD_PHASE_C_STATE);
+    fixture_free(&f);
+}
+
+/* ---- BIND ---- */
+
+static enum vd_game_result bind_at(struct fixture *f, const struct vd_ref_claim *claim, uint32_t step)
+{
+    struct match m = {0};
+    struct vd_move c = {.kind = VD_MOVE_BIND, .index = step};
+    assert_int_equal(vd_player_worker_answer(f->trace, &m.game, &tile_move, NULL), VD_OK);
+    assert_int_equal(move_of(&m, claim, &tile_move), VD_GAME_ACCEPTED);
+    tile_move.n_bytes = vd_move_encode(&c, tile_move.bytes, sizeof tile_move.bytes);
+    assert_int_equal(move_of(&m, claim, &tile_move), VD_GAME_ACCEPTED);
+    assert_int_equal(vd_player_worker_answer(f->trace, &m.game, &tile_move, NULL), VD_OK);
+    return move_of(&m, claim, &tile_move);
+}
+
+static void honest_receipt_binds_everywhere(void **state)
+{
+    struct fixture f = fixture_new(&both, VD_ROPE_ADJACENT);
+    for (uint32_t s = 0; s < f.job->graph.job.n_steps; s++)
+        assert_int_equal(bind_at(&f, &f.claim, s), VD_GAME_CHALLENGER_BIND);
+    fixture_free(&f);
+}
+
+/* The worker's trace is the model's, its receipt is not: it cannot open BIND, so its clock runs out. */
+static void expect_unbound(struct fixture *f, const struct vd_ref_claim *claim, struct vd_trace *t,
+                           uint32_t step)
+{
+    struct match m;
+    assert_int_equal(play(&m, claim, t, t), VD_OK);
+    assert_int_equal(m.result, VD_GAME_REJECT_OPENING);
+    assert_int_equal(m.game.phase, VD_PHASE_W_BIND_OPEN);
+    assert_int_equal(m.game.step, step);
+    assert_int_equal(vd_game_turn(&m.game), VD_GAME_WORKER);
+}
+
+static void lying_tokens(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct vd_toy_job *liar = toy_job_copy(f.job, PROMPT);
+    liar->output[1] ^= 1; /* chosen at step PROMPT, fed at PROMPT + 1 */
+    struct vd_trace *t = toy_trace(liar);
+    struct vd_ref_claim claim = toy_claim(liar, t);
+    expect_unbound(&f, &claim, t, PROMPT);
+    vd_trace_destroy(t);
+    toy_job_free(liar);
+    fixture_free(&f);
+}
+
+static void lying_ends(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    uint32_t last = f.job->graph.job.n_steps - 1;
+    struct vd_ref_claim claim = f.claim;
+    assert_int_equal(f.claim.finish, VD_FINISH_LENGTH);
+    claim.finish = VD_FINISH_STOP;
+    expect_unbound(&f, &claim, f.trace, last);
+    claim.finish = VD_FINISH_CANCELLED; /* it was not: it ended by itself */
+    expect_unbound(&f, &claim, f.trace, last);
+    claim.finish = VD_FINISH_FAIL;
+    expect_unbound(&f, &claim, f.trace, last);
+    fixture_free(&f);
+}
+
+/* The first of the output's tokens is a stop token, and the worker went on. */
+static void tokens_after_the_end(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    f.model->program.stop[f.model->program.n_stop++] = f.job->output[1];
+    toy_hash(f.model);
+    struct vd_toy_job *liar = toy_job_copy(f.job, PROMPT - 1);
+    struct vd_trace *t = toy_trace(liar);
+    struct vd_ref_claim claim = toy_claim(liar, t);
+    expect_unbound(&f, &claim, t, f.job->output[0] == f.job->output[1] ? PROMPT - 1 : PROMPT);
+    vd_trace_destroy(t);
+    toy_job_free(liar);
+    fixture_free(&f);
+}
+
+/* A cancelled answer: fewer tokens than the model would give, no stop. */
+static void cancelled(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct vd_toy_job *j = toy_job_copy(f.job, PROMPT + 1);
+    j->graph.job.n_output = 2;
+    j->graph.job.n_steps = PROMPT + 1;
+    j->finish = VD_FINISH_CANCELLED;
+    struct vd_trace *t = toy_trace(j);
+    struct fixture g = {f.model, j, t, toy_claim(j, t)};
+    for (uint32_t s = 0; s <= PROMPT; s++)
+        assert_int_equal(bind_at(&g, &g.claim, s), VD_GAME_CHALLENGER_BIND);
+    struct vd_ref_claim claim = g.claim;
+    claim.finish = VD_FINISH_LENGTH;
+    expect_unbound(&g, &claim, t, PROMPT);
+    vd_trace_destroy(t);
+    toy_job_free(j);
+    fixture_free(&f);
+}
+
+/* A commit root that belongs to another trace: found by the descent in the commit tree. */
+static void lying_commit_root(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct vd_hash leaf = f.trace->commit[3];
+    struct match m;
+    struct vd_ref_claim claim = f.claim;
+    struct vd_trace liar = *f.trace;
+    liar.commit = malloc(f.job->graph.job.n_steps * sizeof leaf);
+    memcpy(liar.commit, f.trace->commit, f.job->graph.job.n_steps * sizeof leaf);
+    liar.commit[3].b[0] ^= 1;
+    claim.commit_root = vd_merkle_root(liar.commit, f.job->graph.job.n_steps);
+    liar.u = (struct vd_trace_unit_data){0};
+    assert_int_equal(play(&m, &claim, &liar, f.trace), VD_OK);
+    assert_int_equal(m.result, VD_GAME_REJECT_OPENING);
+    assert_int_equal(m.game.phase, VD_PHASE_W_BIND_OPEN);
+    assert_int_equal(m.game.step, 3);
+    free(liar.commit);
+    fixture_free(&f);
+}
+
+/* ---- salts and roots ---- */
+
+static void wrong_salts(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct match m;
+    struct vd_toy_job *liar = toy_job_copy(f.job, TOY_MAX_POS);
+    liar->job_salt[0] ^= 1;
+    struct vd_trace *t = toy_trace(liar);
+    struct vd_ref_claim claim = toy_claim(liar, t);
+    claim.salt_commit = f.claim.salt_commit;
+    assert_int_equal(play(&m, &claim, t, f.trace), VD_OK);
+    assert_int_equal(m.result, VD_GAME_WORKER_SALT);
+    vd_trace_destroy(t);
+    toy_job_free(liar);
+
+    /* against an honest worker: another salt is no opening, the right one loses */
+    struct vd_move c = {.kind = VD_MOVE_SALT};
+    lead_to(&f, &m, 0, 0, 0, 0, &tile_move);
+    m.game.phase = VD_PHASE_C_OP;
+    memcpy(c.salt.b, f.job->job_salt, sizeof c.salt.b);
+    c.salt.b[5] ^= 1;
+    bad_move.n_bytes = vd_move_encode(&c, bad_move.bytes, sizeof bad_move.bytes);
+    struct vd_bytes bytes = {bad_move.bytes, bad_move.n_bytes};
+    assert_int_equal(vd_game_move(&m.game, &f.claim, NULL, VD_GAME_CHALLENGER, bytes),
+                     VD_GAME_REJECT_OPENING);
+    c.salt.b[5] ^= 1;
+    bad_move.n_bytes = vd_move_encode(&c, bad_move.bytes, sizeof bad_move.bytes);
+    bytes.n = bad_move.n_bytes;
+    assert_int_equal(vd_game_move(&m.game, &f.claim, NULL, VD_GAME_CHALLENGER, bytes),
+                     VD_GAME_CHALLENGER_SALT);
+    fixture_free(&f);
+}
+
+static void second_state_root(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct match m = {0};
+    struct vd_hash known = f.trace->state_root;
+    assert_int_equal(vd_player_worker_answer(f.trace, &m.game, &tile_move, NULL), VD_OK);
+    struct vd_bytes bytes = {tile_move.bytes, tile_move.n_bytes};
+    struct vd_game game = m.game;
+    assert_int_equal(vd_game_move(&game, &f.claim, &known, VD_GAME_WORKER, bytes), VD_GAME_ACCEPTED);
+    known.b[9] ^= 1;
+    assert_int_equal(vd_game_move(&m.game, &f.claim, &known, VD_GAME_WORKER, bytes), VD_GAME_WORKER_STATE);
+    fixture_free(&f);
+}
+
+/* A worker that shows nodes of another tree is not heard. */
+static void nodes_that_do_not_fit(void **state)
+{
+    struct fixture f = fixture_new(&both, VD_ROPE_ADJACENT);
+    static const enum vd_game_phase worker_phase[] = {VD_PHASE_W_STATE,  VD_PHASE_W_UNITS,   VD_PHASE_W_OPS,
+                                                      VD_PHASE_W_LEAVES, VD_PHASE_W_RECORDS, VD_PHASE_OVER};
+    struct vd_toy_job *liar = toy_job_copy(f.job, 60);
+    liar->lie = (struct vd_toy_lie){true, 66, 1, 15, 201, 4}; /* a score: 268 records in 2 leaves */
+    struct vd_trace *t = toy_trace(liar);
+    struct vd_ref_claim claim = toy_claim(liar, t);
+    struct match m = {0};
+    unsigned seen = 0;
+    while (m.game.phase != VD_PHASE_OVER) {
+        bool worker = vd_game_turn(&m.game) == VD_GAME_WORKER;
+        if (worker)
+            assert_int_equal(vd_player_worker_answer(t, &m.game, &tile_move, NULL), VD_OK);
+        else
+            assert_int_equal(vd_player_challenger_point(f.trace, &claim, &m.game, &tile_move, NULL), VD_OK);
+        struct vd_bytes bytes = {bad_move.bytes, tile_move.n_bytes};
+        struct vd_game before = m.game;
+        if (worker) {
+            assert_int_equal(m.game.phase, worker_phase[seen++]);
+            memcpy(bad_move.bytes, tile_move.bytes, tile_move.n_bytes);
+            bad_move.bytes[tile_move.n_bytes - 1] ^= 1;
+            assert_int_equal(vd_game_move(&m.game, &claim, NULL, VD_GAME_WORKER, bytes), VD_GAME_REJECT_FIT);
+            assert_int_equal(vd_game_move(&m.game, &claim, NULL, VD_GAME_CHALLENGER, bytes),
+                             VD_GAME_REJECT_TURN);
+            assert_memory_equal(&m.game, &before, sizeof before);
+        }
+        move_of(&m, &claim, &tile_move);
+    }
+    assert_int_equal(seen, 5);
+    assert_int_equal(m.result, VD_GAME_WORKER_TILE);
+    vd_trace_destroy(t);
+    toy_job_free(liar);
+    fixture_free(&f);
+}
+
+/* ---- FAIL ---- */
+
+static void failed_job(void **state)
+{
+    struct vd_program p = toy_program(VD_ROPE_ADJACENT);
+    static const struct vd_sampling *const all[] = {&greedy, &both};
+    for (unsigned i = 0; i < 2; i++) {
+        struct vd_toy_model *model = toy_model_new(&p, 2, 0.1f);
+        for (uint32_t e = 0; e < p.width; e++) /* finite weights, logits that are not */
+            vd_le32_store(model->weights[1 + VD_T_PER_LAYER * p.n_layers] + 4 * e, vd_f32_bits(3e38f));
+        toy_hash(model);
+        struct vd_toy_job *job = toy_job_new(model, 5, 8, all[i]);
+        struct vd_trace *t = toy_trace(job);
+        struct fixture f = {model, job, t, toy_claim(job, t)};
+        assert_int_equal(job->finish, VD_FINISH_FAIL);
+        assert_int_equal(job->graph.job.n_output, 0);
+        assert_true(vd_graph_valid(&job->graph));
+        for (uint32_t s = 0; s < 5; s++)
+            assert_int_equal(bind_at(&f, &f.claim, s), VD_GAME_CHALLENGER_BIND);
+        false_challenges_in(&f, 4, 3);
+        lie_everywhere(&f, 4, 3);
+        fixture_free(&f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_to_point_at),  cmocka_unit_test(lies_in_greedy_job),
+        cmocka_unit_test(lies_in_sampling),     cmocka_unit_test(lies_in_early_cache_rows),
+        cmocka_unit_test(false_challenges),     cmocka_unit_test(honest_receipt_binds_everywhere),
+        cmocka_unit_test(lying_tokens),         cmocka_unit_test(lying_ends),
+        cmocka_unit_test(tokens_after_the_end), cmocka_unit_test(cancelled),
+        cmocka_unit_test(lying_commit_root),    cmocka_unit_test(wrong_salts),
+        cmocka_unit_test(second_state_root),    cmocka_unit_test(nodes_that_do_not_fit),
+        cmocka_unit_test(failed_job),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

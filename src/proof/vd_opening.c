@@ -1,0 +1,329 @@
+/* Writes what src/court/referee reads, input by input, from a trace. Every proof here is the same walk over
+ * one tree, with one rule for the hash of a subtree: if the way that the dispute went down this tree passes
+ * it, the hash that the worker showed; else the trace's own. Left of the way both are equal, and right of it
+ * only the worker's count. */
+#include "vd_player.h"
+
+#include "vd_tile.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+struct writer {
+    uint8_t *p;
+    size_t cap_bytes, n_bytes;
+    bool overflow;
+};
+
+static void put(struct writer *w, const void *p, size_t n)
+{
+    if (w->overflow || n > w->cap_bytes - w->n_bytes) {
+        w->overflow = true;
+        return;
+    }
+    memcpy(w->p + w->n_bytes, p, n);
+    w->n_bytes += n;
+}
+
+static void put_hash(struct writer *w, const struct vd_hash *h)
+{
+    put(w, h->b, VD_HASH_BYTES);
+}
+
+/* ---- proofs ---- */
+
+/* A tree: own leaf hashes, and the way down that the dispute took, NULL if it did not come here.
+ * `ancestor[i]` is the hash after i steps down. */
+struct tree {
+    const struct vd_hash *own;
+    const struct vd_game_path *path;
+    struct vd_merkle_span span[VD_GAME_PATH_MAX + 1];
+    struct vd_hash ancestor[VD_GAME_PATH_MAX + 1];
+};
+
+static bool same_span(struct vd_merkle_span a, struct vd_merkle_span b)
+{
+    return a.first == b.first && a.count == b.count;
+}
+
+static void tree_init(struct tree *t, const struct vd_hash *own, const struct vd_game_path *path)
+{
+    struct vd_merkle_span half[2];
+    t->own = own;
+    t->path = path;
+    if (!path)
+        return;
+    t->span[0] = (struct vd_merkle_span){0, path->n};
+    for (uint32_t i = 0; i < path->n_siblings; i++) {
+        vd_merkle_spans(t->span[i], 1, half, 2);
+        t->span[i + 1] = half[path->span.first >= half[1].first];
+    }
+    t->ancestor[path->n_siblings] = path->node;
+    for (uint32_t i = path->n_siblings; i-- > 0;) {
+        bool right = t->span[i + 1].first > t->span[i].first;
+        const struct vd_hash *down = &t->ancestor[i + 1], *side = &path->sibling[i];
+        t->ancestor[i] = vd_merkle_node(right ? side : down, right ? down : side);
+    }
+}
+
+static struct vd_hash subtree(const struct tree *t, struct vd_merkle_span s)
+{
+    for (uint32_t i = 0; t->path && i <= t->path->n_siblings; i++) {
+        if (same_span(s, t->span[i]))
+            return t->ancestor[i];
+        struct vd_merkle_span half[2];
+        if (i == t->path->n_siblings)
+            break;
+        vd_merkle_spans(t->span[i], 1, half, 2);
+        if (same_span(s, half[same_span(half[0], t->span[i + 1])]))
+            return t->path->sibling[i];
+    }
+    return vd_merkle_root(t->own + s.first, s.count);
+}
+
+/* The range proof of leaves [first, first + count), in the order of vd_merkle_range_prove. */
+static void put_proof(struct writer *w, const struct tree *t, struct vd_merkle_span s, uint64_t first,
+                      uint64_t count)
+{
+    if (s.first + s.count <= first || first + count <= s.first) {
+        struct vd_hash h = subtree(t, s);
+        put_hash(w, &h);
+        return;
+    }
+    if (first <= s.first && s.first + s.count <= first + count)
+        return;
+    struct vd_merkle_span half[2];
+    vd_merkle_spans(s, 1, half, 2);
+    put_proof(w, t, half[0], first, count);
+    put_proof(w, t, half[1], first, count);
+}
+
+static void prove(struct writer *w, const struct vd_hash *own, const struct vd_game_path *path, uint64_t n,
+                  uint64_t first, uint64_t count)
+{
+    struct tree t;
+    tree_init(&t, own, path);
+    put_proof(w, &t, (struct vd_merkle_span){0, n}, first, count);
+}
+
+/* ---- inputs ---- */
+
+struct opener {
+    struct vd_trace *t;
+    const struct vd_game *game;
+    struct vd_tile tile;
+    struct writer w;
+    struct vd_error *err;
+};
+
+static enum vd_err no_memory(const struct opener *f, uint64_t n)
+{
+    return vd_error_set(f->err, VD_ENOMEM, "no memory for %llu hashes of an opening", (unsigned long long)n);
+}
+
+/* The disputed leaf is the worker's, every other one the trace's own. */
+static const uint8_t *leaf_bytes(const struct opener *f, uint32_t op, uint64_t k)
+{
+    const struct vd_trace_unit_data *u = &f->t->u;
+    if (op == f->tile.op && k == f->game->leaves.span.first)
+        return f->game->records;
+    return u->records[op] + k * u->op[op].leaf_records * u->op[op].record_bytes;
+}
+
+static enum vd_err open_op(struct opener *f, const struct vd_graph_input *in)
+{
+    const struct vd_graph_op *o = &f->t->u.op[in->op];
+    uint64_t n = vd_graph_leaves(o), k0 = in->first / o->leaf_records;
+    uint64_t k1 = (in->first + in->count - 1) / o->leaf_records;
+    struct vd_hash *own = malloc(n * sizeof *own);
+    if (!own)
+        return no_memory(f, n);
+    vd_trace_leaf_hashes(f->t, in->op, own);
+    for (uint64_t k = k0; k <= k1; k++)
+        put(&f->w, leaf_bytes(f, in->op, k), vd_graph_leaf_bytes(o, k));
+    prove(&f->w, own, in->op == f->tile.op ? &f->game->leaves : NULL, n, k0, k1 - k0 + 1);
+    free(own);
+    return VD_OK;
+}
+
+/* The roots under a unit hash but the one that the opening implies. */
+static void put_other_outs(struct opener *f, uint32_t step, uint32_t unit, uint32_t op,
+                           const struct vd_hash *outs)
+{
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(&f->t->graph, step, unit, ops);
+    for (unsigned i = 0; i < n; i++)
+        if (ops[i] != op)
+            put_hash(&f->w, &outs[i]);
+}
+
+static enum vd_err open_row(struct opener *f, const struct vd_graph_input *in)
+{
+    struct vd_trace *t = f->t;
+    uint32_t step = t->u.step, unit = t->u.unit - 1, op = vd_graph_row_op(&t->graph, unit);
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, unit, op};
+    struct vd_hash own[VD_PROGRAM_WIDTH_MAX / 1024];
+    struct vd_graph_op o;
+    vd_graph_op(&t->graph, step, unit, op, &o);
+    uint64_t n = vd_graph_leaves(&o), k0 = in->first / o.leaf_records;
+    uint64_t k1 = (in->first + in->count - 1) / o.leaf_records;
+    assert(n <= VD_PROGRAM_WIDTH_MAX / 1024);
+    for (uint64_t k = 0; k < n; k++)
+        own[k] =
+            vd_trace_leaf(&at, (uint32_t)k, t->u.row + k * o.leaf_records * 4, vd_graph_leaf_bytes(&o, k));
+    for (uint64_t k = k0; k <= k1; k++)
+        put(&f->w, t->u.row + k * o.leaf_records * 4, vd_graph_leaf_bytes(&o, k));
+    prove(&f->w, own, NULL, n, k0, k1 - k0 + 1);
+    put_other_outs(f, step, unit, op, t->u.row_outs);
+    prove(&f->w, &t->unit[(size_t)step * t->n_units], &f->game->units, vd_graph_units(&t->graph, step), unit,
+          1);
+    return VD_OK;
+}
+
+static void open_cache_row(struct opener *f, const struct vd_graph_input *in, uint32_t step)
+{
+    struct vd_trace *t = f->t;
+    const struct vd_trace_unit_data *u = &t->u;
+    const struct vd_graph_op *o = &u->op[in->op];
+    bool is_k = o->kind == VD_OP_KROW;
+    const uint8_t *rows = is_k ? u->k + step * u->k_row_bytes : u->v + step * u->v_row_bytes;
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, u->unit, in->op};
+    struct vd_hash own[VD_PROGRAM_HEADS_MAX];
+    for (uint32_t g = 0; g < o->n_records; g++)
+        own[g] = vd_trace_leaf(&at, g, rows + (size_t)g * o->record_bytes, o->record_bytes);
+    put_hash(&f->w, &at.salt);
+    put(&f->w, rows + (size_t)in->head * o->record_bytes, o->record_bytes);
+    prove(&f->w, own, NULL, o->n_records, in->head, 1);
+    put_other_outs(f, step, u->unit, in->op, u->cache_outs[step]);
+    prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), u->unit, 1);
+}
+
+static enum vd_err open_cache(struct opener *f, const struct vd_graph_input *in)
+{
+    for (uint32_t j = 0; j < in->count; j++)
+        open_cache_row(f, in, (uint32_t)in->first + j);
+    prove(&f->w, f->t->step, &f->game->steps, f->t->graph.job.n_steps, in->first, in->count);
+    return VD_OK;
+}
+
+static enum vd_err open_weight(struct opener *f, const struct vd_graph_input *in)
+{
+    struct vd_weight_proof *p = malloc(sizeof *p);
+    if (!p)
+        return no_memory(f, VD_WEIGHT_PROOF_MAX);
+    enum vd_err e = f->t->source.weight_proof(f->t->source.arg, in->tensor, in->row, in->part, p, f->err);
+    if (e == VD_OK) {
+        put(&f->w, p->bytes.p, p->bytes.n);
+        put(&f->w, p->path, p->n_path * sizeof p->path[0]);
+        put(&f->w, p->tensor_path, p->n_tensor_path * sizeof p->tensor_path[0]);
+    }
+    free(p);
+    return e;
+}
+
+/* The proof of the token at sequence position `at`, in the prompt or the output tree. */
+static enum vd_err put_token_proof(struct writer *w, const struct vd_trace *t, uint32_t at,
+                                   struct vd_error *err)
+{
+    const struct vd_graph_job *j = &t->graph.job;
+    uint32_t first = at < j->n_prompt ? 0 : j->n_prompt, n = at < j->n_prompt ? j->n_prompt : j->n_output;
+    struct vd_hash *own = malloc(n * sizeof *own);
+    if (!own)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the hashes of %u tokens", n);
+    for (uint32_t i = 0; i < n; i++) {
+        struct vd_hash salt = vd_trace_salt(t->job_salt, first + i);
+        own[i] = vd_token_leaf(&salt, first + i, vd_trace_token(t, first + i));
+    }
+    prove(w, own, NULL, n, at - first, 1);
+    free(own);
+    return VD_OK;
+}
+
+static enum vd_err open_token(struct opener *f, const struct vd_graph_input *in, uint8_t token[4])
+{
+    put(&f->w, token, 4);
+    return put_token_proof(&f->w, f->t, (uint32_t)in->first, f->err);
+}
+
+static enum vd_err open_input(struct opener *f, unsigned i, uint8_t token[4])
+{
+    const struct vd_graph_input *in = &f->tile.in[i];
+    switch (in->kind) {
+    case VD_IN_OP:
+        return open_op(f, in);
+    case VD_IN_ROW:
+        return open_row(f, in);
+    case VD_IN_KV:
+        return open_cache(f, in);
+    case VD_IN_WEIGHT:
+        return open_weight(f, in);
+    case VD_IN_TOKEN:
+        return open_token(f, in, token);
+    }
+    return VD_EINTERNAL;
+}
+
+/* Dynamic addresses follow from records of operators that both sides agree on, so from the trace's own. */
+static void resolve(struct opener *f, unsigned i, const uint8_t token[4])
+{
+    const struct vd_trace_unit_data *u = &f->t->u;
+    struct vd_tile_data data = {{NULL}, {NULL}};
+    for (unsigned j = 0; j < i; j++) {
+        const struct vd_graph_input *in = &f->tile.in[j];
+        data.in[j] =
+            in->kind == VD_IN_TOKEN ? token : u->records[in->op] + in->first * u->op[in->op].record_bytes;
+    }
+    vd_tile_resolve(&f->tile, &f->t->graph, i, &data);
+}
+
+static enum vd_err finish(const struct writer *w, size_t *n_bytes, struct vd_error *err)
+{
+    *n_bytes = w->n_bytes;
+    if (w->overflow)
+        return vd_error_set(err, VD_ELIMIT, "the opening has more than %zu bytes", w->cap_bytes);
+    return VD_OK;
+}
+
+enum vd_err vd_opening_tile(struct vd_trace *t, const struct vd_game *game, uint32_t op, uint64_t record,
+                            uint8_t *buf, size_t cap_bytes, size_t *n_bytes, struct vd_error *err)
+{
+    struct opener f = {.t = t, .game = game, .w = {buf, cap_bytes, 0, false}, .err = err};
+    uint8_t token[4];
+    assert(t->u.loaded);
+    vd_le32_store(token, vd_trace_token(t, t->u.step));
+    vd_tile_init(&f.tile, &t->graph, t->u.step, t->u.unit, op, record);
+    for (unsigned i = 0; i < f.tile.n_in; i++) {
+        if (f.tile.in[i].dynamic)
+            resolve(&f, i, token);
+        enum vd_err e = open_input(&f, i, token);
+        if (e != VD_OK)
+            return e;
+    }
+    return finish(&f.w, n_bytes, err);
+}
+
+enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, size_t cap_bytes,
+                            size_t *n_bytes, struct vd_error *err)
+{
+    const struct vd_graph_job *j = &t->graph.job;
+    const struct vd_hash *unit = &t->unit[(size_t)step * t->n_units];
+    uint32_t block = t->graph.program->n_layers, count = vd_graph_has_head(&t->graph, step) ? 2 : 1;
+    struct writer w = {buf, cap_bytes, 0, false};
+    struct vd_hash salt = vd_trace_salt(t->job_salt, step);
+    put_hash(&w, &salt);
+    put(&w, unit + block, count * sizeof *unit);
+    prove(&w, unit, NULL, vd_graph_units(&t->graph, step), block, count);
+    prove(&w, t->step, NULL, j->n_steps, step, 1);
+    prove(&w, t->commit, NULL, j->n_steps, step, 1);
+    if (count == 2) {
+        put(&w, t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, VD_TOKEN_RECORD_BYTES);
+        if (step + 1 - j->n_prompt < j->n_output) {
+            salt = vd_trace_salt(t->job_salt, step + 1);
+            put_hash(&w, &salt);
+            enum vd_err e = put_token_proof(&w, t, step + 1, err);
+            if (e != VD_OK)
+                return e;
+        }
+    }
+    return finish(&w, n_bytes, err);
+}

@@ -1,0 +1,340 @@
+/* For tests and benchmarks of this folder: a small random model in memory, run by the scalar operators alone,
+ * and a worker that can be made to lie. Every weight type, two segments per product, two tiles of logits. */
+#ifndef VD_TOY_H
+#define VD_TOY_H
+
+#include "vd_commit.h"
+#include "vd_num.h"
+#include "vd_referee.h"
+#include "vd_rng.h"
+#include "vd_rope.h"
+#include "vd_trace.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { TOY_MAX_POS = 300 };
+
+struct vd_toy_model {
+    struct vd_program program;
+    uint8_t program_bytes[VD_PROGRAM_BYTES_MAX];
+    size_t n_program_bytes;
+    uint8_t *weights[VD_PROGRAM_TENSORS_MAX];
+    struct vd_hash *leaves[VD_PROGRAM_TENSORS_MAX];
+    struct vd_hash tensor_leaf[VD_PROGRAM_TENSORS_MAX];
+    struct vd_hash root;
+};
+
+/* One operator's record to change, once. Not every such lie reaches the unit's output (a quantiser may
+ * swallow it), and one that does not is none; so the last operator's first record is changed as well. */
+struct vd_toy_lie {
+    bool on;
+    uint32_t step, unit, op;
+    uint64_t record;
+    uint32_t record_bytes;
+};
+
+/* A worker's job: what it claims, and the rows it remembers so that runs need not start from 0. */
+struct vd_toy_job {
+    struct vd_toy_model *model;
+    struct vd_graph graph;
+    uint8_t job_salt[VD_JOB_SALT_BYTES];
+    uint32_t prompt[TOY_MAX_POS], output[TOY_MAX_POS];
+    enum vd_finish finish;
+    struct vd_toy_lie lie;
+    uint8_t *rows[8][TOY_MAX_POS]; /* of a unit and step: X floats, K and V records; NULL: not run yet */
+    uint8_t token[TOY_MAX_POS][VD_TOKEN_RECORD_BYTES];
+};
+
+static inline void toy_fill(struct vd_toy_model *m, uint32_t tensor, struct vd_rng *rng, float scale)
+{
+    struct vd_tensor_shape t = vd_program_tensor(&m->program, tensor);
+    const struct vd_wtype_info *info = vd_wtype_info(t.type);
+    size_t n_blocks = (size_t)t.rows * t.cols / info->block_elems;
+    uint8_t *p = m->weights[tensor] = malloc(n_blocks * info->block_bytes);
+    for (size_t b = 0; b < n_blocks; b++, p += info->block_bytes) {
+        for (uint32_t i = 0; i < info->block_bytes; i++)
+            p[i] = (uint8_t)vd_rng_next(rng);
+        float u = (float)(vd_rng_below(rng, 2001)) / 1000.0f - 1.0f;
+        if (t.type == VD_WTYPE_F32)
+            vd_le32_store(p, vd_f32_bits(t.rows == 1 ? 1.0f + 0.1f * u : scale * u));
+        else if (t.type == VD_WTYPE_F16)
+            vd_le16_store(p, vd_f16_from_f32(scale * u));
+        else
+            vd_le16_store(p,
+                          vd_f16_from_f32(scale * (1.0f + 0.2f * u) / (t.type == VD_WTYPE_Q8_0 ? 127 : 8)));
+        if (t.type == VD_WTYPE_Q4_1)
+            vd_le16_store(p + 2, vd_f16_from_f32(-scale));
+    }
+}
+
+static inline const uint8_t *toy_row(const struct vd_toy_model *m, uint32_t tensor, uint32_t row)
+{
+    struct vd_tensor_shape t = vd_program_tensor(&m->program, tensor);
+    return m->weights[tensor] + (size_t)row * vd_wtype_row_bytes(t.type, t.cols);
+}
+
+static inline void toy_hash(struct vd_toy_model *m)
+{
+    for (uint32_t i = 0; i < m->program.n_tensors; i++) {
+        struct vd_tensor_shape t = vd_program_tensor(&m->program, i);
+        uint32_t parts = vd_tensor_parts(t);
+        free(m->leaves[i]);
+        m->leaves[i] = malloc((size_t)t.rows * parts * sizeof m->leaves[i][0]);
+        for (uint32_t r = 0; r < t.rows; r++)
+            for (uint32_t k = 0; k < parts; k++)
+                m->leaves[i][(size_t)r * parts + k] = vd_weight_leaf(
+                    i, r, k, toy_row(m, i, r) + vd_tensor_part_offset(t, k), vd_tensor_part_bytes(t, k));
+        struct vd_hash root = vd_merkle_root(m->leaves[i], (size_t)t.rows * parts);
+        m->tensor_leaf[i] = vd_tensor_leaf(i, t, &root);
+    }
+    struct vd_hash tensors = vd_merkle_root(m->tensor_leaf, m->program.n_tensors);
+    m->n_program_bytes = vd_program_encode(&m->program, m->program_bytes, sizeof m->program_bytes);
+    m->root = vd_program_model_root((struct vd_bytes){m->program_bytes, m->n_program_bytes},
+                                    m->program.n_tensors, &tensors);
+}
+
+/* The toy: 2 layers, width 544, 4 heads of 32 over 2 kv heads, 5,000 tokens, tied head. */
+static inline struct vd_program toy_program(enum vd_rope_pairing pairing)
+{
+    struct vd_program p = {.arith_version = VD_ARITH_VERSION,
+                           .arch = VD_ARCH_LLAMA,
+                           .n_layers = 2,
+                           .width = 544,
+                           .n_heads = 4,
+                           .n_kv_heads = 2,
+                           .head_dim = 32,
+                           .ff_width = 96,
+                           .vocab = 5000,
+                           .ctx = 4096,
+                           .rope_pairing = pairing,
+                           .n_rope = pairing == VD_ROPE_HALVES ? 12 : 16,
+                           .eps = 1e-5f,
+                           .attn_scale = 0.17677669f,
+                           .n_tensors = 2 + VD_T_PER_LAYER * 2};
+    static const uint8_t types[VD_T_PER_LAYER] = {VD_WTYPE_F32,  VD_WTYPE_Q4_1, VD_WTYPE_Q4_0,
+                                                  VD_WTYPE_F16,  VD_WTYPE_Q8_0, VD_WTYPE_F32,
+                                                  VD_WTYPE_Q4_1, VD_WTYPE_F32,  VD_WTYPE_Q4_1};
+    vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps);
+    p.types[0] = VD_WTYPE_Q8_0;
+    for (uint32_t l = 0; l < p.n_layers; l++)
+        memcpy(p.types + 1 + VD_T_PER_LAYER * l, types, sizeof types);
+    p.types[1 + VD_T_PER_LAYER * p.n_layers] = VD_WTYPE_F32;
+    return p;
+}
+
+static inline struct vd_toy_model *toy_model_new(const struct vd_program *program, uint64_t seed, float scale)
+{
+    struct vd_toy_model *m = calloc(1, sizeof *m);
+    struct vd_rng rng = {seed, 0};
+    m->program = *program;
+    for (uint32_t i = 0; i < program->n_tensors; i++)
+        toy_fill(m, i, &rng, i == 0 ? 1.0f : scale);
+    toy_hash(m);
+    return m;
+}
+
+static inline void toy_model_free(struct vd_toy_model *m)
+{
+    for (uint32_t i = 0; m && i < m->program.n_tensors; i++) {
+        free(m->weights[i]);
+        free(m->leaves[i]);
+    }
+    free(m);
+}
+
+/* ---- a source over it ---- */
+
+static inline struct vd_bytes toy_weight_row(void *arg, uint32_t tensor, uint32_t row)
+{
+    struct vd_toy_job *j = arg;
+    struct vd_tensor_shape t = vd_program_tensor(&j->model->program, tensor);
+    return (struct vd_bytes){toy_row(j->model, tensor, row), vd_wtype_row_bytes(t.type, t.cols)};
+}
+
+static inline enum vd_err toy_weight_proof(void *arg, uint32_t tensor, uint32_t row, uint32_t part,
+                                           struct vd_weight_proof *out, struct vd_error *err)
+{
+    struct vd_toy_model *m = ((struct vd_toy_job *)arg)->model;
+    struct vd_tensor_shape t = vd_program_tensor(&m->program, tensor);
+    size_t parts = vd_tensor_parts(t), n = t.rows * parts, at = row * parts + part;
+    out->bytes = (struct vd_bytes){toy_row(m, tensor, row) + vd_tensor_part_offset(t, part),
+                                   vd_tensor_part_bytes(t, part)};
+    out->n_path = vd_merkle_range_proof_len(n, at, 1);
+    vd_merkle_range_prove(m->leaves[tensor], n, at, 1, out->path);
+    out->n_tensor_path = vd_merkle_range_proof_len(m->program.n_tensors, tensor, 1);
+    vd_merkle_range_prove(m->tensor_leaf, m->program.n_tensors, tensor, 1, out->tensor_path);
+    return VD_OK;
+}
+
+static inline void toy_after_op(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records,
+                                size_t n_bytes)
+{
+    const struct vd_toy_job *j = arg;
+    const struct vd_toy_lie *lie = &j->lie;
+    if (!lie->on || step != lie->step || unit != lie->unit)
+        return;
+    if (op == lie->op)
+        records[(size_t)lie->record * lie->record_bytes + 1] ^= 0x10;
+    else if (op + 1 == vd_graph_ops(&j->graph, step, unit))
+        records[0] ^= 1;
+}
+
+static inline struct vd_trace_source toy_source(struct vd_toy_job *j);
+
+/* Runs one unit of a step from remembered rows, and remembers its own. */
+static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t unit)
+{
+    const struct vd_program *p = &j->model->program;
+    struct vd_trace t = {
+        .graph = j->graph, .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
+    t.graph.job.n_steps = TOY_MAX_POS;
+    if (vd_trace_unit_prepare(&t, step, unit, NULL) != VD_OK)
+        abort();
+    size_t x_bytes = 4 * (size_t)p->width, kb = t.u.k_row_bytes, vb = t.u.v_row_bytes;
+    if (unit > 0)
+        memcpy(t.u.row, j->rows[unit - 1][step], x_bytes);
+    for (uint32_t s = 0; t.u.k && s < step; s++) {
+        memcpy(t.u.k + s * kb, j->rows[unit][s] + x_bytes, kb);
+        memcpy(t.u.v + s * vb, j->rows[unit][s] + x_bytes + kb, vb);
+    }
+    vd_trace_unit_run(&t);
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(&t.graph, step, unit, ops);
+    if (unit > p->n_layers) {
+        memcpy(j->token[step], t.u.records[ops[0]], VD_TOKEN_RECORD_BYTES);
+    } else {
+        uint8_t *row = j->rows[unit][step] = calloc(1, x_bytes + kb + vb);
+        if (ops[n - 1] != VD_GRAPH_NO_OP)
+            memcpy(row, t.u.records[ops[n - 1]], x_bytes);
+        if (n == 3) {
+            memcpy(row + x_bytes, t.u.records[ops[0]], kb);
+            memcpy(row + x_bytes + kb, t.u.records[ops[1]], vb);
+        }
+    }
+    free(t.u.memory);
+}
+
+static inline void toy_run_step(struct vd_toy_job *j, uint32_t step)
+{
+    if (j->rows[0][step])
+        return;
+    for (uint32_t u = 0; u < vd_graph_units(&j->graph, step); u++)
+        toy_run_unit(j, step, u);
+}
+
+static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
+                                  struct vd_error *err)
+{
+    struct vd_toy_job *j = arg;
+    const struct vd_program *p = &j->model->program;
+    size_t x_bytes = 4 * (size_t)p->width, kb = p->n_kv_heads * (p->head_dim / 8 + p->head_dim);
+    for (uint32_t s = 0; s < n_steps; s++) {
+        bool head = vd_graph_has_head(&j->graph, s);
+        toy_run_step(j, s);
+        for (uint32_t u = 0; u <= p->n_layers; u++) {
+            const uint8_t *row = j->rows[u][s];
+            bool has_x = u < p->n_layers || head;
+            sink->row(sink->arg, s, u, u ? row + x_bytes : NULL, u ? row + x_bytes + kb : NULL,
+                      has_x ? (const float *)(const void *)row : NULL);
+        }
+        if (head)
+            sink->token(sink->arg, s, vd_le32_load(j->token[s]), (enum vd_stop)vd_le32_load(j->token[s] + 4));
+    }
+    return VD_OK;
+}
+
+static inline struct vd_trace_source toy_source(struct vd_toy_job *j)
+{
+    return (struct vd_trace_source){j, toy_run, toy_weight_row, toy_weight_proof, toy_after_op};
+}
+
+/* ---- jobs ---- */
+
+static inline void toy_forget(struct vd_toy_job *j, uint32_t from_step)
+{
+    for (unsigned u = 0; u < 8; u++)
+        for (uint32_t s = from_step; s < TOY_MAX_POS; s++) {
+            free(j->rows[u][s]);
+            j->rows[u][s] = NULL;
+        }
+}
+
+static inline void toy_job_free(struct vd_toy_job *j)
+{
+    if (j)
+        toy_forget(j, 0);
+    free(j);
+}
+
+/* An honest job: generates until it stops. */
+static inline struct vd_toy_job *toy_job_new(struct vd_toy_model *m, uint32_t n_prompt, uint32_t max_tokens,
+                                             const struct vd_sampling *sampling)
+{
+    struct vd_toy_job *j = calloc(1, sizeof *j);
+    struct vd_rng rng = {n_prompt, 7};
+    j->model = m;
+    j->graph = (struct vd_graph){
+        &m->program,
+        {.n_prompt = n_prompt, .n_steps = TOY_MAX_POS, .max_tokens = max_tokens, .sampling = *sampling}};
+    for (unsigned i = 0; i < sizeof j->job_salt; i++)
+        j->job_salt[i] = (uint8_t)(3 * i + 1);
+    for (uint32_t i = 0; i < n_prompt; i++)
+        j->prompt[i] = (uint32_t)vd_rng_below(&rng, m->program.vocab);
+    for (uint32_t s = 0;; s++) {
+        toy_run_step(j, s);
+        if (!vd_graph_has_head(&j->graph, s))
+            continue;
+        uint32_t stop = vd_le32_load(j->token[s] + 4);
+        if (stop != VD_STOP_FAIL)
+            j->output[j->graph.job.n_output++] = vd_le32_load(j->token[s]);
+        if (stop != VD_STOP_NONE) {
+            j->finish = (enum vd_finish)stop;
+            j->graph.job.n_steps = s + 1;
+            return j;
+        }
+    }
+}
+
+/* The same claim with the rows of the steps before `from_step`: what is run after it may be a lie. */
+static inline struct vd_toy_job *toy_job_copy(const struct vd_toy_job *from, uint32_t from_step)
+{
+    const struct vd_program *p = &from->model->program;
+    size_t n = 4 * (size_t)p->width + p->n_kv_heads * (p->head_dim / 8 + 4 + 2 * p->head_dim);
+    struct vd_toy_job *j = malloc(sizeof *j);
+    *j = *from;
+    for (unsigned u = 0; u < 8; u++)
+        for (uint32_t s = 0; s < TOY_MAX_POS; s++) {
+            j->rows[u][s] = from->rows[u][s] && s < from_step ? malloc(n) : NULL;
+            if (j->rows[u][s])
+                memcpy(j->rows[u][s], from->rows[u][s], n);
+        }
+    return j;
+}
+
+static inline struct vd_trace *toy_trace(struct vd_toy_job *j)
+{
+    struct vd_trace_source source = toy_source(j);
+    struct vd_trace *t = NULL;
+    if (vd_trace_create(&t, &j->graph, j->prompt, j->output, j->job_salt, &source, NULL) != VD_OK)
+        abort();
+    return t;
+}
+
+/* The claim that a receipt of this job makes, with the trace's commit root. */
+static inline struct vd_ref_claim toy_claim(const struct vd_toy_job *j, const struct vd_trace *t)
+{
+    const struct vd_graph_job *g = &j->graph.job;
+    return (struct vd_ref_claim){
+        .graph = j->graph,
+        .program_bytes = {j->model->program_bytes, j->model->n_program_bytes},
+        .model_root = j->model->root,
+        .prompt_root = vd_token_root(j->job_salt, 0, j->prompt, g->n_prompt),
+        .output_root = vd_token_root(j->job_salt, g->n_prompt, j->output, g->n_output),
+        .commit_root = t->commit_root,
+        .salt_commit = vd_salt_commit(j->job_salt),
+        .finish = j->finish,
+    };
+}
+
+#endif

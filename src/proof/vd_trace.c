@@ -1,0 +1,298 @@
+/* Two runs of the source at most: one hashes every unit, the other keeps the rows that one unit can read.
+ * Then the unit's operators are computed in order, record by record, by the very function that the referee
+ * uses: what the tracer commits to is by construction what the referee will find. */
+#include "vd_trace.h"
+
+#include "vd_commit.h"
+#include "vd_num.h"
+#include "vd_tile.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum { MEMORY_MAX = 1 << 30 }; /* of one unit's records, or of the hashes */
+
+/* ---- all units ---- */
+
+static void hash_row(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
+                     const float *x)
+{
+    struct vd_trace *t = arg;
+    struct vd_hash salt = vd_trace_salt(t->job_salt, step);
+    struct vd_hash *out = &t->unit[(size_t)step * t->n_units + unit];
+    if (unit == 0)
+        *out = vd_unit_embed(&t->graph, &salt, step, x);
+    else
+        *out = vd_unit_block(&t->graph, &salt, step, unit, k, v, x, NULL);
+}
+
+static void hash_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
+{
+    struct vd_trace *t = arg;
+    struct vd_hash salt = vd_trace_salt(t->job_salt, step);
+    t->unit[(size_t)step * t->n_units + t->n_units - 1] = vd_unit_head(&t->graph, &salt, step, token, stop);
+    vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, token);
+    vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step + 4, stop);
+}
+
+static void hash_steps(struct vd_trace *t)
+{
+    uint32_t n = t->graph.job.n_steps, last_block = t->graph.program->n_layers;
+    for (uint32_t s = 0; s < n; s++) {
+        const struct vd_hash *unit = &t->unit[(size_t)s * t->n_units];
+        struct vd_hash root = vd_merkle_root(unit, vd_graph_units(&t->graph, s));
+        t->step[s] = vd_trace_step(s, &root);
+        t->commit[s] = vd_commit_leaf(s, &unit[last_block],
+                                      vd_graph_has_head(&t->graph, s) ? &unit[last_block + 1] : NULL);
+    }
+    t->state_root = vd_merkle_root(t->step, n);
+    t->commit_root = vd_merkle_root(t->commit, n);
+}
+
+enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph, const uint32_t *prompt,
+                            const uint32_t *output, const uint8_t job_salt[VD_JOB_SALT_BYTES],
+                            const struct vd_trace_source *source, struct vd_error *err)
+{
+    size_t n = graph->job.n_steps, n_units = graph->program->n_layers + 2;
+    assert(vd_graph_valid(graph));
+    if (n * n_units * sizeof(struct vd_hash) > MEMORY_MAX)
+        return vd_error_set(err, VD_ELIMIT, "a trace of %zu positions and %zu units needs more than 1 GiB", n,
+                            n_units);
+    struct vd_trace *t = calloc(1, sizeof *t);
+    if (t) {
+        t->graph = *graph;
+        t->prompt = prompt;
+        t->output = output;
+        t->source = *source;
+        t->n_units = (uint32_t)n_units;
+        memcpy(t->job_salt, job_salt, sizeof t->job_salt);
+        t->unit = calloc(n * n_units, sizeof *t->unit);
+        t->step = calloc(n, sizeof *t->step);
+        t->commit = calloc(n, sizeof *t->commit);
+        t->token_record = calloc(n, VD_TOKEN_RECORD_BYTES);
+    }
+    if (!t || !t->unit || !t->step || !t->commit || !t->token_record) {
+        vd_trace_destroy(t);
+        return vd_error_set(err, VD_ENOMEM, "no memory for the trace of %zu positions", n);
+    }
+    struct vd_trace_sink sink = {t, hash_row, hash_token};
+    enum vd_err e = source->run(source->arg, graph->job.n_steps, &sink, err);
+    if (e != VD_OK) {
+        vd_trace_destroy(t);
+        return e;
+    }
+    hash_steps(t);
+    *out = t;
+    return VD_OK;
+}
+
+void vd_trace_destroy(struct vd_trace *t)
+{
+    if (!t)
+        return;
+    free(t->unit);
+    free(t->step);
+    free(t->commit);
+    free(t->token_record);
+    free(t->u.memory);
+    free(t);
+}
+
+/* ---- one unit: memory ---- */
+
+/* Hands out parts of u->memory; with a NULL base it only adds up. */
+struct carve {
+    uint8_t *base;
+    uint64_t used;
+};
+
+static void *carve(struct carve *c, uint64_t n_bytes)
+{
+    void *p = c->base ? c->base + c->used : NULL;
+    c->used += (n_bytes + 63) / 64 * 64;
+    return p;
+}
+
+/* Lays out the unit's arrays; returns the bytes they need. */
+static uint64_t lay_out(const struct vd_trace *t, struct vd_trace_unit_data *u, uint8_t *base)
+{
+    struct carve c = {base, 0};
+    bool block = u->unit > 0 && u->unit <= t->graph.program->n_layers;
+    for (uint32_t o = 0; o < u->n_ops; o++)
+        u->records[o] = carve(&c, u->op[o].n_records * u->op[o].record_bytes);
+    if (u->unit > 0)
+        u->row = carve(&c, 4 * (uint64_t)t->graph.program->width);
+    if (block) {
+        u->k = carve(&c, (uint64_t)u->step * u->k_row_bytes);
+        u->v = carve(&c, (uint64_t)u->step * u->v_row_bytes);
+        u->cache_outs = carve(&c, (uint64_t)u->step * sizeof u->cache_outs[0]);
+    }
+    return c.used;
+}
+
+enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)
+{
+    struct vd_trace_unit_data *u = &t->u;
+    const struct vd_program *p = t->graph.program;
+    free(u->memory);
+    *u =
+        (struct vd_trace_unit_data){.step = step, .unit = unit, .n_ops = vd_graph_ops(&t->graph, step, unit)};
+    for (uint32_t o = 0; o < u->n_ops; o++)
+        vd_graph_op(&t->graph, step, unit, o, &u->op[o]);
+    u->k_row_bytes = p->n_kv_heads * (p->head_dim / 32 * 4 + p->head_dim);
+    u->v_row_bytes = p->n_kv_heads * (4 + p->head_dim);
+    uint64_t n_bytes = lay_out(t, u, NULL);
+    if (n_bytes > MEMORY_MAX)
+        return vd_error_set(err, VD_ELIMIT, "step %u, unit %u: its records need more than 1 GiB", step, unit);
+    u->memory = calloc(1, n_bytes);
+    if (!u->memory)
+        return vd_error_set(err, VD_ENOMEM, "no memory for %llu bytes of records",
+                            (unsigned long long)n_bytes);
+    lay_out(t, u, u->memory);
+    return VD_OK;
+}
+
+/* ---- one unit: its inputs ---- */
+
+static void keep_row(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
+                     const float *x)
+{
+    struct vd_trace *t = arg;
+    struct vd_trace_unit_data *u = &t->u;
+    struct vd_hash salt;
+    if (unit + 1 == u->unit && step == u->step) {
+        for (uint32_t i = 0; i < t->graph.program->width; i++)
+            vd_le32_store(u->row + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
+        salt = vd_trace_salt(t->job_salt, step);
+        if (unit > 0)
+            vd_unit_block(&t->graph, &salt, step, unit, k, v, x, u->row_outs);
+    } else if (unit == u->unit && u->k && step < u->step) {
+        memcpy(u->k + (size_t)step * u->k_row_bytes, k, u->k_row_bytes);
+        memcpy(u->v + (size_t)step * u->v_row_bytes, v, u->v_row_bytes);
+        salt = vd_trace_salt(t->job_salt, step);
+        vd_unit_block(&t->graph, &salt, step, unit, k, v, x, u->cache_outs[step]);
+    }
+}
+
+static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
+{
+    (void)arg, (void)step, (void)token, (void)stop;
+}
+
+/* ---- one unit: its operators ---- */
+
+static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsigned i, uint8_t token[4],
+                     struct vd_tile_data *data)
+{
+    const struct vd_trace_unit_data *u = &t->u;
+    switch (in->kind) {
+    case VD_IN_OP:
+        data->in[i] = u->records[in->op] + in->first * u->op[in->op].record_bytes;
+        return;
+    case VD_IN_ROW:
+        data->in[i] = u->row + 4 * in->first;
+        return;
+    case VD_IN_KV: {
+        bool is_k = u->op[in->op].kind == VD_OP_KROW;
+        size_t row_bytes = is_k ? u->k_row_bytes : u->v_row_bytes;
+        const uint8_t *first = (is_k ? u->k : u->v) + in->first * row_bytes;
+        for (uint32_t j = 0; j < in->count; j++)
+            data->row[j] = first + j * row_bytes + (size_t)in->head * u->op[in->op].record_bytes;
+        return;
+    }
+    case VD_IN_WEIGHT: {
+        struct vd_tensor_shape shape = vd_program_tensor(t->graph.program, in->tensor);
+        data->in[i] = t->source.weight_row(t->source.arg, in->tensor, in->row).p +
+                      vd_tensor_part_offset(shape, in->part);
+        return;
+    }
+    case VD_IN_TOKEN:
+        vd_le32_store(token, vd_trace_token(t, (uint32_t)in->first));
+        data->in[i] = token;
+        return;
+    }
+}
+
+static void run_record(struct vd_trace *t, uint32_t op, uint64_t record)
+{
+    const struct vd_trace_unit_data *u = &t->u;
+    struct vd_tile_data data = {{NULL}, {NULL}};
+    struct vd_tile tile;
+    uint8_t token[4];
+    vd_tile_init(&tile, &t->graph, u->step, u->unit, op, record);
+    for (unsigned i = 0; i < tile.n_in; i++) {
+        if (tile.in[i].dynamic)
+            vd_tile_resolve(&tile, &t->graph, i, &data);
+        point_at(t, &tile.in[i], i, token, &data);
+    }
+    vd_tile_eval(&tile, &t->graph, &data, u->records[op] + record * u->op[op].record_bytes);
+}
+
+void vd_trace_unit_run(struct vd_trace *t)
+{
+    struct vd_trace_unit_data *u = &t->u;
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, u->step), u->step, u->unit, 0};
+    for (uint32_t o = 0; o < u->n_ops; o++) {
+        const struct vd_graph_op *op = &u->op[o];
+        size_t n_bytes = (size_t)op->n_records * op->record_bytes;
+        for (uint64_t r = 0; r < op->n_records; r++)
+            run_record(t, o, r);
+        if (t->source.after_op)
+            t->source.after_op(t->source.arg, u->step, u->unit, o, u->records[o], n_bytes);
+        at.op = o;
+        u->op_root[o] =
+            vd_trace_op_root(&at, u->records[o], n_bytes, (size_t)op->leaf_records * op->record_bytes);
+    }
+}
+
+static struct vd_hash unit_hash(const struct vd_trace *t)
+{
+    const struct vd_trace_unit_data *u = &t->u;
+    struct vd_hash outs[VD_GRAPH_OUTS_MAX] = {{{0}}};
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, u->step), u->step, u->unit, 0};
+    unsigned n = vd_graph_outs(&t->graph, u->step, u->unit, ops);
+    for (unsigned i = 0; i < n; i++)
+        if (ops[i] != VD_GRAPH_NO_OP)
+            outs[i] = u->op_root[ops[i]];
+    return vd_trace_unit(&at, outs, n);
+}
+
+enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)
+{
+    if (t->u.loaded && t->u.step == step && t->u.unit == unit)
+        return VD_OK;
+    enum vd_err e = vd_trace_unit_prepare(t, step, unit, err);
+    if (e != VD_OK)
+        return e;
+    if (unit > 0) {
+        struct vd_trace_sink sink = {t, keep_row, keep_no_token};
+        e = t->source.run(t->source.arg, step + 1, &sink, err);
+        if (e != VD_OK)
+            return e;
+    }
+    vd_trace_unit_run(t);
+    struct vd_hash h = unit_hash(t);
+    if (!vd_hash_eq(&h, &t->unit[(size_t)step * t->n_units + unit]))
+        return vd_error_set(err, VD_EINTERNAL,
+                            "step %u, unit %u: the engine's rows are not those of the scalar arithmetic",
+                            step, unit);
+    t->u.loaded = true;
+    return VD_OK;
+}
+
+struct vd_hash vd_trace_leaf_hash(const struct vd_trace *t, uint32_t op, uint64_t k)
+{
+    const struct vd_trace_unit_data *u = &t->u;
+    const struct vd_graph_op *o = &u->op[op];
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, u->step), u->step, u->unit, op};
+    assert(u->loaded && op < u->n_ops && k < vd_graph_leaves(o));
+    return vd_trace_leaf(&at, (uint32_t)k, u->records[op] + k * o->leaf_records * o->record_bytes,
+                         vd_graph_leaf_bytes(o, k));
+}
+
+void vd_trace_leaf_hashes(const struct vd_trace *t, uint32_t op, struct vd_hash *out)
+{
+    for (uint64_t k = 0; k < vd_graph_leaves(&t->u.op[op]); k++)
+        out[k] = vd_trace_leaf_hash(t, op, k);
+}

@@ -2,17 +2,27 @@
  * refusal can say what is missing. The compiler's builtins also look at XCR0: an operating system that does
  * not save the wide registers counts as a CPU that lacks them. */
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "vd_kern_impl.h"
 
 #if defined(__x86_64__)
+/* Not among the names that every compiler's builtin knows. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+
 static const char *missing_avx2(void)
 {
     if (!__builtin_cpu_supports("avx2"))
         return "AVX2";
     if (!__builtin_cpu_supports("fma"))
         return "FMA";
-    if (!__builtin_cpu_supports("f16c"))
+    if (!has_f16c())
         return "F16C";
     return NULL;
 }

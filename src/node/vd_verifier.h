@@ -1,0 +1,57 @@
+/* A verifier: follows the receipts that are settled, replays a sample of them, and plays a dispute to its end
+ * when one does not stand.
+ *
+ * The sample is drawn with this verifier's own secret randomness after the receipt is on the ledger, at the
+ * rate that the genesis states (or another). The data come from the gateway that countersigned the receipt. A
+ * verifier challenges only what differs from its own replay, so its bond is safe if its model is the right
+ * one; which it is, because the model root says so.
+ *
+ * A receipt that is challenged is kept in <home>/disputes until the dispute is over: a verifier that is
+ * started again goes on.
+ *
+ * Ownership: models and pools are borrowed until stop; everything else is copied. Thread rule: as
+ * vd_worker.h. */
+#ifndef VD_VERIFIER_H
+#define VD_VERIFIER_H
+
+#include "vd_worker.h"
+
+struct vd_verifier_model {
+    struct vd_model *model;
+    struct vd_pool *pool; /* nobody else's */
+    struct vd_hash root;
+};
+
+struct vd_verifier_config {
+    const struct vd_keypair *key; /* its account pays the bonds */
+    const char *home;
+    struct vd_worker_peer ledger;
+    const struct vd_worker_peer *gateway;
+    size_t n_gateways;
+    const struct vd_verifier_model *model;
+    size_t n_models;
+    uint32_t audit_rate_ppm; /* UINT32_MAX: the genesis's */
+    const struct vd_log *log;
+};
+
+struct vd_verifier;
+
+/* VD_ETIMEOUT: no ledger within half a minute. */
+enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier_config *config,
+                              struct vd_error *err);
+void vd_verifier_stop(struct vd_verifier *v); /* NULL is allowed */
+
+struct vd_verifier_stats {
+    uint64_t n_links, n_queued;
+    uint64_t n_seen, n_sampled, n_stand, n_differ, n_unavailable, n_other_model, n_bad_data;
+    uint64_t n_challenges, n_moves, n_won, n_lost;
+    uint64_t n_tokens, replay_ns; /* of all replays */
+    uint64_t won_micro;
+};
+void vd_verifier_get_stats(struct vd_verifier *v, struct vd_verifier_stats *out);
+
+/* For vd_status_http: arg is the verifier. */
+bool vd_verifier_health(void *verifier, char text[256]);
+void vd_verifier_metrics(void *verifier, struct vd_metrics *m);
+
+#endif

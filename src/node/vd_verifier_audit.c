@@ -1,0 +1,429 @@
+/* The auditor: one thread that replays what was drawn and plays the disputes that follow. Moves go before
+ * replays, since they have a clock. */
+#include "vd_clock.h"
+#include "vd_verifier_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { VD_CHALLENGE_WAIT_MS = 30000 };
+
+/* ---- The data of a receipt, from its gateway ---- */
+
+/* A reference to the link to this gateway, or NULL. */
+static struct vd_link *vd_audit_link(struct vd_verifier *v, const struct vd_pubkey *gateway)
+{
+    struct vd_link *link = NULL;
+    pthread_mutex_lock(&v->mu);
+    for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX && !link; i++)
+        if (v->link[i] && vd_pubkey_eq(vd_link_peer(v->link[i]), gateway))
+            link = vd_link_ref(v->link[i]);
+    pthread_mutex_unlock(&v->mu);
+    return link;
+}
+
+static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, const struct vd_hash *id,
+                                uint8_t **bytes, size_t *n, struct vd_error *err)
+{
+    struct vd_wire_audit_get m = {.receipt_id = *id};
+    uint8_t buf[64];
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    struct timespec until = vd_clock_after_ms(VD_VERIFIER_FETCH_MS);
+    pthread_mutex_lock(&v->mu);
+    memset(&v->fetch, 0, sizeof v->fetch);
+    v->fetch.waiting = true;
+    v->fetch.receipt_id = *id;
+    pthread_mutex_unlock(&v->mu);
+    enum vd_err e = vd_wire_put_audit_get(&w, &m)
+                        ? vd_link_send(link, VD_WIRE_AUDIT_GET, buf, w.n_bytes, err)
+                        : vd_error_set(err, VD_EINTERNAL, "AUDIT_GET does not encode");
+    pthread_mutex_lock(&v->mu);
+    while (e == VD_OK && !v->fetch.done && !v->stopping)
+        if (pthread_cond_timedwait(&v->data, &v->mu, &until) != 0)
+            e = vd_error_set(err, VD_ETIMEOUT, "the gateway did not answer");
+    v->fetch.waiting = false;
+    *bytes = v->fetch.envelope;
+    *n = v->fetch.n_bytes;
+    v->fetch.envelope = NULL;
+    if (*bytes)
+        e = VD_OK;
+    else if (e == VD_OK)
+        e = vd_error_set(err, v->stopping ? VD_ECANCELLED : VD_ENOTFOUND, "%s", v->fetch.refused);
+    pthread_mutex_unlock(&v->mu);
+    return e;
+}
+
+/* Fetches and checks everything that can be checked without the model. VD_EFALSE: these are not the data of
+ * this receipt. *tokens is the caller's to free. */
+static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_audit *a, struct vd_envelope *e,
+                                  uint32_t **tokens, struct vd_error *err)
+{
+    struct vd_link *link = vd_audit_link(v, &a->gateway);
+    struct vd_receipt r;
+    uint8_t *bytes;
+    size_t n;
+    if (!link)
+        return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
+    enum vd_err code = vd_audit_ask(v, link, &a->receipt_id, &bytes, &n, err);
+    vd_link_unref(link);
+    if (code != VD_OK)
+        return code;
+    *tokens = malloc((n + 1) * sizeof **tokens);
+    if (!*tokens) {
+        code = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
+    } else if (!vd_envelope_decode((struct vd_bytes){bytes, n}, e, *tokens, n)) {
+        code = vd_error_set(err, VD_EFALSE, "the gateway's data do not decode");
+    } else {
+        struct vd_hash id = vd_signed_receipt_id(&e->receipt);
+        enum vd_receipt_verdict verdict = vd_envelope_check(e, &r);
+        if (!vd_hash_eq(&id, &a->receipt_id))
+            code = vd_error_set(err, VD_EFALSE, "the gateway sent another receipt");
+        else if (verdict != VD_RECEIPT_OK)
+            code = vd_error_set(err, VD_EFALSE, "the gateway's data: %s", vd_receipt_verdict_text(verdict));
+    }
+    if (code != VD_OK) {
+        free(*tokens);
+        *tokens = NULL;
+    }
+    free(bytes);
+    return code;
+}
+
+/* ---- Replay ---- */
+
+static struct vd_verifier_desk *vd_audit_desk(struct vd_verifier *v, const struct vd_hash *model_root)
+{
+    for (size_t i = 0; i < v->n_desks; i++)
+        if (vd_hash_eq(&v->desk[i].m.root, model_root))
+            return &v->desk[i];
+    return NULL;
+}
+
+static void vd_audit_count(struct vd_verifier *v, uint64_t *counter)
+{
+    pthread_mutex_lock(&v->mu);
+    ++*counter;
+    pthread_mutex_unlock(&v->mu);
+}
+
+static void vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c)
+{
+    struct vd_tx tx = {.kind = VD_TX_CHALLENGE};
+    struct vd_ledger_outcome o;
+    struct vd_error err;
+    char hex[65];
+    /* On disk first: a verifier that dies now finds the dispute by the receipt. */
+    enum vd_err e = vd_worker_jobs_put(&v->cases, &c->envelope, &err);
+    tx.u.challenge.receipt_id = c->receipt_id;
+    if (e == VD_OK && v->n_disputes == VD_VERIFIER_DISPUTES_MAX)
+        e = vd_error_set(&err, VD_EAGAIN, "%d disputes are open already", VD_VERIFIER_DISPUTES_MAX);
+    if (e == VD_OK)
+        e = vd_ledger_client_send(v->ledger, &tx, VD_CHALLENGE_WAIT_MS, &o, &err);
+    vd_hex_encode(hex, c->receipt_id.b, VD_HASH_BYTES);
+    if (e != VD_OK) {
+        vd_log_event(&v->log, VD_LOG_ERROR, "a receipt that does not stand could not be challenged",
+                     "receipt=%s error=%s", hex, err.msg);
+        if (e == VD_EFALSE)
+            vd_worker_jobs_drop(&v->cases, &c->receipt_id, NULL);
+        return;
+    }
+    vd_audit_count(v, &v->stats.n_challenges);
+    v->dispute[v->n_disputes].id = o.tx_id;
+    v->dispute[v->n_disputes++].receipt_id = c->receipt_id;
+    vd_hex_encode(hex, o.tx_id.b, VD_HASH_BYTES);
+    vd_log_event(&v->log, VD_LOG_WARN, "challenged", "dispute=%s height=%llu", hex,
+                 (unsigned long long)o.height);
+}
+
+/* Replays one; takes the tokens over. */
+static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelope *e, uint32_t *tokens,
+                                   struct vd_error *err)
+{
+    struct vd_receipt r;
+    struct vd_game_case c;
+    struct vd_replay_result result;
+    char hex[65];
+    struct vd_verifier_desk *d = NULL;
+    if (vd_receipt_decode((struct vd_bytes){e->receipt.body, e->receipt.body_bytes}, &r) == VD_RECEIPT_OK)
+        d = vd_audit_desk(v, &r.request.model_root);
+    if (!d) {
+        free(tokens);
+        vd_audit_count(v, &v->stats.n_other_model);
+        return VD_OK;
+    }
+    enum vd_err code = vd_game_case_init(&c, e, tokens, d->m.model, err);
+    if (code != VD_OK)
+        return code;
+    uint64_t began = vd_clock_ns();
+    code = vd_replay(d->ctx, d->cache, &d->m.root, &c.job, &result, err);
+    uint64_t took = vd_clock_ns() - began;
+    if (code == VD_OK) {
+        bool stands = result.verdict == VD_REPLAY_OK;
+        vd_hex_encode(hex, c.receipt_id.b, VD_HASH_BYTES);
+        vd_log_event(&v->log, stands ? VD_LOG_INFO : VD_LOG_WARN,
+                     stands ? "a receipt stands" : "a receipt does NOT stand",
+                     "receipt=%s tokens=%u ms=%llu verdict=%s step=%u", hex,
+                     c.receipt.request.n_prompt + c.receipt.n_output, (unsigned long long)(took / 1000000),
+                     vd_replay_text(result.verdict), result.step);
+        pthread_mutex_lock(&v->mu);
+        v->stats.n_stand += stands;
+        v->stats.n_differ += !stands;
+        v->stats.n_tokens += c.receipt.request.n_prompt + c.receipt.n_output;
+        v->stats.replay_ns += took;
+        pthread_mutex_unlock(&v->mu);
+        if (!stands)
+            vd_audit_challenge(v, &c);
+    }
+    vd_game_case_free(&c);
+    return code;
+}
+
+/* Puts it back to the end of the queue for another try, or gives up. */
+static void vd_audit_again(struct vd_verifier *v, struct vd_audit a, const struct vd_error *why)
+{
+    char hex[65];
+    vd_hex_encode(hex, a.receipt_id.b, VD_HASH_BYTES);
+    pthread_mutex_lock(&v->mu);
+    bool again =
+        ++a.n_tries < VD_VERIFIER_TRIES && v->n_queued < VD_VERIFIER_QUEUE_MAX && why->code != VD_EFALSE;
+    if (again) {
+        a.not_before_ms = vd_clock_ms() + VD_VERIFIER_RETRY_MS;
+        v->queue[(v->queue_at + v->n_queued++) % VD_VERIFIER_QUEUE_MAX] = a;
+    } else if (why->code == VD_EFALSE) {
+        v->stats.n_bad_data++;
+    } else {
+        v->stats.n_unavailable++;
+    }
+    pthread_mutex_unlock(&v->mu);
+    if (!again)
+        vd_log_event(&v->log, VD_LOG_WARN, "a receipt could not be audited", "receipt=%s error=%s", hex,
+                     why->msg);
+}
+
+/* The first of the queue that is due. */
+static bool vd_audit_take(struct vd_verifier *v, struct vd_audit *out)
+{
+    uint64_t now = vd_clock_ms();
+    bool found = false;
+    pthread_mutex_lock(&v->mu);
+    for (size_t left = v->n_queued; left && !found && !v->stopping; left--) {
+        *out = v->queue[v->queue_at];
+        v->queue_at = (v->queue_at + 1) % VD_VERIFIER_QUEUE_MAX;
+        v->n_queued--;
+        if (!out->drawn && !(out->drawn = vd_verifier_draw(v)))
+            continue;
+        found = out->not_before_ms <= now;
+        if (!found)
+            v->queue[(v->queue_at + v->n_queued++) % VD_VERIFIER_QUEUE_MAX] = *out;
+    }
+    pthread_mutex_unlock(&v->mu);
+    return found;
+}
+
+static void vd_audit_one(struct vd_verifier *v, const struct vd_audit *a)
+{
+    struct vd_envelope e;
+    struct vd_error err;
+    uint32_t *tokens = NULL;
+    enum vd_err code = vd_audit_fetch(v, a, &e, &tokens, &err);
+    if (code == VD_OK)
+        code = vd_audit_replay(v, &e, tokens, &err);
+    if (code != VD_OK && code != VD_ECANCELLED) {
+        err.code = code;
+        vd_audit_again(v, *a, &err);
+    }
+}
+
+/* ---- Disputes ---- */
+
+static void vd_audit_forget_trace(struct vd_verifier *v)
+{
+    if (v->trace.open) {
+        vd_trace_model_close(v->trace.trace);
+        vd_game_case_free(&v->trace.c);
+        memset(&v->trace, 0, sizeof v->trace);
+    }
+}
+
+static enum vd_err vd_audit_open_trace(struct vd_verifier *v, const struct vd_hash *receipt_id,
+                                       struct vd_error *err)
+{
+    struct vd_envelope e;
+    struct vd_receipt r;
+    uint32_t *tokens;
+    struct vd_verifier_desk *d = NULL;
+    if (v->trace.open && vd_hash_eq(&v->trace.c.receipt_id, receipt_id))
+        return VD_OK;
+    vd_audit_forget_trace(v);
+    enum vd_err code = vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err);
+    if (code != VD_OK)
+        return code;
+    if (vd_receipt_decode((struct vd_bytes){e.receipt.body, e.receipt.body_bytes}, &r) == VD_RECEIPT_OK)
+        d = vd_audit_desk(v, &r.request.model_root);
+    if (!d) {
+        free(tokens);
+        return vd_error_set(err, VD_ENOTFOUND,
+                            "the receipt's model is not loaded here; start the verifier with it again");
+    }
+    code = vd_game_case_init(&v->trace.c, &e, tokens, d->m.model, err);
+    if (code == VD_OK)
+        code = vd_trace_model_open(&v->trace.trace, d->m.model, d->ctx, d->cache, &v->trace.c.job, err);
+    v->trace.open = v->trace.c.tokens != NULL;
+    if (code != VD_OK)
+        vd_audit_forget_trace(v);
+    return code;
+}
+
+static enum vd_err vd_audit_move(struct vd_verifier *v, const struct vd_hash *dispute,
+                                 const struct vd_game *game, struct vd_error *err)
+{
+    struct vd_player_move *move = malloc(sizeof *move);
+    uint64_t began = vd_clock_ns();
+    char hex[65];
+    if (!move)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a move");
+    vd_hex_encode(hex, dispute->b, VD_HASH_BYTES);
+    enum vd_err e =
+        vd_player_challenger_point(vd_trace_model_trace(v->trace.trace), &v->trace.c.claim, game, move, err);
+    if (e == VD_OK)
+        e = vd_game_send(v->ledger, dispute, move, err);
+    if (e == VD_OK) {
+        vd_audit_count(v, &v->stats.n_moves);
+        vd_log_event(&v->log, VD_LOG_INFO, "moved", "dispute=%s move=%s bytes=%zu ms=%llu", hex,
+                     vd_move_name(move->kind), move->n_bytes,
+                     (unsigned long long)((vd_clock_ns() - began) / 1000000));
+    }
+    free(move);
+    return e;
+}
+
+/* True: it is over. */
+static bool vd_audit_look(struct vd_verifier *v, const struct vd_hash *dispute,
+                          const struct vd_hash *receipt_id)
+{
+    struct vd_dispute record;
+    struct vd_error err;
+    char hex[65];
+    vd_hex_encode(hex, dispute->b, VD_HASH_BYTES);
+    struct vd_game *game = malloc(sizeof *game);
+    enum vd_err e = game ? vd_ledger_client_dispute(v->ledger, dispute, &record, &err)
+                         : vd_error_set(&err, VD_ENOMEM, "no memory for a game");
+    bool over = e == VD_OK && !vd_dispute_open(record.status);
+    if (over) {
+        vd_log_event(&v->log, VD_LOG_WARN, "a dispute is over", "dispute=%s end=%s", hex,
+                     vd_dispute_status_name(record.status));
+        vd_worker_jobs_drop(&v->cases, receipt_id, NULL);
+    }
+    if (e == VD_OK && !over && record.status == VD_DISPUTE_CHALLENGER_MOVES) {
+        e = vd_audit_open_trace(v, receipt_id, &err);
+        if (e == VD_OK)
+            e = vd_game_fetch(v->ledger, dispute, &v->trace.c, &record, game, &err);
+        if (e == VD_OK && record.status == VD_DISPUTE_CHALLENGER_MOVES)
+            e = vd_audit_move(v, dispute, game, &err);
+    }
+    if (e != VD_OK && e != VD_ECANCELLED)
+        vd_log_event(&v->log, VD_LOG_ERROR, "a move could not be made", "dispute=%s error=%s", hex, err.msg);
+    free(game);
+    return over;
+}
+
+static void vd_audit_look_at_all(struct vd_verifier *v)
+{
+    for (size_t i = 0; i < v->n_disputes;)
+        if (vd_audit_look(v, &v->dispute[i].id, &v->dispute[i].receipt_id))
+            v->dispute[i] = v->dispute[--v->n_disputes];
+        else
+            i++;
+    if (!v->n_disputes)
+        vd_audit_forget_trace(v);
+}
+
+struct vd_audit_find {
+    struct vd_verifier *v;
+    const struct vd_hash *receipt_id;
+};
+
+static bool vd_audit_add_open(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    const struct vd_audit_find *f = arg;
+    struct vd_verifier *v = f->v;
+    if (key.n != 1 + 2 * VD_HASH_BYTES || v->n_disputes == VD_VERIFIER_DISPUTES_MAX)
+        return true;
+    memcpy(v->dispute[v->n_disputes].id.b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
+    v->dispute[v->n_disputes++].receipt_id = *f->receipt_id;
+    return true;
+}
+
+/* The disputes that were open when this verifier last ran: of the receipts it kept, those that are its own.
+ */
+static void vd_audit_resume(struct vd_verifier *v)
+{
+    struct vd_hash *ids;
+    size_t n;
+    struct vd_error err;
+    if (vd_worker_jobs_list(&v->cases, &ids, &n, &err) != VD_OK)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        struct vd_audit_find f = {v, &ids[i]};
+        struct vd_state_key prefix =
+            vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, ids[i].b, VD_HASH_BYTES, NULL);
+        (void)vd_ledger_client_list(v->ledger, &prefix, vd_audit_add_open, &f, &err);
+    }
+    free(ids);
+    for (size_t i = 0; i < v->n_disputes;) {
+        struct vd_dispute record;
+        bool ours = vd_ledger_client_dispute(v->ledger, &v->dispute[i].id, &record, &err) == VD_OK &&
+                    vd_pubkey_eq(&record.challenger, &v->key.pub);
+        if (ours)
+            i++;
+        else
+            v->dispute[i] = v->dispute[--v->n_disputes];
+    }
+}
+
+/* Remembers up to where everything drawn has been seen to: below the oldest that still waits. */
+static void vd_audit_save_height(struct vd_verifier *v, uint64_t *saved)
+{
+    pthread_mutex_lock(&v->mu);
+    uint64_t h = v->height;
+    for (size_t i = 0; i < v->n_queued; i++) {
+        uint64_t at = v->queue[(v->queue_at + i) % VD_VERIFIER_QUEUE_MAX].height;
+        h = at <= h ? at - 1 : h;
+    }
+    pthread_mutex_unlock(&v->mu);
+    if (h > *saved && vd_worker_jobs_set_height(&v->cases, h, NULL) == VD_OK)
+        *saved = h;
+}
+
+void *vd_verifier_auditor(void *verifier)
+{
+    struct vd_verifier *v = verifier;
+    uint64_t saved = 0, save_at = 0;
+    vd_audit_resume(v);
+    pthread_mutex_lock(&v->mu);
+    while (!v->stopping) {
+        struct vd_audit a;
+        bool moved = v->moved;
+        v->moved = false;
+        pthread_mutex_unlock(&v->mu);
+        if (moved && v->n_disputes)
+            vd_audit_look_at_all(v);
+        bool worked = vd_audit_take(v, &a);
+        if (worked)
+            vd_audit_one(v, &a);
+        if (vd_clock_ms() >= save_at) {
+            vd_audit_save_height(v, &saved);
+            save_at = vd_clock_ms() + VD_VERIFIER_TICK_MS;
+        }
+        pthread_mutex_lock(&v->mu);
+        if (!worked && !v->stopping && !v->moved) {
+            struct timespec until =
+                vd_clock_after_ms(v->n_queued ? VD_VERIFIER_RETRY_MS / 4 : VD_VERIFIER_TICK_MS);
+            pthread_cond_timedwait(&v->work, &v->mu, &until);
+        }
+    }
+    pthread_mutex_unlock(&v->mu);
+    vd_audit_save_height(v, &saved);
+    vd_audit_forget_trace(v);
+    return NULL;
+}

@@ -1,0 +1,89 @@
+/* Inside of a verifier. vd_verifier.c: start, links, events, sampling; vd_verifier_audit.c: replay and
+ * disputes, all on the auditor's one thread, which alone uses contexts, caches and traces. `mu` guards the
+ * rest. */
+#ifndef VD_VERIFIER_IMPL_H
+#define VD_VERIFIER_IMPL_H
+
+#include "vd_ledger_client.h"
+#include "vd_link.h"
+#include "vd_trace_model.h"
+#include "vd_verifier.h"
+#include "vd_wire.h"
+#include "vd_worker_game.h"
+#include "vd_worker_jobs.h"
+
+#include <pthread.h>
+
+enum {
+    VD_VERIFIER_QUEUE_MAX =
+        1 << 16, /* receipts drawn and not replayed yet; more are passed over, and counted */
+    VD_VERIFIER_DISPUTES_MAX = 256,
+    VD_VERIFIER_TRIES = 5,
+    VD_VERIFIER_FETCH_MS = 10000,
+    VD_VERIFIER_RETRY_MS = 2000,
+    VD_VERIFIER_TICK_MS = 5000,
+};
+
+struct vd_audit {
+    struct vd_hash receipt_id;
+    struct vd_pubkey gateway;
+    uint64_t height; /* that settled it */
+    bool drawn;      /* false: the rate was not known yet */
+    uint64_t not_before_ms;
+    unsigned n_tries;
+};
+
+struct vd_verifier_desk { /* one model's workplace */
+    struct vd_verifier_model m;
+    struct vd_ctx *ctx;
+    struct vd_kv_pool *cache;
+};
+
+struct vd_verifier {
+    struct vd_keypair key;
+    struct vd_log log;
+    struct vd_hash genesis;
+    struct vd_ledger_client *ledger;
+    const struct vd_genesis *rules;
+    uint32_t rate_ppm;
+    struct vd_worker_jobs cases; /* <home>/disputes; also remembers the height */
+    struct vd_verifier_desk desk[VD_WORKER_MODELS_MAX];
+    size_t n_desks;
+    struct vd_link_dialer *dialer[VD_WORKER_GATEWAYS_MAX];
+    size_t n_dialers;
+    pthread_t auditor;
+    bool auditor_runs;
+
+    pthread_mutex_t mu;
+    pthread_cond_t work, data; /* CLOCK_MONOTONIC: the auditor's two reasons to wait */
+    bool stopping, moved;
+    struct vd_link *link[VD_WORKER_GATEWAYS_MAX]; /* a reference each; NULL: free */
+    struct vd_audit *queue;                       /* ring */
+    size_t queue_at, n_queued;
+    uint64_t height; /* of the last block seen */
+    struct vd_verifier_stats stats;
+    struct { /* the one answer that the auditor waits for */
+        bool waiting, done;
+        struct vd_hash receipt_id;
+        uint8_t *envelope; /* malloc'ed */
+        size_t n_bytes;
+        char refused[VD_WIRE_TEXT_MAX + 64];
+    } fetch;
+
+    /* The auditor's own: */
+    struct {
+        struct vd_hash id, receipt_id;
+    } dispute[VD_VERIFIER_DISPUTES_MAX];
+    size_t n_disputes;
+    struct {
+        bool open;
+        struct vd_game_case c;
+        struct vd_trace_model *trace;
+    } trace;
+};
+
+/* Whether to audit one receipt; counts it if so. Under mu. */
+bool vd_verifier_draw(struct vd_verifier *v);
+void *vd_verifier_auditor(void *verifier); /* vd_verifier_audit.c */
+
+#endif

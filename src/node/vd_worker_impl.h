@@ -1,0 +1,126 @@
+/* Inside of a worker: what its files share. vd_worker.c starts, stops and links; vd_worker_run.c takes a job
+ * from the gateway to its receipt; vd_worker_court.c follows the ledger and answers challenges.
+ *
+ * Threads: the gateways' link threads (jobs in), each engine's scheduler (tokens), the finisher (receipts: it
+ * may sync a disk), the ledger's link thread (events), the court thread (disputes, old jobs). `mu` guards
+ * everything that is not constant after start. No callback of a link or an engine is called with it held, and
+ * nothing that waits is called under it. */
+#ifndef VD_WORKER_IMPL_H
+#define VD_WORKER_IMPL_H
+
+#include "vd_commit.h"
+#include "vd_engine.h"
+#include "vd_ledger_client.h"
+#include "vd_link.h"
+#include "vd_trace_model.h"
+#include "vd_wire.h"
+#include "vd_worker.h"
+#include "vd_worker_game.h"
+#include "vd_worker_jobs.h"
+
+#include <pthread.h>
+
+enum {
+    VD_WORKER_DISPUTES_MAX = 1024, /* that are followed at once */
+    VD_WORKER_ESCROWS_MAX = 64,
+    VD_WORKER_ESCROW_FRESH_MS = 2000, /* so long a record of an escrow is taken as it was */
+    VD_WORKER_PRUNE_MS = 20000,       /* between two looks at all kept jobs */
+};
+
+/* One job, from JOB to RECEIPT. */
+struct vd_worker_job {
+    struct vd_worker_job *next_done;
+    struct vd_worker *w;
+    struct vd_worker_offer *offer;
+    struct vd_link *link; /* a reference; NULL once the link has ended */
+    struct vd_hash id;
+    struct vd_request request;
+    uint8_t salt[VD_SALT_BYTES];
+    uint32_t *prompt, *output; /* one block of memory */
+    uint32_t n_output, n_resume;
+    struct vd_commit commit;
+    struct vd_amount reserved;
+    uint64_t engine_id;
+    unsigned n_refs; /* who submits it, and who finishes it */
+    bool submitted;  /* engine_id is known */
+    bool unwanted;   /* nobody waits for its receipt */
+    bool bad_resume; /* the tokens to resume from are not this model's */
+    struct vd_job_result result;
+};
+
+struct vd_worker_offer {
+    struct vd_worker_model m;
+    struct vd_engine *engine;
+    uint32_t n_running;
+};
+
+struct vd_worker_escrow {
+    struct vd_hash id;
+    struct vd_escrow record;
+    uint64_t asked_ms;
+    uint64_t pending_micro; /* promised to this worker: running jobs, and receipts not settled */
+};
+
+struct vd_worker {
+    struct vd_keypair key;
+    struct vd_log log;
+    struct vd_hash genesis;
+    struct vd_ledger_client *ledger;
+    const struct vd_genesis *rules;
+    struct vd_worker_jobs jobs;
+    struct vd_worker_offer offer[VD_WORKER_MODELS_MAX];
+    size_t n_offers;
+    struct vd_link_dialer *dialer[VD_WORKER_GATEWAYS_MAX];
+    size_t n_gateways;
+    pthread_t finisher, court;
+    bool finisher_runs, court_runs;
+
+    pthread_mutex_t mu;
+    pthread_cond_t done_cond, court_cond; /* CLOCK_MONOTONIC */
+    bool stopping;
+    struct vd_worker_job *running[VD_WORKER_JOBS_MAX];
+    size_t n_running;
+    struct vd_worker_job *done_first, **done_last;
+    struct vd_worker_escrow escrow[VD_WORKER_ESCROWS_MAX];
+    size_t n_escrows;
+    uint64_t stake_micro, exposed_micro; /* exposed: promised or unsettled; a slash must cover it */
+    struct vd_hash dispute[VD_WORKER_DISPUTES_MAX];
+    size_t n_disputes;
+    bool court_dirty, stake_changed;
+    struct vd_worker_stats stats;
+
+    struct { /* the court thread's own: the trace of the receipt last disputed */
+        bool open;
+        struct vd_hash receipt_id;
+        struct vd_game_case c;
+        struct vd_worker_offer *offer;
+        struct vd_trace_model *trace;
+    } trace;
+};
+
+/* vd_worker_run.c */
+void vd_worker_on_job(struct vd_worker *w, struct vd_link *link, struct vd_bytes body);
+void vd_worker_on_cancel(struct vd_worker *w, struct vd_link *link, struct vd_bytes body);
+void vd_worker_on_accept(struct vd_worker *w, struct vd_link *link, struct vd_bytes body);
+void vd_worker_link_gone(struct vd_worker *w, struct vd_link *link);
+void *vd_worker_finisher(void *worker);
+
+/* vd_worker_court.c */
+void vd_worker_on_block(void *worker, uint64_t height, uint64_t time_ms, const struct vd_event *event,
+                        size_t n_events);
+void *vd_worker_court(void *worker);
+struct vd_worker_offer *vd_worker_find_offer(struct vd_worker *w, const struct vd_hash *root);
+
+/* vd_worker_setup.c: stake, models and offers on the ledger. */
+enum vd_err vd_worker_setup(struct vd_worker *w, struct vd_amount stake, struct vd_error *err);
+
+/* Sends a frame made by one of vd_wire's put functions: `put` fills in buf. */
+#define VD_WORKER_SEND(w, link, type, put, message, cap)                                                     \
+    do {                                                                                                     \
+        uint8_t buf_[cap];                                                                                   \
+        struct vd_pb_writer w_ = vd_pb_writer_init(buf_, sizeof buf_);                                       \
+        if (put(&w_, message))                                                                               \
+            (void)vd_link_send(link, type, buf_, w_.n_bytes, NULL);                                          \
+    } while (0)
+
+#endif

@@ -1,0 +1,567 @@
+/* A job's way through the worker: JOB frame -> checks -> engine -> tokens -> receipt on disk -> RECEIPT ->
+ * ACCEPT.
+ *
+ * The checks come in the order of their cost, the ledger's answer about the escrow last, and that one is kept
+ * for two seconds: a busy gateway's jobs do not cost a query each. What a job can cost is added to what the
+ * escrow has promised to this worker and to what the stake answers for before it runs, and corrected when its
+ * end is known. */
+#include "vd_clock.h"
+#include "vd_trace_hash.h"
+#include "vd_worker_impl.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void vd_job_refuse(struct vd_worker *w, struct vd_link *link, const struct vd_hash *id,
+                          enum vd_wire_refuse_code code, const char *text)
+{
+    struct vd_wire_refuse m = {.what = *id, .code = code, .text = {(const uint8_t *)text, strlen(text)}};
+    pthread_mutex_lock(&w->mu);
+    w->stats.n_refused++;
+    pthread_mutex_unlock(&w->mu);
+    vd_log_event(&w->log, VD_LOG_WARN, "job refused", "reason=%s detail=%s gateway=%s",
+                 vd_wire_refuse_text(code), text, vd_link_peer_addr(link));
+    VD_WORKER_SEND(w, link, VD_WIRE_REFUSE, vd_wire_put_refuse, &m, 512);
+}
+
+/* ---- Money: under w->mu ---- */
+
+static struct vd_worker_escrow *vd_escrow_find(struct vd_worker *w, const struct vd_hash *id)
+{
+    for (size_t i = 0; i < w->n_escrows; i++)
+        if (vd_hash_eq(&w->escrow[i].id, id))
+            return &w->escrow[i];
+    return NULL;
+}
+
+/* A place for the escrow: its own, a new one, or that of one from which nothing is pending. */
+static struct vd_worker_escrow *vd_escrow_place(struct vd_worker *w, const struct vd_hash *id)
+{
+    struct vd_worker_escrow *e = vd_escrow_find(w, id);
+    if (!e && w->n_escrows < VD_WORKER_ESCROWS_MAX)
+        e = &w->escrow[w->n_escrows++];
+    for (size_t i = 0; !e && i < w->n_escrows; i++)
+        if (!w->escrow[i].pending_micro)
+            e = &w->escrow[i];
+    if (e && !vd_hash_eq(&e->id, id)) {
+        memset(e, 0, sizeof *e);
+        e->id = *id;
+    }
+    return e;
+}
+
+static uint64_t vd_less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
+/* Takes back `micro` of what an escrow has promised, and of what the stake answers for. */
+static void vd_money_release(struct vd_worker *w, const struct vd_hash *escrow, uint64_t micro)
+{
+    struct vd_worker_escrow *e = vd_escrow_find(w, escrow);
+    if (e)
+        e->pending_micro = vd_less(e->pending_micro, micro);
+    w->exposed_micro = vd_less(w->exposed_micro, micro);
+}
+
+/* Reserves `amount`; waits for the ledger when what is known is old or does not suffice. 0: reserved. */
+static int vd_money_reserve(struct vd_worker *w, const struct vd_request *r, struct vd_amount amount)
+{
+    for (int round = 0;; round++) {
+        struct vd_escrow record;
+        uint64_t now = vd_clock_ms();
+        pthread_mutex_lock(&w->mu);
+        struct vd_worker_escrow *e = vd_escrow_find(w, &r->escrow_id);
+        int code = 0;
+        if (!e || now - e->asked_ms > VD_WORKER_ESCROW_FRESH_MS)
+            code = VD_REFUSE_ESCROW;
+        else if (!vd_pubkey_eq(&e->record.gateway, &r->gateway) || e->record.ended ||
+                 (e->record.end_height && r->valid_until > e->record.end_height) ||
+                 vd_less(e->record.balance.micro, e->pending_micro) < amount.micro)
+            code = VD_REFUSE_ESCROW;
+        else if (vd_less(w->stake_micro, w->exposed_micro) < amount.micro)
+            code = VD_REFUSE_BUSY;
+        if (!code) {
+            e->pending_micro += amount.micro;
+            w->exposed_micro += amount.micro;
+        }
+        pthread_mutex_unlock(&w->mu);
+        if (code != VD_REFUSE_ESCROW || round == 1)
+            return code;
+        if (vd_ledger_client_escrow(w->ledger, &r->escrow_id, &record, NULL) != VD_OK)
+            return VD_REFUSE_ESCROW;
+        pthread_mutex_lock(&w->mu);
+        e = vd_escrow_place(w, &r->escrow_id);
+        if (e) {
+            e->record = record;
+            e->asked_ms = vd_clock_ms();
+        }
+        pthread_mutex_unlock(&w->mu);
+        if (!e)
+            return VD_REFUSE_BUSY;
+    }
+}
+
+/* ---- Checks ---- */
+
+struct vd_worker_offer *vd_worker_find_offer(struct vd_worker *w, const struct vd_hash *root)
+{
+    for (size_t i = 0; i < w->n_offers; i++)
+        if (vd_hash_eq(&w->offer[i].m.root, root))
+            return &w->offer[i];
+    return NULL;
+}
+
+/* 0, or why this worker does not run the job; *why says more. */
+static int vd_job_check(struct vd_worker *w, const struct vd_pubkey *peer, const struct vd_wire_job *m,
+                        struct vd_request *r, struct vd_worker_offer **offer, const char **why)
+{
+    *why = "";
+    enum vd_receipt_verdict v = vd_request_decode(m->request, r);
+    if (v != VD_RECEIPT_OK) {
+        *why = vd_receipt_verdict_text(v);
+        return VD_REFUSE_REQUEST;
+    }
+    *why = !vd_hash_eq(&r->genesis, &w->genesis)                  ? "another network"
+           : !vd_pubkey_eq(&r->worker, &w->key.pub)               ? "for another worker"
+           : !vd_pubkey_eq(&r->gateway, peer)                     ? "of another gateway than this link's"
+           : r->n_prompt != m->prompt.n                           ? "the prompt has another length"
+           : r->valid_until <= vd_ledger_client_height(w->ledger) ? "expired"
+                                                                  : NULL;
+    if (*why)
+        return VD_REFUSE_REQUEST;
+    *why = "";
+    *offer = vd_worker_find_offer(w, &r->model_root);
+    if (!*offer)
+        return VD_REFUSE_MODEL;
+    if (r->price_in.micro < (*offer)->m.price_in.micro || r->price_out.micro < (*offer)->m.price_out.micro)
+        return VD_REFUSE_PRICE;
+    if (m->resume.n >= r->max_tokens)
+        return VD_REFUSE_RESUME;
+    if ((uint64_t)r->n_prompt + r->max_tokens - 1 > vd_model_program((*offer)->m.model)->ctx)
+        return VD_REFUSE_CONTEXT;
+    struct vd_hash salt = vd_salt_commit(m->salt.b),
+                   prompt = vd_token_root(m->salt.b, 0, m->prompt.v, r->n_prompt);
+    if (!vd_hash_eq(&salt, &r->salt_commit) || !vd_hash_eq(&prompt, &r->prompt_root)) {
+        *why = "salt or prompt are not the request's";
+        return VD_REFUSE_REQUEST;
+    }
+    if (!vd_key_verify(&m->request_sig, peer, VD_TAG_REQUEST, m->request.p, m->request.n)) {
+        *why = "the signature does not verify";
+        return VD_REFUSE_REQUEST;
+    }
+    return 0;
+}
+
+/* ---- Jobs ---- */
+
+static void vd_job_unref(struct vd_worker_job *j)
+{
+    struct vd_worker *w = j->w;
+    pthread_mutex_lock(&w->mu);
+    unsigned left = --j->n_refs;
+    pthread_mutex_unlock(&w->mu);
+    if (left)
+        return;
+    if (j->link)
+        vd_link_unref(j->link);
+    explicit_bzero(j->salt, sizeof j->salt);
+    free(j->prompt);
+    free(j);
+}
+
+static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_offer *offer,
+                                         struct vd_link *link, const struct vd_wire_job *m,
+                                         const struct vd_request *r)
+{
+    struct vd_worker_job *j = calloc(1, sizeof *j);
+    uint32_t *tokens = malloc(((size_t)r->n_prompt + r->max_tokens) * sizeof *tokens);
+    if (!j || !tokens) {
+        free(j);
+        free(tokens);
+        return NULL;
+    }
+    j->w = w;
+    j->offer = offer;
+    j->link = vd_link_ref(link);
+    j->id = vd_sha256_of(m->request.p, m->request.n);
+    j->request = *r;
+    memcpy(j->salt, m->salt.b, VD_SALT_BYTES);
+    j->prompt = tokens;
+    j->output = tokens + r->n_prompt;
+    memcpy(j->prompt, m->prompt.v, m->prompt.n * sizeof *tokens);
+    if (m->resume.n)
+        memcpy(j->output, m->resume.v, m->resume.n * sizeof *tokens);
+    j->n_output = j->n_resume = (uint32_t)m->resume.n;
+    j->n_refs = 2;
+    vd_commit_init(&j->commit, vd_model_program(offer->m.model), r->n_prompt, r->max_tokens, &r->sampling,
+                   j->salt);
+    return j;
+}
+
+/* Puts the job into the table; false when the offer's capacity, or the table, is full, or it is there
+ * already. */
+static bool vd_job_enter(struct vd_worker *w, struct vd_worker_job *j)
+{
+    pthread_mutex_lock(&w->mu);
+    bool ok = !w->stopping && j->offer->n_running < j->offer->m.capacity && w->n_running < VD_WORKER_JOBS_MAX;
+    for (size_t i = 0; ok && i < w->n_running; i++)
+        ok = !vd_hash_eq(&w->running[i]->id, &j->id);
+    if (ok) {
+        w->running[w->n_running++] = j;
+        j->offer->n_running++;
+        w->stats.n_jobs++;
+    }
+    pthread_mutex_unlock(&w->mu);
+    return ok;
+}
+
+static void vd_job_leave(struct vd_worker *w, struct vd_worker_job *j)
+{
+    pthread_mutex_lock(&w->mu);
+    for (size_t i = 0; i < w->n_running; i++)
+        if (w->running[i] == j) {
+            w->running[i] = w->running[--w->n_running];
+            j->offer->n_running--;
+            break;
+        }
+    pthread_mutex_unlock(&w->mu);
+}
+
+static struct vd_link *vd_job_link(struct vd_worker_job *j)
+{
+    pthread_mutex_lock(&j->w->mu);
+    struct vd_link *link = j->link ? vd_link_ref(j->link) : NULL;
+    pthread_mutex_unlock(&j->w->mu);
+    return link;
+}
+
+/* ---- The engine's callbacks ---- */
+
+static void vd_job_on_position(void *arg, const struct vd_position *p)
+{
+    struct vd_worker_job *j = arg;
+    vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop);
+}
+
+static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
+{
+    struct vd_worker_job *j = arg;
+    if (j->bad_resume || index >= j->request.max_tokens)
+        return;
+    j->output[index] = token;
+    j->n_output = index + 1;
+    struct vd_wire_token m = {.job = j->id, .index = index, .ids = {&token, 1}};
+    struct vd_link *link = vd_job_link(j);
+    uint8_t buf[128];
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    if (!link)
+        return;
+    if (vd_wire_put_token(&w, &m) && vd_link_send(link, VD_WIRE_TOKEN, buf, w.n_bytes, NULL) == VD_EAGAIN)
+        vd_link_close(link, VD_ETIMEOUT, "the gateway does not read its tokens");
+    vd_link_unref(link);
+}
+
+static void vd_job_on_mismatch(void *arg, uint32_t index, uint32_t given, uint32_t own)
+{
+    struct vd_worker_job *j = arg;
+    j->bad_resume = true;
+    pthread_mutex_lock(&j->w->mu);
+    bool known = j->submitted;
+    pthread_mutex_unlock(&j->w->mu);
+    if (known)
+        vd_engine_cancel(j->offer->engine, j->engine_id);
+}
+
+static void vd_job_on_done(void *arg, const struct vd_job_result *r)
+{
+    struct vd_worker_job *j = arg;
+    struct vd_worker *w = j->w;
+    j->result = *r;
+    pthread_mutex_lock(&w->mu);
+    *w->done_last = j;
+    w->done_last = &j->next_done;
+    pthread_cond_signal(&w->done_cond);
+    pthread_mutex_unlock(&w->mu);
+}
+
+/* ---- JOB, CANCEL, a link that ends ---- */
+
+static void vd_job_start(struct vd_worker *w, struct vd_worker_job *j)
+{
+    struct vd_error err;
+    struct vd_job job = {.prompt = j->prompt,
+                         .n_prompt = j->request.n_prompt,
+                         .resume = j->output,
+                         .n_resume = j->n_resume,
+                         .max_tokens = j->request.max_tokens,
+                         .sampling = j->request.sampling,
+                         .arg = j,
+                         .on_position = vd_job_on_position,
+                         .on_token = vd_job_on_token,
+                         .on_mismatch = vd_job_on_mismatch,
+                         .on_done = vd_job_on_done};
+    uint64_t id;
+    enum vd_err e = vd_engine_submit(j->offer->engine, &job, &id, &err);
+    if (e != VD_OK) { /* refused here: on_done never comes, both references are ours */
+        struct vd_job_result r = {.end = VD_JOB_BROKEN, .err = err};
+        vd_job_on_done(j, &r);
+    } else {
+        pthread_mutex_lock(&w->mu);
+        j->engine_id = id;
+        j->submitted = true;
+        bool cancel = j->unwanted || j->bad_resume;
+        pthread_mutex_unlock(&w->mu);
+        if (cancel)
+            vd_engine_cancel(j->offer->engine, id);
+    }
+    vd_job_unref(j);
+}
+
+static void vd_worker_take_job(struct vd_worker *w, struct vd_link *link, const struct vd_wire_job *m)
+{
+    struct vd_request r;
+    struct vd_worker_offer *offer = NULL;
+    struct vd_amount most;
+    const char *why;
+    struct vd_hash id = vd_sha256_of(m->request.p, m->request.n);
+    int code = vd_job_check(w, vd_link_peer(link), m, &r, &offer, &why);
+    if (!code && !vd_request_max_amount(&r, &most))
+        code = VD_REFUSE_REQUEST;
+    if (code) {
+        vd_job_refuse(w, link, &id, (enum vd_wire_refuse_code)code, why);
+        return;
+    }
+    struct vd_worker_job *j = vd_job_make(w, offer, link, m, &r);
+    if (!j) {
+        vd_job_refuse(w, link, &id, VD_REFUSE_INTERNAL, "no memory");
+        return;
+    }
+    if (!vd_job_enter(w, j)) {
+        j->n_refs = 1;
+        vd_job_unref(j);
+        vd_job_refuse(w, link, &id, VD_REFUSE_BUSY, "");
+        return;
+    }
+    code = vd_money_reserve(w, &r, most);
+    if (code) {
+        vd_job_leave(w, j);
+        j->n_refs = 1;
+        vd_job_unref(j);
+        vd_job_refuse(w, link, &id, (enum vd_wire_refuse_code)code,
+                      code == VD_REFUSE_BUSY ? "the stake answers for as much as it can" : "");
+        return;
+    }
+    j->reserved = most;
+    vd_job_start(w, j);
+}
+
+void vd_worker_on_job(struct vd_worker *w, struct vd_link *link, struct vd_bytes body)
+{
+    struct vd_wire_job m;
+    size_t cap = 4 * body.n + 4;
+    void *memory = malloc(cap);
+    struct vd_arena arena = vd_arena_init(memory, cap);
+    if (!memory)
+        vd_link_close(link, VD_ENOMEM, "no memory for a job");
+    else if (!vd_wire_get_job(&m, body, &arena))
+        vd_link_close(link, VD_EFORMAT, "a malformed JOB");
+    else
+        vd_worker_take_job(w, link, &m);
+    free(memory);
+}
+
+void vd_worker_on_cancel(struct vd_worker *w, struct vd_link *link, struct vd_bytes body)
+{
+    struct vd_wire_cancel m;
+    struct vd_engine *engine = NULL;
+    uint64_t id = 0;
+    if (!vd_wire_get_cancel(&m, body)) {
+        vd_link_close(link, VD_EFORMAT, "a malformed CANCEL");
+        return;
+    }
+    pthread_mutex_lock(&w->mu);
+    for (size_t i = 0; i < w->n_running; i++)
+        if (vd_hash_eq(&w->running[i]->id, &m.job) && w->running[i]->link == link &&
+            w->running[i]->submitted) {
+            engine = w->running[i]->offer->engine;
+            id = w->running[i]->engine_id;
+        }
+    pthread_mutex_unlock(&w->mu);
+    if (engine)
+        vd_engine_cancel(engine, id);
+}
+
+void vd_worker_link_gone(struct vd_worker *w, struct vd_link *link)
+{
+    struct {
+        struct vd_engine *engine;
+        uint64_t id;
+    } cancel[VD_WORKER_JOBS_MAX];
+    size_t n = 0, n_gone = 0;
+    pthread_mutex_lock(&w->mu);
+    for (size_t i = 0; i < w->n_running; i++) {
+        struct vd_worker_job *j = w->running[i];
+        if (j->link != link)
+            continue;
+        j->link = NULL;
+        j->unwanted = true;
+        n_gone++;
+        if (j->submitted) {
+            cancel[n].engine = j->offer->engine;
+            cancel[n++].id = j->engine_id;
+        }
+    }
+    pthread_mutex_unlock(&w->mu);
+    for (size_t i = 0; i < n; i++)
+        vd_engine_cancel(cancel[i].engine, cancel[i].id);
+    for (size_t i = 0; i < n_gone; i++)
+        vd_link_unref(link);
+}
+
+/* ---- Receipts ---- */
+
+/* How the answer ended for the receipt, or 0: there is none to be had. */
+static int vd_job_finish(const struct vd_worker_job *j)
+{
+    const struct vd_job_result *r = &j->result;
+    uint32_t p = j->request.n_prompt, g = j->n_output;
+    if (r->end == VD_JOB_BROKEN || j->commit.n_output != g)
+        return 0;
+    if (r->end == VD_JOB_CANCELLED)
+        return g && j->commit.n_steps == p + g - 1 ? VD_FINISH_CANCELLED : 0;
+    switch (r->stop) {
+    case VD_STOP_TOKEN:
+        return VD_FINISH_STOP;
+    case VD_STOP_LENGTH:
+        return VD_FINISH_LENGTH;
+    case VD_STOP_FAIL:
+        return VD_FINISH_FAIL;
+    case VD_STOP_NONE:
+        break;
+    }
+    return 0;
+}
+
+static bool vd_job_receipt(const struct vd_worker_job *j, enum vd_finish finish, struct vd_envelope *out,
+                           struct vd_amount *amount)
+{
+    struct vd_receipt r = {.request = j->request,
+                           .output_root = vd_commit_output_root(&j->commit),
+                           .n_output = j->n_output,
+                           .finish = finish,
+                           .commit_root = vd_commit_root(&j->commit)};
+    if (!vd_request_amount(&j->request, j->n_output, &r.amount))
+        return false;
+    memset(out, 0, sizeof *out);
+    out->receipt.body_bytes = vd_receipt_encode(&r, out->receipt.body, sizeof out->receipt.body);
+    vd_key_sign(&out->receipt.worker_sig, &j->w->key, VD_TAG_RECEIPT, out->receipt.body,
+                out->receipt.body_bytes);
+    memcpy(out->job_salt, j->salt, VD_SALT_BYTES);
+    out->n_prompt = j->request.n_prompt;
+    out->n_output = j->n_output;
+    out->prompt = j->prompt;
+    out->output = j->output;
+    *amount = r.amount;
+    return out->receipt.body_bytes > 0;
+}
+
+/* Signs, stores, sends. False: there is no receipt, and nothing is owed. */
+static bool vd_job_deliver(struct vd_worker *w, struct vd_worker_job *j, struct vd_link *link,
+                           enum vd_finish finish, struct vd_amount *amount)
+{
+    struct vd_envelope e;
+    struct vd_error err;
+    if (!vd_job_receipt(j, finish, &e, amount))
+        return false;
+    if (vd_worker_jobs_put(&w->jobs, &e, &err) != VD_OK) {
+        vd_log_event(&w->log, VD_LOG_ERROR, "a receipt could not be kept and is not sent", "error=%s",
+                     err.msg);
+        return false;
+    }
+    struct vd_wire_receipt m = {
+        .job = j->id, .receipt = {e.receipt.body, e.receipt.body_bytes}, .worker_sig = e.receipt.worker_sig};
+    VD_WORKER_SEND(w, link, VD_WIRE_RECEIPT, vd_wire_put_receipt, &m, VD_RECEIPT_MAX_BYTES + 256);
+    return true;
+}
+
+static void vd_job_end(struct vd_worker *w, struct vd_worker_job *j)
+{
+    struct vd_link *link = vd_job_link(j);
+    struct vd_amount amount = VD_AMOUNT_ZERO;
+    int finish = link && !j->bad_resume ? vd_job_finish(j) : 0;
+    bool delivered = finish && vd_job_deliver(w, j, link, (enum vd_finish)finish, &amount);
+    vd_job_leave(w, j);
+    pthread_mutex_lock(&w->mu);
+    vd_money_release(w, &j->request.escrow_id, j->reserved.micro - amount.micro);
+    w->stats.n_dropped += !delivered;
+    w->stats.n_receipts += delivered;
+    w->stats.n_tokens_in += delivered ? j->request.n_prompt : 0;
+    w->stats.n_tokens_out += delivered ? j->n_output : 0;
+    pthread_mutex_unlock(&w->mu);
+    if (link && !delivered)
+        vd_job_refuse(w, link, &j->id,
+                      j->bad_resume                       ? VD_REFUSE_RESUME
+                      : j->result.end == VD_JOB_CANCELLED ? VD_REFUSE_STOPPING
+                                                          : VD_REFUSE_INTERNAL,
+                      j->result.end == VD_JOB_BROKEN ? j->result.err.msg : "");
+    if (delivered)
+        vd_log_event(&w->log, VD_LOG_INFO, "job done", "prompt=%u output=%u finish=%s ms=%llu",
+                     j->request.n_prompt, j->n_output, vd_finish_name((enum vd_finish)finish),
+                     (unsigned long long)((j->result.prompt_ns + j->result.output_ns) / 1000000));
+    if (link)
+        vd_link_unref(link);
+}
+
+void *vd_worker_finisher(void *worker)
+{
+    struct vd_worker *w = worker;
+    pthread_mutex_lock(&w->mu);
+    for (;;) {
+        struct vd_worker_job *j = w->done_first;
+        if (!j && w->stopping && !w->n_running)
+            break;
+        if (!j) {
+            pthread_cond_wait(&w->done_cond, &w->mu);
+            continue;
+        }
+        w->done_first = j->next_done;
+        if (!w->done_first)
+            w->done_last = &w->done_first;
+        pthread_mutex_unlock(&w->mu);
+        vd_job_end(w, j);
+        vd_job_unref(j);
+        pthread_mutex_lock(&w->mu);
+    }
+    pthread_mutex_unlock(&w->mu);
+    return NULL;
+}
+
+void vd_worker_on_accept(struct vd_worker *w, struct vd_link *link, struct vd_bytes body)
+{
+    struct vd_wire_accept m;
+    struct vd_envelope e;
+    struct vd_error err;
+    uint32_t *tokens;
+    if (!vd_wire_get_accept(&m, body)) {
+        vd_link_close(link, VD_EFORMAT, "a malformed ACCEPT");
+        return;
+    }
+    if (vd_worker_jobs_get(&w->jobs, &m.receipt_id, &e, &tokens, &err) != VD_OK) {
+        vd_log_event(&w->log, VD_LOG_WARN, "an acceptance of an unknown receipt", "error=%s", err.msg);
+        return;
+    }
+    if (!vd_key_verify(&m.gateway_sig, vd_link_peer(link), VD_TAG_ACCEPT, e.receipt.body,
+                       e.receipt.body_bytes)) {
+        vd_link_close(link, VD_EAUTH, "ACCEPT's signature does not verify");
+    } else {
+        e.receipt.gateway_sig = m.gateway_sig;
+        if (vd_worker_jobs_put(&w->jobs, &e, &err) != VD_OK)
+            vd_log_event(&w->log, VD_LOG_ERROR, "an acceptance could not be kept", "error=%s", err.msg);
+        pthread_mutex_lock(&w->mu);
+        w->stats.n_accepted++;
+        pthread_mutex_unlock(&w->mu);
+    }
+    free(tokens);
+}

@@ -12,6 +12,7 @@
 #include "vd_amount.h"
 #include "vd_bytes.h"
 #include "vd_key.h"
+#include "vd_num.h" /* VD_ARITH_VERSION */
 #include "vd_sample.h"
 #include "vd_sha256.h"
 
@@ -20,7 +21,6 @@
 #define VD_TAG_ACCEPT  "veridem/accept"  /* the gateway's on the same bytes */
 
 enum {
-    VD_ARITH_VERSION = 1,
     VD_SALT_BYTES = 32,
     VD_REQUEST_MAX_BYTES = 448,
     VD_RECEIPT_MAX_BYTES = 560,        /* the body that both sides sign */

@@ -1,0 +1,620 @@
+/* The engine on a small random model: a job's tokens and positions are those of a plain one-job loop, whoever
+ * else is served, wherever its prefix comes from, and however often it was interrupted. */
+#include "vd_engine.h"
+
+#include "vd_sampler.h"
+#include "vd_test_model.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { OUT_MAX = 400 };
+
+/* What one job has said so far. */
+struct log {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct vd_engine *engine;
+    uint64_t id;
+    uint32_t cancel_at; /* cancels itself at this output index */
+    uint32_t token[OUT_MAX], n_tokens, first_index;
+    uint32_t n_positions, n_mismatches, mismatch_index, mismatch_own;
+    struct vd_sha256 positions; /* everything that on_position gave */
+    bool in_order, done;
+    struct vd_job_result result;
+};
+
+struct fixture {
+    char path[VD_PATH_MAX];
+    struct vd_pool *pool;
+    struct vd_model *m;
+    struct vd_engine *e;
+};
+
+/* ------------------------------------------------ callbacks --------------------------------------------- */
+
+static void hash_position(struct vd_sha256 *s, const struct vd_model *m, const struct vd_position *p)
+{
+    vd_sha256_u32(s, p->pos);
+    vd_sha256_update(s, p->k, vd_model_k_row_bytes(m));
+    vd_sha256_update(s, p->v, vd_model_v_row_bytes(m));
+    if (p->x)
+        vd_sha256_update(s, p->x, vd_model_program(m)->width * sizeof *p->x);
+    vd_sha256_u32(s, p->token);
+    vd_sha256_u32(s, p->stop);
+}
+
+static const struct vd_model *log_model; /* the fixture's: one test runs at a time */
+
+static void on_position(void *arg, const struct vd_position *p)
+{
+    struct log *l = arg;
+    l->in_order &= p->pos == l->n_positions;
+    l->n_positions++;
+    hash_position(&l->positions, log_model, p);
+}
+
+static void on_token(void *arg, uint32_t index, uint32_t token)
+{
+    struct log *l = arg;
+    pthread_mutex_lock(&l->lock);
+    if (l->n_tokens == 0)
+        l->first_index = index;
+    l->in_order &= index == l->first_index + l->n_tokens;
+    l->token[index] = token;
+    l->n_tokens++;
+    if (index == l->cancel_at)
+        vd_engine_cancel(l->engine, l->id);
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void on_mismatch(void *arg, uint32_t index, uint32_t given, uint32_t own)
+{
+    struct log *l = arg;
+    l->n_mismatches++;
+    l->mismatch_index = index;
+    l->mismatch_own = own;
+    l->in_order &= given != own;
+}
+
+static void on_done(void *arg, const struct vd_job_result *r)
+{
+    struct log *l = arg;
+    pthread_mutex_lock(&l->lock);
+    l->in_order &= !l->done;
+    l->done = true;
+    l->result = *r;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void log_init(struct log *l, struct vd_engine *e)
+{
+    memset(l, 0, sizeof *l);
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->changed, NULL);
+    vd_sha256_init(&l->positions);
+    l->engine = e;
+    l->cancel_at = UINT32_MAX;
+    l->in_order = true;
+}
+
+static struct vd_job with_log(struct vd_job job, struct log *l)
+{
+    job.arg = l;
+    job.on_position = on_position;
+    job.on_token = on_token;
+    job.on_mismatch = on_mismatch;
+    job.on_done = on_done;
+    return job;
+}
+
+static void submit(struct vd_engine *e, struct vd_job job, struct log *l)
+{
+    struct vd_error err;
+    struct vd_job logged = with_log(job, l);
+    pthread_mutex_lock(&l->lock); /* l->id is set before on_token reads it */
+    if (vd_engine_submit(e, &logged, &l->id, &err) != VD_OK)
+        fail_msg("%s", err.msg);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void wait_done(struct log *l)
+{
+    pthread_mutex_lock(&l->lock);
+    while (!l->done)
+        pthread_cond_wait(&l->changed, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+    assert_true(l->in_order);
+}
+
+static struct vd_hash positions_of(struct log *l)
+{
+    struct vd_sha256 s = l->positions;
+    struct vd_hash h;
+    vd_sha256_final(&s, &h);
+    return h;
+}
+
+static void run_job(struct vd_engine *e, struct vd_job job, struct log *l)
+{
+    log_init(l, e);
+    submit(e, job, l);
+    wait_done(l);
+}
+
+/* ------------------------------------------------- fixture ---------------------------------------------- */
+
+static void open_model(struct fixture *f, const struct vd_test_model *t)
+{
+    vd_test_model_file(t, f->path);
+    assert_int_equal(vd_pool_create(&f->pool, 2, NULL), VD_OK);
+    assert_int_equal(vd_model_open(&f->m, f->path, vd_kern_pick(NULL, NULL), f->pool, NULL), VD_OK);
+    log_model = f->m;
+}
+
+static void open_engine(struct fixture *f, const struct vd_engine_options *o)
+{
+    struct vd_error err;
+    if (vd_engine_create(&f->e, f->m, f->pool, o, &err) != VD_OK)
+        fail_msg("%s", err.msg);
+}
+
+static void close_all(struct fixture *f)
+{
+    vd_engine_destroy(f->e);
+    vd_model_close(f->m);
+    vd_pool_destroy(f->pool);
+    unlink(f->path);
+}
+
+static int set_up(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    open_model(f, &vd_test_model_default);
+    open_engine(f, NULL);
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    close_all(*state);
+    free(*state);
+    return 0;
+}
+
+static const struct vd_sampling greedy = {.temp_micro = 0};
+
+static struct vd_sampling warm(uint64_t seed)
+{
+    return (struct vd_sampling){.temp_micro = 900000,
+                                .top_k = 50,
+                                .top_p_micro = 950000,
+                                .min_p_micro = 10000,
+                                .seed = seed,
+                                .choice = 1};
+}
+
+static struct vd_hash account(uint8_t id)
+{
+    struct vd_hash h = {{id}};
+    return h;
+}
+
+static uint32_t prompt_text[512];
+
+static void fill_prompt(void)
+{
+    for (uint32_t i = 0; i < 512; i++)
+        prompt_text[i] = (i * i * 31 + i * 7 + 5) % vd_test_model_default.vocab;
+}
+
+static struct vd_job some_job(uint32_t first, uint32_t n_prompt, uint32_t max_tokens, struct vd_sampling s)
+{
+    return (struct vd_job){
+        .prompt = prompt_text + first, .n_prompt = n_prompt, .max_tokens = max_tokens, .sampling = s};
+}
+
+/* ----------------------------------------- a plain loop to compare with ----------------------------------
+ */
+
+struct plain {
+    uint32_t token[OUT_MAX], n_tokens;
+    struct vd_hash positions;
+};
+
+struct plain_call {
+    const struct vd_model *m;
+    const struct vd_job *job;
+    struct plain *out;
+};
+
+static uint32_t plain_choose(const struct vd_model *m, const struct vd_job *job, const float *logits,
+                             uint32_t index)
+{
+    static uint64_t w[1024];
+    return vd_num_sample(logits, vd_model_program(m)->vocab, &job->sampling,
+                         vd_sampler_r64(&job->sampling, index), w);
+}
+
+/* One row per call, in the engine's own context between its steps. */
+static void plain_run(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct plain_call *c = arg;
+    const struct vd_program *p = vd_model_program(c->m);
+    struct vd_kv *kv;
+    struct vd_sha256 s;
+    uint8_t k[4096], v[4096];
+    bool stopped = false;
+    vd_sha256_init(&s);
+    assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
+    for (uint32_t pos = 0; !stopped; pos++) {
+        bool yields = pos + 1 >= c->job->n_prompt;
+        uint32_t token = pos < c->job->n_prompt ? c->job->prompt[pos] : c->out->token[pos - c->job->n_prompt];
+        struct vd_row row = {kv, pos, token, yields ? VD_ROW_LOGITS : 0};
+        assert_int_equal(vd_model_forward(ctx, &row, 1, NULL, NULL), VD_OK);
+        struct vd_position at = {pos,         k, v, yields ? vd_ctx_hidden(ctx, 0) : NULL, VD_SAMPLE_FAIL,
+                                 VD_STOP_NONE};
+        vd_kv_read(kv, p->n_layers - 1, pos, k, v);
+        if (yields) {
+            uint32_t index = pos + 1 - c->job->n_prompt;
+            at.token = c->out->token[index] = plain_choose(c->m, c->job, vd_ctx_logits(ctx, 0), index);
+            c->out->n_tokens++;
+            stopped = (p->n_stop && at.token == p->stop[0]) || index + 1 == c->job->max_tokens;
+            at.stop = p->n_stop && at.token == p->stop[0] ? VD_STOP_TOKEN
+                                                          : (stopped ? VD_STOP_LENGTH : VD_STOP_NONE);
+        }
+        hash_position(&s, c->m, &at);
+    }
+    vd_sha256_final(&s, &c->out->positions);
+    vd_kv_close(kv);
+}
+
+static struct plain plain_of(struct fixture *f, const struct vd_job *job)
+{
+    struct plain out = {.n_tokens = 0};
+    struct plain_call c = {f->m, job, &out};
+    assert_int_equal(vd_engine_run(f->e, plain_run, &c, NULL), VD_OK);
+    return out;
+}
+
+static void assert_same(struct log *l, const struct plain *want)
+{
+    struct vd_hash h = positions_of(l);
+    assert_int_equal(l->result.end, VD_JOB_STOPPED);
+    assert_int_equal(l->result.n_output, want->n_tokens);
+    assert_memory_equal(l->token + l->first_index, want->token + l->first_index,
+                        (want->n_tokens - l->first_index) * sizeof(uint32_t));
+    assert_int_equal(l->first_index + l->n_tokens, want->n_tokens);
+    assert_true(vd_hash_eq(&h, &want->positions));
+}
+
+/* --------------------------------------------------- tests ---------------------------------------------- */
+
+static void alone(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_job jobs[] = {
+        some_job(0, 1, 1, greedy), some_job(0, 70, 40, greedy), some_job(3, 130, 60, warm(5)),
+        some_job(3, 2, 60, (struct vd_sampling){.temp_micro = 1000000, .top_p_micro = 1000000})};
+    for (size_t i = 0; i < 4; i++) {
+        struct log l;
+        struct plain want = plain_of(f, &jobs[i]);
+        run_job(f->e, jobs[i], &l);
+        assert_same(&l, &want);
+        assert_int_equal(l.result.stop, VD_STOP_LENGTH);
+        assert_int_equal(l.n_positions, jobs[i].n_prompt + jobs[i].max_tokens - 1);
+    }
+}
+
+static void among_others(void **state)
+{
+    enum { N = 40 };
+    struct fixture *f = *state;
+    static struct log logs[N];
+    struct vd_job jobs[N];
+    struct plain want[N];
+    for (uint32_t i = 0; i < N; i++) {
+        jobs[i] = some_job(i, 1 + i * 37 % 200, 1 + i * 11 % 50, i % 3 ? warm(i) : greedy);
+        jobs[i].account = account(i % 4); /* one of them without a cache */
+        want[i] = plain_of(f, &jobs[i]);
+        log_init(&logs[i], f->e);
+    }
+    for (uint32_t i = 0; i < N; i++)
+        submit(f->e, jobs[i], &logs[i]);
+    for (uint32_t i = 0; i < N; i++) {
+        wait_done(&logs[i]);
+        assert_same(&logs[i], &want[i]);
+    }
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.n_active + s.n_queued, 0);
+    assert_true(s.n_steps < 400); /* they did share steps */
+}
+
+static void prefix_is_reused(void **state)
+{
+    struct fixture *f = *state;
+    struct log l;
+    struct vd_job job = some_job(0, 150, 30, warm(1));
+    struct plain want = plain_of(f, &job);
+    job.account = account(1);
+    run_job(f->e, job, &l);
+    assert_int_equal(l.result.n_reused, 0);
+    assert_same(&l, &want);
+    run_job(f->e, job, &l); /* all but the last prompt token */
+    assert_int_equal(l.result.n_reused, 149);
+    assert_same(&l, &want);
+
+    struct vd_job shorter = some_job(0, 100, 30, greedy);
+    want = plain_of(f, &shorter);
+    shorter.account = account(1);
+    run_job(f->e, shorter, &l);
+    assert_int_equal(l.result.n_reused, 99);
+    assert_same(&l, &want);
+    shorter.account = account(2); /* never another account's */
+    run_job(f->e, shorter, &l);
+    assert_int_equal(l.result.n_reused, 0);
+    assert_same(&l, &want);
+    vd_engine_forget(f->e, NULL);
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.n_prefixes + s.kv_pages_used, 0);
+}
+
+/* A conversation: the answer becomes part of the next prompt. */
+static void conversation(void **state)
+{
+    struct fixture *f = *state;
+    struct log l;
+    uint32_t text[400], n = 60;
+    memcpy(text, prompt_text, n * sizeof *text);
+    for (unsigned turn = 0; turn < 4; turn++) {
+        struct vd_job job = {.prompt = text, .n_prompt = n, .max_tokens = 25, .sampling = warm(turn)};
+        struct plain want = plain_of(f, &job);
+        job.account = account(7);
+        run_job(f->e, job, &l);
+        assert_same(&l, &want);
+        assert_int_equal(l.result.n_reused, turn ? n - 11 : 0); /* the last answer's last token was not fed */
+        memcpy(text + n, l.token, 25 * sizeof *text);
+        memcpy(text + n + 25, prompt_text + 100 * turn, 10 * sizeof *text);
+        n += 35;
+    }
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.n_prefixes, 1); /* each turn replaced the one before */
+}
+
+static void resumed(void **state)
+{
+    struct fixture *f = *state;
+    struct log l;
+    for (unsigned i = 0; i < 2; i++) {
+        struct vd_job job = some_job(i, 80, 90, i ? warm(3) : greedy);
+        struct plain want = plain_of(f, &job);
+        static const uint32_t cut[] = {1, 20, 77, 89};
+        for (unsigned c = 0; c < 4; c++) {
+            job.resume = want.token;
+            job.n_resume = cut[c];
+            run_job(f->e, job, &l);
+            assert_same(&l, &want);
+            assert_int_equal(l.n_mismatches, 0);
+            assert_int_equal(l.first_index, cut[c]);
+        }
+        uint32_t wrong[90];
+        memcpy(wrong, want.token, sizeof wrong);
+        wrong[41] = (wrong[41] + 1) % vd_test_model_default.vocab;
+        job.resume = wrong;
+        job.n_resume = 70;
+        run_job(f->e, job, &l);
+        assert_same(&l, &want);
+        assert_int_equal(l.n_mismatches, 1);
+        assert_int_equal(l.mismatch_index, 41);
+        assert_int_equal(l.mismatch_own, want.token[41]);
+        assert_int_equal(l.first_index, 41);
+    }
+}
+
+static void stop_token(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_job job = some_job(0, 30, 50, warm(11));
+    struct plain open = plain_of(f, &job);
+    struct vd_test_model t = vd_test_model_default;
+    uint32_t at = 0;
+    t.stop = open.token[20];
+    while (open.token[at] != t.stop)
+        at++;
+    close_all(f);
+    open_model(f, &t);
+    open_engine(f, NULL);
+    struct log l;
+    struct plain want = plain_of(f, &job);
+    assert_int_equal(want.n_tokens, at + 1);
+    run_job(f->e, job, &l);
+    assert_same(&l, &want);
+    assert_int_equal(l.result.stop, VD_STOP_TOKEN);
+    job.max_tokens = at + 1; /* a stop token goes before the length */
+    run_job(f->e, job, &l);
+    assert_int_equal(l.result.stop, VD_STOP_TOKEN);
+    if (at > 0) {
+        job.max_tokens = at;
+        run_job(f->e, job, &l);
+        assert_int_equal(l.result.stop, VD_STOP_LENGTH);
+    }
+    job.resume = want.token;
+    job.n_resume = at + 1;
+    job.max_tokens = 50;
+    struct vd_error err;
+    assert_int_equal(vd_engine_submit(f->e, &job, NULL, &err), VD_EUSE); /* that output is complete */
+}
+
+/* Norm weights of 3e38 are finite, the logits are not. */
+static void non_finite_logits(void **state)
+{
+    struct fixture *f = *state;
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n);
+    struct vd_gguf *g;
+    struct log l;
+    close_all(f);
+    assert_int_equal(vd_gguf_open(&g, bytes, n, "test", NULL), VD_OK);
+    const struct vd_gguf_tensor *t = vd_gguf_tensor_find(g, "output_norm.weight");
+    for (uint64_t i = 0; i < t->ne[0]; i++)
+        vd_le32_store(bytes + t->offset_bytes + 4 * i, 0x7F600000);
+    vd_gguf_close(g);
+    vd_test_write_file(bytes, n, f->path);
+    free(bytes);
+    assert_int_equal(vd_pool_create(&f->pool, 2, NULL), VD_OK);
+    assert_int_equal(vd_model_open(&f->m, f->path, vd_kern_pick(NULL, NULL), f->pool, NULL), VD_OK);
+    log_model = f->m;
+    open_engine(f, NULL);
+    run_job(f->e, some_job(0, 20, 10, greedy), &l);
+    assert_int_equal(l.result.end, VD_JOB_STOPPED);
+    assert_int_equal(l.result.stop, VD_STOP_FAIL);
+    assert_int_equal(l.result.n_output, 0);
+    assert_int_equal(l.n_tokens, 0);
+    assert_int_equal(l.n_positions, 20);
+}
+
+static void cancelled(void **state)
+{
+    struct fixture *f = *state;
+    struct log l;
+    struct vd_engine_stats s;
+    log_init(&l, f->e);
+    l.cancel_at = 5;
+    submit(f->e, some_job(0, 50, 300, greedy), &l);
+    wait_done(&l);
+    assert_int_equal(l.result.end, VD_JOB_CANCELLED);
+    assert_int_equal(l.result.n_output, l.n_tokens);
+    assert_int_equal(l.n_tokens, 6);
+    assert_int_equal(l.n_positions, 50 + 6 - 1);
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.kv_pages_used, 0);
+    assert_int_equal(s.n_active, 0);
+    vd_engine_cancel(f->e, l.id); /* unknown by now */
+    vd_engine_cancel(f->e, 12345);
+}
+
+/* A cache for one job at a time: the second waits and then runs; prefixes give way. */
+static void memory_limit(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    struct vd_engine_options o = {.max_kv_bytes = 4 * s.kv_page_bytes, .max_queued = 3};
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    static struct log logs[3];
+    struct vd_job job[3];
+    struct plain want[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        job[i] = some_job(i * 10, 100, 100, warm(i));
+        want[i] = plain_of(f, &job[i]);
+        job[i].account = account(1);
+        log_init(&logs[i], f->e);
+    }
+    for (uint32_t i = 0; i < 3; i++)
+        submit(f->e, job[i], &logs[i]);
+    for (uint32_t i = 0; i < 3; i++) {
+        wait_done(&logs[i]);
+        assert_same(&logs[i], &want[i]);
+    }
+    struct vd_error err;
+    struct vd_job large = some_job(0, 200, 100, greedy);
+    assert_int_equal(vd_engine_submit(f->e, &large, NULL, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "256"));
+}
+
+static void bad_jobs(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_error err;
+    uint32_t outside[] = {1, vd_test_model_default.vocab};
+    struct vd_job none = some_job(0, 0, 10, greedy), no_output = some_job(0, 5, 0, greedy);
+    struct vd_job lengthy = some_job(0, 500, 14, greedy),
+                  vocab = {.prompt = outside, .n_prompt = 2, .max_tokens = 1};
+    struct vd_job resume = some_job(0, 5, 3, greedy);
+    resume.resume = prompt_text;
+    resume.n_resume = 3;
+    assert_int_equal(vd_engine_submit(f->e, &none, NULL, &err), VD_EUSE);
+    assert_int_equal(vd_engine_submit(f->e, &no_output, NULL, &err), VD_EUSE);
+    assert_int_equal(vd_engine_submit(f->e, &lengthy, NULL, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "512"));
+    assert_int_equal(vd_engine_submit(f->e, &vocab, NULL, &err), VD_EUSE);
+    assert_int_equal(vd_engine_submit(f->e, &resume, NULL, &err), VD_EUSE);
+    lengthy.max_tokens = 13; /* 512 positions: just fits */
+    struct log l;
+    run_job(f->e, lengthy, &l);
+    assert_int_equal(l.result.stop, VD_STOP_LENGTH);
+}
+
+static void queue_is_bounded(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_engine_options o = {.max_active = 1, .max_queued = 2};
+    static struct log logs[20];
+    unsigned accepted = 0, refused = 0;
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    for (unsigned i = 0; i < 20; i++) {
+        struct vd_error err;
+        log_init(&logs[i], f->e);
+        struct vd_job job = with_log(some_job(0, 300, 200, greedy), &logs[i]);
+        enum vd_err rc = vd_engine_submit(f->e, &job, NULL, &err);
+        accepted += rc == VD_OK;
+        refused += rc == VD_EAGAIN;
+        logs[i].done = rc != VD_OK;
+    }
+    assert_int_equal(accepted + refused, 20);
+    assert_true(accepted >= 2 && refused >= 10);
+    vd_engine_destroy(f->e); /* everything that was accepted is cancelled and told so */
+    for (unsigned i = 0; i < 20; i++)
+        assert_true(logs[i].done && logs[i].in_order);
+    open_engine(f, NULL);
+}
+
+/* Two accounts, one with many jobs: the other's only job does not wait for all of them. */
+static void accounts_take_turns(void **state)
+{
+    enum { N = 12 };
+    struct fixture *f = *state;
+    struct vd_engine_options o = {.max_active = 2};
+    static struct log logs[N + 1];
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    for (unsigned i = 0; i < N; i++) {
+        struct vd_job job = some_job(i, 20, 40, greedy);
+        job.account = account(1);
+        log_init(&logs[i], f->e);
+        submit(f->e, job, &logs[i]);
+    }
+    struct vd_job job = some_job(50, 20, 40, greedy);
+    job.account = account(2);
+    log_init(&logs[N], f->e);
+    submit(f->e, job, &logs[N]);
+    wait_done(&logs[N]);
+    pthread_mutex_lock(&logs[N - 1].lock);
+    assert_false(logs[N - 1].done);
+    pthread_mutex_unlock(&logs[N - 1].lock);
+    for (unsigned i = 0; i < N; i++)
+        wait_done(&logs[i]);
+}
+
+int main(void)
+{
+    fill_prompt();
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(alone),    TEST(among_others),     TEST(prefix_is_reused),    TEST(conversation),
+        TEST(resumed),  TEST(stop_token),       TEST(cancelled),           TEST(memory_limit),
+        TEST(bad_jobs), TEST(queue_is_bounded), TEST(accounts_take_turns), TEST(non_finite_logits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

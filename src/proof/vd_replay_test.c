@@ -1,0 +1,260 @@
+/* With the real model: what is committed while generating is what replay finds in any batching, every kernel
+ * table and the scalar operators give the same unit hashes, and a dispute over a wrong weight ends at a tile.
+ * Skipped without the model. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "vd_commit.h"
+#include "vd_file.h"
+#include "vd_player.h"
+#include "vd_replay.h"
+#include "vd_sampler.h"
+#include "vd_trace_model.h"
+
+enum { PROMPT = 12, TOKENS = 8 };
+
+static struct vd_pool *pool;
+static struct vd_model *model;
+static struct vd_ctx *ctx;
+static struct vd_kv_pool *cache;
+static struct vd_hash root;
+
+struct job {
+    struct vd_receipt receipt;
+    uint32_t prompt[PROMPT], output[TOKENS];
+    uint8_t salt[VD_SALT_BYTES];
+    struct vd_proof_job proof;
+};
+
+/* Generates one token at a time, committing as a worker does. */
+static void generate(struct job *j, const struct vd_sampling *sampling)
+{
+    struct vd_request *q = &j->receipt.request;
+    struct vd_commit c;
+    struct vd_kv *kv;
+    uint8_t k[1024], v[1024];
+    memset(j, 0, sizeof *j);
+    for (unsigned i = 0; i < PROMPT; i++)
+        j->prompt[i] = 1000 + 37 * i;
+    for (unsigned i = 0; i < VD_SALT_BYTES; i++)
+        j->salt[i] = (uint8_t)(5 * i);
+    *q = (struct vd_request){.arith_version = VD_ARITH_VERSION,
+                             .model_root = root,
+                             .n_prompt = PROMPT,
+                             .max_tokens = TOKENS,
+                             .sampling = *sampling,
+                             .salt_commit = vd_salt_commit(j->salt),
+                             .prompt_root = vd_token_root(j->salt, 0, j->prompt, PROMPT)};
+    vd_commit_init(&c, vd_model_program(model), PROMPT, TOKENS, sampling, j->salt);
+    struct vd_sampler *s = vd_sampler_new(vd_model_program(model)->vocab);
+    assert_true(vd_model_k_row_bytes(model) <= sizeof k && vd_model_v_row_bytes(model) <= sizeof v);
+    assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
+    enum vd_stop stop = VD_STOP_NONE;
+    for (uint32_t pos = 0; stop == VD_STOP_NONE; pos++) {
+        bool head = pos + 1 >= PROMPT;
+        uint32_t token = 0;
+        struct vd_row row = {kv, pos, pos < PROMPT ? j->prompt[pos] : j->output[pos - PROMPT],
+                             head ? VD_ROW_LOGITS : 0};
+        assert_int_equal(vd_model_forward(ctx, &row, 1, NULL, NULL), VD_OK);
+        if (head) {
+            uint64_t r64 = vd_sample_r64(sampling->seed, sampling->choice, pos + 1 - PROMPT);
+            token = vd_sampler_choose(s, vd_model_kern(model), vd_ctx_logits(ctx, 0), sampling, r64);
+            stop = vd_graph_stop(&c.graph, pos, token);
+            j->output[j->receipt.n_output++] = token;
+        }
+        vd_kv_read(kv, vd_model_program(model)->n_layers - 1, pos, k, v);
+        vd_commit_add(&c, k, v, head ? vd_ctx_hidden(ctx, 0) : NULL, token, stop);
+    }
+    vd_kv_close(kv);
+    vd_sampler_free(s);
+    j->receipt.finish = (enum vd_finish)stop;
+    j->receipt.commit_root = vd_commit_root(&c);
+    j->receipt.output_root = vd_commit_output_root(&c);
+    j->proof = (struct vd_proof_job){&j->receipt, j->prompt, j->output, j->salt};
+}
+
+static const struct vd_sampling greedy = {0};
+static const struct vd_sampling warm = {
+    .temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .min_p_micro = 20000, .seed = 3};
+
+static struct vd_replay_result replayed(const struct job *j)
+{
+    struct vd_replay_result r;
+    struct vd_error err = {0};
+    enum vd_err e = vd_replay(ctx, cache, &root, &j->proof, &r, &err);
+    if (e != VD_OK)
+        fail_msg("%s", err.msg);
+    return r;
+}
+
+static void replay_equals_generation(void **state)
+{
+    static const struct vd_sampling *const all[] = {&greedy, &warm};
+    for (unsigned i = 0; i < 2; i++) {
+        struct job j;
+        generate(&j, all[i]);
+        struct vd_replay_result r = replayed(&j);
+        assert_int_equal(r.verdict, VD_REPLAY_OK);
+        assert_true(vd_hash_eq(&r.commit_root, &j.receipt.commit_root));
+        struct vd_hash out = vd_token_root(j.salt, PROMPT, j.output, j.receipt.n_output);
+        assert_true(vd_hash_eq(&out, &j.receipt.output_root));
+    }
+}
+
+static void replay_finds_lies(void **state)
+{
+    struct job honest, j;
+    generate(&honest, &greedy);
+    j = honest;
+    j.proof = (struct vd_proof_job){&j.receipt, j.prompt, j.output, j.salt};
+    j.output[2]++;
+    struct vd_replay_result r = replayed(&j);
+    assert_int_equal(r.verdict, VD_REPLAY_TOKEN);
+    assert_int_equal(r.step, PROMPT + 1);
+    assert_int_equal(r.want, honest.output[2]);
+    assert_int_equal(r.got, honest.output[2] + 1);
+    j.output[2]--;
+    j.receipt.commit_root.b[31] ^= 1;
+    assert_int_equal(replayed(&j).verdict, VD_REPLAY_COMMIT);
+    j.receipt.commit_root.b[31] ^= 1;
+    j.receipt.finish = honest.receipt.finish == VD_FINISH_STOP ? VD_FINISH_LENGTH : VD_FINISH_STOP;
+    assert_int_equal(replayed(&j).verdict, VD_REPLAY_STOP);
+    j.receipt.finish = honest.receipt.finish;
+    j.receipt.n_output--; /* as if it had ended earlier */
+    assert_int_equal(replayed(&j).verdict, VD_REPLAY_STOP);
+    j.receipt.n_output++;
+    j.receipt.request.model_root.b[0] ^= 1;
+    assert_int_equal(replayed(&j).verdict, VD_REPLAY_MODEL);
+    j.receipt.request.model_root.b[0] ^= 1;
+    j.prompt[0] = vd_model_program(model)->vocab;
+    assert_int_equal(replayed(&j).verdict, VD_REPLAY_JOB);
+}
+
+/* vd_trace_load compares the unit hash of the scalar operators with the engine's: the first, a middle and the
+ * last block, embedding and head, early and late. */
+static void scalar_units_equal_the_engine(void **state)
+{
+    struct job j;
+    struct vd_trace_model *tm;
+    struct vd_error err = {0};
+    generate(&j, &warm);
+    assert_int_equal(vd_trace_model_open(&tm, model, ctx, cache, &j.proof, &err), VD_OK);
+    struct vd_trace *t = vd_trace_model_trace(tm);
+    assert_true(vd_hash_eq(&t->commit_root, &j.receipt.commit_root));
+    uint32_t last = t->graph.job.n_steps - 1, blocks = t->graph.program->n_layers;
+    const uint32_t at[][2] = {{0, 0},
+                              {0, 1},
+                              {3, blocks},
+                              {last, 0},
+                              {last, 1},
+                              {last - 1, 15},
+                              {last, blocks},
+                              {PROMPT - 1, blocks + 1},
+                              {last, blocks + 1}};
+    for (unsigned i = 0; i < sizeof at / sizeof at[0]; i++)
+        if (vd_trace_load(t, at[i][0], at[i][1], &err) != VD_OK)
+            fail_msg("%s", err.msg);
+    vd_trace_model_close(tm);
+}
+
+/* A false challenge against the engine's honest trace, at every operator of a block and the head: openings
+ * with proofs from the model file convince the referee. */
+static void openings_of_the_real_model(void **state)
+{
+    struct job j;
+    struct vd_trace_model *tm;
+    struct vd_ref_claim claim;
+    static struct vd_game game;
+    static struct vd_player_move move;
+    static uint8_t opening[VD_OPENING_MAX_BYTES];
+    generate(&j, &warm);
+    assert_int_equal(vd_trace_model_open(&tm, model, ctx, cache, &j.proof, NULL), VD_OK);
+    struct vd_trace *t = vd_trace_model_trace(tm);
+    assert_true(
+        vd_ref_claim_init(&claim, &j.receipt, vd_model_program(model), vd_model_program_bytes(model)));
+    uint32_t step = t->graph.job.n_steps - 1, head = t->graph.program->n_layers + 1;
+    const uint32_t units[] = {0, 7, head};
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(vd_trace_load(t, step, units[i], NULL), VD_OK);
+        for (uint32_t o = 0; o < t->u.n_ops; o += o >= 8 && o < 40 && i == 2 ? 5 : 1) {
+            uint64_t record = t->u.op[o].n_records / 3, leaf = record / t->u.op[o].leaf_records;
+            const uint64_t picks[] = {step, units[i], o, leaf};
+            unsigned n = 0;
+            vd_game_open(&game);
+            while (game.phase != VD_PHASE_C_TILE) {
+                static const enum vd_move_kind kinds[] = {VD_MOVE_STEP, VD_MOVE_UNIT, VD_MOVE_OP,
+                                                          VD_MOVE_LEAF};
+                enum vd_game_side side = vd_game_turn(&game);
+                if (side == VD_GAME_WORKER) {
+                    assert_int_equal(vd_player_worker_answer(t, &game, &move, NULL), VD_OK);
+                } else {
+                    struct vd_move c = {.kind = kinds[n], .index = picks[n]};
+                    move.n_bytes = vd_move_encode(&c, move.bytes, sizeof move.bytes);
+                    n++;
+                }
+                struct vd_bytes bytes = {move.bytes, move.n_bytes};
+                assert_int_equal(vd_game_move(&game, &claim, NULL, side, bytes), VD_GAME_ACCEPTED);
+            }
+            struct vd_move c = {
+                .kind = VD_MOVE_TILE, .index = record % t->u.op[o].leaf_records, .data = {opening, 0}};
+            assert_int_equal(vd_opening_tile(t, &game, o, record, opening, sizeof opening, &c.data.n, NULL),
+                             VD_OK);
+            move.n_bytes = vd_move_encode(&c, move.bytes, sizeof move.bytes);
+            struct vd_bytes bytes = {move.bytes, move.n_bytes};
+            enum vd_game_result r = vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes);
+            if (r != VD_GAME_CHALLENGER_TILE)
+                fail_msg("unit %u, %s: %s", units[i], vd_op_name(t->u.op[o].kind), vd_game_result_text(r));
+        }
+    }
+    vd_trace_model_close(tm);
+}
+
+static void open_model(void)
+{
+    char path[4096];
+    struct vd_error err = {0};
+    const char *home = getenv("VERIDEM_HOME"), *user = getenv("HOME");
+    if (home)
+        snprintf(path, sizeof path, "%s/models/SmolLM2-135M-Instruct.Q4_1.gguf", home);
+    else
+        snprintf(path, sizeof path, "%s/.veridem/models/SmolLM2-135M-Instruct.Q4_1.gguf", user ? user : "");
+    enum vd_err e = vd_pool_create(&pool, 2, &err);
+    if (e == VD_OK)
+        e = vd_model_open(&model, path, vd_kern_pick(NULL, NULL), pool, &err);
+    if (e == VD_ENOTFOUND) {
+        printf("skipped: %s\n", err.msg);
+        exit(77);
+    }
+    if (e == VD_OK)
+        e = vd_model_root(model, pool, &root, &err);
+    if (e == VD_OK)
+        e = vd_ctx_create(&ctx, model, pool, 16, 5, &err); /* odd batches on purpose */
+    if (e == VD_OK)
+        e = vd_kv_pool_create(&cache, model, 64 << 20, &err);
+    if (e != VD_OK) {
+        printf("%s\n", err.msg);
+        exit(1);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(replay_equals_generation),
+        cmocka_unit_test(replay_finds_lies),
+        cmocka_unit_test(scalar_units_equal_the_engine),
+        cmocka_unit_test(openings_of_the_real_model),
+    };
+    open_model();
+    int bad = cmocka_run_group_tests(tests, NULL, NULL);
+    vd_kv_pool_destroy(cache);
+    vd_ctx_destroy(ctx);
+    vd_model_close(model);
+    vd_pool_destroy(pool);
+    return bad;
+}

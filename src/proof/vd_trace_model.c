@@ -1,0 +1,105 @@
+/* The engine as a trace's source: its tap gives the rows, its logits the tokens, the mapped file the weights.
+ */
+#include "vd_trace_model.h"
+
+#include "vd_feed.h"
+
+#include <stdlib.h>
+
+struct vd_trace_model {
+    struct vd_model *model;
+    struct vd_graph graph;
+    struct vd_feed feed;
+    struct vd_sampler *sampler;
+    const struct vd_trace_sink *sink; /* of the running call */
+    struct vd_trace *trace;
+};
+
+static void on_tap(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
+                   const float *x)
+{
+    struct vd_trace_model *t = arg;
+    t->sink->row(t->sink->arg, step, unit, k, v, x);
+}
+
+static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row)
+{
+    struct vd_trace_model *t = arg;
+    if (!vd_graph_has_head(&t->graph, step))
+        return;
+    uint32_t token = vd_feed_choose(&t->feed, t->sampler, step, ctx_row);
+    t->sink->token(t->sink->arg, step, token, vd_graph_stop(&t->graph, step, token));
+}
+
+static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
+                              struct vd_error *err)
+{
+    struct vd_trace_model *t = arg;
+    t->sink = sink;
+    return vd_feed_run(&t->feed, n_steps, err);
+}
+
+static struct vd_bytes source_weight_row(void *arg, uint32_t tensor, uint32_t row)
+{
+    return vd_model_tensor_bytes(((struct vd_trace_model *)arg)->model, tensor, row);
+}
+
+static enum vd_err source_weight_proof(void *arg, uint32_t tensor, uint32_t row, uint32_t part,
+                                       struct vd_weight_proof *out, struct vd_error *err)
+{
+    struct vd_trace_model *t = arg;
+    return vd_model_weight_proof(t->model, vd_ctx_pool(t->feed.ctx), tensor, row, part, out, err);
+}
+
+static enum vd_err open_trace(struct vd_trace_model *t, const struct vd_proof_job *job, struct vd_error *err)
+{
+    struct vd_trace_source source = {t, source_run, source_weight_row, source_weight_proof, NULL};
+    t->sampler = vd_sampler_new(t->graph.program->vocab);
+    if (!t->sampler)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a sampler");
+    return vd_trace_create(&t->trace, &t->graph, job->prompt, job->output, job->job_salt, &source, err);
+}
+
+enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *model, struct vd_ctx *ctx,
+                                struct vd_kv_pool *cache, const struct vd_proof_job *job,
+                                struct vd_error *err)
+{
+    struct vd_graph graph;
+    if (!vd_feed_graph(&graph, model, job))
+        return vd_error_set(err, VD_EUSE,
+                            "the model cannot run this job (prompt tokens, length or sampling)");
+    struct vd_trace_model *t = calloc(1, sizeof *t);
+    if (!t)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a trace");
+    t->model = model;
+    t->graph = graph;
+    t->feed = (struct vd_feed){.ctx = ctx,
+                               .cache = cache,
+                               .graph = &t->graph,
+                               .prompt = job->prompt,
+                               .output = job->output,
+                               .arg = t,
+                               .row = on_row,
+                               .tap = on_tap};
+    enum vd_err e = open_trace(t, job, err);
+    if (e != VD_OK) {
+        vd_trace_model_close(t);
+        return e;
+    }
+    *out = t;
+    return VD_OK;
+}
+
+void vd_trace_model_close(struct vd_trace_model *t)
+{
+    if (!t)
+        return;
+    vd_trace_destroy(t->trace);
+    vd_sampler_free(t->sampler);
+    free(t);
+}
+
+struct vd_trace *vd_trace_model_trace(struct vd_trace_model *t)
+{
+    return t->trace;
+}

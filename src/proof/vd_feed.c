@@ -3,12 +3,19 @@
 #include "vd_feed.h"
 
 #include "vd_clock.h"
+#include "vd_sampler.h"
 
 #include <stdlib.h>
 
 struct batch {
     struct vd_feed *feed;
+    struct vd_kv *kv;
     uint32_t first;
+    size_t n;
+    struct vd_row *rows;
+    uint32_t *token; /* per row */
+    unsigned n_threads;
+    struct vd_sampler **sampler; /* per thread */
 };
 
 static void tap_row(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
@@ -18,62 +25,104 @@ static void tap_row(void *arg, size_t row, uint32_t unit, const uint8_t *k, cons
     b->feed->tap(b->feed->arg, b->first + (uint32_t)row, unit, k, v, x);
 }
 
-static size_t fill(const struct vd_feed *f, struct vd_kv *kv, uint32_t first, uint32_t n_steps,
-                   struct vd_row *rows)
+/* As many rows as fit from b->first on. */
+static void fill(struct batch *b, uint32_t n_steps)
 {
-    size_t most = vd_ctx_max_rows(f->ctx), logits = vd_ctx_max_logits(f->ctx), n = 0;
+    const struct vd_feed *f = b->feed;
+    size_t most = vd_ctx_max_rows(f->ctx), logits = vd_ctx_max_logits(f->ctx);
     const struct vd_graph_job *j = &f->graph->job;
-    for (uint32_t s = first; s < n_steps && n < most; s++) {
+    b->n = 0;
+    for (uint32_t s = b->first; s < n_steps && b->n < most; s++) {
         bool head = vd_graph_has_head(f->graph, s);
         if (head && logits-- == 0)
             break;
-        rows[n++] = (struct vd_row){.kv = kv,
-                                    .pos = s,
-                                    .token = s < j->n_prompt ? f->prompt[s] : f->output[s - j->n_prompt],
-                                    .flags = head ? VD_ROW_LOGITS : 0};
+        b->rows[b->n++] =
+            (struct vd_row){.kv = b->kv,
+                            .pos = s,
+                            .token = s < j->n_prompt ? f->prompt[s] : f->output[s - j->n_prompt],
+                            .flags = head ? VD_ROW_LOGITS : 0};
     }
-    return n;
 }
 
-static enum vd_err run(struct vd_feed *f, struct vd_kv *kv, uint32_t n_steps, struct vd_row *rows,
-                       struct vd_error *err)
+static void choose_token(void *arg, size_t row, unsigned thread)
 {
-    struct batch b = {f, 0};
-    struct vd_tap tap = {tap_row, &b};
-    while (b.first < n_steps) {
-        size_t n = fill(f, kv, b.first, n_steps, rows);
-        uint64_t start = vd_clock_ns();
-        enum vd_err e = vd_model_forward(f->ctx, rows, n, f->tap ? &tap : NULL, err);
-        f->forward_ns += vd_clock_ns() - start;
+    struct batch *b = arg;
+    const struct vd_feed *f = b->feed;
+    const struct vd_sampling *s = &f->graph->job.sampling;
+    uint32_t step = b->first + (uint32_t)row;
+    b->token[row] = VD_SAMPLE_FAIL;
+    if (!vd_graph_has_head(f->graph, step))
+        return;
+    uint64_t r64 = vd_sample_r64(s->seed, s->choice, step + 1 - f->graph->job.n_prompt);
+    b->token[row] = vd_sampler_choose(b->sampler[thread], vd_model_kern(vd_ctx_model(f->ctx)),
+                                      vd_ctx_logits(f->ctx, row), s, r64);
+}
+
+static void hand_over(struct batch *b)
+{
+    const struct vd_feed *f = b->feed;
+    for (size_t i = 0; i < b->n; i++) {
+        uint32_t step = b->first + (uint32_t)i;
+        enum vd_stop stop = VD_STOP_NONE;
+        if (vd_graph_has_head(f->graph, step))
+            stop = vd_graph_stop(f->graph, step, b->token[i]);
+        f->row(f->arg, b->kv, step, i, b->token[i], stop);
+    }
+}
+
+static enum vd_err run(struct batch *b, uint32_t n_steps, struct vd_error *err)
+{
+    struct vd_feed *f = b->feed;
+    struct vd_tap tap = {tap_row, b};
+    for (b->first = 0; b->first < n_steps; b->first += (uint32_t)b->n) {
+        fill(b, n_steps);
+        uint64_t t0 = vd_clock_ns();
+        enum vd_err e = vd_model_forward(f->ctx, b->rows, b->n, f->tap ? &tap : NULL, err);
+        uint64_t t1 = vd_clock_ns();
         if (e != VD_OK)
             return e;
-        for (size_t i = 0; i < n; i++)
-            f->row(f->arg, kv, b.first + (uint32_t)i, i);
-        b.first += (uint32_t)n;
+        vd_pool_run(vd_ctx_pool(f->ctx), choose_token, b, b->n);
+        f->forward_ns += t1 - t0;
+        f->sample_ns += vd_clock_ns() - t1;
+        hand_over(b);
     }
     return VD_OK;
 }
 
-enum vd_err vd_feed_run(struct vd_feed *f, uint32_t n_steps, struct vd_error *err)
+static bool allocate(struct batch *b)
 {
-    struct vd_kv *kv = NULL;
-    struct vd_row *rows = malloc(vd_ctx_max_rows(f->ctx) * sizeof *rows);
-    if (!rows)
-        return vd_error_set(err, VD_ENOMEM, "no memory for a batch of rows");
-    enum vd_err e = vd_kv_open(&kv, f->cache, err);
-    if (e == VD_OK)
-        e = run(f, kv, n_steps, rows, err);
-    vd_kv_close(kv);
-    free(rows);
-    return e;
+    size_t n = vd_ctx_max_rows(b->feed->ctx);
+    b->n_threads = vd_pool_threads(vd_ctx_pool(b->feed->ctx));
+    b->rows = malloc(n * sizeof *b->rows);
+    b->token = malloc(n * sizeof *b->token);
+    b->sampler = calloc(b->n_threads, sizeof *b->sampler);
+    if (!b->rows || !b->token || !b->sampler)
+        return false;
+    for (unsigned i = 0; i < b->n_threads; i++)
+        if (!(b->sampler[i] = vd_sampler_new(b->feed->graph->program->vocab)))
+            return false;
+    return true;
 }
 
-uint32_t vd_feed_choose(const struct vd_feed *f, struct vd_sampler *sampler, uint32_t step, size_t ctx_row)
+static void release(struct batch *b)
 {
-    const struct vd_sampling *s = &f->graph->job.sampling;
-    uint64_t r64 = vd_sample_r64(s->seed, s->choice, step + 1 - f->graph->job.n_prompt);
-    return vd_sampler_choose(sampler, vd_model_kern(vd_ctx_model(f->ctx)), vd_ctx_logits(f->ctx, ctx_row), s,
-                             r64);
+    for (unsigned i = 0; b->sampler && i < b->n_threads; i++)
+        vd_sampler_free(b->sampler[i]);
+    free(b->sampler);
+    free(b->token);
+    free(b->rows);
+    vd_kv_close(b->kv);
+}
+
+enum vd_err vd_feed_run(struct vd_feed *f, uint32_t n_steps, struct vd_error *err)
+{
+    struct batch b = {.feed = f};
+    enum vd_err e = vd_kv_open(&b.kv, f->cache, err);
+    if (e == VD_OK)
+        e = allocate(&b) ? run(&b, n_steps, err)
+                         : vd_error_set(err, VD_ENOMEM, "no memory for a batch of rows");
+    release(&b);
+    return e;
 }
 
 bool vd_feed_graph(struct vd_graph *out, const struct vd_model *model, const struct vd_proof_job *job)

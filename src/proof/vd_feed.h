@@ -5,27 +5,25 @@
 #include "vd_forward.h"
 #include "vd_graph.h"
 #include "vd_replay.h"
-#include "vd_sampler.h"
 
-/* One pass; all borrowed. `row` is called in the order of steps, after the batch that holds it: hidden row
- * and logits of steps with a head, and the cache rows of every step, can be read from ctx and kv then. */
+/* One pass; all borrowed. `row` is called in the order of steps, after the batch that holds it: the hidden
+ * row of steps with a head, and the cache rows of every step, can be read from ctx and kv then. token and
+ * stop are what the model chooses (of steps with a head; else VD_SAMPLE_FAIL and VD_STOP_NONE). */
 struct vd_feed {
     struct vd_ctx *ctx;
     struct vd_kv_pool *cache;
     const struct vd_graph *graph;
     const uint32_t *prompt, *output;
     void *arg;
-    void (*row)(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row);
+    void (*row)(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
+                enum vd_stop stop);
     /* May be NULL; as struct vd_tap, by step. */
     void (*tap)(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x);
-    uint64_t forward_ns; /* added to */
+    uint64_t forward_ns, sample_ns; /* added to */
 };
 
-/* Feeds steps [0, n_steps). What vd_model_forward and the cache return. */
+/* Feeds steps [0, n_steps). VD_ENOMEM and what vd_model_forward and the cache return. */
 enum vd_err vd_feed_run(struct vd_feed *f, uint32_t n_steps, struct vd_error *err);
-
-/* The token that the model chooses at a step with a head, from the context's logits of that row. */
-uint32_t vd_feed_choose(const struct vd_feed *f, struct vd_sampler *sampler, uint32_t step, size_t ctx_row);
 
 /* The graph of a job on a model. False: this model cannot run it. */
 bool vd_feed_graph(struct vd_graph *out, const struct vd_model *model, const struct vd_proof_job *job);

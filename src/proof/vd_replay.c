@@ -24,7 +24,6 @@ struct replay {
     struct vd_graph graph;
     struct vd_feed feed;
     struct vd_commit commit;
-    struct vd_sampler *sampler;
     struct vd_replay_result *out;
     uint8_t *k, *v;
 };
@@ -52,24 +51,19 @@ static void compare(struct replay *r, uint32_t step, uint32_t token, enum vd_sto
         differ(r, VD_REPLAY_STOP, step, stop, want);
 }
 
-static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row)
+static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
+                   enum vd_stop stop)
 {
     struct replay *r = arg;
-    uint32_t token = VD_SAMPLE_FAIL;
-    enum vd_stop stop = VD_STOP_NONE;
     const float *x = NULL;
-    uint64_t t0 = vd_clock_ns();
+    uint64_t start = vd_clock_ns();
     if (vd_graph_has_head(&r->graph, step)) {
         x = vd_ctx_hidden(r->feed.ctx, ctx_row);
-        token = vd_feed_choose(&r->feed, r->sampler, step, ctx_row);
-        stop = vd_graph_stop(&r->graph, step, token);
         compare(r, step, token, stop);
     }
-    uint64_t t1 = vd_clock_ns();
     vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
     vd_commit_add(&r->commit, r->k, r->v, x, token, stop);
-    r->out->sample_ns += t1 - t0;
-    r->out->hash_ns += vd_clock_ns() - t1;
+    r->out->hash_ns += vd_clock_ns() - start;
 }
 
 static enum vd_err run(struct replay *r, struct vd_ctx *ctx, struct vd_kv_pool *cache, struct vd_error *err)
@@ -87,6 +81,7 @@ static enum vd_err run(struct replay *r, struct vd_ctx *ctx, struct vd_kv_pool *
     if (e != VD_OK)
         return e;
     r->out->forward_ns = r->feed.forward_ns;
+    r->out->sample_ns = r->feed.sample_ns;
     r->out->commit_root = vd_commit_root(&r->commit);
     if (!vd_hash_eq(&r->out->commit_root, &r->job->receipt->commit_root))
         differ(r, VD_REPLAY_COMMIT, 0, 0, 0);
@@ -107,10 +102,8 @@ enum vd_err vd_replay(struct vd_ctx *ctx, struct vd_kv_pool *cache, const struct
         return VD_OK;
     r.k = malloc(vd_model_k_row_bytes(model));
     r.v = malloc(vd_model_v_row_bytes(model));
-    r.sampler = vd_sampler_new(r.graph.program->vocab);
-    enum vd_err e = r.k && r.v && r.sampler ? run(&r, ctx, cache, err)
-                                            : vd_error_set(err, VD_ENOMEM, "no memory for a replay");
-    vd_sampler_free(r.sampler);
+    enum vd_err e =
+        r.k && r.v ? run(&r, ctx, cache, err) : vd_error_set(err, VD_ENOMEM, "no memory for a replay");
     free(r.k);
     free(r.v);
     return e;

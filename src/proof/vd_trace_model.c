@@ -10,7 +10,6 @@ struct vd_trace_model {
     struct vd_model *model;
     struct vd_graph graph;
     struct vd_feed feed;
-    struct vd_sampler *sampler;
     const struct vd_trace_sink *sink; /* of the running call */
     struct vd_trace *trace;
 };
@@ -22,13 +21,12 @@ static void on_tap(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, co
     t->sink->row(t->sink->arg, step, unit, k, v, x);
 }
 
-static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row)
+static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
+                   enum vd_stop stop)
 {
     struct vd_trace_model *t = arg;
-    if (!vd_graph_has_head(&t->graph, step))
-        return;
-    uint32_t token = vd_feed_choose(&t->feed, t->sampler, step, ctx_row);
-    t->sink->token(t->sink->arg, step, token, vd_graph_stop(&t->graph, step, token));
+    if (vd_graph_has_head(&t->graph, step))
+        t->sink->token(t->sink->arg, step, token, stop);
 }
 
 static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
@@ -49,15 +47,6 @@ static enum vd_err source_weight_proof(void *arg, uint32_t tensor, uint32_t row,
 {
     struct vd_trace_model *t = arg;
     return vd_model_weight_proof(t->model, vd_ctx_pool(t->feed.ctx), tensor, row, part, out, err);
-}
-
-static enum vd_err open_trace(struct vd_trace_model *t, const struct vd_proof_job *job, struct vd_error *err)
-{
-    struct vd_trace_source source = {t, source_run, source_weight_row, source_weight_proof, NULL};
-    t->sampler = vd_sampler_new(t->graph.program->vocab);
-    if (!t->sampler)
-        return vd_error_set(err, VD_ENOMEM, "no memory for a sampler");
-    return vd_trace_create(&t->trace, &t->graph, job->prompt, job->output, job->job_salt, &source, err);
 }
 
 enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *model, struct vd_ctx *ctx,
@@ -81,7 +70,9 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
                                .arg = t,
                                .row = on_row,
                                .tap = on_tap};
-    enum vd_err e = open_trace(t, job, err);
+    struct vd_trace_source source = {t, source_run, source_weight_row, source_weight_proof, NULL};
+    enum vd_err e =
+        vd_trace_create(&t->trace, &t->graph, job->prompt, job->output, job->job_salt, &source, err);
     if (e != VD_OK) {
         vd_trace_model_close(t);
         return e;
@@ -95,7 +86,6 @@ void vd_trace_model_close(struct vd_trace_model *t)
     if (!t)
         return;
     vd_trace_destroy(t->trace);
-    vd_sampler_free(t->sampler);
     free(t);
 }
 

@@ -1,0 +1,250 @@
+/* What proofs cost, on the real model:
+ *
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N]
+ *
+ *   replay   of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
+ * in this process: the ratio of the best times commit   time per generated position dispute  over 256
+ * positions, the lie in one tile of each operator of a middle block and the head: worker moves, largest move
+ * and opening, and the referee's time for the tile (best of several) */
+#include "vd_clock.h"
+#include "vd_commit.h"
+#include "vd_file.h"
+#include "vd_player.h"
+#include "vd_replay.h"
+#include "vd_trace_model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROMPT = 128, OUTPUT = 128, ROWS = 256 };
+
+struct bench {
+    struct vd_pool *pool;
+    struct vd_model *model;
+    struct vd_ctx *ctx;
+    struct vd_kv_pool *cache;
+    struct vd_hash root;
+    struct vd_receipt receipt;
+    uint32_t tokens[PROMPT + OUTPUT];
+    uint8_t salt[VD_SALT_BYTES];
+    struct vd_proof_job job;
+    unsigned reps;
+};
+
+static void check(enum vd_err e, const struct vd_error *err)
+{
+    if (e == VD_OK)
+        return;
+    fprintf(stderr, "%s\n", err->msg);
+    exit(3);
+}
+
+/* A receipt over arbitrary tokens: replay then finds wrong tokens, at the same cost. */
+static void make_job(struct bench *b, const struct vd_sampling *sampling)
+{
+    for (uint32_t i = 0; i < PROMPT + OUTPUT; i++)
+        b->tokens[i] = (i * 7919 + 12345) % vd_model_program(b->model)->vocab;
+    b->receipt = (struct vd_receipt){
+        .request = {.model_root = b->root, .n_prompt = PROMPT, .max_tokens = OUTPUT, .sampling = *sampling},
+        .n_output = OUTPUT,
+        .finish = VD_FINISH_LENGTH};
+    struct vd_request *q = &b->receipt.request;
+    q->salt_commit = vd_salt_commit(b->salt);
+    q->prompt_root = vd_token_root(b->salt, 0, b->tokens, PROMPT);
+    b->receipt.output_root = vd_token_root(b->salt, PROMPT, b->tokens + PROMPT, OUTPUT);
+    b->job = (struct vd_proof_job){&b->receipt, b->tokens, b->tokens + PROMPT, b->salt};
+}
+
+static double prefill_s(struct bench *b)
+{
+    static struct vd_row rows[ROWS];
+    struct vd_error err;
+    struct vd_kv *kv;
+    check(vd_kv_open(&kv, b->cache, &err), &err);
+    for (uint32_t i = 0; i < ROWS; i++)
+        rows[i] = (struct vd_row){kv, i, b->tokens[i], i >= ROWS - OUTPUT ? VD_ROW_LOGITS : 0};
+    uint64_t t = vd_clock_ns();
+    check(vd_model_forward(b->ctx, rows, ROWS, NULL, &err), &err);
+    t = vd_clock_ns() - t;
+    vd_kv_close(kv);
+    return 1e-9 * (double)t;
+}
+
+static double replay_s(struct bench *b, struct vd_replay_result *r)
+{
+    struct vd_error err;
+    uint64_t t = vd_clock_ns();
+    check(vd_replay(b->ctx, b->cache, &b->root, &b->job, r, &err), &err);
+    return 1e-9 * (double)(vd_clock_ns() - t);
+}
+
+static void bench_replay(struct bench *b, const char *name, const struct vd_sampling *sampling)
+{
+    double prefill = 1e9, replay = 1e9;
+    struct vd_replay_result r = {0}, best = {0};
+    make_job(b, sampling);
+    for (unsigned i = 0; i < b->reps; i++) {
+        double p = prefill_s(b), t = replay_s(b, &r);
+        prefill = p < prefill ? p : prefill;
+        if (t < replay) {
+            replay = t;
+            best = r;
+        }
+    }
+    printf("replay %-7s %7.1f ms  prefill %7.1f ms  ratio %.3f  (forward %.1f, sampling %.1f, hashing %.2f "
+           "ms)\n",
+           name, 1e3 * replay, 1e3 * prefill, replay / prefill, 1e-6 * (double)best.forward_ns,
+           1e-6 * (double)best.sample_ns, 1e-6 * (double)best.hash_ns);
+}
+
+static void bench_commit(struct bench *b)
+{
+    uint8_t k[4096], v[4096];
+    float x[VD_PROGRAM_WIDTH_MAX] = {1.0f};
+    double best = 1e9;
+    struct vd_commit c;
+    const struct vd_sampling greedy = {0};
+    memset(k, 1, sizeof k);
+    memset(v, 2, sizeof v);
+    for (unsigned rep = 0; rep < 20; rep++) {
+        vd_commit_init(&c, vd_model_program(b->model), 1, 4096, &greedy, b->salt);
+        uint64_t t = vd_clock_ns();
+        for (uint32_t i = 0; i < 1000; i++)
+            vd_commit_add(&c, k, v, x, i, VD_STOP_NONE);
+        double us = 1e-3 * (double)(vd_clock_ns() - t) / 1000;
+        best = us < best ? us : best;
+    }
+    printf("commit         %7.2f us per generated position\n", best);
+}
+
+/* ---- dispute ---- */
+
+struct tally {
+    unsigned worker_moves;
+    size_t move_bytes, opening_bytes;
+    double tile_ms;
+    const char *slowest;
+};
+
+/* Leads an honest worker's game to one record: what an opening holds does not depend on who lies. */
+static void dispute(struct vd_trace *t, const struct vd_ref_claim *claim, uint32_t unit, uint32_t op,
+                    struct tally *y)
+{
+    static struct vd_game game, again;
+    static struct vd_player_move move;
+    static uint8_t opening[VD_OPENING_MAX_BYTES];
+    static const enum vd_move_kind kinds[] = {VD_MOVE_STEP, VD_MOVE_UNIT, VD_MOVE_OP, VD_MOVE_LEAF};
+    struct vd_error err;
+    uint32_t step = t->graph.job.n_steps - 1;
+    check(vd_trace_load(t, step, unit, &err), &err);
+    const struct vd_graph_op *o = &t->u.op[op];
+    uint64_t record = o->n_records - 1, picks[] = {step, unit, op, record / o->leaf_records};
+    unsigned n = 0, worker_moves = 0;
+    vd_game_open(&game);
+    while (game.phase != VD_PHASE_C_TILE) {
+        enum vd_game_side side = vd_game_turn(&game);
+        if (side == VD_GAME_WORKER) {
+            check(vd_player_worker_answer(t, &game, &move, &err), &err);
+            worker_moves++;
+        } else {
+            struct vd_move c = {.kind = kinds[n], .index = picks[n]};
+            move.n_bytes = vd_move_encode(&c, move.bytes, sizeof move.bytes);
+            n++;
+        }
+        y->move_bytes = move.n_bytes > y->move_bytes ? move.n_bytes : y->move_bytes;
+        if (vd_game_move(&game, claim, NULL, side, (struct vd_bytes){move.bytes, move.n_bytes}) !=
+            VD_GAME_ACCEPTED)
+            exit(1);
+    }
+    y->worker_moves = worker_moves > y->worker_moves ? worker_moves : y->worker_moves;
+    struct vd_move c = {.kind = VD_MOVE_TILE, .index = record % o->leaf_records, .data = {opening, 0}};
+    check(vd_opening_tile(t, &game, op, record, opening, sizeof opening, &c.data.n, &err), &err);
+    move.n_bytes = vd_move_encode(&c, move.bytes, sizeof move.bytes);
+    y->opening_bytes = c.data.n > y->opening_bytes ? c.data.n : y->opening_bytes;
+    double best = 1e9;
+    for (unsigned i = 0; i < 5; i++) {
+        again = game;
+        uint64_t ns = vd_clock_ns();
+        struct vd_bytes bytes = {move.bytes, move.n_bytes};
+        if (vd_game_move(&again, claim, NULL, VD_GAME_CHALLENGER, bytes) != VD_GAME_CHALLENGER_TILE)
+            exit(1);
+        double ms = 1e-6 * (double)(vd_clock_ns() - ns);
+        best = ms < best ? ms : best;
+    }
+    if (best > y->tile_ms) {
+        y->tile_ms = best;
+        y->slowest = vd_op_name(o->kind);
+    }
+}
+
+static void bench_dispute(struct bench *b)
+{
+    const struct vd_sampling warm = {
+        .temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .min_p_micro = 20000, .seed = 3};
+    struct vd_trace_model *tm;
+    struct vd_ref_claim claim;
+    struct vd_error err;
+    struct tally y = {0};
+    make_job(b, &warm);
+    if (!vd_ref_claim_init(&claim, &b->receipt, vd_model_program(b->model), vd_model_program_bytes(b->model)))
+        exit(1);
+    uint64_t ns = vd_clock_ns();
+    check(vd_trace_model_open(&tm, b->model, b->ctx, b->cache, &b->job, &err), &err);
+    double open_s = 1e-9 * (double)(vd_clock_ns() - ns);
+    struct vd_trace *t = vd_trace_model_trace(tm);
+    const uint32_t units[] = {0, 15, t->graph.program->n_layers + 1};
+    double load_s = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        ns = vd_clock_ns();
+        check(vd_trace_load(t, t->graph.job.n_steps - 1, units[i], &err), &err);
+        double s = 1e-9 * (double)(vd_clock_ns() - ns);
+        load_s = s > load_s ? s : load_s;
+        for (uint32_t op = 0; op < t->u.n_ops; op++)
+            dispute(t, &claim, units[i], op, &y);
+    }
+    vd_trace_model_close(tm);
+    printf("dispute        %u worker moves at most, move <= %zu bytes, opening <= %zu bytes, referee <= %.3f "
+           "ms (%s)\n",
+           y.worker_moves, y.move_bytes, y.opening_bytes, y.tile_ms, y.slowest);
+    printf("trace          all unit hashes %.2f s, the slowest unit's operators %.2f s\n", open_s, load_s);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {.reps = 5};
+    struct vd_error err;
+    char path[4096];
+    unsigned threads = 2;
+    const char *home = getenv("VERIDEM_HOME"), *user = getenv("HOME");
+    snprintf(path, sizeof path, "%s%s/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+             home   ? home
+             : user ? user
+                    : "",
+             home ? "" : "/.veridem");
+    for (int i = 1; i < argc; i++) {
+        if (i + 1 < argc && strcmp(argv[i], "--threads") == 0)
+            threads = (unsigned)atoi(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--reps") == 0)
+            b.reps = (unsigned)atoi(argv[++i]);
+        else
+            snprintf(path, sizeof path, "%s", argv[i]);
+    }
+    check(vd_pool_create(&b.pool, threads, &err), &err);
+    check(vd_model_open(&b.model, path, vd_kern_pick(NULL, NULL), b.pool, &err), &err);
+    check(vd_model_root(b.model, b.pool, &b.root, &err), &err);
+    check(vd_ctx_create(&b.ctx, b.model, b.pool, ROWS, OUTPUT, &err), &err);
+    check(vd_kv_pool_create(&b.cache, b.model, 64 << 20, &err), &err);
+    printf("kernel %s, %u threads, best of %u\n", vd_model_kern(b.model)->name, threads, b.reps);
+    const struct vd_sampling greedy = {0};
+    const struct vd_sampling warm = {.temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .seed = 3};
+    bench_replay(&b, "greedy", &greedy);
+    bench_replay(&b, "top-p", &warm);
+    bench_commit(&b);
+    bench_dispute(&b);
+    vd_kv_pool_destroy(b.cache);
+    vd_ctx_destroy(b.ctx);
+    vd_model_close(b.model);
+    vd_pool_destroy(b.pool);
+    return 0;
+}

@@ -58,6 +58,7 @@ VD_INLINE void score8(int n, struct row_state *const *st, const struct vd_wide_k
         const int8_t *q[TILE];
         __m256i sum[TILE];
         const __m256 kd = _mm256_loadu_ps(c->kd + b * VD_KERN_CHUNK + p0);
+        VD_UNROLL
         for (int i = 0; i < n; i++)
             q[i] = st[i]->q + b * 32;
         dot_bytes(n, c->k + (p0 / 16 * hd + b * 32) * 16 + p0 % 16 * 4, q, sum);
@@ -184,6 +185,7 @@ VD_INLINE void value_panel(int n, struct row_state *const *st, const struct vd_w
     VD_UNROLL
     for (int r = 0; r < n; r++) {
         const __m256 d = _mm256_set1_ps(st[r]->d), a = _mm256_set1_ps(st[r]->a), b = _mm256_set1_ps(st[r]->b);
+        VD_UNROLL
         for (int k = 0; k < 2; k++) {
             float *o = st[r]->dst + e + 8 * k;
             __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[r][2 * k], acc[r][2 * k + 1]), 0xD8);

@@ -112,11 +112,8 @@ static void scores(struct state *st, const struct vd_wide_kv *c, size_t i0, size
                 __m512i sum = _mm512_set1_epi32(st->offset[i][b]);
                 __m512 acc = b == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(&st->s[i][g * 16]);
                 VD_UNROLL
-                for (int j = 0; j < 8; j++) {
-                    int32_t four;
-                    memcpy(&four, st->q + i * hd + b * 32 + 4 * (size_t)j, 4);
-                    sum = _mm512_dpbusd_epi32(sum, k[j], _mm512_set1_epi32(four));
-                }
+                for (int j = 0; j < 8; j++)
+                    sum = dot4_all(sum, k[j], st->q + i * hd + b * 32 + 4 * (size_t)j);
                 acc = _mm512_fmadd_ps(_mm512_mul_ps(kd, _mm512_set1_ps(st->dq[i][b])),
                                       _mm512_cvtepi32_ps(sum), acc);
                 if (b + 1 == n_blocks)
@@ -212,80 +209,89 @@ VD_INLINE size_t quad_of(size_t d)
     return d % 4 * 4 + d / 4;
 }
 
-/* Rows i .. i + n - 1, elements e .. e + 31: the integer sums, then o as the row's dst wants it. */
-VD_INLINE void value_panel(struct state *st, const struct vd_wide_kv *c, int n, size_t i, size_t e,
-                           __mmask16 fresh)
+/* Integer sums of rows i .. i + n - 1, elements e .. e + 31, into sum[row][0..32). (Arrays of one dimension,
+ * and nothing but stores behind the loop: otherwise GCC 12 does not keep the accumulators in registers.) */
+VD_INLINE void value_panel(const struct state *st, const struct vd_wide_kv *c, int n, size_t i, size_t e,
+                           int32_t (*sum)[PANEL])
 {
     const int8_t *v = c->v + e * 4;
-    size_t quad_bytes = st->kv->hd * 4;
-    __m512i lo[PANEL_ROWS][2], hi[PANEL_ROWS][2];
+    const size_t quad_bytes = st->kv->hd * 4;
+    const uint8_t *lo = st->lo[i], *hi = st->hi[i];
+    __m512i lo0[PANEL_ROWS], lo1[PANEL_ROWS], hi0[PANEL_ROWS], hi1[PANEL_ROWS];
     VD_UNROLL
     for (int r = 0; r < n; r++)
-        lo[r][0] = lo[r][1] = hi[r][0] = hi[r][1] = _mm512_setzero_si512();
-    for (size_t d = 0; d < VD_KERN_CHUNK / 4; d++) {
+        lo0[r] = lo1[r] = hi0[r] = hi1[r] = _mm512_setzero_si512();
+    for (size_t d = 0; d < VD_KERN_CHUNK / 4; d++, lo += 4, hi += 4) {
         __m512i v0 = _mm512_loadu_si512(v + quad_of(d) * quad_bytes);
         __m512i v1 = _mm512_loadu_si512(v + quad_of(d) * quad_bytes + 64);
         VD_UNROLL
         for (int r = 0; r < n; r++) {
             int32_t l4, h4;
-            memcpy(&l4, &st->lo[i + (size_t)r][d * 4], 4);
-            memcpy(&h4, &st->hi[i + (size_t)r][d * 4], 4);
+            memcpy(&l4, lo + VD_KERN_CHUNK * r, 4);
+            memcpy(&h4, hi + VD_KERN_CHUNK * r, 4);
             __m512i l = _mm512_set1_epi32(l4), h = _mm512_set1_epi32(h4);
-            lo[r][0] = _mm512_dpbusd_epi32(lo[r][0], l, v0);
-            lo[r][1] = _mm512_dpbusd_epi32(lo[r][1], l, v1);
-            hi[r][0] = _mm512_dpbusd_epi32(hi[r][0], h, v0);
-            hi[r][1] = _mm512_dpbusd_epi32(hi[r][1], h, v1);
+            lo0[r] = dot4(lo0[r], l, v0);
+            lo1[r] = dot4(lo1[r], l, v1);
+            hi0[r] = dot4(hi0[r], h, v0);
+            hi1[r] = dot4(hi1[r], h, v1);
         }
     }
     VD_UNROLL
     for (int r = 0; r < n; r++) {
-        size_t row = i + (size_t)r;
-        const __m512 dv = _mm512_set1_ps(st->d[row]), a = _mm512_set1_ps(st->a[row]),
-                     b = _mm512_set1_ps(st->b[row]);
-        float *o = st->dst[row] + e;
-        for (int k = 0; k < 2; k++) {
-            __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(hi[r][k], 8), lo[r][k]);
-            __m512 oc = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), dv);
-            if (!(fresh >> row & 1))
-                oc = _mm512_fmadd_ps(_mm512_loadu_ps(o + 16 * k), a, _mm512_mul_ps(oc, b));
-            _mm512_storeu_ps(o + 16 * k, oc);
-        }
+        _mm512_storeu_si512(sum[r], _mm512_add_epi32(_mm512_slli_epi32(hi0[r], 8), lo0[r]));
+        _mm512_storeu_si512(sum[r] + 16, _mm512_add_epi32(_mm512_slli_epi32(hi1[r], 8), lo1[r]));
     }
 }
 
-static void values(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1, __mmask16 active,
+/* o of a panel from the integer sums: copied, or merged with what the row has. */
+static void value_out(const struct state *st, size_t row, bool copy, const int32_t *sum, float *o)
+{
+    const __m512 d = _mm512_set1_ps(st->d[row]), a = _mm512_set1_ps(st->a[row]),
+                 b = _mm512_set1_ps(st->b[row]);
+    for (size_t k = 0; k < PANEL; k += 16) {
+        __m512 oc = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sum + k)), d);
+        if (!copy)
+            oc = _mm512_fmadd_ps(_mm512_loadu_ps(o + k), a, _mm512_mul_ps(oc, b));
+        _mm512_storeu_ps(o + k, oc);
+    }
+}
+
+typedef void panel_fn(const struct state *st, const struct vd_wide_kv *c, size_t i, size_t e,
+                      int32_t (*sum)[PANEL]);
+
+#define PANEL_FN(n)                                                                                          \
+    static void value_panel_##n(const struct state *st, const struct vd_wide_kv *c, size_t i, size_t e,      \
+                                int32_t(*sum)[PANEL])                                                        \
+    {                                                                                                        \
+        value_panel(st, c, n, i, e, sum);                                                                    \
+    }
+PANEL_FN(1)
+PANEL_FN(2)
+PANEL_FN(3)
+PANEL_FN(4)
+PANEL_FN(5)
+PANEL_FN(6)
+static panel_fn *const panel_fns[PANEL_ROWS] = {value_panel_1, value_panel_2, value_panel_3,
+                                                value_panel_4, value_panel_5, value_panel_6};
+
+/* Runs of active rows; a row between them that does not meet the chunk keeps its o. */
+static void values(const struct state *st, const struct vd_wide_kv *c, size_t i1, __mmask16 active,
                    __mmask16 fresh)
 {
-    for (size_t i = i0, n; i < i1; i += n) {
-        n = i1 - i < PANEL_ROWS ? i1 - i : PANEL_ROWS;
-        if (!(active >> i & 1)) { /* a row inside the run that does not meet the chunk keeps its o */
-            n = 1;
+    for (size_t i = 0; i < i1;) {
+        size_t n = (size_t)__builtin_ctz(~((unsigned)active >> i)); /* active rows from i on */
+        if (n == 0) {
+            i++;
             continue;
         }
-        for (size_t k = 1; k < n; k++)
-            if (!(active >> (i + k) & 1))
-                n = k;
-        for (size_t e = 0; e < st->kv->hd; e += PANEL)
-            switch (n) {
-            case 1:
-                value_panel(st, c, 1, i, e, fresh);
-                break;
-            case 2:
-                value_panel(st, c, 2, i, e, fresh);
-                break;
-            case 3:
-                value_panel(st, c, 3, i, e, fresh);
-                break;
-            case 4:
-                value_panel(st, c, 4, i, e, fresh);
-                break;
-            case 5:
-                value_panel(st, c, 5, i, e, fresh);
-                break;
-            case 6:
-                value_panel(st, c, 6, i, e, fresh);
-                break;
-            }
+        n = n < PANEL_ROWS ? n : PANEL_ROWS;
+        for (size_t e = 0; e < st->kv->hd; e += PANEL) {
+            int32_t sum[PANEL_ROWS][PANEL];
+            panel_fns[n - 1](st, c, i, e, sum);
+            for (size_t r = 0; r < n; r++)
+                value_out(st, i + r, fresh >> (i + r) & 1, sum[r], st->dst[i + r] + e);
+        }
+        i += n;
     }
 }
 
@@ -348,7 +354,7 @@ static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_
         struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
         __mmask16 active = chunk_softmax(st, &w, c, &i0, &i1);
         if (active != 0)
-            values(st, &w, i0, i1, active, merge_scalars(st, active));
+            values(st, &w, i1, active, merge_scalars(st, active));
     }
     for (size_t i = 0; i < n; i++)
         finish_row(st->o + i * kv->hd, st->l[i], kv->hd, rows[i].y);
@@ -377,7 +383,7 @@ static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_
                 st->dst[i][hd + 1] = st->lc[i];
             }
         if (active != 0)
-            values(st, &w, i0, i1, active, active);
+            values(st, &w, i1, active, active);
     }
 }
 

@@ -31,6 +31,22 @@ VD_INLINE __m512 load_half16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
+/* acc + the dot products of 4 unsigned bytes of u with 4 signed bytes of s, per lane. Written in assembler
+ * because the compiler (GCC 12) copies accumulators that live across a loop around its builtin, and does not
+ * fold broadcasts into it. */
+VD_INLINE __m512i dot4(__m512i acc, __m512i u, __m512i s)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+    return acc;
+}
+
+/* The same with the four signed bytes at p for all lanes; p is a multiple of 4. */
+VD_INLINE __m512i dot4_all(__m512i acc, __m512i u, const int8_t *p)
+{
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*(const int32_t *)p));
+    return acc;
+}
+
 /* vd_num_exp on 16 lanes. */
 VD_INLINE __m512 exp16(__m512 x)
 {

@@ -49,6 +49,7 @@ VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, const uint8_t *p
 {
     const size_t head_bytes = type == VD_WTYPE_Q4_1 ? 64 : 32;
     const int8_t *q[TILE];
+    VD_UNROLL
     for (int i = 0; i < n; i++)
         q[i] = a->q[slot + (size_t)i];
     VD_UNROLL
@@ -96,8 +97,9 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile
         }
         VD_UNROLL
         for (int i = 0; i < n; i++)
-            for (int h = 0; h < 2; h++)
-                out[h][i] = b0 == 0 ? acc[h][i] : _mm256_add_ps(out[h][i], acc[h][i]);
+            VD_UNROLL
+        for (int h = 0; h < 2; h++)
+            out[h][i] = b0 == 0 ? acc[h][i] : _mm256_add_ps(out[h][i], acc[h][i]);
     }
 }
 
@@ -196,8 +198,9 @@ VD_INLINE void float_tile(enum vd_wtype type, int n, const struct vd_kern_mat *w
         }
         VD_UNROLL
         for (int i = 0; i < n; i++)
-            for (int h = 0; h < 2; h++)
-                total[h][i] = c0 == 0 ? acc[h][i] : _mm256_add_ps(total[h][i], acc[h][i]);
+            VD_UNROLL
+        for (int h = 0; h < 2; h++)
+            total[h][i] = c0 == 0 ? acc[h][i] : _mm256_add_ps(total[h][i], acc[h][i]);
     }
     VD_UNROLL
     for (int i = 0; i < n; i++)

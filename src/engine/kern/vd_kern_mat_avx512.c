@@ -61,11 +61,8 @@ VD_INLINE __m512i code_offset(enum vd_wtype type, const int32_t *asum)
 VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
 {
     VD_UNROLL
-    for (int j = 0; j < 8; j++) {
-        int32_t four;
-        memcpy(&four, q + 4 * j, 4);
-        acc = _mm512_dpbusd_epi32(acc, w[j], _mm512_set1_epi32(four));
-    }
+    for (int j = 0; j < 8; j++)
+        acc = dot4_all(acc, w[j], q + 4 * j);
     return acc;
 }
 

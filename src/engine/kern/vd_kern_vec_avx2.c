@@ -89,6 +89,7 @@ static float sumsq_segment(const float *x, size_t n)
 {
     __m256 a[4];
     size_t i = 0;
+    VD_UNROLL
     for (int k = 0; k < 4; k++)
         a[k] = _mm256_setzero_ps();
     for (; i < n; i += 32) {
@@ -96,6 +97,7 @@ static float sumsq_segment(const float *x, size_t n)
         const float *p = x + i;
         if (n - i < 32)
             p = memcpy(last, p, (n - i) * sizeof(float));
+        VD_UNROLL
         for (int k = 0; k < 4; k++) {
             __m256 v = _mm256_loadu_ps(p + 8 * k);
             a[k] = _mm256_fmadd_ps(v, v, a[k]);
@@ -212,6 +214,7 @@ void vd_avx2_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_s
         best = x[i] > best ? x[i] : best;
     }
     _mm256_storeu_ps(lane, most);
+    VD_UNROLL
     for (int k = 0; k < 8; k++)
         best = lane[k] > best ? lane[k] : best;
     while (x[at] != best)

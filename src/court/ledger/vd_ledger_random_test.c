@@ -15,7 +15,7 @@
 #include "vd_game.h"
 #include "vd_rng.h"
 
-enum { BLOCKS = 200, TXS_PER_BLOCK = 40, KNOWN_MAX = 64 };
+enum { BLOCKS = 200, TXS_PER_BLOCK = 40, KNOWN_MAX = 12 };
 
 struct world {
     struct kit_net net, replica;

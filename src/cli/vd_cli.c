@@ -65,8 +65,8 @@ static void vd_cli_help_top(FILE *out, const struct vd_cmd *const *list)
 static void vd_cli_help_cmd(FILE *out, const struct vd_cli *cli)
 {
     const struct vd_cmd *c = cli->cmd;
-    fprintf(out, "%s: %s\n\nusage: %s%s%s%s\n", cli->path, c->summary, cli->path, c->sub ? " COMMAND" : "",
-            c->usage[0] ? " " : "", c->usage);
+    fprintf(out, "%s: %s\n\nusage: %s%s%s%s\n", cli->path, c->summary, cli->path,
+            c->sub && !c->run ? " COMMAND" : "", c->usage[0] ? " " : "", c->usage);
     if (c->help)
         fprintf(out, "\n%s\n", c->help);
     if (c->sub) {
@@ -145,8 +145,12 @@ static enum vd_err vd_cli_read(struct vd_cli *cli, const struct vd_cmd *const *l
         } else if (!only_args && word[0] == '-' && word[1]) {
             if (vd_cli_take_opt(cli, argc, argv, &i, err) != VD_OK)
                 return err->code;
-        } else if (!cli->cmd || cli->cmd->sub) {
+        } else if (!cli->cmd || (cli->cmd->sub && cli->n_args == 0)) {
             const struct vd_cmd *c = vd_cli_find_cmd(cli->cmd ? cli->cmd->sub : list, word);
+            if (!c && cli->cmd && cli->cmd->run) {
+                cli->arg[cli->n_args++] = word;
+                continue;
+            }
             if (!c)
                 return vd_error_set(err, VD_EUSE, "no command %s; `%s --help` lists them", word, cli->path);
             cli->cmd = c;
@@ -164,7 +168,7 @@ static enum vd_err vd_cli_read(struct vd_cli *cli, const struct vd_cmd *const *l
 static enum vd_err vd_cli_check_args(const struct vd_cli *cli, struct vd_error *err)
 {
     const struct vd_cmd *c = cli->cmd;
-    if (!c || c->sub)
+    if (!c || !c->run)
         return vd_error_set(err, VD_EUSE, "say which command; `%s --help` lists them", cli->path);
     if (cli->n_args < c->min_args)
         return vd_error_set(err, VD_EUSE, "an argument is missing; usage: %s %s", cli->path, c->usage);

@@ -1,6 +1,7 @@
 /* The command line: commands as tables, their options and arguments, help, errors, and the exit status.
  *
- * A command is a constant struct vd_cmd. It has either subcommands or a function. Options may stand anywhere
+ * A command is a constant struct vd_cmd. It has subcommands, a function, or both: then a first argument that
+ * names no subcommand is the function's. Options may stand anywhere
  * before `--`; `--name value`, `--name=value`, `-x value` and `-xvalue` are read. Every command also has
  * --help (-h), --json and --home DIR. A number is read whole and inside the limits that the command gives, or
  * the error names the option, the value and the limits.
@@ -44,7 +45,7 @@ struct vd_cmd {
     const struct vd_cli_opt *opts; /* NULL: none */
     int min_args, max_args;        /* of positional arguments; max_args < 0: any number */
     enum vd_err (*run)(struct vd_cli *cli, struct vd_error *err);
-    const struct vd_cmd *const *sub; /* NULL-terminated; then run is NULL */
+    const struct vd_cmd *const *sub; /* NULL-terminated, or NULL */
 };
 
 struct vd_cli {

@@ -56,7 +56,14 @@ static const struct vd_cmd probe = {
 };
 static const struct vd_cmd *const probe_sub[] = {&probe, NULL};
 static const struct vd_cmd outer = {.name = "outer", .usage = "", .summary = "holds", .sub = probe_sub};
-static const struct vd_cmd *const list[] = {&outer, &probe, NULL};
+static const struct vd_cmd both = {.name = "both",
+                                   .usage = "[A]",
+                                   .summary = "runs and holds",
+                                   .opts = probe_opts,
+                                   .max_args = 1,
+                                   .run = probe_run,
+                                   .sub = probe_sub};
+static const struct vd_cmd *const list[] = {&outer, &probe, &both, NULL};
 
 static char out_text[8192], err_text[4096];
 
@@ -97,6 +104,17 @@ static void options_in_every_form(void **state)
     assert_int_equal(run("veridem probe --many 1 --many 2 -- -n"), 0);
     assert_string_equal(got.second, "2");
     assert_int_equal(got.n, 7);
+}
+
+static void a_command_may_hold_and_run(void **state)
+{
+    assert_int_equal(run("veridem both"), 0);
+    assert_int_equal(got.n_args, 0);
+    assert_int_equal(run("veridem both x -n 5"), 0);
+    assert_int_equal(got.n_args, 1);
+    assert_int_equal(run("veridem both probe x y"), 0);
+    assert_int_equal(got.n_args, 2);
+    assert_int_equal(run("veridem both x probe"), 2);
 }
 
 static void wrong_use_is_2_and_named(void **state)
@@ -190,11 +208,9 @@ static void credits_read_well(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(options_in_every_form),
-        cmocka_unit_test(wrong_use_is_2_and_named),
-        cmocka_unit_test(decimals_are_exact),
-        cmocka_unit_test(help_on_every_level),
-        cmocka_unit_test(json_is_one_value_also_on_failure),
+        cmocka_unit_test(options_in_every_form),      cmocka_unit_test(wrong_use_is_2_and_named),
+        cmocka_unit_test(a_command_may_hold_and_run), cmocka_unit_test(decimals_are_exact),
+        cmocka_unit_test(help_on_every_level),        cmocka_unit_test(json_is_one_value_also_on_failure),
         cmocka_unit_test(credits_read_well),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

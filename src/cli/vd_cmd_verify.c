@@ -1,0 +1,219 @@
+/* veridem verify: does this receipt stand? First what needs no model (signatures, salt, tokens, price), then
+ * the replay. */
+#include "vd_bytes.h"
+#include "vd_clock.h"
+#include "vd_cmd.h"
+#include "vd_cmd_load.h"
+#include "vd_replay.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { VD_RECEIPT_FILE_MAX = 16 << 20, VD_VERIFY_ROWS = 512, VD_VERIFY_LOGITS = 64 };
+
+struct vd_verify {
+    struct vd_cli *cli;
+    struct vd_envelope e;
+    uint32_t *tokens;
+    struct vd_receipt receipt;
+    struct vd_hash id;
+    bool replayed;
+    struct vd_replay_result result;
+    double replay_s, load_s;
+};
+
+static enum vd_err vd_verify_read(struct vd_verify *v, const char *path, struct vd_error *err)
+{
+    uint8_t *bytes;
+    size_t n;
+    enum vd_err e = vd_cli_slurp(&bytes, &n, path, VD_RECEIPT_FILE_MAX, err);
+    if (e != VD_OK)
+        return e;
+    v->tokens = malloc((n + 1) * sizeof *v->tokens);
+    if (!v->tokens)
+        e = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
+    else if (!vd_envelope_decode((struct vd_bytes){bytes, n}, &v->e, v->tokens, n))
+        e = vd_error_set(err, VD_EFALSE, "%.200s is no receipt: %s", path,
+                         vd_receipt_verdict_text(VD_RECEIPT_MALFORMED));
+    free(bytes);
+    if (e != VD_OK)
+        return e;
+    v->id = vd_signed_receipt_id(&v->e.receipt);
+    enum vd_receipt_verdict verdict = vd_envelope_check(&v->e, &v->receipt);
+    return verdict == VD_RECEIPT_OK ? VD_OK
+                                    : vd_error_set(err, VD_EFALSE, "the receipt is not valid: %s",
+                                                   vd_receipt_verdict_text(verdict));
+}
+
+/* The file under models/ that has the receipt's root. */
+static enum vd_err vd_verify_find_model(struct vd_verify *v, char out[VD_PATH_MAX], struct vd_error *err)
+{
+    char dir[VD_PATH_MAX], hex[65];
+    const struct dirent *f;
+    bool found = false;
+    enum vd_err e = vd_home_path(dir, err, "models");
+    if (e != VD_OK)
+        return e;
+    DIR *d = opendir(dir);
+    while (d && !found && (f = readdir(d)) != NULL) {
+        struct vd_cmd_engine g;
+        struct vd_hash root;
+        size_t n = strlen(f->d_name);
+        if (n < 5 || strcmp(f->d_name + n - 5, ".gguf") != 0)
+            continue;
+        snprintf(out, VD_PATH_MAX, "%.3000s/%.255s", dir, f->d_name);
+        if (vd_cmd_engine_open(&g, v->cli, out, NULL) != VD_OK)
+            continue;
+        found = vd_model_root(g.model, g.pool, &root, NULL) == VD_OK &&
+                vd_hash_eq(&root, &v->receipt.request.model_root);
+        vd_cmd_engine_close(&g);
+    }
+    if (d)
+        closedir(d);
+    vd_hex_encode(hex, v->receipt.request.model_root.b, VD_HASH_BYTES);
+    return found ? VD_OK
+                 : vd_error_set(err, VD_ENOTFOUND,
+                                "signatures and tokens are good, but no file in %.200s is the model %s; "
+                                "--model FILE names one, --no-replay is content with this",
+                                dir, hex);
+}
+
+static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, struct vd_error *err)
+{
+    struct vd_cmd_engine g;
+    struct vd_ctx *ctx = NULL;
+    struct vd_kv_pool *cache = NULL;
+    struct vd_hash root;
+    struct vd_proof_job job = {&v->receipt, v->e.prompt, v->e.output, v->e.job_salt};
+    uint64_t began = vd_clock_ns();
+    enum vd_err e = vd_cmd_engine_open(&g, v->cli, model, err);
+    if (e != VD_OK)
+        return e;
+    e = vd_model_root(g.model, g.pool, &root, err);
+    if (e == VD_OK)
+        e = vd_ctx_create(&ctx, g.model, g.pool, VD_VERIFY_ROWS, VD_VERIFY_LOGITS, err);
+    if (e == VD_OK)
+        e = vd_kv_pool_create(&cache, g.model, (size_t)1 << 30, err);
+    uint64_t loaded = vd_clock_ns();
+    if (e == VD_OK)
+        e = vd_replay(ctx, cache, &root, &job, &v->result, err);
+    v->replayed = e == VD_OK;
+    v->load_s = (double)(loaded - began) / 1e9;
+    v->replay_s = (double)(vd_clock_ns() - loaded) / 1e9;
+    vd_ctx_destroy(ctx);
+    vd_kv_pool_destroy(cache);
+    vd_cmd_engine_close(&g);
+    return e;
+}
+
+static void vd_verify_print_json(const struct vd_verify *v)
+{
+    char id[65], worker[65], root[65];
+    vd_hex_encode(id, v->id.b, VD_HASH_BYTES);
+    vd_hex_encode(worker, v->receipt.request.worker.b, VD_PUBKEY_BYTES);
+    vd_hex_encode(root, v->receipt.request.model_root.b, VD_HASH_BYTES);
+    bool stands = v->replayed && v->result.verdict == VD_REPLAY_OK;
+    json_t *a = json_pack(
+        "{s:s,s:s,s:s,s:I,s:I,s:s,s:I,s:b,s:b}", "receipt", id, "worker", worker, "model_root", root,
+        "prompt_tokens", (json_int_t)v->receipt.request.n_prompt, "output_tokens",
+        (json_int_t)v->receipt.n_output, "finish", vd_finish_name(v->receipt.finish), "amount_micro",
+        (json_int_t)v->receipt.amount.micro, "signatures_valid", 1, "replayed", v->replayed);
+    if (v->replayed) {
+        json_object_set_new(a, "stands", json_boolean(stands));
+        json_object_set_new(a, "verdict", json_string(vd_replay_text(v->result.verdict)));
+        json_object_set_new(a, "replay_s", json_real(v->replay_s));
+        json_object_set_new(a, "load_s", json_real(v->load_s));
+        if (v->result.verdict == VD_REPLAY_TOKEN || v->result.verdict == VD_REPLAY_STOP)
+            json_object_set_new(a, "step", json_integer(v->result.step));
+    }
+    vd_cli_json(v->cli, a);
+}
+
+static void vd_verify_print(const struct vd_verify *v)
+{
+    FILE *out = v->cli->out;
+    char hex[65], credits[VD_CLI_CREDITS_MAX];
+    vd_hex_encode(hex, v->id.b, VD_HASH_BYTES);
+    fprintf(out, "receipt     %s\n", hex);
+    vd_hex_encode(hex, v->receipt.request.worker.b, VD_PUBKEY_BYTES);
+    fprintf(out, "worker      %s\n", hex);
+    vd_hex_encode(hex, v->receipt.request.model_root.b, VD_HASH_BYTES);
+    fprintf(out, "model root  %s\ntokens      %u prompt, %u output, end: %s; %s credits\n", hex,
+            v->receipt.request.n_prompt, v->receipt.n_output, vd_finish_name(v->receipt.finish),
+            vd_cli_credits(credits, v->receipt.amount.micro));
+    fprintf(out, "signatures  valid; salt, prompt and answer are the signed ones\n");
+    if (!v->replayed)
+        return;
+    uint32_t n = v->receipt.request.n_prompt + v->receipt.n_output;
+    fprintf(out, "replay      %u tokens in %.3f s (%.0f/s)\n", n, v->replay_s, n / v->replay_s);
+    fprintf(out, "verdict     %s\n", vd_replay_text(v->result.verdict));
+}
+
+static enum vd_err vd_verify_verdict(const struct vd_verify *v, struct vd_error *err)
+{
+    const struct vd_replay_result *r = &v->result;
+    uint32_t p = v->receipt.request.n_prompt;
+    if (!v->replayed || r->verdict == VD_REPLAY_OK)
+        return VD_OK;
+    if (r->verdict == VD_REPLAY_TOKEN)
+        return vd_error_set(err, VD_EFALSE, "%s: output token %u is %u, the model's is %u",
+                            vd_replay_text(r->verdict), r->step + 1 - p, r->got, r->want);
+    if (r->verdict == VD_REPLAY_STOP)
+        return vd_error_set(err, VD_EFALSE, "%s: at output token %u", vd_replay_text(r->verdict),
+                            r->step + 1 - p);
+    return vd_error_set(err, VD_EFALSE, "%s", vd_replay_text(r->verdict));
+}
+
+static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
+{
+    char found[VD_PATH_MAX];
+    const char *model = vd_cli_text(cli, "model", NULL);
+    struct vd_verify *v = calloc(1, sizeof *v);
+    if (!v)
+        return vd_error_set(err, VD_ENOMEM, "no memory to verify");
+    v->cli = cli;
+    enum vd_err e = vd_verify_read(v, cli->arg[0], err);
+    if (e == VD_OK && !vd_cli_has(cli, "no-replay")) {
+        if (!model) {
+            e = vd_verify_find_model(v, found, err);
+            model = found;
+        }
+        if (e == VD_OK)
+            e = vd_verify_replay(v, model, err);
+    }
+    if (e == VD_OK) {
+        if (cli->json)
+            vd_verify_print_json(v);
+        else
+            vd_verify_print(v);
+        e = vd_verify_verdict(v, err);
+    }
+    free(v->tokens);
+    free(v);
+    return e;
+}
+
+static const struct vd_cli_opt vd_verify_opts[] = {
+    {"model", 'm', "MODEL", "the model (default: the file in $VERIDEM_HOME/models with the receipt's root)",
+     false},
+    {"no-replay", 0, NULL, "only what needs no model: signatures, salt, tokens, price", false},
+    VD_CMD_OPTS_COMPUTE,
+    {0},
+};
+const struct vd_cmd vd_cmd_verify = {
+    .name = "verify",
+    .group = "Models and text",
+    .usage = "RECEIPT",
+    .summary = "does a receipt stand? signatures, then replay",
+    .help = "RECEIPT is a file that `veridem run --receipt` wrote or a gateway gave out (- is stdin). Prompt "
+            "and answer are run\n"
+            "again in one pass, which is much faster than generating them, and every token and the commit "
+            "root are\n"
+            "compared. Exit status 0: it stands; 1: it does not, and where it differs; 3: it could not be "
+            "checked.",
+    .opts = vd_verify_opts,
+    .min_args = 1,
+    .max_args = 1,
+    .run = vd_verify_run,
+};

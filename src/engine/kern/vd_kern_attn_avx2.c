@@ -1,4 +1,4 @@
-/* Attention with AVX2: tiles of four query rows for the scores, three for the values.
+/* Attention with AVX2: tiles of four query rows for the scores, two for the values.
  *
  * Scores are the Q8_0 product with positions in place of rows. The sum over positions multiplies 16-bit
  * weights with values widened from 8 bits (vpmaddwd adds pairs of positions in int32), since unsigned byte
@@ -6,7 +6,7 @@
 #include "vd_kern_avx2.h"
 #include "vd_num.h"
 
-enum { TILE = 4, PANEL_ROWS = 3, PANEL = 16 };
+enum { TILE = 4, PANEL_ROWS = 2, PANEL = 16 };
 
 struct row_state {
     const struct vd_kern_query *query;
@@ -47,7 +47,7 @@ static bool meets(const struct vd_kern_query *row, size_t c)
 }
 
 /* Scores of eight positions for n rows. */
-VD_INLINE void score8(int n, struct row_state *const *st, const struct vd_wide_kv *c, size_t hd, size_t p0,
+VD_INLINE void score8(int n, struct row_state *st, const struct vd_wide_kv *c, size_t hd, size_t p0,
                       __m256 scale)
 {
     __m256 acc[TILE];
@@ -55,26 +55,24 @@ VD_INLINE void score8(int n, struct row_state *const *st, const struct vd_wide_k
     for (int i = 0; i < n; i++)
         acc[i] = _mm256_setzero_ps();
     for (size_t b = 0; b < hd / 32; b++) {
-        const int8_t *q[TILE];
         __m256i sum[TILE];
         const __m256 kd = _mm256_loadu_ps(c->kd + b * VD_KERN_CHUNK + p0);
-        VD_UNROLL
-        for (int i = 0; i < n; i++)
-            q[i] = st[i]->q + b * 32;
-        dot_bytes(n, c->k + (p0 / 16 * hd + b * 32) * 16 + p0 % 16 * 4, q, sum);
+        const uint8_t *k = c->k + (p0 / 16 * hd + b * 32) * 16 + p0 % 16 * 4;
+        dot_bytes(n, k, st->q + b * 32, sizeof(*st), sum);
         VD_UNROLL
         for (int i = 0; i < n; i++) {
-            sum[i] = _mm256_sub_epi32(sum[i], _mm256_set1_epi32(128 * st[i]->asum[b]));
-            acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(kd, _mm256_set1_ps(st[i]->dq[b])),
+            sum[i] = _mm256_sub_epi32(sum[i], _mm256_set1_epi32(128 * st[i].asum[b]));
+            acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(kd, _mm256_set1_ps(st[i].dq[b])),
                                      _mm256_cvtepi32_ps(sum[i]), acc[i]);
         }
     }
     VD_UNROLL
     for (int i = 0; i < n; i++)
-        _mm256_storeu_ps(st[i]->s + p0, _mm256_mul_ps(acc[i], scale));
+        _mm256_storeu_ps(st[i].s + p0, _mm256_mul_ps(acc[i], scale));
 }
 
-static void scores(struct row_state *const *st, size_t n, const struct vd_wide_kv *c, size_t hd, float scale)
+/* Of all rows of the tile, also those that do not meet the chunk: theirs are not used. */
+static void scores(struct row_state *st, size_t n, const struct vd_wide_kv *c, size_t hd, float scale)
 {
     const __m256 sv = _mm256_set1_ps(scale);
     for (size_t p = 0; p < VD_KERN_CHUNK; p += 8) {
@@ -156,44 +154,54 @@ static void softmax(struct row_state *st, const struct vd_wide_kv *kv, size_t c)
     chunk_codes(st->s, inv, st->w);
 }
 
-/* Integer sums of elements e .. e + 15 for n rows, then o as each row wants it. acc[r][k] holds pairs of sums
- * of elements e + 4k .. e + 4k + 3. */
-VD_INLINE void value_panel(int n, struct row_state *const *st, const struct vd_wide_kv *c, size_t hd,
-                           size_t e)
+/* Four values of 4 positions each times the weights of those positions, in pairs. */
+VD_INLINE __m256i pair_sums(__m256i acc, const int8_t *v, __m256i w)
 {
-    __m256i acc[PANEL_ROWS][4];
+    return _mm256_add_epi32(acc,
+                            _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)v)), w));
+}
+
+VD_INLINE void store_sums(int32_t *sum, __m256i a, __m256i b)
+{
+    _mm256_storeu_si256((__m256i *)sum, _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8));
+}
+
+/* Integer sums of elements e .. e + 15 for n rows with weights w[row], into sum[row][0..16). */
+VD_INLINE void value_panel(int n, const int16_t *const *w, const int8_t *v, size_t quad_bytes,
+                           int32_t (*sum)[PANEL])
+{
+    __m256i acc0[PANEL_ROWS], acc1[PANEL_ROWS], acc2[PANEL_ROWS], acc3[PANEL_ROWS];
     VD_UNROLL
     for (int r = 0; r < n; r++)
-        acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm256_setzero_si256();
-    for (size_t quad = 0; quad < VD_KERN_CHUNK / 4; quad++) {
-        __m256i w[PANEL_ROWS];
+        acc0[r] = acc1[r] = acc2[r] = acc3[r] = _mm256_setzero_si256();
+    for (size_t quad = 0; quad < VD_KERN_CHUNK / 4; quad++, v += quad_bytes) {
         VD_UNROLL
         for (int r = 0; r < n; r++) {
             int64_t four;
-            memcpy(&four, st[r]->w + quad * 4, 8);
-            w[r] = _mm256_set1_epi64x(four);
-        }
-        VD_UNROLL
-        for (int k = 0; k < 4; k++) {
-            const int8_t *p = c->v + (quad * hd + e) * 4 + 16 * k;
-            const __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
-            VD_UNROLL
-            for (int r = 0; r < n; r++)
-                acc[r][k] = _mm256_add_epi32(acc[r][k], _mm256_madd_epi16(v, w[r]));
+            memcpy(&four, w[r] + quad * 4, 8);
+            const __m256i wv = _mm256_set1_epi64x(four);
+            acc0[r] = pair_sums(acc0[r], v, wv);
+            acc1[r] = pair_sums(acc1[r], v + 16, wv);
+            acc2[r] = pair_sums(acc2[r], v + 32, wv);
+            acc3[r] = pair_sums(acc3[r], v + 48, wv);
         }
     }
     VD_UNROLL
     for (int r = 0; r < n; r++) {
-        const __m256 d = _mm256_set1_ps(st[r]->d), a = _mm256_set1_ps(st[r]->a), b = _mm256_set1_ps(st[r]->b);
-        VD_UNROLL
-        for (int k = 0; k < 2; k++) {
-            float *o = st[r]->dst + e + 8 * k;
-            __m256i sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[r][2 * k], acc[r][2 * k + 1]), 0xD8);
-            __m256 oc = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
-            if (st[r]->merge)
-                oc = _mm256_fmadd_ps(_mm256_loadu_ps(o), a, _mm256_mul_ps(oc, b));
-            _mm256_storeu_ps(o, oc);
-        }
+        store_sums(sum[r], acc0[r], acc1[r]);
+        store_sums(sum[r] + 8, acc2[r], acc3[r]);
+    }
+}
+
+/* o of a panel from the integer sums: copied, or merged with what the row has. */
+static void value_out(const struct row_state *st, const int32_t *sum, float *o)
+{
+    const __m256 d = _mm256_set1_ps(st->d), a = _mm256_set1_ps(st->a), b = _mm256_set1_ps(st->b);
+    for (size_t k = 0; k < PANEL; k += 8) {
+        __m256 oc = _mm256_mul_ps(_mm256_cvtepi32_ps(load256(sum + k)), d);
+        if (st->merge)
+            oc = _mm256_fmadd_ps(_mm256_loadu_ps(o + k), a, _mm256_mul_ps(oc, b));
+        _mm256_storeu_ps(o + k, oc);
     }
 }
 
@@ -201,12 +209,17 @@ static void values(struct row_state *const *st, size_t n, const struct vd_wide_k
 {
     for (size_t i = 0; i < n; i += PANEL_ROWS)
         for (size_t e = 0; e < hd; e += PANEL) {
-            if (n - i >= 3)
-                value_panel(3, st + i, c, hd, e);
-            if (n - i == 2)
-                value_panel(2, st + i, c, hd, e);
-            if (n - i == 1)
-                value_panel(1, st + i, c, hd, e);
+            int32_t sum[PANEL_ROWS][PANEL];
+            if (n - i == 1) {
+                const int16_t *w[1] = {st[i]->w};
+                value_panel(1, w, c->v + e * 4, hd * 4, sum);
+                value_out(st[i], sum[0], st[i]->dst + e);
+                continue;
+            }
+            const int16_t *w[PANEL_ROWS] = {st[i]->w, st[i + 1]->w};
+            value_panel(2, w, c->v + e * 4, hd * 4, sum);
+            value_out(st[i], sum[0], st[i]->dst + e);
+            value_out(st[i + 1], sum[1], st[i + 1]->dst + e);
         }
 }
 
@@ -254,7 +267,8 @@ static size_t chunk_rows(struct row_state *st, size_t n, const struct vd_kern_kv
     for (size_t i = 0; i < n; i++)
         if (meets(st[i].query, c))
             active[k++] = &st[i];
-    scores(active, k, w, kv->hd, scale);
+    if (k > 0)
+        scores(st, n, w, kv->hd, scale);
     for (size_t i = 0; i < k; i++)
         softmax(active[i], w, c);
     return k;

@@ -89,9 +89,9 @@ VD_INLINE void nibbles(const uint8_t *p, __m256i *lo, __m256i *hi)
     *hi = _mm256_and_si256(_mm256_srli_epi16(u, 4), low);
 }
 
-/* sum[i] = 32 unsigned byte codes times the int8 of q[i], for 8 rows and n right-hand sides. Codes of a row:
- * 8 steps 64 bytes apart. */
-VD_INLINE void dot_bytes(int n, const uint8_t *p, const int8_t *const *q, __m256i *sum)
+/* sum[i] = 32 unsigned byte codes times the int8 at q + i * stride, for 8 rows and n right-hand sides. Codes
+ * of a row: 8 steps 64 bytes apart. */
+VD_INLINE void dot_bytes(int n, const uint8_t *p, const int8_t *q, size_t stride, __m256i *sum)
 {
     const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
     __m256i a[4], b[4];
@@ -104,7 +104,7 @@ VD_INLINE void dot_bytes(int n, const uint8_t *p, const int8_t *const *q, __m256
         nibbles(p + 64 * j, &lo, &hi);
         VD_UNROLL
         for (int i = 0; i < n; i++) {
-            __m256i x = broadcast4(q[i] + 4 * j);
+            __m256i x = broadcast4(q + (size_t)i * stride + 4 * j);
             a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(lo, x));
             b[i] = _mm256_add_epi16(b[i], _mm256_maddubs_epi16(hi, x));
         }

@@ -16,7 +16,7 @@ struct tile {
 };
 
 /* sum[i] = codes of eight rows times token i, the codes taken as they are stored. */
-VD_INLINE void dot_nibbles(int n, const uint8_t *p, const int8_t *const *q, __m256i *sum)
+VD_INLINE void dot_nibbles(int n, const uint8_t *p, const int8_t *q, __m256i *sum)
 {
     VD_UNROLL
     for (int i = 0; i < n; i++)
@@ -27,8 +27,8 @@ VD_INLINE void dot_nibbles(int n, const uint8_t *p, const int8_t *const *q, __m2
         nibbles(p + 64 * j, &lo, &hi);
         VD_UNROLL
         for (int i = 0; i < n; i++) {
-            __m256i x = _mm256_maddubs_epi16(lo, broadcast4(q[i] + 4 * j));
-            __m256i y = _mm256_maddubs_epi16(hi, broadcast4(q[i] + 16 + 4 * j));
+            __m256i x = _mm256_maddubs_epi16(lo, broadcast4(q + 32 * i + 4 * j));
+            __m256i y = _mm256_maddubs_epi16(hi, broadcast4(q + 32 * i + 16 + 4 * j));
             sum[i] = _mm256_add_epi16(sum[i], _mm256_add_epi16(x, y));
         }
     }
@@ -43,64 +43,61 @@ VD_INLINE __m256i code_offset(enum vd_wtype type, int32_t asum)
     return _mm256_set1_epi32(asum * (type == VD_WTYPE_Q8_0 ? 128 : type == VD_WTYPE_Q4_0 ? 8 : 0));
 }
 
-/* One block: acc[half][token] gets its fma, and that of the min. */
-VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, const uint8_t *p, const struct vd_wide_act *a,
-                          size_t slot, __m256 acc[2][TILE])
+/* One block of eight rows at p: acc[token] gets its fma, and that of the min. */
+VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, const uint8_t *p, int half,
+                          const struct vd_wide_act *a, size_t slot, __m256 *acc)
 {
-    const size_t head_bytes = type == VD_WTYPE_Q4_1 ? 64 : 32;
-    const int8_t *q[TILE];
+    const __m256 dw = load_half8((const uint16_t *)p + 8 * half);
+    const __m256 mw = type == VD_WTYPE_Q4_1 ? load_half8((const uint16_t *)p + 16 + 8 * half) : dw;
+    const uint8_t *codes = p + (type == VD_WTYPE_Q4_1 ? 64 : 32) + 32 * half;
+    const int8_t *q = a->q[slot];
+    __m256i sum[TILE];
+    if (type == VD_WTYPE_Q8_0)
+        dot_bytes(n, codes, q, 32, sum);
+    else
+        dot_nibbles(n, codes, q, sum);
     VD_UNROLL
-    for (int i = 0; i < n; i++)
-        q[i] = a->q[slot + (size_t)i];
-    VD_UNROLL
-    for (int h = 0; h < 2; h++) {
-        __m256i sum[TILE];
-        const __m256 dw = load_half8((const uint16_t *)p + 8 * h);
-        if (type == VD_WTYPE_Q8_0)
-            dot_bytes(n, p + head_bytes + 32 * h, q, sum);
-        else
-            dot_nibbles(n, p + head_bytes + 32 * h, q, sum);
-        VD_UNROLL
-        for (int i = 0; i < n; i++) {
-            const size_t t = slot + (size_t)i;
-            const __m256 da = _mm256_set1_ps(a->d[t]);
-            if (type != VD_WTYPE_Q4_1)
-                sum[i] = _mm256_sub_epi32(sum[i], code_offset(type, a->asum[t]));
-            acc[h][i] = _mm256_fmadd_ps(_mm256_mul_ps(dw, da), _mm256_cvtepi32_ps(sum[i]), acc[h][i]);
-            if (type != VD_WTYPE_Q4_1)
-                continue;
-            const __m256 mw = load_half8((const uint16_t *)p + 16 + 8 * h);
-            if (huge) /* the rule by the letter, see vd_kern_wide.h */
-                acc[h][i] =
-                    _mm256_fmadd_ps(_mm256_mul_ps(mw, da), _mm256_set1_ps((float)a->asum[t]), acc[h][i]);
-            else
-                acc[h][i] = _mm256_fmadd_ps(mw, _mm256_set1_ps(a->s[t]), acc[h][i]);
-        }
+    for (int i = 0; i < n; i++) {
+        const size_t t = slot + (size_t)i;
+        const __m256 da = _mm256_set1_ps(a->d[t]);
+        if (type != VD_WTYPE_Q4_1)
+            sum[i] = _mm256_sub_epi32(sum[i], code_offset(type, a->asum[t]));
+        acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(dw, da), _mm256_cvtepi32_ps(sum[i]), acc[i]);
+        if (type == VD_WTYPE_Q4_1 && huge) /* the rule by the letter, see vd_kern_wide.h */
+            acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(mw, da), _mm256_set1_ps((float)a->asum[t]), acc[i]);
+        if (type == VD_WTYPE_Q4_1 && !huge)
+            acc[i] = _mm256_fmadd_ps(mw, _mm256_set1_ps(a->s[t]), acc[i]);
     }
 }
 
-/* 16 rows x n tokens -> out[half][token]. */
-VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m256 out[2][TILE])
+/* Eight rows (one half of the group) x n tokens -> out[token]. The second half finds the group's bytes in L1.
+ */
+VD_INLINE void tile_half(enum vd_wtype type, int n, bool huge, const struct tile *t, int half, __m256 *out)
 {
     const uint8_t *p = t->w;
     const size_t block_bytes = type == VD_WTYPE_Q8_0 ? 32 + 512 : type == VD_WTYPE_Q4_1 ? 64 + 256 : 32 + 256;
     for (size_t b0 = 0; b0 < t->n_blocks; b0 += WIDE_SEG_BLOCKS) {
         size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
-        __m256 acc[2][TILE];
+        __m256 acc[TILE];
         VD_UNROLL
         for (int i = 0; i < n; i++)
-            acc[0][i] = acc[1][i] = _mm256_setzero_ps();
+            acc[i] = _mm256_setzero_ps();
         for (size_t b = b0; b < b1; b++, p += block_bytes) {
-            for (size_t i = 0; i < block_bytes; i += 64)
-                _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
-            block_step(type, n, huge, p, &t->act->block[b], t->slot, acc);
+            if (half == 0)
+                for (size_t i = 0; i < block_bytes; i += 64)
+                    _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
+            block_step(type, n, huge, p, half, &t->act->block[b], t->slot, acc);
         }
         VD_UNROLL
         for (int i = 0; i < n; i++)
-            VD_UNROLL
-        for (int h = 0; h < 2; h++)
-            out[h][i] = b0 == 0 ? acc[h][i] : _mm256_add_ps(out[h][i], acc[h][i]);
+            out[i] = b0 == 0 ? acc[i] : _mm256_add_ps(out[i], acc[i]);
     }
+}
+
+VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m256 out[2][TILE])
+{
+    tile_half(type, n, huge, t, 0, out[0]);
+    tile_half(type, n, huge, t, 1, out[1]);
 }
 
 typedef void tile_fn(const struct tile *t, __m256 out[2][TILE]);
@@ -179,33 +176,32 @@ VD_INLINE __m256 load_weights(enum vd_wtype type, const uint8_t *p, size_t i)
 VD_INLINE void float_tile(enum vd_wtype type, int n, const struct vd_kern_mat *w, size_t g,
                           const struct vd_kern_rhs *x, size_t t, float *y, size_t ldy)
 {
-    __m256 total[2][TILE] = {0};
+    __m256 total0[TILE] = {0}, total1[TILE] = {0};
     const uint8_t *p = vd_wide_group(w, g);
     for (size_t c0 = 0; c0 < w->cols; c0 += 512) {
         size_t c1 = c0 + 512 < w->cols ? c0 + 512 : w->cols;
-        __m256 acc[2][TILE];
+        __m256 acc0[TILE], acc1[TILE];
         VD_UNROLL
         for (int i = 0; i < n; i++)
-            acc[0][i] = acc[1][i] = _mm256_setzero_ps();
+            acc0[i] = acc1[i] = _mm256_setzero_ps();
         for (size_t c = c0; c < c1; c++) {
             const __m256 lo = load_weights(type, p, c * 16), hi = load_weights(type, p, c * 16 + 8);
             VD_UNROLL
             for (int i = 0; i < n; i++) {
                 const __m256 xv = _mm256_set1_ps(x->x[(t + (size_t)i) * x->ldx + c]);
-                acc[0][i] = _mm256_fmadd_ps(lo, xv, acc[0][i]);
-                acc[1][i] = _mm256_fmadd_ps(hi, xv, acc[1][i]);
+                acc0[i] = _mm256_fmadd_ps(lo, xv, acc0[i]);
+                acc1[i] = _mm256_fmadd_ps(hi, xv, acc1[i]);
             }
         }
         VD_UNROLL
-        for (int i = 0; i < n; i++)
-            VD_UNROLL
-        for (int h = 0; h < 2; h++)
-            total[h][i] = c0 == 0 ? acc[h][i] : _mm256_add_ps(total[h][i], acc[h][i]);
+        for (int i = 0; i < n; i++) {
+            total0[i] = c0 == 0 ? acc0[i] : _mm256_add_ps(total0[i], acc0[i]);
+            total1[i] = c0 == 0 ? acc1[i] : _mm256_add_ps(total1[i], acc1[i]);
+        }
     }
     VD_UNROLL
     for (int i = 0; i < n; i++)
-        store_rows(y + (t + (size_t)i) * ldy + g * WIDE_ROWS, w->rows - g * WIDE_ROWS, total[0][i],
-                   total[1][i]);
+        store_rows(y + (t + (size_t)i) * ldy + g * WIDE_ROWS, w->rows - g * WIDE_ROWS, total0[i], total1[i]);
 }
 
 VD_INLINE void float_rows(enum vd_wtype type, const struct vd_kern_mat *w, size_t g0, size_t g1,

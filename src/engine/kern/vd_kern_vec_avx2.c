@@ -85,6 +85,15 @@ void vd_avx2_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_
 
 /* ---- norm, rope, elementwise ---- */
 
+VD_INLINE void add_squares(__m256 a[4], const float *x)
+{
+    VD_UNROLL
+    for (int k = 0; k < 4; k++) {
+        __m256 v = _mm256_loadu_ps(x + 8 * k);
+        a[k] = _mm256_fmadd_ps(v, v, a[k]);
+    }
+}
+
 static float sumsq_segment(const float *x, size_t n)
 {
     __m256 a[4];
@@ -92,16 +101,12 @@ static float sumsq_segment(const float *x, size_t n)
     VD_UNROLL
     for (int k = 0; k < 4; k++)
         a[k] = _mm256_setzero_ps();
-    for (; i < n; i += 32) {
+    for (; i + 32 <= n; i += 32)
+        add_squares(a, x + i);
+    if (i < n) {
         float last[32] = {0};
-        const float *p = x + i;
-        if (n - i < 32)
-            p = memcpy(last, p, (n - i) * sizeof(float));
-        VD_UNROLL
-        for (int k = 0; k < 4; k++) {
-            __m256 v = _mm256_loadu_ps(p + 8 * k);
-            a[k] = _mm256_fmadd_ps(v, v, a[k]);
-        }
+        memcpy(last, x + i, (n - i) * sizeof(float));
+        add_squares(a, last);
     }
     return tree8(_mm256_add_ps(_mm256_add_ps(a[0], a[2]), _mm256_add_ps(a[1], a[3])));
 }

@@ -312,6 +312,8 @@ static bool f_int(struct vd_run *r, const struct vd_value *v, const struct vd_ar
     if (!int_arg(r, a, 0, "default", 0, &missing))
         return false;
     *out = vd_value_int(missing);
+    if (v->type == VD_VALUE_UNDEFINED)
+        return vd_op_attr(r, v, (struct vd_str){"", 0}, out);
     if (v->type == VD_VALUE_INT || v->type == VD_VALUE_BOOL)
         *out = vd_value_int(v->type == VD_VALUE_INT ? v->i : v->b);
     if (v->type != VD_VALUE_STR)

@@ -125,14 +125,33 @@ bool vd_op_equal(struct vd_run *r, const struct vd_value *a, const struct vd_val
     return true;
 }
 
-/* -1, 0, 1 of integers or strings; UTF-8 sorts as its code points do. */
-static bool order(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int *out)
+static bool order(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth, int *out);
+
+/* Lists are ordered by their first items that differ. */
+static bool order_lists(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth,
+                        int *out)
+{
+    bool equal = true;
+    *out = (a->list.n > b->list.n) - (a->list.n < b->list.n);
+    for (size_t i = 0; i < a->list.n && i < b->list.n; i++) {
+        if (!vd_op_equal(r, &a->list.p[i], &b->list.p[i], depth, &equal))
+            return false;
+        if (!equal)
+            return order(r, &a->list.p[i], &b->list.p[i], depth + 1, out);
+    }
+    return true;
+}
+
+/* < 0, 0, > 0 of integers, strings (UTF-8 sorts as its code points do) or lists. */
+static bool order(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth, int *out)
 {
     int64_t x, y;
     if (as_int(a, &x) && as_int(b, &y)) {
         *out = (x > y) - (x < y);
         return true;
     }
+    if (a->type == VD_VALUE_LIST && b->type == VD_VALUE_LIST && a->is_tuple == b->is_tuple)
+        return order_lists(r, a, b, depth, out);
     if (a->type != VD_VALUE_STR || b->type != VD_VALUE_STR)
         return refuse(r, "an order", a->type == VD_VALUE_STR || a->type == VD_VALUE_INT ? b : a);
     size_t n = a->s.n < b->s.n ? a->s.n : b->s.n;
@@ -178,7 +197,7 @@ bool vd_op_compare(struct vd_run *r, enum vd_op op, const struct vd_value *a, co
         *out = *out == (op == VD_OP_IN);
         return ok;
     }
-    if (!order(r, a, b, &c))
+    if (!order(r, a, b, 0, &c))
         return false;
     *out = op == VD_OP_LT ? c < 0 : op == VD_OP_LE ? c <= 0 : op == VD_OP_GT ? c > 0 : c >= 0;
     return true;
@@ -469,8 +488,9 @@ bool vd_op_slice(struct vd_run *r, const struct vd_value *v, const struct vd_val
                  struct vd_value *out)
 {
     bool is_str = v->type == VD_VALUE_STR;
+    *out = undefined(vd_str_of("the slice"));
     if (!is_str && v->type != VD_VALUE_LIST)
-        return refuse(r, "a slice", v);
+        return v->type != VD_VALUE_UNDEFINED || refuse(r, "", v);
     int64_t n = (int64_t)(is_str ? count_chars(v->s) : v->list.n), step = 1, start, stop;
     if (bounds[2].type != VD_VALUE_NONE && (!as_int(&bounds[2], &step) || step == 0))
         return vd_run_fail(r, VD_EFORMAT, "a slice's step must be an integer other than 0");

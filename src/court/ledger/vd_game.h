@@ -100,8 +100,8 @@ bool vd_game_worker_loses(enum vd_game_result r);     /* class 2 */
 bool vd_game_challenger_loses(enum vd_game_result r); /* class 3 */
 
 enum vd_game_phase {
-    VD_PHASE_W_STATE,
-    VD_PHASE_C_STATE, /* STEP, BIND_NODE (index 0: the whole commit tree) or BIND */
+    VD_PHASE_W_STATE = 1, /* so that no game has empty bytes */
+    VD_PHASE_C_STATE,     /* STEP, BIND_NODE (index 0: the whole commit tree) or BIND */
     VD_PHASE_W_NODES,
     VD_PHASE_C_STEP,
     VD_PHASE_W_UNITS,

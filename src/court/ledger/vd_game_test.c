@@ -1,0 +1,189 @@
+/* What the game is apart from trees and records: moves have one encoding and only their own fields, and each
+ * position lets in only its own moves. Whole disputes are played in src/proof/vd_dispute_test.c. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "vd_game.h"
+#include "vd_trace_hash.h"
+
+static uint8_t buf[VD_MOVE_MAX_BYTES], again[VD_MOVE_MAX_BYTES];
+
+static const struct vd_program program = {.n_layers = 1,
+                                          .width = 32,
+                                          .n_heads = 1,
+                                          .n_kv_heads = 1,
+                                          .head_dim = 32,
+                                          .ff_width = 32,
+                                          .vocab = 10,
+                                          .ctx = 8192,
+                                          .n_tensors = 11,
+                                          .n_rope = 1};
+
+static struct vd_ref_claim claim_of(uint32_t n_steps)
+{
+    return (struct vd_ref_claim){
+        .graph = {&program, {.n_prompt = n_steps, .n_output = 1, .n_steps = n_steps, .max_tokens = 1}},
+        .finish = VD_FINISH_LENGTH};
+}
+
+static struct vd_bytes bytes_of(const struct vd_move *m)
+{
+    return (struct vd_bytes){buf, vd_move_encode(m, buf, sizeof buf)};
+}
+
+static void moves_round_trip(void **state)
+{
+    static const struct vd_hash nodes[3] = {{{1}}, {{2}}, {{3}}};
+    const struct vd_bytes n = {(const uint8_t *)nodes, sizeof nodes}, d = {(const uint8_t *)"abc", 3};
+    const struct vd_hash h = {{9}};
+    const struct vd_move all[] = {{.kind = VD_MOVE_STATE, .root = h, .nodes = n},
+                                  {.kind = VD_MOVE_NODES, .nodes = n},
+                                  {.kind = VD_MOVE_OPS, .salt = h, .nodes = n},
+                                  {.kind = VD_MOVE_RECORDS, .data = d},
+                                  {.kind = VD_MOVE_BIND_OPEN, .data = d},
+                                  {.kind = VD_MOVE_STEP, .index = 0},
+                                  {.kind = VD_MOVE_STEP, .index = UINT64_MAX},
+                                  {.kind = VD_MOVE_TILE, .index = 3, .data = d},
+                                  {.kind = VD_MOVE_SALT, .salt = h}};
+    for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct vd_move m;
+        struct vd_bytes b = bytes_of(&all[i]);
+        assert_true(vd_move_decode(b, &m));
+        assert_int_equal(vd_move_encode(&m, again, sizeof again), b.n);
+        assert_memory_equal(again, buf, b.n);
+        assert_int_equal(vd_move_encode(&all[i], again, b.n - 1), 0);
+    }
+}
+
+static void moves_have_only_their_own_fields(void **state)
+{
+    static const struct vd_hash h = {{9}};
+    const struct vd_bytes n = {(const uint8_t *)&h, 32}, d = {(const uint8_t *)"abc", 3};
+    const struct vd_move bad[] = {{.kind = 0},
+                                  {.kind = VD_MOVE_STATE, .root = h, .nodes = n, .index = 1},
+                                  {.kind = VD_MOVE_NODES, .nodes = n, .root = h},
+                                  {.kind = VD_MOVE_RECORDS, .data = d, .nodes = n},
+                                  {.kind = VD_MOVE_STEP, .index = 1, .data = d},
+                                  {.kind = VD_MOVE_TILE, .index = 1, .salt = h},
+                                  {.kind = VD_MOVE_NODES, .nodes = {(const uint8_t *)&h, 31}},
+                                  {.kind = (enum vd_move_kind)17}};
+    for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct vd_move m;
+        assert_false(vd_move_decode(bytes_of(&bad[i]), &m));
+    }
+}
+
+static struct vd_game game;
+
+/* 3,000 steps: a state tree that takes two descents. */
+static void two_descents(void **state)
+{
+    enum { N = 3000 };
+    static struct vd_hash leaf[N], node[VD_GAME_SHOWN_MAX];
+    static struct vd_merkle_span span[VD_GAME_SHOWN_MAX];
+    struct vd_ref_claim claim = claim_of(N);
+    struct vd_hash root, units[3] = {{{1}}, {{2}}, {{3}}};
+    for (uint32_t s = 0; s < N; s++) {
+        struct vd_hash step_root = vd_merkle_root(units, s == N - 1 ? 3 : 2);
+        leaf[s] = vd_trace_step(s, &step_root);
+    }
+    root = vd_merkle_root(leaf, N);
+    size_t n = vd_merkle_spans((struct vd_merkle_span){0, N}, VD_GAME_LEVELS, span, VD_GAME_SHOWN_MAX);
+    for (size_t i = 0; i < n; i++)
+        node[i] = vd_merkle_root(leaf + span[i].first, span[i].count);
+    vd_game_open(&game);
+    assert_int_equal(vd_game_turn(&game), VD_GAME_WORKER);
+    struct vd_move m = {.kind = VD_MOVE_STATE, .root = root, .nodes = {(const uint8_t *)node, n * 32}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)),
+                     VD_GAME_REJECT_TURN);
+    m.nodes.n -= 32;
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_REJECT_FIT);
+    m.nodes.n += 32;
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    assert_int_equal(vd_game_turn(&game), VD_GAME_CHALLENGER);
+
+    const struct vd_move wrong[] = {{.kind = VD_MOVE_UNIT},
+                                    {.kind = VD_MOVE_STEP, .index = n},
+                                    {.kind = VD_MOVE_BIND, .index = N},
+                                    {.kind = VD_MOVE_BIND_NODE, .index = 1}};
+    const enum vd_game_result why[] = {VD_GAME_REJECT_KIND, VD_GAME_REJECT_RANGE, VD_GAME_REJECT_RANGE,
+                                       VD_GAME_REJECT_RANGE};
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&wrong[i])), why[i]);
+    size_t k = n;
+    while (span[k - 1].first > 1234)
+        k--;
+    m = (struct vd_move){.kind = VD_MOVE_STEP, .index = k - 1};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    assert_int_equal(game.phase, VD_PHASE_W_NODES);
+    struct vd_merkle_span s = game.steps.span;
+    assert_true(s.first <= 1234 && 1234 < s.first + s.count && s.count > 1);
+    m = (struct vd_move){.kind = VD_MOVE_NODES, .nodes = {(const uint8_t *)(leaf + s.first), s.count * 32}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    m = (struct vd_move){.kind = VD_MOVE_STEP, .index = 1234 - s.first};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    assert_int_equal(game.phase, VD_PHASE_W_UNITS);
+    assert_int_equal(game.step, 1234);
+
+    /* the path folds back to the root */
+    struct vd_hash h = game.steps.node;
+    struct vd_merkle_span at = {0, N}, way[VD_GAME_PATH_MAX + 1], half[2];
+    for (uint32_t i = 0; i < game.steps.n_siblings; i++) {
+        way[i] = at;
+        vd_merkle_spans(at, 1, half, 2);
+        at = half[1234 >= half[1].first];
+    }
+    for (uint32_t i = game.steps.n_siblings; i-- > 0;) {
+        vd_merkle_spans(way[i], 1, half, 2);
+        bool right = 1234 >= half[1].first;
+        h = vd_merkle_node(right ? &game.steps.sibling[i] : &h, right ? &h : &game.steps.sibling[i]);
+    }
+    assert_true(vd_hash_eq(&h, &root));
+    m = (struct vd_move){.kind = VD_MOVE_UNITS, .nodes = {(const uint8_t *)units, 2 * 32}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+}
+
+static void stored_games_are_checked(void **state)
+{
+    static uint8_t bytes[VD_GAME_MAX_BYTES];
+    static struct vd_game other;
+    struct vd_ref_claim claim = claim_of(40);
+    static struct vd_hash leaf[40];
+    vd_game_open(&game);
+    struct vd_move m = {.kind = VD_MOVE_STATE,
+                        .root = vd_merkle_root(leaf, 40),
+                        .nodes = {(const uint8_t *)leaf, sizeof leaf}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    size_t n = vd_game_encode(&game, bytes, sizeof bytes);
+    assert_true(vd_game_decode((struct vd_bytes){bytes, n}, &claim, &other));
+    struct vd_ref_claim shorter = claim_of(39);
+    assert_false(vd_game_decode((struct vd_bytes){bytes, n}, &shorter, &other));
+    for (size_t i = 0; i < n; i++)
+        assert_false(vd_game_decode((struct vd_bytes){bytes, i}, &claim, &other));
+    game.phase = VD_PHASE_C_TILE;
+    n = vd_game_encode(&game, bytes, sizeof bytes);
+    assert_false(vd_game_decode((struct vd_bytes){bytes, n}, &claim, &other));
+}
+
+static void classes_of_results(void **state)
+{
+    assert_false(vd_game_rejected(VD_GAME_ACCEPTED));
+    assert_true(vd_game_rejected(VD_GAME_REJECT_OPENING));
+    assert_true(vd_game_worker_loses(VD_GAME_WORKER_STATE));
+    assert_false(vd_game_worker_loses(VD_GAME_CHALLENGER_TILE));
+    assert_true(vd_game_challenger_loses(VD_GAME_CHALLENGER_BIND));
+    assert_string_equal(vd_move_name(VD_MOVE_BIND_OPEN), "BIND_OPEN");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moves_round_trip),   cmocka_unit_test(moves_have_only_their_own_fields),
+        cmocka_unit_test(two_descents),       cmocka_unit_test(stored_games_are_checked),
+        cmocka_unit_test(classes_of_results),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

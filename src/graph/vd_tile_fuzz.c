@@ -1,0 +1,67 @@
+/* Any inputs: every operator is total. Input: u8 unit, op, record, flags, then the bytes that the tile's
+ * inputs hold, over and over. A sanitizer sees conversions and shifts that only honest inputs would keep in
+ * range. */
+#include "vd_num.h"
+#include "vd_tile.h"
+
+#include <assert.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
+
+static const struct vd_program program = {
+    .arith_version = VD_ARITH_VERSION,
+    .arch = VD_ARCH_LLAMA,
+    .n_layers = 1,
+    .width = 544,
+    .n_heads = 2,
+    .n_kv_heads = 1,
+    .head_dim = 32,
+    .ff_width = 64,
+    .vocab = 5000,
+    .ctx = 100,
+    .rope_pairing = VD_ROPE_HALVES,
+    .n_rope = 12,
+    .rope_steps = {UINT64_C(0x123456789ABCDEF)},
+    .eps = 1e-5f,
+    .attn_scale = 0.2f,
+    .n_tensors = 11,
+    .types = {VD_WTYPE_Q8_0, VD_WTYPE_F32, VD_WTYPE_Q4_1, VD_WTYPE_Q4_0, VD_WTYPE_F16, VD_WTYPE_Q8_0,
+              VD_WTYPE_F32, VD_WTYPE_F32, VD_WTYPE_Q4_1, VD_WTYPE_Q8_0, VD_WTYPE_F32},
+    .n_stop = 1,
+    .stop = {2},
+};
+
+enum { INPUT_BYTES = 1 << 16 };
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
+{
+    static uint8_t bytes[VD_GRAPH_INPUTS_MAX][INPUT_BYTES];
+    uint8_t record[VD_GRAPH_RECORD_BYTES_MAX];
+    struct vd_tile_data at = {{NULL}, {NULL}};
+    struct vd_tile t;
+    if (n_bytes < 5)
+        return 0;
+    struct vd_graph g = {&program, {.n_prompt = 66, .n_output = 2, .n_steps = 67, .max_tokens = 2}};
+    uint8_t flags = data[3];
+    g.job.sampling = (struct vd_sampling){.temp_micro = flags & 1 ? 1 + (flags & 2 ? 700000 : 0) : 0,
+                                          .top_k = flags & 4 ? 9 : 0,
+                                          .top_p_micro = flags & 8 ? 300000 : 1000000,
+                                          .min_p_micro = flags & 16 ? 50000 : 0};
+    uint32_t step = flags & 32 ? 66 : 65, unit = data[0] % vd_graph_units(&g, step);
+    uint32_t op = data[1] % vd_graph_ops(&g, step, unit);
+    struct vd_graph_op o;
+    vd_graph_op(&g, step, unit, op, &o);
+    vd_tile_init(&t, &g, step, unit, op, data[2] * o.n_records / 256);
+    for (size_t i = 0, from = 4; i < sizeof bytes; i++, from = from + 1 < n_bytes ? from + 1 : 4)
+        bytes[i / INPUT_BYTES][i % INPUT_BYTES] = data[from];
+    for (unsigned i = 0; i < t.n_in; i++) {
+        at.in[i] = bytes[i];
+        if (t.in[i].dynamic)
+            vd_tile_resolve(&t, &g, i, &at);
+        for (unsigned j = 0; t.in[i].kind == VD_IN_KV && j < t.in[i].count; j++)
+            at.row[j] = bytes[i] + 64 * j;
+    }
+    vd_tile_eval(&t, &g, &at, record);
+    return 0;
+}

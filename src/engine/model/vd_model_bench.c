@@ -145,7 +145,7 @@ static void print_table(struct bench *b)
 int main(int argc, char **argv)
 {
     static struct bench b;
-    struct vd_pool *pool;
+    struct vd_pool *pool = NULL;
     struct vd_error err;
     char path[VD_PATH_MAX];
     const char *model = NULL, *kernel = NULL;

@@ -1,0 +1,268 @@
+/* veridem receipt, veridem dispute: what became of an answer on the ledger, and how a dispute about it went.
+ */
+#include "vd_cmd.h"
+#include "vd_cmd_net.h"
+#include "vd_dispute_log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- receipt ---- */
+
+static json_t *vd_receipt_json(const struct vd_hash *id, const struct vd_receipt_record *r)
+{
+    return json_pack("{s:o,s:s,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I}", "receipt", vd_cmd_json_hex(id->b),
+                     "status", vd_receipt_status_name(r->status), "worker", vd_cmd_json_hex(r->worker.b),
+                     "gateway", vd_cmd_json_hex(r->gateway.b), "model_root", vd_cmd_json_hex(r->model_root.b),
+                     "escrow", vd_cmd_json_hex(r->escrow_id.b), "sequence", (json_int_t)r->sequence,
+                     "amount_micro", (json_int_t)r->amount.micro, "settle_height",
+                     (json_int_t)r->settle_height, "window_end_height", (json_int_t)r->window_end_height,
+                     "close_height", (json_int_t)r->close_height, "open_disputes",
+                     (json_int_t)r->n_open_disputes);
+}
+
+static void vd_receipt_print(FILE *out, const struct vd_hash *id, const struct vd_receipt_record *r)
+{
+    char hex[65], amount[VD_CLI_CREDITS_MAX];
+    vd_hex_encode(hex, id->b, VD_HASH_BYTES);
+    fprintf(out, "receipt     %s\nstatus      %s\namount      %s credits\n", hex,
+            vd_receipt_status_name(r->status), vd_cli_credits(amount, r->amount.micro));
+    vd_hex_encode(hex, r->worker.b, VD_PUBKEY_BYTES);
+    fprintf(out, "worker      %s\n", hex);
+    vd_hex_encode(hex, r->gateway.b, VD_PUBKEY_BYTES);
+    fprintf(out, "gateway     %s\n", hex);
+    vd_hex_encode(hex, r->model_root.b, VD_HASH_BYTES);
+    fprintf(out, "model root  %s\n", hex);
+    vd_hex_encode(hex, r->escrow_id.b, VD_HASH_BYTES);
+    fprintf(out, "escrow      %s, sequence %llu\n", hex, (unsigned long long)r->sequence);
+    fprintf(out, "settled     in block %llu, may be challenged up to block %llu\n",
+            (unsigned long long)r->settle_height, (unsigned long long)r->window_end_height);
+    if (r->close_height)
+        fprintf(out, "closed      in block %llu\n", (unsigned long long)r->close_height);
+    if (r->n_open_disputes)
+        fprintf(out, "disputes    %u open\n", r->n_open_disputes);
+}
+
+struct vd_list {
+    struct vd_cli *cli;
+    json_t *list;
+};
+
+static bool vd_receipt_row(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct vd_list *l = arg;
+    struct vd_receipt_record r;
+    struct vd_hash id;
+    char hex[65], amount[VD_CLI_CREDITS_MAX];
+    if (key.n != 1 + VD_HASH_BYTES || !vd_receipt_record_decode(value, &r))
+        return true;
+    memcpy(id.b, key.p + 1, VD_HASH_BYTES);
+    vd_hex_encode(hex, id.b, VD_HASH_BYTES);
+    if (l->list)
+        json_array_append_new(l->list, vd_receipt_json(&id, &r));
+    else
+        fprintf(l->cli->out, "%s  %-8s %12s  block %llu\n", hex, vd_receipt_status_name(r.status),
+                vd_cli_credits(amount, r.amount.micro), (unsigned long long)r.settle_height);
+    return true;
+}
+
+static enum vd_err vd_list_all(struct vd_cli *cli, enum vd_state_class c, vd_ledger_list_fn *row,
+                               struct vd_error *err)
+{
+    struct vd_list l = {cli, cli->json ? json_array() : NULL};
+    struct vd_state_key prefix = vd_state_key_make(c, NULL, 0, NULL);
+    struct vd_ledger_client *client;
+    enum vd_err e = vd_cmd_ledger_open(&client, cli, NULL, NULL, err);
+    if (e == VD_OK) {
+        e = vd_ledger_client_list(client, &prefix, row, &l, err);
+        vd_ledger_client_stop(client);
+    }
+    if (e == VD_OK && l.list)
+        vd_cli_json(cli, l.list);
+    else
+        json_decref(l.list);
+    return e;
+}
+
+static enum vd_err vd_receipt_run(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_ledger_client *c;
+    struct vd_receipt_record r;
+    struct vd_hash id;
+    if (!cli->n_args)
+        return vd_list_all(cli, VD_STATE_RECEIPT, vd_receipt_row, err);
+    enum vd_err e = vd_cli_parse_hash("the receipt", cli->arg[0], id.b, err);
+    if (e == VD_OK)
+        e = vd_cmd_ledger_open(&c, cli, NULL, NULL, err);
+    if (e != VD_OK)
+        return e;
+    e = vd_ledger_client_receipt(c, &id, &r, err);
+    vd_ledger_client_stop(c);
+    if (e == VD_ENOTFOUND)
+        return vd_error_set(err, e, "the ledger knows no receipt %s; it is not settled yet, or never will be",
+                            cli->arg[0]);
+    if (e == VD_OK && cli->json)
+        vd_cli_json(cli, vd_receipt_json(&id, &r));
+    else if (e == VD_OK)
+        vd_receipt_print(cli->out, &id, &r);
+    return e;
+}
+
+static const struct vd_cli_opt vd_receipt_opts[] = {VD_CMD_OPTS_LEDGER, {0}};
+const struct vd_cmd vd_cmd_receipt = {
+    .name = "receipt",
+    .group = "Money and history",
+    .usage = "[ID]",
+    .summary = "what became of a receipt on the ledger; without ID all of them",
+    .help = "settled: the amount is pending until the audit window has passed; final: paid; void: a verdict "
+            "against the worker\n"
+            "returned it to the escrow. `veridem verify` checks a receipt's file.",
+    .opts = vd_receipt_opts,
+    .max_args = 1,
+    .run = vd_receipt_run,
+};
+
+/* ---- dispute ---- */
+
+static bool vd_dispute_row(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct vd_list *l = arg;
+    struct vd_dispute d;
+    char hex[65];
+    if (key.n != 1 + VD_HASH_BYTES || !vd_dispute_decode(value, &d))
+        return true;
+    vd_hex_encode(hex, key.p + 1, VD_HASH_BYTES);
+    if (l->list)
+        json_array_append_new(
+            l->list,
+            json_pack("{s:s,s:s,s:b,s:o,s:o,s:o,s:I,s:I,s:I}", "dispute", hex, "status",
+                      vd_dispute_status_name(d.status), "open", vd_dispute_open(d.status), "receipt",
+                      vd_cmd_json_hex(d.receipt_id.b), "worker", vd_cmd_json_hex(d.worker.b), "challenger",
+                      vd_cmd_json_hex(d.challenger.b), "open_height", (json_int_t)d.open_height, "end_height",
+                      (json_int_t)d.end_height, "moves", (json_int_t)d.n_moves));
+    else
+        fprintf(l->cli->out, "%s  %2u moves  %s\n", hex, d.n_moves, vd_dispute_status_name(d.status));
+    return true;
+}
+
+static enum vd_err vd_dispute_list_run(struct vd_cli *cli, struct vd_error *err)
+{
+    return vd_list_all(cli, VD_STATE_DISPUTE, vd_dispute_row, err);
+}
+
+static const char *vd_side_name(enum vd_game_side s)
+{
+    return s == VD_GAME_WORKER ? "worker" : "challenger";
+}
+
+static void vd_dispute_print_json(struct vd_cli *cli, const struct vd_dispute_log *log)
+{
+    json_t *moves = json_array(), *events = json_array();
+    for (size_t i = 0; i < log->n_moves; i++) {
+        const struct vd_dispute_step *m = &log->move[i];
+        json_array_append_new(moves, json_pack("{s:I,s:I,s:s,s:s,s:I,s:s,s:s,s:f}", "n", (json_int_t)i + 1,
+                                               "height", (json_int_t)m->height, "side", vd_side_name(m->side),
+                                               "kind", vd_move_name(m->kind), "bytes", (json_int_t)m->n_bytes,
+                                               "where", m->where, "result", m->result, "check_us",
+                                               (double)m->referee_ns / 1e3));
+    }
+    for (size_t i = 0; i < log->n_events; i++) {
+        const struct vd_event *e = &log->event[i].event;
+        json_array_append_new(events,
+                              json_pack("{s:I,s:s,s:I}", "height", (json_int_t)log->event[i].height, "event",
+                                        vd_event_name(e->kind), "amount_micro", (json_int_t)e->amount.micro));
+    }
+    const struct vd_dispute *d = &log->record;
+    vd_cli_json(
+        cli, json_pack("{s:o,s:o,s:s,s:b,s:s,s:o,s:o,s:I,s:I,s:I,s:I,s:o,s:o}", "dispute",
+                       vd_cmd_json_hex(log->id.b), "receipt", vd_cmd_json_hex(d->receipt_id.b), "status",
+                       vd_dispute_status_name(d->status), "open", vd_dispute_open(d->status), "verdict",
+                       log->n_moves && !vd_dispute_open(d->status) ? log->move[log->n_moves - 1].result : "",
+                       "worker", vd_cmd_json_hex(d->worker.b), "challenger", vd_cmd_json_hex(d->challenger.b),
+                       "amount_micro", (json_int_t)log->receipt.amount.micro, "open_height",
+                       (json_int_t)d->open_height, "deadline_height", (json_int_t)d->deadline_height,
+                       "end_height", (json_int_t)d->end_height, "moves", moves, "events", events));
+}
+
+static void vd_dispute_print(struct vd_cli *cli, const struct vd_dispute_log *log)
+{
+    const struct vd_dispute *d = &log->record;
+    char hex[65], amount[VD_CLI_CREDITS_MAX];
+    vd_hex_encode(hex, log->id.b, VD_HASH_BYTES);
+    fprintf(cli->out, "dispute %s\n", hex);
+    vd_hex_encode(hex, d->receipt_id.b, VD_HASH_BYTES);
+    fprintf(cli->out, "about receipt %s, %s credits\n", hex,
+            vd_cli_credits(amount, log->receipt.amount.micro));
+    vd_hex_encode(hex, d->worker.b, VD_PUBKEY_BYTES);
+    fprintf(cli->out, "worker        %s\n", hex);
+    vd_hex_encode(hex, d->challenger.b, VD_PUBKEY_BYTES);
+    fprintf(cli->out, "challenger    %s\n\nblock %-6llu challenge\n", hex,
+            (unsigned long long)d->open_height);
+    for (size_t i = 0; i < log->n_moves; i++) {
+        const struct vd_dispute_step *m = &log->move[i];
+        bool challenger = m->side == VD_GAME_CHALLENGER;
+        fprintf(cli->out, "block %-6llu %s %-10s %6zu bytes  %s\n", (unsigned long long)m->height,
+                challenger ? "  C" : "    W", vd_move_name(m->kind), m->n_bytes, m->where);
+    }
+    if (log->n_moves && !vd_dispute_open(d->status))
+        fprintf(cli->out, "\nverdict: %s\n", log->move[log->n_moves - 1].result);
+    for (size_t i = 0; i < log->n_events; i++) {
+        const struct vd_event *e = &log->event[i].event;
+        if (e->kind != VD_EVENT_MOVED && e->kind != VD_EVENT_CHALLENGED)
+            fprintf(cli->out, "block %-6llu %s: %s credits\n", (unsigned long long)log->event[i].height,
+                    vd_event_name(e->kind), vd_cli_credits(amount, e->amount.micro));
+    }
+    fprintf(cli->out, "\n%s", vd_dispute_status_name(d->status));
+    if (vd_dispute_open(d->status))
+        fprintf(cli->out, ", until block %llu", (unsigned long long)d->deadline_height);
+    fputc('\n', cli->out);
+}
+
+static enum vd_err vd_dispute_show_run(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_dispute_log *log;
+    struct vd_hash id;
+    enum vd_err e = vd_cli_parse_hash("the dispute", cli->arg[0], id.b, err);
+    if (e == VD_OK)
+        e = vd_dispute_log_read(&log, cli, &id, err);
+    if (e != VD_OK)
+        return e;
+    if (cli->json)
+        vd_dispute_print_json(cli, log);
+    else
+        vd_dispute_print(cli, log);
+    free(log);
+    return VD_OK;
+}
+
+static const struct vd_cmd vd_dispute_cmd_list = {
+    .name = "list",
+    .usage = "",
+    .summary = "all disputes, open and over",
+    .opts = vd_receipt_opts,
+    .run = vd_dispute_list_run,
+};
+static const struct vd_cmd vd_dispute_cmd_show = {
+    .name = "show",
+    .usage = "ID",
+    .summary = "a dispute move by move, checked again here",
+    .help = "Takes the moves from the ledger's blocks and plays them again: the verdict is one that this "
+            "machine has\n"
+            "checked. C is the challenger, who points; W the worker, who opens. --json gives the same with "
+            "what checking\n"
+            "each move took.",
+    .opts = vd_receipt_opts,
+    .min_args = 1,
+    .max_args = 1,
+    .run = vd_dispute_show_run,
+};
+static const struct vd_cmd *const vd_dispute_sub[] = {&vd_dispute_cmd_list, &vd_dispute_cmd_show, NULL};
+const struct vd_cmd vd_cmd_dispute = {
+    .name = "dispute",
+    .group = "Money and history",
+    .usage = "",
+    .summary = "disputes, and how each went",
+    .help = "A dispute narrows a receipt that does not stand down to one record of one operator, which the "
+            "ledger recomputes.",
+    .sub = vd_dispute_sub,
+};

@@ -17,6 +17,8 @@ const struct vd_cmd *const vd_cmd_list[] = {
     &vd_cmd_status,
     &vd_cmd_account,
     &vd_cmd_tx,
+    &vd_cmd_receipt,
+    &vd_cmd_dispute,
     &vd_cmd_key,
     NULL,
 };

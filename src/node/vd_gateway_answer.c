@@ -1,0 +1,427 @@
+/* An answer's life, as the HTTP thread drives it: reserve, place, wait for tokens, and at the end check the
+ * receipt, keep it, accept it. When a worker fails in the middle, the job goes to another one with the tokens
+ * so far; the client sees a pause, nothing else.
+ *
+ * The reservation is for the dearest worker that may get the job, made once; what an attempt really reserves
+ * at its worker is that worker's price. A vanished worker has no countersigned receipt, so nothing is owed to
+ * it and nothing has to be taken back. */
+#include "vd_gateway_impl.h"
+#include "vd_clock.h"
+#include "vd_trace_hash.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* -- start
+ * ---------------------------------------------------------------------------------------------------------------
+ */
+
+/* The most that the answer can cost with any worker that is linked now. Under mu. */
+static struct vd_amount most_of_all(struct vd_gateway *g, const struct gw_job *j)
+{
+    struct vd_amount most = VD_AMOUNT_ZERO, in, out, sum;
+    for (const struct gw_session *s = g->sessions; s; s = s->next) {
+        for (size_t i = 0; s->greeted && i < s->n_offers; i++) {
+            const struct vd_wire_offer *o = &s->offer[i];
+            bool allowed =
+                (!g->cfg.price_in_max.micro || vd_amount_cmp(o->price_in, g->cfg.price_in_max) <= 0) &&
+                (!g->cfg.price_out_max.micro || vd_amount_cmp(o->price_out, g->cfg.price_out_max) <= 0);
+            if (vd_hash_eq(&o->model_root, &j->model->root) && allowed &&
+                vd_amount_mul(&in, o->price_in, j->n_prompt) &&
+                vd_amount_mul(&out, o->price_out, j->max_tokens) && vd_amount_add(&sum, in, out) &&
+                vd_amount_cmp(sum, most) > 0)
+                most = sum;
+        }
+    }
+    return most;
+}
+
+static void seed_of(struct vd_sampling *s, bool given)
+{
+    uint8_t nonce[32];
+    struct vd_sha256 h;
+    struct vd_hash out;
+    if (given)
+        return;
+    vd_key_random(
+        nonce, sizeof nonce); /* docs/spec/receipt.md: fixed in the request, so the worker cannot choose it */
+    vd_sha256_init_tag(&h, "veridem/seed");
+    vd_sha256_update(&h, nonce, sizeof nonce);
+    vd_sha256_final(&h, &out);
+    s->seed = vd_le64_load(out.b);
+}
+
+static bool prepare(struct gw_answer *a, const struct gw_model *m, const struct vd_openai_request *r,
+                    struct vd_openai_error *e)
+{
+    struct gw_job *j = &a->job;
+    uint32_t context = vd_gateway_text_context(m->text), room = context - j->n_prompt;
+    j->max_tokens = r->max_tokens;
+    if (j->max_tokens == 0)
+        j->max_tokens = a->g->cfg.max_tokens_default < room ? a->g->cfg.max_tokens_default : room;
+    if (j->max_tokens > room)
+        return vd_openai_fail(
+            e, 400, "context_length_exceeded", "max_tokens",
+            "This model's context has %u tokens; the prompt has %u and 'max_tokens' asks for %u more.",
+            context, j->n_prompt, j->max_tokens);
+    j->output = malloc(j->max_tokens * sizeof *j->output);
+    if (!j->output)
+        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+    j->sampling = r->sampling;
+    seed_of(&j->sampling, r->has_seed);
+    vd_key_random(j->salt, sizeof j->salt);
+    j->prompt_root = vd_token_root(j->salt, 0, j->prompt, j->n_prompt);
+    return true;
+}
+
+bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_model *m,
+                     const struct vd_openai_request *r, const struct vd_api_key *key, uint32_t *prompt,
+                     uint32_t n_prompt, struct vd_openai_error *e)
+{
+    memset(a, 0, sizeof *a);
+    a->g = g;
+    a->job.model = m;
+    a->job.key = key->id;
+    a->job.prompt = prompt;
+    a->job.n_prompt = n_prompt;
+    gw_cond_init(&a->job.changed);
+    bool ok = prepare(a, m, r, e);
+    if (ok) {
+        pthread_mutex_lock(&g->mu);
+        a->most = most_of_all(g, &a->job);
+        pthread_mutex_unlock(&g->mu);
+        ok = gw_money_reserve(g, &key->id, a->most, key->limit, e);
+    }
+    if (!ok) {
+        a->ended = true;
+        a->most = VD_AMOUNT_ZERO;
+        gw_answer_free(a);
+        return false;
+    }
+    return true;
+}
+
+/* -- text
+ * ----------------------------------------------------------------------------------------------------------------
+ */
+
+static bool text_room(struct gw_answer *a, size_t n)
+{
+    if (a->n_text + n <= a->cap_text)
+        return true;
+    size_t cap = a->cap_text ? a->cap_text * 2 : 4096;
+    while (cap < a->n_text + n)
+        cap *= 2;
+    char *p = realloc(a->text, cap);
+    if (!p)
+        return false;
+    a->text = p;
+    a->cap_text = cap;
+    return true;
+}
+
+/* Turns tokens [n_taken, n) of the job into text. They do not change any more once they are there. */
+static bool take_text(struct gw_answer *a, uint32_t n)
+{
+    for (; a->n_taken < n; a->n_taken++) {
+        if (!text_room(a, VD_GATEWAY_TEXT_TOKEN_MAX))
+            return false;
+        a->n_text += vd_gateway_text_put(a->job.model->text, &a->stream, a->job.output[a->n_taken],
+                                         a->text + a->n_text);
+    }
+    return true;
+}
+
+static bool end_text(struct gw_answer *a)
+{
+    if (!text_room(a, VD_GATEWAY_TEXT_TOKEN_MAX))
+        return false;
+    a->n_text += vd_gateway_text_end(&a->stream, a->text + a->n_text);
+    return true;
+}
+
+/* -- the end
+ * ---------------------------------------------------------------------------------------------------------------
+ */
+
+/* Does the finish reason agree with the tokens? */
+static bool finish_fits(const struct gw_job *j, const struct vd_receipt *r)
+{
+    bool stop = r->n_output && vd_gateway_text_is_stop(j->model->text, j->output[r->n_output - 1]);
+    switch (r->finish) {
+    case VD_FINISH_STOP:
+        return stop;
+    case VD_FINISH_LENGTH:
+        return !stop && r->n_output == j->max_tokens;
+    case VD_FINISH_FAIL:
+        return true;
+    case VD_FINISH_CANCELLED:
+        return j->cancelled;
+    }
+    return false;
+}
+
+/* The receipt that came, checked and countersigned. */
+static bool make_envelope(struct gw_answer *a, struct vd_envelope *env)
+{
+    struct gw_job *j = &a->job;
+    uint8_t request[VD_REQUEST_MAX_BYTES];
+    struct vd_bytes body = {j->receipt, j->n_receipt};
+    *env = (struct vd_envelope){
+        .n_prompt = j->n_prompt, .n_output = j->n_expected, .prompt = j->prompt, .output = j->output};
+    memcpy(env->receipt.body, j->receipt, j->n_receipt);
+    env->receipt.body_bytes = j->n_receipt;
+    env->receipt.worker_sig = j->worker_sig;
+    memcpy(env->job_salt, j->salt, VD_SALT_BYTES);
+    vd_key_sign(&env->receipt.gateway_sig, &a->g->key, VD_TAG_ACCEPT, body.p, body.n);
+    if (vd_envelope_check(env, &a->receipt) != VD_RECEIPT_OK)
+        return false;
+    size_t n = vd_request_encode(&a->receipt.request, request, sizeof request);
+    return n == j->n_request && memcmp(request, j->request_bytes, n) == 0 && finish_fits(j, &a->receipt);
+}
+
+static enum vd_err keep(struct gw_answer *a, const struct vd_envelope *env, struct vd_error *err)
+{
+    size_t cap = vd_envelope_max_bytes(env->n_prompt, env->n_output);
+    struct vd_gwstore_receipt r = {.key = a->job.key,
+                                   .state = VD_GW_PENDING,
+                                   .created_s = vd_clock_wall_s(),
+                                   .amount = a->receipt.amount,
+                                   .envelope = malloc(cap)};
+    if (!r.envelope)
+        return vd_error_set(err, VD_ENOMEM, "no memory for an envelope");
+    r.n_envelope = vd_envelope_encode(env, r.envelope, cap);
+    r.id = a->receipt_id = vd_signed_receipt_id(&env->receipt);
+    struct vd_gwstore_once *o = &a->once;
+    o->n_prompt = env->n_prompt;
+    o->n_output = env->n_output;
+    o->finish = a->receipt.finish;
+    o->receipt_id = r.id;
+    o->amount = a->receipt.amount;
+    o->text = a->text;
+    o->n_text = a->n_text;
+    bool whole = a->receipt.finish == VD_FINISH_STOP || a->receipt.finish == VD_FINISH_LENGTH;
+    enum vd_err e = vd_gwstore_finish(a->g->store, &r, a->has_slot && whole ? o : NULL, err);
+    free(r.envelope);
+    return e;
+}
+
+static void count_answer(struct gw_answer *a)
+{
+    struct vd_gateway *g = a->g;
+    pthread_mutex_lock(&g->mu);
+    g->stats.n_answers++;
+    g->stats.n_tokens_in += a->receipt.request.n_prompt;
+    g->stats.n_tokens_out += a->receipt.n_output;
+    g->stats.n_cancelled += a->receipt.finish == VD_FINISH_CANCELLED;
+    pthread_mutex_unlock(&g->mu);
+}
+
+static void end(struct gw_answer *a)
+{
+    gw_job_leave(a->g, &a->job);
+    if (!a->ended)
+        gw_money_release(a->g, &a->job.key, a->most);
+    a->ended = true;
+}
+
+static enum gw_step end_with_error(struct gw_answer *a)
+{
+    end(a);
+    return GW_ERROR;
+}
+
+/* GW_TEXT: the receipt was not good, go on with another worker. */
+static enum gw_step take_receipt(struct gw_answer *a, struct vd_openai_error *e)
+{
+    struct vd_envelope env;
+    struct vd_error why;
+    if (!make_envelope(a, &env)) {
+        vd_log_event(&a->g->log, VD_LOG_WARN, "a receipt is not valid", "reason=%s",
+                     "signatures, roots or finish");
+        return GW_TEXT;
+    }
+    if (!end_text(a)) {
+        vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+        return end_with_error(a);
+    }
+    enum vd_err rc = keep(a, &env, &why);
+    if (rc != VD_OK) {
+        vd_log_event(&a->g->log, VD_LOG_ERROR, "a receipt cannot be kept", "why=%s", why.msg);
+        vd_openai_fail(e, 503, rc == VD_ENOSPACE ? "disk_full" : "store_failed", NULL,
+                       rc == VD_ENOSPACE
+                           ? "The gateway's disk is full; the answer is not charged. Try again later."
+                           : "The gateway's store failed; the answer is not charged. Try again later.");
+        e->retry_after_s = 30;
+        return end_with_error(a);
+    }
+    a->job.owed = a->receipt.amount;
+    gw_money_owe(a->g, &a->job.key, a->receipt.amount);
+    gw_job_send_accept(a->g, &a->job, &a->receipt_id, &env.receipt.gateway_sig);
+    count_answer(a);
+    end(a);
+    return GW_DONE;
+}
+
+/* -- waiting
+ * -----------------------------------------------------------------------------------------------------------------
+ */
+
+static void exclude(struct gw_job *j)
+{
+    if (j->n_excluded < GW_EXCLUDED_MAX)
+        j->excluded[j->n_excluded++] = j->worker;
+}
+
+/* The current worker is given up; true if another has the job now. */
+static bool go_on_elsewhere(struct gw_answer *a, bool not_again, struct vd_openai_error *e)
+{
+    struct gw_job *j = &a->job;
+    bool begun = j->n_output > 0;
+    gw_job_leave(a->g, j);
+    if (not_again)
+        exclude(j);
+    if (!gw_job_place(a->g, j, a->alive, a->alive_arg, e))
+        return false;
+    pthread_mutex_lock(&a->g->mu);
+    a->g->stats.n_resumed += begun;
+    pthread_mutex_unlock(&a->g->mu);
+    return true;
+}
+
+/* What has happened to the job; waits for it. Returns the phase, and how many tokens there are. */
+enum wait_result { W_TOKENS, W_RECEIPT, W_REFUSED, W_LOST, W_BROKEN, W_STALLED, W_GONE, W_STOPPING };
+
+static enum wait_result wait_job(struct gw_answer *a, uint32_t *n_tokens)
+{
+    struct gw_job *j = &a->job;
+    struct vd_gateway *g = a->g;
+    enum wait_result w = W_TOKENS;
+    bool waiting = true;
+    pthread_mutex_lock(&g->mu);
+    while (waiting) {
+        waiting = false;
+        if (j->n_output > a->n_taken)
+            w = W_TOKENS;
+        else if (j->phase == GW_RECEIPT)
+            w = W_RECEIPT;
+        else if (j->phase == GW_REFUSED)
+            w = W_REFUSED;
+        else if (j->phase == GW_LOST)
+            w = W_LOST;
+        else if (j->phase == GW_BROKEN)
+            w = W_BROKEN;
+        else if (atomic_load(&g->stopping))
+            w = W_STOPPING;
+        else if (vd_clock_ms() - j->progress_ms >= g->cfg.stall_ms)
+            w = W_STALLED;
+        else
+            waiting = true;
+        if (waiting && !gw_cond_wait_ms(&j->changed, &g->mu, GW_ALIVE_POLL_MS) && a->alive &&
+            !a->alive(a->alive_arg)) {
+            waiting = false;
+            w = W_GONE;
+        }
+    }
+    *n_tokens = j->n_output;
+    pthread_mutex_unlock(&g->mu);
+    return w;
+}
+
+static bool first_place(struct gw_answer *a, struct vd_openai_error *e)
+{
+    return a->job.n_attempts || gw_job_place(a->g, &a->job, a->alive, a->alive_arg, e);
+}
+
+static enum gw_step stopping(struct gw_answer *a, struct vd_openai_error *e)
+{
+    gw_answer_cancel(a);
+    vd_openai_fail(e, 503, "shutting_down", NULL, "The gateway is shutting down; try again in a moment.");
+    e->retry_after_s = 5;
+    return GW_ERROR;
+}
+
+enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
+{
+    struct gw_job *j = &a->job;
+    uint32_t n;
+    if (!first_place(a, e))
+        return end_with_error(a);
+    for (;;) {
+        bool not_again = true, another = false;
+        enum gw_step s;
+        switch (wait_job(a, &n)) {
+        case W_TOKENS:
+            if (take_text(a, n))
+                return GW_TEXT;
+            vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+            gw_answer_cancel(a);
+            return GW_ERROR;
+        case W_RECEIPT:
+            s = take_receipt(a, e);
+            if (s != GW_TEXT)
+                return s;
+            another = true;
+            break;
+        case W_REFUSED:
+            not_again = j->refusal != VD_REFUSE_BUSY;
+            if (!not_again)
+                vd_clock_sleep_ms(GW_BUSY_PAUSE_MS);
+            another = true;
+            break;
+        case W_LOST:
+            not_again = false; /* it may come back */
+            another = true;
+            break;
+        case W_STALLED:
+            gw_job_cancel(a->g, j);
+            j->cancelled = false;
+            another = true;
+            break;
+        case W_BROKEN:
+            another = true;
+            break;
+        case W_GONE:
+            return GW_GONE;
+        case W_STOPPING:
+            return stopping(a, e);
+        }
+        if (another && !go_on_elsewhere(a, not_again, e))
+            return end_with_error(a);
+    }
+}
+
+void gw_answer_cancel(struct gw_answer *a)
+{
+    struct gw_job *j = &a->job;
+    struct vd_gateway *g = a->g;
+    struct vd_openai_error e;
+    if (a->ended)
+        return;
+    if (j->n_attempts == 0) { /* nobody has it */
+        end(a);
+        return;
+    }
+    gw_job_cancel(g, j);
+    uint64_t until = vd_clock_ms() + (atomic_load(&g->stopping) ? GW_STOP_WAIT_MS : GW_CANCEL_WAIT_MS);
+    pthread_mutex_lock(&g->mu);
+    while (j->phase == GW_RUNNING && vd_clock_ms() < until)
+        gw_cond_wait_ms(&j->changed, &g->mu, GW_ALIVE_POLL_MS);
+    enum gw_phase phase = j->phase;
+    uint32_t n = j->n_output;
+    pthread_mutex_unlock(&g->mu);
+    if (phase == GW_RECEIPT && take_text(a, n) && take_receipt(a, &e) == GW_DONE)
+        return;
+    end(a);
+}
+
+void gw_answer_free(struct gw_answer *a)
+{
+    gw_answer_cancel(a);
+    free(a->job.prompt);
+    free(a->job.output);
+    free(a->text);
+    pthread_cond_destroy(&a->job.changed);
+    memset(&a->job, 0, sizeof a->job);
+    a->text = NULL;
+}

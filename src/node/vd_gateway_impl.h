@@ -1,0 +1,224 @@
+/* The parts of a gateway to each other. Private to vd_gateway*.c.
+ *
+ * One mutex, g->mu, guards sessions, jobs, keys' use and money; it is held for memory work only, never while
+ * something waits, reads the disk or asks the ledger. Lock order: g->mu, then a link's own. */
+#ifndef VD_GATEWAY_IMPL_H
+#define VD_GATEWAY_IMPL_H
+
+#include "vd_gateway.h"
+#include "vd_gateway_keys.h"
+#include "vd_gateway_store.h"
+#include "vd_gateway_text.h"
+#include "vd_ledger_client.h"
+#include "vd_link.h"
+#include "vd_openai.h"
+#include "vd_wire.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    GW_EXCLUDED_MAX = 16,
+    GW_ATTEMPTS_MAX = 16,
+    GW_ALIVE_POLL_MS = 200,    /* how soon a client that hung up is noticed */
+    GW_CANCEL_WAIT_MS = 10000, /* for the receipt of a cancelled answer */
+    GW_STOP_WAIT_MS = 3000,    /* the same while stopping */
+    GW_NO_WORKER_MS = 1500,    /* to wait for a worker when none is linked, before the first token */
+    GW_RESUME_WAIT_MS = 10000, /* the same, in mid-answer */
+    GW_BUSY_PAUSE_MS = 50,     /* after a worker that turned out to be busy */
+    GW_LEDGER_WAIT_MS = 2000,  /* a request waits so long for a lost ledger */
+    GW_KEYS_IN_USE_MAX = 4096,
+    GW_DISK_FREE_MIN_BYTES = 32 << 20, /* below it no new answer is started */
+};
+
+struct gw_model {
+    char name[128];
+    struct vd_hash root;
+    struct vd_gateway_text *text;
+};
+
+/* A peer on the link port. */
+struct gw_session {
+    struct gw_session *next;
+    struct vd_link *link; /* borrowed; a session ends in its link's on_close */
+    bool greeted;
+    enum vd_wire_role role;
+    struct vd_pubkey key;
+    size_t n_offers;
+    struct vd_wire_offer offer[VD_WIRE_OFFERS_MAX];
+    uint32_t n_running;
+    struct vd_amount stake_free; /* of the ledger, less what is unsettled there */
+    struct vd_amount committed;  /* most that running jobs can cost, and what is not settled yet */
+};
+
+enum gw_phase {
+    GW_RUNNING, /* a worker has it */
+    GW_RECEIPT, /* its receipt has come */
+    GW_REFUSED, /* by the worker */
+    GW_LOST,    /* the link ended */
+    GW_BROKEN,  /* the worker broke the rules */
+};
+
+/* One answer, from prompt to receipt, over as many workers as it takes. The HTTP thread that made it owns it;
+ * links' threads write to it under g->mu while it is in g->jobs. */
+struct gw_job {
+    struct gw_job *next;
+    const struct gw_model *model;
+    struct vd_key_id key;
+    struct vd_sampling sampling;
+    uint32_t max_tokens;
+    uint32_t *prompt, n_prompt; /* owned */
+    uint8_t salt[VD_SALT_BYTES];
+    struct vd_hash prompt_root;
+
+    struct vd_hash id; /* of the current request */
+    struct vd_request request;
+    uint8_t request_bytes[VD_REQUEST_MAX_BYTES];
+    size_t n_request;
+    struct gw_session *session; /* who has it; NULL when its link has ended */
+    struct vd_pubkey worker;
+    enum gw_phase phase;
+    enum vd_wire_refuse_code refusal;
+    bool cancelled;
+    struct vd_amount reserved, owed; /* the most it can cost; what its receipt says */
+
+    uint32_t *output, n_output; /* owned; room for max_tokens */
+    uint32_t n_expected;        /* index that the next TOKEN must have */
+    uint8_t receipt[VD_RECEIPT_MAX_BYTES];
+    size_t n_receipt;
+    struct vd_sig worker_sig;
+    uint64_t progress_ms;
+    pthread_cond_t changed;
+
+    unsigned n_attempts, n_excluded;
+    struct vd_pubkey excluded[GW_EXCLUDED_MAX];
+};
+
+/* What a key is doing now. */
+struct gw_key_use {
+    struct vd_key_id id;
+    uint32_t n_running, n_in_minute;
+    uint64_t minute;
+    struct vd_amount spent, reserved;
+};
+
+/* A request that a retry may join: running, under its slot. */
+struct gw_once {
+    struct gw_once *next;
+    struct vd_hash slot, fingerprint;
+};
+
+struct vd_gateway {
+    struct vd_gateway_config cfg; /* with defaults */
+    struct vd_log log;
+    struct vd_keypair key;
+    char store_dir[4096];
+    struct gw_model model[VD_GATEWAY_MODELS_MAX];
+    size_t n_models;
+    uint64_t started_s;
+    struct vd_gwstore *store;
+    struct vd_gateway_keys *keys;
+    struct vd_ledger_client *ledger;
+    struct vd_hash genesis;
+    uint64_t validity_blocks;
+    struct vd_amount min_stake;
+    struct vd_link_listener *listener;
+    struct gw_http *http;
+    atomic_bool stopping;
+
+    pthread_mutex_t mu;
+    pthread_cond_t pool_changed; /* a session or a free place came, or went */
+    struct gw_session *sessions;
+    struct gw_job *jobs;
+    uint32_t n_waiting;
+    struct gw_key_use *use;
+    size_t n_use;
+    struct gw_once *once;
+    pthread_cond_t once_changed;
+
+    bool has_escrow;
+    struct vd_hash escrow;
+    struct vd_amount balance;   /* of the escrow, as last read */
+    struct vd_amount unsettled; /* of receipts that we hold and have not settled */
+    struct vd_amount reserved;  /* most that running answers can cost */
+    uint64_t sequence_next, sequence_end;
+    uint64_t n_pending;
+
+    pthread_t settler;
+    bool settling, settle_now, refresh; /* what the settler is told */
+    pthread_cond_t settle_bell;
+    struct vd_gateway_stats stats;
+};
+
+/* vd_gateway_pool.c: links, workers, jobs' frames, audits. */
+enum vd_err gw_pool_start(struct vd_gateway *g, struct vd_error *err);
+/* Gives the job to a worker, waiting for one if need be; alive() is asked from time to time. False: *e says
+ * why. */
+typedef bool gw_alive_fn(void *arg);
+bool gw_job_place(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, void *arg,
+                  struct vd_openai_error *e);
+void gw_job_leave(struct vd_gateway *g,
+                  struct gw_job *j); /* ends the current attempt; its reservation ends */
+void gw_job_cancel(struct vd_gateway *g, struct gw_job *j);
+void gw_job_send_accept(struct vd_gateway *g, struct gw_job *j, const struct vd_hash *receipt_id,
+                        const struct vd_sig *gateway_sig);
+size_t gw_workers_of(struct vd_gateway *g, const struct vd_hash *root,
+                     struct vd_wire_offer *cheapest); /* under mu */
+
+/* vd_gateway_money.c: escrow, reservations, settlement. */
+enum vd_err gw_money_start(struct vd_gateway *g, struct vd_error *err);
+void gw_money_stop(struct vd_gateway *g);
+void gw_money_on_block(void *gateway, uint64_t height, uint64_t time_ms, const struct vd_event *event,
+                       size_t n);
+/* Takes a sequence and reserves `most` from the escrow and the key; under mu by itself. */
+bool gw_money_reserve(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount most,
+                      struct vd_amount key_limit, struct vd_openai_error *e);
+void gw_money_release(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount most);
+/* A kept receipt: its amount is unsettled and spent from now on. */
+void gw_money_owe(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount amount);
+bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_error *e);
+struct gw_key_use *gw_key_use_of(struct vd_gateway *g,
+                                 const struct vd_key_id *key); /* under mu; NULL: too many */
+
+/* vd_gateway_answer.c: an answer's life. */
+struct gw_answer {
+    struct vd_gateway *g;
+    struct gw_job job;
+    struct vd_amount most; /* reserved */
+    uint32_t n_taken;      /* tokens given out by next */
+    bool ended;
+    gw_alive_fn *alive; /* NULL: always */
+    void *alive_arg;
+    bool has_slot; /* keep the answer for a retry */
+    struct vd_gwstore_once once;
+    struct vd_gateway_text_stream stream;
+    char *text; /* all text so far, owned */
+    size_t n_text, cap_text;
+    struct vd_receipt receipt; /* once done */
+    struct vd_hash receipt_id;
+};
+enum gw_step { GW_TEXT, GW_DONE, GW_GONE, GW_ERROR };
+/* Takes prompt over. False: nothing is left reserved, *e says why. */
+bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_model *m,
+                     const struct vd_openai_request *r, const struct vd_api_key *key, uint32_t *prompt,
+                     uint32_t n_prompt, struct vd_openai_error *e);
+/* Waits for more text (GW_TEXT: a->text has grown), the end (GW_DONE: the receipt is durable), a client that
+ * hung up (GW_GONE) or an error. */
+enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e);
+/* Stops early: what was generated is receipted and kept if the worker says so in time. */
+void gw_answer_cancel(struct gw_answer *a);
+void gw_answer_free(struct gw_answer *a); /* cancels if it has not ended */
+
+/* vd_gateway_http.c */
+enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err);
+void gw_http_stop(struct vd_gateway *g);
+uint16_t gw_http_port(const struct gw_http *h);
+
+/* vd_gateway.c */
+void gw_metrics(struct vd_gateway *g, struct vd_metrics *m);
+bool gw_health(struct vd_gateway *g, char text[256]);
+/* pthread condition variables with the monotonic clock; wait at most ms. False: time is over. */
+void gw_cond_init(pthread_cond_t *c);
+bool gw_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *mu, uint32_t ms);
+
+#endif

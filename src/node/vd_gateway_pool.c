@@ -1,0 +1,654 @@
+/* Who is linked, who gets a job, and what workers send. A worker that breaks a rule (a gap in its tokens, a
+ * token that contradicts an earlier worker's, too many of them) loses the job, which goes to another, and its
+ * link. */
+#include "vd_gateway_impl.h"
+#include "vd_clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void send(struct vd_link *l, unsigned type, const struct vd_pb_writer *w)
+{
+    if (w->overflow || vd_link_send(l, type, w->p, w->n_bytes, NULL) == VD_EAGAIN)
+        vd_link_close(l, VD_EAGAIN, "messages are not read");
+}
+
+static struct vd_bytes text_of(const char *s)
+{
+    return (struct vd_bytes){(const uint8_t *)s, strlen(s)};
+}
+
+/* -- sessions
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+static void send_hello(struct vd_gateway *g, struct vd_link *l)
+{
+    uint8_t buf[256];
+    struct vd_wire_hello *m = calloc(1, sizeof *m);
+    if (!m) {
+        vd_link_close(l, VD_ENOMEM, "no memory for a session");
+        return;
+    }
+    m->role = VD_ROLE_GATEWAY;
+    m->software = text_of("veridem " VD_VERSION);
+    m->arithmetic = VD_ARITH_VERSION;
+    m->genesis = g->genesis;
+    m->height = vd_ledger_client_height(g->ledger);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    vd_wire_put_hello(&w, m);
+    send(l, VD_WIRE_HELLO, &w);
+    free(m);
+}
+
+static void on_open(void *arg, struct vd_link *l)
+{
+    struct vd_gateway *g = arg;
+    struct gw_session *s = calloc(1, sizeof *s);
+    if (!s) {
+        vd_link_close(l, VD_ENOMEM, "no memory for a session");
+        return;
+    }
+    s->link = l;
+    s->key = *vd_link_peer(l);
+    vd_link_set_user(l, s);
+    pthread_mutex_lock(&g->mu);
+    s->next = g->sessions;
+    g->sessions = s;
+    pthread_mutex_unlock(&g->mu);
+}
+
+static void wake_job(struct gw_job *j, enum gw_phase phase)
+{
+    j->phase = phase;
+    pthread_cond_broadcast(&j->changed);
+}
+
+static void on_close(void *arg, struct vd_link *l, const struct vd_error *why)
+{
+    struct vd_gateway *g = arg;
+    struct gw_session *s = vd_link_user(l);
+    if (!s)
+        return;
+    pthread_mutex_lock(&g->mu);
+    struct gw_session **at = &g->sessions;
+    while (*at != s)
+        at = &(*at)->next;
+    *at = s->next;
+    for (struct gw_job *j = g->jobs; j; j = j->next) {
+        if (j->session != s)
+            continue;
+        j->session = NULL;
+        if (j->phase == GW_RUNNING)
+            wake_job(j, GW_LOST);
+    }
+    pthread_cond_broadcast(&g->pool_changed);
+    pthread_mutex_unlock(&g->mu);
+    if (s->greeted)
+        vd_log_event(&g->log, VD_LOG_INFO, "a peer left", "role=%s peer=%s why=%s",
+                     vd_wire_role_name(s->role), vd_link_peer_addr(l),
+                     why->code == VD_OK ? "closed" : why->msg);
+    free(s);
+}
+
+static void on_fail(void *arg, const struct vd_error *why)
+{
+    struct vd_gateway *g = arg;
+    vd_log_event(&g->log, VD_LOG_WARN, "no link", "why=%s", why->msg);
+}
+
+/* A worker without a stake has nothing to lose, so it gets no job. */
+static bool stake_of(struct vd_gateway *g, const struct vd_pubkey *key, struct vd_amount *free_part,
+                     struct vd_error *err)
+{
+    struct vd_stake s;
+    if (vd_ledger_client_stake(g->ledger, key, &s, err) != VD_OK)
+        return false;
+    if (vd_amount_cmp(s.amount, g->min_stake) < 0) {
+        vd_error_set(err, VD_EFUNDS, "the stake is below the network's minimum");
+        return false;
+    }
+    if (!vd_amount_sub(free_part, s.amount, s.unsettled))
+        *free_part = VD_AMOUNT_ZERO;
+    return true;
+}
+
+static void greet(struct vd_gateway *g, struct vd_link *l, struct gw_session *s,
+                  const struct vd_wire_hello *m)
+{
+    struct vd_amount stake = VD_AMOUNT_ZERO;
+    struct vd_error err;
+    if (!vd_hash_eq(&m->genesis, &g->genesis)) {
+        vd_link_close(l, VD_ECONFLICT, "another network: the genesis hashes differ");
+        return;
+    }
+    if (m->role == VD_ROLE_WORKER && m->arithmetic != VD_ARITH_VERSION) {
+        vd_link_close(l, VD_EVERSION, "another arithmetic version");
+        return;
+    }
+    if (m->role == VD_ROLE_WORKER && !stake_of(g, &s->key, &stake, &err)) {
+        vd_log_event(&g->log, VD_LOG_WARN, "a worker without a stake", "peer=%s why=%s", vd_link_peer_addr(l),
+                     err.msg);
+        vd_link_close(l, VD_EFUNDS, "this worker has no sufficient stake on the ledger");
+        return;
+    }
+    send_hello(g, l);
+    pthread_mutex_lock(&g->mu);
+    s->role = m->role;
+    s->stake_free = stake;
+    s->n_offers = m->role == VD_ROLE_WORKER ? m->n_offers : 0;
+    memcpy(s->offer, m->offer, s->n_offers * sizeof s->offer[0]);
+    s->greeted = true;
+    pthread_cond_broadcast(&g->pool_changed);
+    pthread_mutex_unlock(&g->mu);
+    vd_log_event(&g->log, VD_LOG_INFO, "a peer came", "role=%s peer=%s offers=%zu",
+                 vd_wire_role_name(m->role), vd_link_peer_addr(l), m->n_offers);
+}
+
+static void on_hello(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body)
+{
+    struct vd_wire_hello *m = malloc(sizeof *m);
+    if (!m || !vd_wire_get_hello(m, body))
+        vd_link_close(l, VD_EFORMAT, "malformed HELLO");
+    else
+        greet(g, l, s, m);
+    free(m);
+}
+
+/* -- what workers send
+ * --------------------------------------------------------------------------------------------------- */
+
+/* The session's running job of this id; NULL: none (any more). Under mu. */
+static struct gw_job *job_of(struct vd_gateway *g, const struct gw_session *s, const struct vd_hash *id)
+{
+    for (struct gw_job *j = g->jobs; j; j = j->next) {
+        if (j->session == s && j->phase == GW_RUNNING && vd_hash_eq(&j->id, id))
+            return j;
+    }
+    return NULL;
+}
+
+/* False: the worker broke a rule. Tokens that an earlier worker gave already must be the same. */
+static bool take_tokens(struct gw_job *j, const struct vd_wire_token *m)
+{
+    if (m->index != j->n_expected || m->ids.n > j->max_tokens - j->n_expected)
+        return false;
+    for (size_t i = 0; i < m->ids.n; i++, j->n_expected++) {
+        if (!vd_gateway_text_valid(j->model->text, m->ids.v[i]))
+            return false;
+        if (j->n_expected < j->n_output && j->output[j->n_expected] != m->ids.v[i])
+            return false;
+        j->output[j->n_expected] = m->ids.v[i];
+        if (j->n_expected == j->n_output)
+            j->n_output++;
+    }
+    j->progress_ms = vd_clock_ms();
+    return true;
+}
+
+static void on_token(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body)
+{
+    struct vd_wire_token m;
+    uint32_t small[64];
+    size_t need = 4 * body.n + 8;
+    void *memory = need <= sizeof small ? small : malloc(need);
+    struct vd_arena arena = vd_arena_init(memory, memory ? need : 0);
+    bool ok = memory && vd_wire_get_token(&m, body, &arena);
+    if (ok) {
+        pthread_mutex_lock(&g->mu);
+        struct gw_job *j = job_of(g, s, &m.job);
+        if (j) { /* else: it was cancelled or given to another meanwhile */
+            ok = take_tokens(j, &m);
+            wake_job(j, ok ? GW_RUNNING : GW_BROKEN);
+        }
+        pthread_mutex_unlock(&g->mu);
+    }
+    if (!ok)
+        vd_link_close(l, VD_EFORMAT, "a TOKEN that does not fit");
+    if (memory != small)
+        free(memory);
+}
+
+static void on_receipt(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body)
+{
+    struct vd_wire_receipt m;
+    if (!vd_wire_get_receipt(&m, body)) {
+        vd_link_close(l, VD_EFORMAT, "malformed RECEIPT");
+        return;
+    }
+    pthread_mutex_lock(&g->mu);
+    struct gw_job *j = job_of(g, s, &m.job);
+    if (j) {
+        memcpy(j->receipt, m.receipt.p, m.receipt.n);
+        j->n_receipt = m.receipt.n;
+        j->worker_sig = m.worker_sig;
+        wake_job(j, GW_RECEIPT);
+    }
+    pthread_mutex_unlock(&g->mu);
+}
+
+static void on_refuse(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body)
+{
+    struct vd_wire_refuse m;
+    if (!vd_wire_get_refuse(&m, body)) {
+        vd_link_close(l, VD_EFORMAT, "malformed REFUSE");
+        return;
+    }
+    pthread_mutex_lock(&g->mu);
+    struct gw_job *j = job_of(g, s, &m.what);
+    if (j) {
+        j->refusal = m.code;
+        wake_job(j, GW_REFUSED);
+    }
+    pthread_mutex_unlock(&g->mu);
+    vd_log_event(&g->log, VD_LOG_INFO, "a worker refused a job", "peer=%s reason=%s detail=%.*s",
+                 vd_link_peer_addr(l), vd_wire_refuse_text(m.code), (int)m.text.n, (const char *)m.text.p);
+}
+
+/* -- audits
+ * --------------------------------------------------------------------------------------------------------------
+ */
+
+struct dispute_search {
+    struct vd_hash found[8];
+    size_t n;
+};
+
+static bool note_dispute(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct dispute_search *s = arg;
+    (void)value;
+    if (key.n == 1 + 2 * VD_HASH_BYTES)
+        memcpy(s->found[s->n++].b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
+    return s->n < sizeof s->found / sizeof s->found[0];
+}
+
+static bool open_dispute_with(struct vd_gateway *g, const struct vd_hash *receipt,
+                              const struct vd_pubkey *key)
+{
+    struct dispute_search s = {.n = 0};
+    struct vd_dispute d;
+    struct vd_state_key prefix = vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt->b, VD_HASH_BYTES, NULL);
+    if (vd_ledger_client_list(g->ledger, &prefix, note_dispute, &s, NULL) != VD_OK)
+        return false;
+    for (size_t i = 0; i < s.n; i++) {
+        if (vd_ledger_client_dispute(g->ledger, &s.found[i], &d, NULL) == VD_OK &&
+            vd_dispute_open(d.status) && vd_pubkey_eq(&d.challenger, key))
+            return true;
+    }
+    return false;
+}
+
+/* docs/spec/wire.md, section 5. */
+static bool may_see(struct vd_gateway *g, const struct gw_session *s, const struct vd_gwstore_receipt *r,
+                    const struct vd_receipt *receipt)
+{
+    struct vd_amount stake;
+    if (vd_pubkey_eq(&s->key, &receipt->request.worker))
+        return true;
+    if (s->role == VD_ROLE_VERIFIER && receipt->request.disclosure == 0)
+        return true;
+    return stake_of(g, &s->key, &stake, NULL) || open_dispute_with(g, &r->id, &s->key);
+}
+
+static void refuse_audit(struct vd_link *l, const struct vd_hash *id, enum vd_wire_refuse_code code)
+{
+    uint8_t buf[128];
+    struct vd_wire_refuse m = {.what = *id, .code = code};
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    vd_wire_put_refuse(&w, &m);
+    send(l, VD_WIRE_REFUSE, &w);
+}
+
+static void send_envelope(struct vd_gateway *g, struct vd_link *l, const struct vd_gwstore_receipt *r)
+{
+    size_t cap = r->n_envelope + 64;
+    uint8_t *buf = malloc(cap);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, buf ? cap : 0);
+    struct vd_wire_audit_data m = {r->id, {r->envelope, r->n_envelope}};
+    if (vd_wire_put_audit_data(&w, &m)) {
+        send(l, VD_WIRE_AUDIT_DATA, &w);
+        pthread_mutex_lock(&g->mu);
+        g->stats.n_audits++;
+        pthread_mutex_unlock(&g->mu);
+    } else {
+        refuse_audit(l, &r->id, VD_REFUSE_INTERNAL);
+    }
+    free(buf);
+}
+
+/* The worker, model and so on stand in the receipt, the envelope's first field. */
+static bool receipt_in(const struct vd_gwstore_receipt *r, struct vd_receipt *out)
+{
+    struct vd_signed_receipt s;
+    struct vd_pb_reader pb = vd_pb_reader_init(r->envelope, r->n_envelope);
+    return vd_signed_receipt_decode(vd_pb_get_bytes(&pb, 1, VD_SIGNED_RECEIPT_MAX_BYTES), &s) &&
+           vd_receipt_decode((struct vd_bytes){s.body, s.body_bytes}, out) == VD_RECEIPT_OK;
+}
+
+static void on_audit_get(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body)
+{
+    struct vd_wire_audit_get m;
+    struct vd_gwstore_receipt r;
+    struct vd_receipt receipt;
+    if (!vd_wire_get_audit_get(&m, body)) {
+        vd_link_close(l, VD_EFORMAT, "malformed AUDIT_GET");
+        return;
+    }
+    if (vd_gwstore_receipt_get(g->store, &m.receipt_id, &r, NULL) != VD_OK) {
+        refuse_audit(l, &m.receipt_id, VD_REFUSE_NOT_FOUND);
+        return;
+    }
+    if (receipt_in(&r, &receipt) && may_see(g, s, &r, &receipt))
+        send_envelope(g, l, &r);
+    else
+        refuse_audit(l, &m.receipt_id, VD_REFUSE_NOT_ALLOWED);
+    free(r.envelope);
+}
+
+static void on_frame(void *arg, struct vd_link *l, unsigned type, struct vd_bytes body)
+{
+    struct vd_gateway *g = arg;
+    struct gw_session *s = vd_link_user(l);
+    if (!s)
+        return;
+    bool worker = s->greeted && s->role == VD_ROLE_WORKER;
+    if (type == VD_WIRE_HELLO && !s->greeted)
+        on_hello(g, l, s, body);
+    else if (!s->greeted)
+        vd_link_close(l, VD_EFORMAT, "HELLO comes first");
+    else if (type == VD_WIRE_TOKEN && worker)
+        on_token(g, l, s, body);
+    else if (type == VD_WIRE_RECEIPT && worker)
+        on_receipt(g, l, s, body);
+    else if (type == VD_WIRE_REFUSE && worker)
+        on_refuse(g, l, s, body);
+    else if (type == VD_WIRE_AUDIT_GET)
+        on_audit_get(g, l, s, body);
+    else
+        vd_link_close(l, VD_EFORMAT, "not a message to a gateway");
+}
+
+enum vd_err gw_pool_start(struct vd_gateway *g, struct vd_error *err)
+{
+    struct vd_link_config link = {.key = &g->key, .cb = {g, on_open, on_frame, on_close, on_fail}};
+    return vd_link_listen(&g->listener, &link, g->cfg.listen_host, g->cfg.listen_port, err);
+}
+
+/* -- choosing a worker
+ * ----------------------------------------------------------------------------------------------------- */
+
+static const struct vd_wire_offer *offer_of(const struct vd_gateway *g, const struct gw_session *s,
+                                            const struct vd_hash *root)
+{
+    if (!s->greeted || s->role != VD_ROLE_WORKER)
+        return NULL;
+    for (size_t i = 0; i < s->n_offers; i++) {
+        const struct vd_wire_offer *o = &s->offer[i];
+        bool cheap = (!g->cfg.price_in_max.micro || vd_amount_cmp(o->price_in, g->cfg.price_in_max) <= 0) &&
+                     (!g->cfg.price_out_max.micro || vd_amount_cmp(o->price_out, g->cfg.price_out_max) <= 0);
+        if (vd_hash_eq(&o->model_root, root) && o->capacity && cheap)
+            return o;
+    }
+    return NULL;
+}
+
+size_t gw_workers_of(struct vd_gateway *g, const struct vd_hash *root, struct vd_wire_offer *cheapest)
+{
+    size_t n = 0;
+    for (struct gw_session *s = g->sessions; s; s = s->next) {
+        const struct vd_wire_offer *o = offer_of(g, s, root);
+        if (!o)
+            continue;
+        if (n++ == 0 || vd_amount_cmp(o->price_out, cheapest->price_out) < 0)
+            *cheapest = *o;
+    }
+    return n;
+}
+
+static bool is_excluded(const struct gw_job *j, const struct vd_pubkey *key)
+{
+    for (unsigned i = 0; i < j->n_excluded; i++) {
+        if (vd_pubkey_eq(&j->excluded[i], key))
+            return true;
+    }
+    return false;
+}
+
+static struct vd_amount most_of(const struct gw_job *j, const struct vd_wire_offer *o)
+{
+    struct vd_amount in, out, sum;
+    if (!vd_amount_mul(&in, o->price_in, j->n_prompt) || !vd_amount_mul(&out, o->price_out, j->max_tokens) ||
+        !vd_amount_add(&sum, in, out))
+        return vd_amount_micro(UINT64_MAX);
+    return sum;
+}
+
+enum choice { CHOSEN, ALL_BUSY, NO_STAKE_LEFT, NOBODY };
+
+static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct gw_session **out,
+                          const struct vd_wire_offer **offer)
+{
+    enum choice c = NOBODY;
+    uint64_t best = UINT64_MAX;
+    for (struct gw_session *s = g->sessions; s; s = s->next) {
+        const struct vd_wire_offer *o = offer_of(g, s, &j->model->root);
+        struct vd_amount with;
+        if (!o || is_excluded(j, &s->key) || (o->context_tok && j->n_prompt + j->max_tokens > o->context_tok))
+            continue;
+        if (s->n_running >= o->capacity) {
+            c = c == CHOSEN ? CHOSEN : ALL_BUSY;
+            continue;
+        }
+        if (!vd_amount_add(&with, s->committed, most_of(j, o)) || vd_amount_cmp(with, s->stake_free) > 0) {
+            c = c == NOBODY ? NO_STAKE_LEFT : c;
+            continue;
+        }
+        uint64_t load =
+            ((uint64_t)s->n_running << 32) / o->capacity; /* the least loaded, then the cheapest */
+        if (c != CHOSEN || load < best ||
+            (load == best && vd_amount_cmp(o->price_out, (*offer)->price_out) < 0)) {
+            best = load;
+            *out = s;
+            *offer = o;
+        }
+        c = CHOSEN;
+    }
+    return c;
+}
+
+/* -- giving the job away
+ * --------------------------------------------------------------------------------------------------- */
+
+static bool make_request(struct vd_gateway *g, struct gw_job *j, const struct gw_session *s,
+                         const struct vd_wire_offer *o, uint64_t sequence)
+{
+    struct vd_request *r = &j->request;
+    *r = (struct vd_request){.genesis = g->genesis,
+                             .arith_version = VD_ARITH_VERSION,
+                             .valid_until = vd_ledger_client_height(g->ledger) + g->validity_blocks,
+                             .escrow_id = g->escrow,
+                             .sequence = sequence,
+                             .gateway = g->key.pub,
+                             .worker = s->key,
+                             .model_root = j->model->root,
+                             .prompt_root = j->prompt_root,
+                             .n_prompt = j->n_prompt,
+                             .salt_commit = vd_salt_commit(j->salt),
+                             .sampling = j->sampling,
+                             .max_tokens = j->max_tokens,
+                             .price_in = o->price_in,
+                             .price_out = o->price_out};
+    j->n_request = vd_request_encode(r, j->request_bytes, sizeof j->request_bytes);
+    struct vd_bytes bytes = {j->request_bytes, j->n_request};
+    j->id = vd_receipt_id(bytes);
+    return j->n_request > 0;
+}
+
+/* Tokens to resume from: not one that ends the answer, so that the worker says itself that it ends. */
+static uint32_t n_resume(const struct gw_job *j)
+{
+    uint32_t n = j->n_output;
+    if (n && (n == j->max_tokens || vd_gateway_text_is_stop(j->model->text, j->output[n - 1])))
+        n--;
+    return n;
+}
+
+static bool send_job(struct vd_gateway *g, struct gw_job *j, struct vd_link *l)
+{
+    size_t cap = 5 * ((size_t)j->n_prompt + j->n_output) + VD_REQUEST_MAX_BYTES + 256;
+    uint8_t *buf = malloc(cap);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, buf ? cap : 0);
+    struct vd_wire_job m = {.request = {j->request_bytes, j->n_request},
+                            .prompt = {j->prompt, j->n_prompt},
+                            .resume = {j->output, n_resume(j)}};
+    memcpy(m.salt.b, j->salt, VD_SALT_BYTES);
+    vd_key_sign(&m.request_sig, &g->key, VD_TAG_REQUEST, j->request_bytes, j->n_request);
+    bool ok = vd_wire_put_job(&w, &m) && vd_link_send(l, VD_WIRE_JOB, buf, w.n_bytes, NULL) == VD_OK;
+    free(buf);
+    return ok;
+}
+
+/* Under mu. Signing and hashing take well below a millisecond. */
+static bool give(struct vd_gateway *g, struct gw_job *j, struct gw_session *s, const struct vd_wire_offer *o,
+                 uint64_t sequence)
+{
+    if (!make_request(g, j, s, o, sequence))
+        return false;
+    j->reserved = most_of(j, o);
+    j->session = s;
+    j->worker = s->key;
+    j->phase = GW_RUNNING;
+    j->n_expected = n_resume(j);
+    j->progress_ms = vd_clock_ms();
+    j->n_attempts++;
+    if (!send_job(g, j, s->link)) {
+        j->session = NULL;
+        return false;
+    }
+    s->n_running++;
+    bool added = vd_amount_add(&s->committed, s->committed, j->reserved);
+    (void)added; /* choose has looked */
+    j->next = g->jobs;
+    g->jobs = j;
+    return true;
+}
+
+static bool none_left(const struct gw_job *j, enum choice c, struct vd_openai_error *e)
+{
+    bool begun = j->n_output > 0;
+    if (c == ALL_BUSY)
+        vd_openai_fail(e, 503, "workers_busy", NULL, "All workers for '%s' are busy; try again in a moment.",
+                       j->model->name);
+    else if (c == NO_STAKE_LEFT)
+        vd_openai_fail(e, 503, "stake_used_up", NULL,
+                       "The stakes of the workers for '%s' cover no further answers until earlier ones are "
+                       "final; try again "
+                       "later or ask for fewer tokens.",
+                       j->model->name);
+    else if (j->n_attempts)
+        vd_openai_fail(e, begun ? 502 : 503, "worker_failed", NULL,
+                       "The worker for '%s' failed, and there is no other one that can go on.",
+                       j->model->name);
+    else
+        vd_openai_fail(e, 503, "no_worker", NULL, "No worker that offers '%s' is connected; try again later.",
+                       j->model->name);
+    e->retry_after_s = c == ALL_BUSY ? 1 : 5;
+    return false;
+}
+
+/* How long it is worth to wait for that. */
+static uint32_t patience_ms(const struct vd_gateway *g, const struct gw_job *j, enum choice c)
+{
+    if (c == ALL_BUSY)
+        return g->cfg.queue_ms;
+    return c == NOBODY && j->n_output > 0 ? GW_RESUME_WAIT_MS : GW_NO_WORKER_MS;
+}
+
+/* Waits until choose finds somebody. Under mu. */
+static bool await_worker(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, void *arg,
+                         struct gw_session **s, const struct vd_wire_offer **o, struct vd_openai_error *e)
+{
+    uint64_t start = vd_clock_ms();
+    enum choice c = choose(g, j, s, o);
+    if (c != CHOSEN && g->n_waiting >= g->cfg.queue_max) {
+        vd_openai_fail(e, 503, "queue_full", NULL,
+                       "Too many requests wait for a worker; try again in a moment.");
+        e->retry_after_s = 2;
+        return false;
+    }
+    g->n_waiting++;
+    while (c != CHOSEN && !atomic_load(&g->stopping) && vd_clock_ms() - start < patience_ms(g, j, c)) {
+        gw_cond_wait_ms(&g->pool_changed, &g->mu, GW_ALIVE_POLL_MS);
+        if (alive && !alive(arg))
+            break;
+        c = choose(g, j, s, o);
+    }
+    g->n_waiting--;
+    return c == CHOSEN || none_left(j, c, e);
+}
+
+bool gw_job_place(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, void *arg,
+                  struct vd_openai_error *e)
+{
+    uint64_t sequence;
+    struct gw_session *s;
+    const struct vd_wire_offer *o;
+    if (j->n_attempts >= GW_ATTEMPTS_MAX)
+        return none_left(j, NOBODY, e);
+    if (!gw_money_sequence(g, &sequence, e))
+        return false;
+    pthread_mutex_lock(&g->mu);
+    bool ok = await_worker(g, j, alive, arg, &s, &o, e);
+    if (ok && !give(g, j, s, o, sequence))
+        ok = none_left(j, NOBODY, e);
+    pthread_mutex_unlock(&g->mu);
+    return ok;
+}
+
+void gw_job_leave(struct vd_gateway *g, struct gw_job *j)
+{
+    pthread_mutex_lock(&g->mu);
+    struct gw_job **at = &g->jobs;
+    while (*at && *at != j)
+        at = &(*at)->next;
+    if (*at)
+        *at = j->next;
+    if (j->session) {
+        j->session->n_running--;
+        if (!vd_amount_sub(&j->session->committed, j->session->committed, j->reserved))
+            j->session->committed = VD_AMOUNT_ZERO;
+        j->session->committed.micro += j->owed.micro; /* until the settler has looked at the stake again */
+    }
+    j->session = NULL;
+    j->reserved = j->owed = VD_AMOUNT_ZERO;
+    pthread_cond_broadcast(&g->pool_changed);
+    pthread_mutex_unlock(&g->mu);
+}
+
+void gw_job_cancel(struct vd_gateway *g, struct gw_job *j)
+{
+    uint8_t buf[64];
+    struct vd_wire_cancel m;
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    pthread_mutex_lock(&g->mu);
+    j->cancelled = true;
+    m.job = j->id;
+    vd_wire_put_cancel(&w, &m);
+    if (j->session && j->phase == GW_RUNNING)
+        send(j->session->link, VD_WIRE_CANCEL, &w);
+    pthread_mutex_unlock(&g->mu);
+}
+
+void gw_job_send_accept(struct vd_gateway *g, struct gw_job *j, const struct vd_hash *receipt_id,
+                        const struct vd_sig *gateway_sig)
+{
+    uint8_t buf[256];
+    struct vd_wire_accept m = {j->id, *receipt_id, *gateway_sig};
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    vd_wire_put_accept(&w, &m);
+    pthread_mutex_lock(&g->mu);
+    if (j->session)
+        send(j->session->link, VD_WIRE_ACCEPT, &w);
+    pthread_mutex_unlock(&g->mu);
+}

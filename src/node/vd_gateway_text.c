@@ -1,0 +1,212 @@
+/* A prompt may have as many ids as the context, and no more memory is ever taken for it: the body's limit (1
+ * MiB) bounds the text, and a token is at least one byte of it. */
+#include "vd_gateway_text.h"
+#include "vd_derive.h"
+#include "vd_gguf.h"
+#include "vd_template.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { RENDERED_MAX_BYTES = 4 << 20 }; /* a template adds a few bytes per message */
+
+struct vd_gateway_text {
+    struct vd_gguf *gguf;
+    struct vd_tok *tok;
+    struct vd_template *chat; /* NULL: the file has none */
+    struct vd_program program;
+    struct vd_str bos, eos;
+};
+
+static struct vd_str text_of_token(const struct vd_tok *tok, uint32_t id)
+{
+    struct vd_bytes b = id == VD_TOK_NONE ? (struct vd_bytes){NULL, 0} : vd_tok_piece(tok, id, true);
+    return (struct vd_str){b.n ? (const char *)b.p : "", b.n};
+}
+
+static enum vd_err open_parts(struct vd_gateway_text *t, const char *path, struct vd_error *err)
+{
+    struct vd_gguf_str chat = {NULL, 0};
+    enum vd_err e = vd_gguf_open_map(&t->gguf, path, err);
+    if (e == VD_OK)
+        e = vd_derive_program(&t->program, t->gguf, err);
+    if (e == VD_OK)
+        e = vd_tok_load(&t->tok, t->gguf, err);
+    if (e == VD_OK && vd_tok_count(t->tok) != t->program.vocab)
+        e = vd_error_set(err, VD_EFORMAT, "%s: the tokenizer has %u tokens, the model %u", path,
+                         vd_tok_count(t->tok), t->program.vocab);
+    if (e == VD_OK)
+        e = vd_gguf_get_str(t->gguf, "tokenizer.chat_template", VD_GGUF_OPTIONAL, &chat, err);
+    if (e == VD_OK && chat.n)
+        e = vd_template_parse(&t->chat, chat.p, chat.n, err);
+    if (e == VD_OK) {
+        t->bos = text_of_token(t->tok, vd_tok_bos(t->tok));
+        t->eos = text_of_token(t->tok, vd_tok_eos(t->tok));
+    }
+    return e;
+}
+
+enum vd_err vd_gateway_text_open(struct vd_gateway_text **out, const char *path, struct vd_error *err)
+{
+    struct vd_gateway_text *t = calloc(1, sizeof *t);
+    if (!t)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the text side of %s", path);
+    enum vd_err e = open_parts(t, path, err);
+    if (e != VD_OK) {
+        vd_gateway_text_close(t);
+        return e;
+    }
+    *out = t;
+    return VD_OK;
+}
+
+void vd_gateway_text_close(struct vd_gateway_text *t)
+{
+    if (!t)
+        return;
+    vd_template_free(t->chat);
+    vd_tok_free(t->tok);
+    vd_gguf_close(t->gguf);
+    free(t);
+}
+
+uint32_t vd_gateway_text_context(const struct vd_gateway_text *t)
+{
+    return t->program.ctx;
+}
+
+bool vd_gateway_text_is_stop(const struct vd_gateway_text *t, uint32_t id)
+{
+    for (uint32_t i = 0; i < t->program.n_stop; i++) {
+        if (t->program.stop[i] == id)
+            return true;
+    }
+    return false;
+}
+
+bool vd_gateway_text_valid(const struct vd_gateway_text *t, uint32_t id)
+{
+    return id < t->program.vocab;
+}
+
+static bool too_long(const struct vd_gateway_text *t, size_t n, enum vd_openai_kind kind,
+                     struct vd_openai_error *e)
+{
+    const char *param = kind == VD_OPENAI_CHAT ? "messages" : "prompt";
+    return vd_openai_fail(
+        e, 400, "context_length_exceeded", param,
+        "The prompt has %zu tokens; this model's context has %u, and at least one is needed for the "
+        "answer. Shorten the %s.",
+        n, t->program.ctx, param);
+}
+
+/* Text to ids. `flags` as vd_tok_encode's. */
+static bool encode(const struct vd_gateway_text *t, enum vd_openai_kind kind, const char *text, size_t n_text,
+                   unsigned flags, uint32_t **ids, uint32_t *n_ids, struct vd_openai_error *e)
+{
+    struct vd_error why;
+    struct vd_tok_ids to = {.max = t->program.ctx};
+    to.p = malloc(to.max * sizeof *to.p);
+    if (!to.p)
+        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+    enum vd_err r = vd_tok_encode(t->tok, text, n_text, flags, &to, &why);
+    if (r == VD_OK && to.n > 0 && to.n < t->program.ctx) {
+        *ids = to.p;
+        *n_ids = (uint32_t)to.n;
+        return true;
+    }
+    free(to.p);
+    const char *param = kind == VD_OPENAI_CHAT ? "messages" : "prompt";
+    if (r == VD_OK && to.n == 0)
+        return vd_openai_fail(e, 400, "invalid_value", param, "The prompt is empty.");
+    if (r == VD_OK || (r == VD_ELIMIT && to.n >= t->program.ctx))
+        return too_long(t, to.n, kind, e);
+    return vd_openai_fail(e, r == VD_ENOMEM ? 503 : 400, "invalid_value", param,
+                          "The prompt cannot be tokenised: %s.", why.msg);
+}
+
+/* The template's output, in memory of its own. */
+static char *render(const struct vd_gateway_text *t, const struct vd_openai_request *r, size_t *n,
+                    struct vd_openai_error *e)
+{
+    struct vd_error why;
+    struct vd_chat_message *m = calloc(r->n_messages, sizeof *m);
+    char *text = malloc(RENDERED_MAX_BYTES);
+    enum vd_err rc = VD_ENOMEM;
+    vd_error_set(&why, VD_ENOMEM, "no memory");
+    if (m && text) {
+        for (size_t i = 0; i < r->n_messages; i++) {
+            m[i].role = (struct vd_str){r->message[i].role.p, r->message[i].role.n};
+            m[i].content = (struct vd_str){r->message[i].content.p, r->message[i].content.n};
+        }
+        struct vd_chat chat = {m, r->n_messages, true, t->bos, t->eos};
+        rc = vd_template_run_chat(t->chat, &chat, text, RENDERED_MAX_BYTES, n, &why);
+    }
+    free(m);
+    if (rc == VD_OK)
+        return text;
+    free(text);
+    vd_openai_fail(e, rc == VD_ENOMEM ? 503 : 400, "invalid_value", "messages",
+                   "The messages do not suit this model's chat template: %s", why.msg);
+    return NULL;
+}
+
+static bool chat_ids(const struct vd_gateway_text *t, const struct vd_openai_request *r, uint32_t **ids,
+                     uint32_t *n_ids, struct vd_openai_error *e)
+{
+    size_t n = 0;
+    if (!t->chat)
+        return vd_openai_fail(e, 400, "unsupported_value", "model",
+                              "The model '%s' has no chat template; use /v1/completions.", r->model);
+    char *text = render(t, r, &n, e);
+    if (!text)
+        return false;
+    bool has_bos = t->bos.n && n >= t->bos.n && memcmp(text, t->bos.p, t->bos.n) == 0;
+    unsigned flags = VD_TOK_PARSE_SPECIAL | (has_bos ? 0 : VD_TOK_ADD_BOS);
+    bool ok = encode(t, r->kind, text, n, flags, ids, n_ids, e);
+    free(text);
+    return ok;
+}
+
+static bool given_ids(const struct vd_gateway_text *t, const struct vd_openai_request *r, uint32_t **ids,
+                      uint32_t *n_ids, struct vd_openai_error *e)
+{
+    if (r->n_ids >= t->program.ctx)
+        return too_long(t, r->n_ids, r->kind, e);
+    for (size_t i = 0; i < r->n_ids; i++) {
+        if (!vd_gateway_text_valid(t, r->ids[i]))
+            return vd_openai_fail(e, 400, "invalid_value", "prompt",
+                                  "The token id %u is not in the vocabulary of %u.", r->ids[i],
+                                  t->program.vocab);
+    }
+    *ids = malloc(r->n_ids * sizeof **ids);
+    if (!*ids)
+        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+    memcpy(*ids, r->ids, r->n_ids * sizeof **ids);
+    *n_ids = (uint32_t)r->n_ids;
+    return true;
+}
+
+bool vd_gateway_text_prompt(const struct vd_gateway_text *t, const struct vd_openai_request *r,
+                            uint32_t **ids, uint32_t *n_ids, struct vd_openai_error *e)
+{
+    if (r->kind == VD_OPENAI_CHAT)
+        return chat_ids(t, r, ids, n_ids, e);
+    if (!r->prompt.p)
+        return given_ids(t, r, ids, n_ids, e);
+    return encode(t, r->kind, r->prompt.p, r->prompt.n, VD_TOK_ADD_BOS | VD_TOK_PARSE_SPECIAL, ids, n_ids, e);
+}
+
+size_t vd_gateway_text_put(const struct vd_gateway_text *t, struct vd_gateway_text_stream *s, uint32_t id,
+                           char out[VD_GATEWAY_TEXT_TOKEN_MAX])
+{
+    if (vd_gateway_text_is_stop(t, id))
+        return 0;
+    struct vd_bytes piece = vd_tok_piece(t->tok, id, false);
+    return vd_tok_stream_put(&s->characters, piece.p, piece.n, out);
+}
+
+size_t vd_gateway_text_end(struct vd_gateway_text_stream *s, char out[VD_GATEWAY_TEXT_TOKEN_MAX])
+{
+    return vd_tok_stream_end(&s->characters, out);
+}

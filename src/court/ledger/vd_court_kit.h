@@ -336,45 +336,50 @@ KIT void kit_net_init(struct kit_net *n, struct kit *k)
     kit_begin(n);
 }
 
+KIT void kit_audit_record(struct vd_bytes key, struct vd_bytes v, struct vd_amount sum[VD_BUCKETS])
+{
+    struct vd_account a;
+    struct vd_stake s;
+    struct vd_escrow e;
+    struct vd_receipt_record r;
+    struct vd_dispute d;
+    if (key.p[0] == VD_STATE_ACCOUNT) {
+        kit_check(vd_account_decode(v, &a));
+        sum[VD_BUCKET_ACCOUNTS].micro += a.balance.micro;
+    } else if (key.p[0] == VD_STATE_STAKE) {
+        kit_check(vd_stake_decode(v, &s));
+        sum[VD_BUCKET_STAKES].micro += s.amount.micro;
+        sum[VD_BUCKET_UNBONDING].micro += s.unbonding.micro;
+    } else if (key.p[0] == VD_STATE_ESCROW) {
+        kit_check(vd_escrow_decode(v, &e));
+        kit_check(e.settled.micro <= e.deposited.micro);
+        sum[VD_BUCKET_ESCROWS].micro += e.balance.micro;
+    } else if (key.p[0] == VD_STATE_RECEIPT) {
+        kit_check(vd_receipt_record_decode(v, &r));
+        sum[VD_BUCKET_PENDING].micro += r.status == VD_RECEIPT_SETTLED ? r.amount.micro : 0;
+    } else if (key.p[0] == VD_STATE_DISPUTE) {
+        kit_check(vd_dispute_decode(v, &d));
+        sum[VD_BUCKET_BONDS].micro += d.bond.micro;
+    }
+}
+
 /* Sums every record of the state by bucket, without the ledger's own totals, and compares. */
-KIT void kit_audit(struct kit_net *n)
+KIT bool kit_audit(struct vd_kvs *kv, const struct vd_genesis *genesis)
 {
     struct vd_amount sum[VD_BUCKETS] = {{0}};
     struct vd_totals t;
+    struct vd_bytes none = {NULL, 0}, key = none, v;
     uint64_t all = 0;
-    for (size_t i = 0; i < n->state.n; i++) {
-        struct vd_bytes key = n->state.entry[i].key, v = n->state.entry[i].value;
-        struct vd_account a;
-        struct vd_stake s;
-        struct vd_escrow e;
-        struct vd_receipt_record r;
-        struct vd_dispute d;
-        if (key.p[0] == VD_STATE_ACCOUNT) {
-            kit_check(vd_account_decode(v, &a));
-            sum[VD_BUCKET_ACCOUNTS].micro += a.balance.micro;
-        } else if (key.p[0] == VD_STATE_STAKE) {
-            kit_check(vd_stake_decode(v, &s));
-            sum[VD_BUCKET_STAKES].micro += s.amount.micro;
-            sum[VD_BUCKET_UNBONDING].micro += s.unbonding.micro;
-        } else if (key.p[0] == VD_STATE_ESCROW) {
-            kit_check(vd_escrow_decode(v, &e));
-            kit_check(e.settled.micro <= e.deposited.micro);
-            sum[VD_BUCKET_ESCROWS].micro += e.balance.micro;
-        } else if (key.p[0] == VD_STATE_RECEIPT) {
-            kit_check(vd_receipt_record_decode(v, &r));
-            sum[VD_BUCKET_PENDING].micro += r.status == VD_RECEIPT_SETTLED ? r.amount.micro : 0;
-        } else if (key.p[0] == VD_STATE_DISPUTE) {
-            kit_check(vd_dispute_decode(v, &d));
-            sum[VD_BUCKET_BONDS].micro += d.bond.micro;
-        }
-    }
-    kit_check(vd_ledger_get_totals(&n->state.kv, &t));
+    bool same = true;
+    for (bool after = false; kv->next(kv, none, key, after, &key, &v); after = true)
+        kit_audit_record(key, v, sum);
+    kit_check(vd_ledger_get_totals(kv, &t));
     sum[VD_BUCKET_BURNED] = t.bucket[VD_BUCKET_BURNED];
     for (int b = 0; b < VD_BUCKETS; b++) {
-        kit_check(sum[b].micro == t.bucket[b].micro);
+        same &= sum[b].micro == t.bucket[b].micro;
         all += sum[b].micro;
     }
-    kit_check(all == vd_genesis_supply(&n->k->genesis).micro);
+    return same && all == vd_genesis_supply(genesis).micro;
 }
 
 /* Ends the block, makes it the state, and begins the next. */
@@ -384,7 +389,7 @@ KIT void kit_end(struct kit_net *n)
     kit_check(vd_ledger_end(&n->block, &err) == VD_OK);
     kit_check(vd_overlay_each(&n->block.overlay, kit_set, &n->state));
     n->height++;
-    kit_audit(n);
+    kit_check(kit_audit(&n->state.kv, &n->k->genesis));
     kit_begin(n);
 }
 

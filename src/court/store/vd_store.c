@@ -203,7 +203,7 @@ static enum vd_err open_tables(struct vd_store *s, struct vd_error *err)
     return rc ? lmdb_error(s, rc, "open", err) : VD_OK;
 }
 
-/* LMDB does not sync the folder in which it made its file. */
+/* A file that exists must be found again after a power cut; LMDB does not sync its folder. */
 static enum vd_err sync_dir(const struct vd_store *s, struct vd_error *err)
 {
     int fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -213,9 +213,10 @@ static enum vd_err sync_dir(const struct vd_store *s, struct vd_error *err)
     return rc ? lmdb_error(s, rc, "sync the folder", err) : VD_OK;
 }
 
-static enum vd_err open_env(struct vd_store *s, struct vd_error *err)
+/* Opens the file `path` (a whole path if MDB_NOSUBDIR is among the flags, else the folder) with its tables.
+ */
+static enum vd_err open_env_at(struct vd_store *s, const char *path, unsigned flags, struct vd_error *err)
 {
-    unsigned flags = MDB_NOTLS | (s->config.scratch ? MDB_NOSYNC : 0);
     int rc = mdb_env_create(&s->env);
     if (rc != 0) {
         s->env = NULL;
@@ -224,14 +225,40 @@ static enum vd_err open_env(struct vd_store *s, struct vd_error *err)
     mdb_env_set_maxdbs(s->env, N_TABLES);
     mdb_env_set_maxreaders(s->env, READERS_MAX);
     mdb_env_set_mapsize(s->env, s->map_bytes);
-    rc = mdb_env_open(s->env, s->dir, flags, 0600);
-    enum vd_err e = rc ? lmdb_error(s, rc, "open", err) : open_tables(s, err);
+    rc = mdb_env_open(s->env, path, flags | MDB_NOTLS, 0600);
+    return rc ? lmdb_error(s, rc, "open", err) : open_tables(s, err);
+}
+
+static enum vd_err open_env(struct vd_store *s, struct vd_error *err)
+{
+    enum vd_err e = open_env_at(s, s->dir, s->config.scratch ? MDB_NOSYNC : 0, err);
     if (e == VD_OK) {
         MDB_envinfo info;
         mdb_env_info(s->env, &info);
         s->map_bytes = info.me_mapsize; /* an existing file may need more than was asked for */
     }
     return e;
+}
+
+/* A new file is made whole under another name first: LMDB writes the two pages that it begins with unsynced,
+ * and after a power cut at that moment it could not open what is left. */
+static enum vd_err make_file(struct vd_store *s, struct vd_error *err)
+{
+    char file[VD_PATH_MAX + 16], made[VD_PATH_MAX + 16], lock[VD_PATH_MAX + 32];
+    snprintf(file, sizeof file, "%s/data.mdb", s->dir);
+    snprintf(made, sizeof made, "%s/data.new", s->dir);
+    snprintf(lock, sizeof lock, "%s-lock", made);
+    if (s->config.scratch || access(file, F_OK) == 0)
+        return VD_OK;
+    unlink(made); /* of a start that was interrupted */
+    enum vd_err e = open_env_at(s, made, MDB_NOSUBDIR, err);
+    if (s->env)
+        mdb_env_close(s->env);
+    s->env = NULL;
+    unlink(lock);
+    if (e == VD_OK && rename(made, file) != 0)
+        e = lmdb_error(s, errno, "rename data.new", err);
+    return e == VD_OK ? sync_dir(s, err) : e;
 }
 
 enum vd_err vd_store_open(struct vd_store **out, const char *dir, const struct vd_store_config *config,
@@ -256,9 +283,9 @@ enum vd_err vd_store_open(struct vd_store **out, const char *dir, const struct v
     snprintf(lock_path, sizeof lock_path, "%s/owner.lock", dir);
     e = vd_lock_take(&s->lock, lock_path, err);
     if (e == VD_OK)
+        e = make_file(s, err);
+    if (e == VD_OK)
         e = open_env(s, err);
-    if (e == VD_OK && !s->config.scratch)
-        e = sync_dir(s, err);
     if (e != VD_OK) {
         vd_store_close(s);
         return e;

@@ -29,6 +29,7 @@ enum {
     WINDOW = 24, /* transactions of a sender that are on their way */
     NONCES_MAX = 200000,
     LIFE_MAX_MS = 150,
+    START_MAX_MS = 10000,
 };
 
 struct place {
@@ -50,7 +51,7 @@ static struct vd_hash escrow_id;
 static struct vd_rng rng;
 static char dir[128], journal[128];
 static const char *mode, *ledger_path, *shim_path, *recover_path;
-static uint64_t checked_height, n_txs_found, n_taken_back;
+static uint64_t checked_height, n_txs_found, n_taken_back, n_answers;
 static struct vd_hash checked_hash;
 
 __attribute__((format(printf, 1, 2))) static bool wrong(const char *fmt, ...)
@@ -111,6 +112,7 @@ static bool send_one(int fd, int who)
 /* An answer. Applied, or found applied already: it must never be missing from now on. */
 static void take_answer(const struct vd_chain_result *r)
 {
+    n_answers++;
     for (int who = 0; who < SENDERS; who++) {
         struct sender *s = &sender[who];
         for (uint64_t n = s->acked; n < s->sent; n++) {
@@ -186,11 +188,13 @@ static bool read_answers(int fd, int wait_ms)
     return true;
 }
 
-static bool one_life(uint64_t life_ms)
+/* Kills the ledger life_ms after its start or, if `settled`, after its first answer: then it is in the middle
+ * of work. */
+static bool one_life(uint64_t life_ms, bool settled)
 {
     int fd, status;
     pid_t pid = spawn_ledger(&fd);
-    uint64_t end = vd_clock_ms() + life_ms;
+    uint64_t end = vd_clock_ms() + (settled ? START_MAX_MS : life_ms), before = n_answers;
     bool alive = true;
     while (alive && vd_clock_ms() < end) {
         for (int who = 0; who < SENDERS; who++) {
@@ -200,6 +204,10 @@ static bool one_life(uint64_t life_ms)
                 alive = send_one(fd, who);
         }
         alive = alive && read_answers(fd, 1);
+        if (settled && n_answers > before) {
+            settled = false;
+            end = vd_clock_ms() + life_ms;
+        }
     }
     kill(pid, SIGKILL);
     kit_check(waitpid(pid, &status, 0) == pid);
@@ -323,7 +331,7 @@ static bool run(int rounds)
     int replay_every = rounds > 40 ? 25 : 5;
     for (int i = 1; i <= rounds; i++) {
         uint64_t life = 1 + vd_rng_below(&rng, LIFE_MAX_MS);
-        bool good = one_life(life);
+        bool good = one_life(life, vd_rng_below(&rng, 4) != 0);
         if (good && strcmp(mode, "kill") != 0)
             good = take_back(i % 2 ? 0 : (uint64_t)i);
         good = good && check_files();

@@ -266,8 +266,8 @@ static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
 static void vd_job_on_mismatch(void *arg, uint32_t index, uint32_t given, uint32_t own)
 {
     struct vd_worker_job *j = arg;
-    j->bad_resume = true;
     pthread_mutex_lock(&j->w->mu);
+    j->bad_resume = true;
     bool known = j->submitted;
     pthread_mutex_unlock(&j->w->mu);
     if (known)

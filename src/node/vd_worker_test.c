@@ -1,0 +1,705 @@
+/* Worker and verifier against a real ledger, with a gateway made of a listening link: an honest job from JOB
+ * to FINAL, refusals, cancel, resume, and a cheat that runs other weights than it claims, from the audit to
+ * the verdict. Small random models, seconds. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "vd_clock.h"
+#include "vd_ledgerd.h"
+#include "vd_test_model.h"
+#include "vd_trace_hash.h"
+#include "vd_verifier.h"
+#include "vd_wire.h"
+#include "vd_worker.h"
+#include "vd_worker_game.h"
+#include "vd_worker_jobs.h"
+
+#define HOST "127.0.0.1"
+enum { WAIT_MS = 30000, PROMPT = 40, TOKENS_MAX = 256, RECEIPTS_MAX = 16, BALANCE = 100000000 };
+
+/* What the gateway of the tests knows of the one job that it has running. */
+struct answer {
+    struct vd_hash job;
+    uint32_t tokens[TOKENS_MAX];
+    uint32_t n_tokens;
+    bool receipt, refused;
+    enum vd_wire_refuse_code code;
+    struct vd_signed_receipt signed_receipt;
+};
+
+struct fixture {
+    char dir[64], honest_path[VD_PATH_MAX], cheat_path[VD_PATH_MAX];
+    struct vd_keypair ledger_key, gateway_key, worker_key, verifier_key;
+    struct vd_genesis_account account[3];
+    struct vd_genesis genesis;
+    struct vd_hash genesis_hash;
+    struct vd_ledgerd *ledgerd;
+    struct vd_ledger_client *ledger; /* the gateway's */
+    struct vd_link_listener *listener;
+    struct vd_pool *pool[3];
+    struct vd_model *honest, *cheat, *checker;
+    struct vd_hash root, escrow;
+    struct vd_worker *worker;
+    struct vd_verifier *verifier;
+    struct vd_worker_peer ledger_peer, gateway_peer;
+    uint64_t sequence;
+
+    pthread_mutex_t mu;
+    struct vd_link *worker_link;
+    uint32_t cancel_after; /* tokens; 0: never */
+    struct answer a;
+    uint32_t prompt[PROMPT];
+    uint8_t salt[VD_SALT_BYTES];
+    struct {
+        struct vd_hash id;
+        uint8_t *bytes;
+        size_t n;
+    } kept[RECEIPTS_MAX]; /* envelopes, for audits */
+    size_t n_kept;
+};
+
+static void sure(enum vd_err e, const struct vd_error *err)
+{
+    if (e != VD_OK)
+        fail_msg("%s", err->msg);
+}
+
+static bool wait_for(bool (*done)(struct fixture *f), struct fixture *f)
+{
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    while (vd_clock_ms() < until) {
+        if (done(f))
+            return true;
+        vd_clock_sleep_ms(5);
+    }
+    return false;
+}
+
+/* ---- The gateway ---- */
+
+#define SEND(link, type, put, message, cap)                                                                  \
+    do {                                                                                                     \
+        uint8_t *buf_ = malloc(cap);                                                                         \
+        struct vd_pb_writer w_ = vd_pb_writer_init(buf_, cap);                                               \
+        assert_true(put(&w_, message));                                                                      \
+        (void)vd_link_send(link, type, buf_, w_.n_bytes, NULL);                                              \
+        free(buf_);                                                                                          \
+    } while (0)
+
+static void gw_hello(struct fixture *f, struct vd_link *link, struct vd_bytes body)
+{
+    static struct vd_wire_hello theirs, ours;
+    assert_true(vd_wire_get_hello(&theirs, body));
+    ours.role = VD_ROLE_GATEWAY;
+    ours.software = (struct vd_bytes){(const uint8_t *)"test", 4};
+    ours.genesis = f->genesis_hash;
+    SEND(link, VD_WIRE_HELLO, vd_wire_put_hello, &ours, 512);
+    if (theirs.role != VD_ROLE_WORKER)
+        return;
+    assert_int_equal(theirs.n_offers, 1);
+    assert_true(vd_hash_eq(&theirs.offer[0].model_root, &f->root));
+    pthread_mutex_lock(&f->mu);
+    f->worker_link = vd_link_ref(link);
+    pthread_mutex_unlock(&f->mu);
+}
+
+static void gw_token(struct fixture *f, struct vd_link *link, struct vd_bytes body)
+{
+    uint8_t memory[1024];
+    struct vd_arena arena = vd_arena_init(memory, sizeof memory);
+    struct vd_wire_token m;
+    assert_true(vd_wire_get_token(&m, body, &arena));
+    pthread_mutex_lock(&f->mu);
+    assert_true(vd_hash_eq(&m.job, &f->a.job));
+    assert_int_equal(m.index, f->a.n_tokens);
+    for (size_t i = 0; i < m.ids.n; i++)
+        f->a.tokens[f->a.n_tokens++] = m.ids.v[i];
+    bool cancel = f->cancel_after && f->a.n_tokens == f->cancel_after;
+    pthread_mutex_unlock(&f->mu);
+    if (cancel) {
+        struct vd_wire_cancel c = {.job = m.job};
+        SEND(link, VD_WIRE_CANCEL, vd_wire_put_cancel, &c, 64);
+    }
+}
+
+/* Countersigns, keeps the envelope, accepts. */
+static void gw_receipt(struct fixture *f, struct vd_link *link, struct vd_bytes body)
+{
+    struct vd_wire_receipt m;
+    struct vd_receipt r;
+    assert_true(vd_wire_get_receipt(&m, body));
+    pthread_mutex_lock(&f->mu);
+    struct vd_signed_receipt *s = &f->a.signed_receipt;
+    memcpy(s->body, m.receipt.p, m.receipt.n);
+    s->body_bytes = m.receipt.n;
+    s->worker_sig = m.worker_sig;
+    vd_key_sign(&s->gateway_sig, &f->gateway_key, VD_TAG_ACCEPT, s->body, s->body_bytes);
+    struct vd_envelope e = {.receipt = *s,
+                            .n_prompt = PROMPT,
+                            .n_output = f->a.n_tokens,
+                            .prompt = f->prompt,
+                            .output = f->a.tokens};
+    memcpy(e.job_salt, f->salt, VD_SALT_BYTES);
+    assert_int_equal(vd_envelope_check(&e, &r), VD_RECEIPT_OK);
+    size_t cap = vd_envelope_max_bytes(e.n_prompt, e.n_output), i = f->n_kept++;
+    f->kept[i].bytes = malloc(cap);
+    f->kept[i].n = vd_envelope_encode(&e, f->kept[i].bytes, cap);
+    f->kept[i].id = vd_signed_receipt_id(s);
+    f->a.receipt = true;
+    struct vd_wire_accept ok = {.job = m.job, .receipt_id = f->kept[i].id, .gateway_sig = s->gateway_sig};
+    pthread_mutex_unlock(&f->mu);
+    SEND(link, VD_WIRE_ACCEPT, vd_wire_put_accept, &ok, 256);
+}
+
+static void gw_audit(struct fixture *f, struct vd_link *link, struct vd_bytes body)
+{
+    struct vd_wire_audit_get m;
+    assert_true(vd_wire_get_audit_get(&m, body));
+    for (size_t i = 0; i < f->n_kept; i++) {
+        if (!vd_hash_eq(&f->kept[i].id, &m.receipt_id))
+            continue;
+        struct vd_wire_audit_data d = {.receipt_id = m.receipt_id,
+                                       .envelope = {f->kept[i].bytes, f->kept[i].n}};
+        SEND(link, VD_WIRE_AUDIT_DATA, vd_wire_put_audit_data, &d, 1 << 16);
+    }
+}
+
+static void gw_frame(void *arg, struct vd_link *link, unsigned type, struct vd_bytes body)
+{
+    struct fixture *f = arg;
+    struct vd_wire_refuse refuse;
+    switch (type) {
+    case VD_WIRE_HELLO:
+        gw_hello(f, link, body);
+        break;
+    case VD_WIRE_TOKEN:
+        gw_token(f, link, body);
+        break;
+    case VD_WIRE_RECEIPT:
+        gw_receipt(f, link, body);
+        break;
+    case VD_WIRE_REFUSE:
+        assert_true(vd_wire_get_refuse(&refuse, body));
+        pthread_mutex_lock(&f->mu);
+        f->a.refused = true;
+        f->a.code = refuse.code;
+        pthread_mutex_unlock(&f->mu);
+        break;
+    case VD_WIRE_AUDIT_GET:
+        gw_audit(f, link, body);
+        break;
+    default:
+        fail_msg("frame type %u", type);
+    }
+}
+
+static void gw_close(void *arg, struct vd_link *link, const struct vd_error *why)
+{
+    struct fixture *f = arg;
+    pthread_mutex_lock(&f->mu);
+    bool ours = f->worker_link == link;
+    if (ours)
+        f->worker_link = NULL;
+    pthread_mutex_unlock(&f->mu);
+    if (ours)
+        vd_link_unref(link);
+}
+
+/* ---- Setting up ---- */
+
+static int by_pubkey(const void *a, const void *b)
+{
+    return memcmp(a, b, VD_PUBKEY_BYTES);
+}
+
+static void start_ledger(struct fixture *f)
+{
+    struct vd_error err;
+    static char dir[128];
+    f->account[0] = (struct vd_genesis_account){f->gateway_key.pub, {BALANCE}};
+    f->account[1] = (struct vd_genesis_account){f->worker_key.pub, {BALANCE}};
+    f->account[2] = (struct vd_genesis_account){f->verifier_key.pub, {BALANCE}};
+    qsort(f->account, 3, sizeof f->account[0], by_pubkey);
+    f->genesis = (struct vd_genesis){.network = "test",
+                                     .time_ms = 1767225600000,
+                                     .block_time_ms = 20,
+                                     .audit_rate_ppm = VD_PPM,
+                                     .audit_window_blocks = 60,
+                                     .move_clock_blocks = 200,
+                                     .unbonding_blocks = 10,
+                                     .request_validity_blocks = 2000,
+                                     .min_stake = {1000000},
+                                     .challenge_bond = {1000},
+                                     .slash = {1000000},
+                                     .challenger_share_ppm = 400000,
+                                     .worker_share_ppm = 900000,
+                                     .gateway_share_ppm = 90000,
+                                     .treasury_share_ppm = 10000,
+                                     .n_accounts = 3,
+                                     .treasury = f->ledger_key.pub,
+                                     .account = f->account};
+    sure(vd_genesis_check(&f->genesis, &err), &err);
+    sure(vd_genesis_network_hash(&f->genesis, &f->genesis_hash, &err), &err);
+    snprintf(dir, sizeof dir, "%s/chain", f->dir);
+    struct vd_ledgerd_config c = {.dir = dir, .genesis = &f->genesis, .key = &f->ledger_key, .host = HOST};
+    sure(vd_ledgerd_start(&f->ledgerd, &c, &err), &err);
+    f->ledger_peer = (struct vd_worker_peer){HOST, vd_ledgerd_port(f->ledgerd), &f->ledger_key.pub};
+}
+
+static void start_gateway(struct fixture *f)
+{
+    struct vd_error err;
+    struct vd_ledger_outcome o;
+    struct vd_ledger_client_config lc = {.key = &f->gateway_key,
+                                         .host = HOST,
+                                         .port = f->ledger_peer.port,
+                                         .ledger_key = f->ledger_peer.key,
+                                         .role = VD_ROLE_GATEWAY};
+    sure(vd_ledger_client_start(&f->ledger, &lc, &err), &err);
+    sure(vd_ledger_client_wait(f->ledger, WAIT_MS, &err), &err);
+    struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN};
+    tx.u.escrow_open.gateway = f->gateway_key.pub;
+    tx.u.escrow_open.amount.micro = 1000000;
+    sure(vd_ledger_client_send(f->ledger, &tx, WAIT_MS, &o, &err), &err);
+    f->escrow = o.tx_id;
+    struct vd_link_config c = {.key = &f->gateway_key,
+                               .cb = {.arg = f, .on_frame = gw_frame, .on_close = gw_close}};
+    sure(vd_link_listen(&f->listener, &c, HOST, 0, &err), &err);
+    f->gateway_peer = (struct vd_worker_peer){HOST, vd_link_listener_port(f->listener), &f->gateway_key.pub};
+}
+
+/* The same model with a stretch of its last layer's weights changed by their lowest bits. */
+static void write_cheat(const struct fixture *f, char path[VD_PATH_MAX])
+{
+    struct vd_test_model t = vd_test_model_default;
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&t, NULL, &n);
+    for (size_t i = n - n / 4; i < n - n / 5; i++)
+        bytes[i] ^= 1;
+    vd_test_write_file(bytes, n, path);
+    free(bytes);
+}
+
+static void start_models(struct fixture *f)
+{
+    struct vd_error err;
+    const struct vd_kern *kern = vd_kern_pick(NULL, &err);
+    assert_non_null(kern);
+    vd_test_model_file(&vd_test_model_default, f->honest_path);
+    write_cheat(f, f->cheat_path);
+    for (int i = 0; i < 3; i++)
+        sure(vd_pool_create(&f->pool[i], 1, &err), &err);
+    sure(vd_model_open(&f->honest, f->honest_path, kern, f->pool[0], &err), &err);
+    sure(vd_model_open(&f->cheat, f->cheat_path, kern, f->pool[1], &err), &err);
+    sure(vd_model_open(&f->checker, f->honest_path, kern, f->pool[2], &err), &err);
+    sure(vd_model_root_compute(f->honest, NULL, &f->root, &err), &err);
+}
+
+static bool worker_is_linked(struct fixture *f)
+{
+    pthread_mutex_lock(&f->mu);
+    bool linked = f->worker_link != NULL;
+    pthread_mutex_unlock(&f->mu);
+    return linked;
+}
+
+static void start_worker(struct fixture *f, struct vd_model *model, struct vd_pool *pool)
+{
+    struct vd_error err;
+    static char home[128];
+    struct vd_worker_model m = {.model = model,
+                                .pool = pool,
+                                .root = f->root,
+                                .price_in = {2},
+                                .price_out = {3},
+                                .capacity = 1,
+                                .max_kv_bytes = 8 << 20};
+    snprintf(home, sizeof home, "%s/worker", f->dir);
+    struct vd_worker_config c = {.key = &f->worker_key,
+                                 .home = home,
+                                 .ledger = f->ledger_peer,
+                                 .gateway = &f->gateway_peer,
+                                 .n_gateways = 1,
+                                 .model = &m,
+                                 .n_models = 1};
+    sure(vd_worker_start(&f->worker, &c, &err), &err);
+    assert_true(wait_for(worker_is_linked, f));
+}
+
+static bool verifier_is_linked(struct fixture *f)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(f->verifier, &s);
+    return s.n_links == 1;
+}
+
+static void start_verifier(struct fixture *f)
+{
+    struct vd_error err;
+    static char home[128];
+    struct vd_verifier_model m = {f->checker, f->pool[2], f->root};
+    snprintf(home, sizeof home, "%s/verifier", f->dir);
+    struct vd_verifier_config c = {.key = &f->verifier_key,
+                                   .home = home,
+                                   .ledger = f->ledger_peer,
+                                   .gateway = &f->gateway_peer,
+                                   .n_gateways = 1,
+                                   .model = &m,
+                                   .n_models = 1,
+                                   .audit_rate_ppm = UINT32_MAX};
+    sure(vd_verifier_start(&f->verifier, &c, &err), &err);
+    assert_true(wait_for(verifier_is_linked, f));
+}
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    uint8_t seed[VD_SEED_BYTES] = {1};
+    struct vd_keypair *keys[] = {&f->ledger_key, &f->gateway_key, &f->worker_key, &f->verifier_key};
+    vd_key_init(NULL);
+    snprintf(f->dir, sizeof f->dir, "/tmp/vd_worker_test.XXXXXX");
+    assert_non_null(mkdtemp(f->dir));
+    for (size_t i = 0; i < 4; i++, seed[0]++)
+        vd_key_from_seed(keys[i], seed);
+    pthread_mutex_init(&f->mu, NULL);
+    start_ledger(f);
+    start_gateway(f);
+    start_models(f);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    char line[128];
+    vd_worker_stop(f->worker);
+    vd_verifier_stop(f->verifier);
+    vd_link_listener_stop(f->listener);
+    vd_ledger_client_stop(f->ledger);
+    vd_ledgerd_stop(f->ledgerd);
+    vd_model_close(f->honest);
+    vd_model_close(f->cheat);
+    vd_model_close(f->checker);
+    for (int i = 0; i < 3; i++)
+        vd_pool_destroy(f->pool[i]);
+    for (size_t i = 0; i < f->n_kept; i++)
+        free(f->kept[i].bytes);
+    unlink(f->honest_path);
+    unlink(f->cheat_path);
+    snprintf(line, sizeof line, "rm -rf '%s'", f->dir);
+    int rc = system(line);
+    free(f);
+    return rc;
+}
+
+/* ---- Asking ---- */
+
+struct question {
+    uint32_t max_tokens, price_out, n_resume;
+    const uint32_t *resume;
+    bool bad_prompt, bad_escrow, bad_signature;
+};
+
+static bool answered(struct fixture *f)
+{
+    pthread_mutex_lock(&f->mu);
+    bool done = f->a.receipt || f->a.refused;
+    pthread_mutex_unlock(&f->mu);
+    return done;
+}
+
+static void send_job(struct fixture *f, struct question q)
+{
+    uint8_t request[VD_REQUEST_MAX_BYTES];
+    struct vd_request r = {.genesis = f->genesis_hash,
+                           .arith_version = VD_ARITH_VERSION,
+                           .valid_until = vd_ledger_client_height(f->ledger) + 1500,
+                           .escrow_id = f->escrow,
+                           .sequence = ++f->sequence,
+                           .gateway = f->gateway_key.pub,
+                           .worker = f->worker_key.pub,
+                           .model_root = f->root,
+                           .n_prompt = PROMPT,
+                           .sampling = {.temp_micro = 800000, .top_p_micro = VD_SAMPLE_MICRO, .seed = 7},
+                           .max_tokens = q.max_tokens,
+                           .price_in = {2},
+                           .price_out = {q.price_out}};
+    for (uint32_t i = 0; i < PROMPT; i++)
+        f->prompt[i] = (i * 37 + 5) % 200;
+    memset(f->salt, 9, sizeof f->salt);
+    r.salt_commit = vd_salt_commit(f->salt);
+    r.prompt_root = vd_token_root(f->salt, 0, f->prompt, PROMPT);
+    r.prompt_root.b[0] ^= q.bad_prompt;
+    r.escrow_id.b[0] ^= q.bad_escrow;
+    struct vd_wire_job m = {.prompt = {f->prompt, PROMPT}, .resume = {q.resume, q.n_resume}};
+    m.request = (struct vd_bytes){request, vd_request_encode(&r, request, sizeof request)};
+    vd_key_sign(&m.request_sig, &f->gateway_key, VD_TAG_REQUEST, m.request.p, m.request.n);
+    m.request_sig.b[3] ^= q.bad_signature;
+    memcpy(m.salt.b, f->salt, VD_SALT_BYTES);
+    pthread_mutex_lock(&f->mu);
+    memset(&f->a, 0, sizeof f->a);
+    f->a.job = vd_sha256_of(m.request.p, m.request.n);
+    for (uint32_t i = 0; i < q.n_resume; i++)
+        f->a.tokens[f->a.n_tokens++] = q.resume[i];
+    pthread_mutex_unlock(&f->mu);
+    SEND(f->worker_link, VD_WIRE_JOB, vd_wire_put_job, &m, 1 << 16);
+}
+
+static void ask(struct fixture *f, struct question q)
+{
+    send_job(f, q);
+    assert_true(wait_for(answered, f));
+}
+
+static void settle_last(struct fixture *f)
+{
+    uint8_t bytes[VD_SIGNED_RECEIPT_MAX_BYTES];
+    struct vd_ledger_outcome o;
+    struct vd_error err;
+    struct vd_tx tx = {.kind = VD_TX_SETTLE};
+    tx.u.settle.n = 1;
+    tx.u.settle.receipt[0] =
+        (struct vd_bytes){bytes, vd_signed_receipt_encode(&f->a.signed_receipt, bytes, sizeof bytes)};
+    sure(vd_ledger_client_send(f->ledger, &tx, WAIT_MS, &o, &err), &err);
+}
+
+static enum vd_finish last_finish(struct fixture *f)
+{
+    struct vd_receipt r;
+    struct vd_bytes body = {f->a.signed_receipt.body, f->a.signed_receipt.body_bytes};
+    assert_int_equal(vd_receipt_decode(body, &r), VD_RECEIPT_OK);
+    assert_int_equal(r.n_output, f->a.n_tokens);
+    return r.finish;
+}
+
+/* ---- Tests ---- */
+
+static bool one_final_and_one_stands(struct fixture *f)
+{
+    struct vd_worker_stats w;
+    struct vd_verifier_stats v;
+    vd_worker_get_stats(f->worker, &w);
+    vd_verifier_get_stats(f->verifier, &v);
+    return w.n_final == 1 && v.n_stand == 1;
+}
+
+static size_t n_kept_jobs(struct fixture *f)
+{
+    struct vd_worker_jobs j;
+    struct vd_hash *ids;
+    size_t n;
+    char dir[128];
+    snprintf(dir, sizeof dir, "%s/worker/jobs", f->dir);
+    assert_int_equal(vd_worker_jobs_open(&j, dir, NULL), VD_OK);
+    assert_int_equal(vd_worker_jobs_list(&j, &ids, &n, NULL), VD_OK);
+    free(ids);
+    return n;
+}
+
+static void an_honest_job_is_paid(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_worker_stats w;
+    struct vd_account before, after;
+    start_worker(f, f->honest, f->pool[0]);
+    start_verifier(f);
+    assert_int_equal(vd_ledger_client_account(f->ledger, &f->worker_key.pub, &before, NULL), VD_OK);
+    ask(f, (struct question){.max_tokens = 12, .price_out = 3});
+    assert_true(f->a.receipt);
+    assert_int_equal(f->a.n_tokens, 12);
+    assert_int_equal(last_finish(f), VD_FINISH_LENGTH);
+    assert_int_equal(n_kept_jobs(f), 1);
+    settle_last(f);
+    assert_true(wait_for(one_final_and_one_stands, f));
+    vd_worker_get_stats(f->worker, &w);
+    assert_int_equal(w.n_accepted, 1);
+    assert_int_equal(w.n_settled, 1);
+    assert_int_equal(w.earned_micro, PROMPT * 2 + 12 * 3);
+    assert_int_equal(n_kept_jobs(f), 0);
+    assert_int_equal(vd_ledger_client_account(f->ledger, &f->worker_key.pub, &after, NULL), VD_OK);
+    /* 116, less 9 % for the gateway and 1 % for the treasury, both rounded down */
+    assert_int_equal(after.balance.micro - before.balance.micro, 116 - 10 - 1);
+}
+
+static void what_is_wrong_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        struct question q;
+        enum vd_wire_refuse_code code;
+    } cases[] = {
+        {{.max_tokens = 4, .price_out = 2}, VD_REFUSE_PRICE},
+        {{.max_tokens = 4, .price_out = 3, .bad_prompt = true}, VD_REFUSE_REQUEST},
+        {{.max_tokens = 4, .price_out = 3, .bad_signature = true}, VD_REFUSE_REQUEST},
+        {{.max_tokens = 4, .price_out = 3, .bad_escrow = true}, VD_REFUSE_ESCROW},
+        {{.max_tokens = 4000, .price_out = 3}, VD_REFUSE_CONTEXT},
+        {{.max_tokens = 200, .price_out = 900000}, VD_REFUSE_ESCROW}, /* more than the escrow holds */
+    };
+    struct vd_worker_stats w;
+    start_worker(f, f->honest, f->pool[0]);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ask(f, cases[i].q);
+        if (!f->a.refused || f->a.code != cases[i].code)
+            fail_msg("case %zu: %d", i, f->a.code);
+    }
+    /* and afterwards it works as before */
+    ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+    assert_true(f->a.receipt);
+    vd_worker_get_stats(f->worker, &w);
+    assert_int_equal(w.n_refused, 6);
+    assert_int_equal(w.n_running, 0);
+}
+
+static void a_second_job_at_capacity_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    start_worker(f, f->honest, f->pool[0]);
+    send_job(f, (struct question){.max_tokens = 200, .price_out = 3});
+    struct vd_hash first = f->a.job;
+    f->cancel_after = 0;
+    send_job(f, (struct question){.max_tokens = 200, .price_out = 3});
+    pthread_mutex_lock(&f->mu);
+    f->a.job = first; /* the tokens that come are the first's */
+    pthread_mutex_unlock(&f->mu);
+    assert_true(wait_for(answered, f));
+    assert_true(f->a.refused && f->a.code == VD_REFUSE_BUSY);
+    f->a.refused = false;
+    assert_true(wait_for(answered, f));
+    assert_true(f->a.receipt);
+}
+
+static void a_cancelled_job_is_receipted_as_far_as_it_went(void **state)
+{
+    struct fixture *f = *state;
+    start_worker(f, f->honest, f->pool[0]);
+    f->cancel_after = 5;
+    ask(f, (struct question){.max_tokens = 250, .price_out = 3});
+    assert_true(f->a.receipt);
+    assert_true(f->a.n_tokens >= 5);
+    if (f->a.n_tokens < 250) /* it may have been faster than the CANCEL */
+        assert_int_equal(last_finish(f), VD_FINISH_CANCELLED);
+    f->cancel_after = 0;
+    start_verifier(f);
+    settle_last(f);
+    assert_true(wait_for(one_final_and_one_stands, f));
+}
+
+static void another_worker_goes_on_from_the_tokens_given(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t whole[20], wrong[8];
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, (struct question){.max_tokens = 20, .price_out = 3});
+    assert_int_equal(f->a.n_tokens, 20);
+    memcpy(whole, f->a.tokens, sizeof whole);
+    struct vd_signed_receipt first = f->a.signed_receipt;
+    ask(f, (struct question){.max_tokens = 20, .price_out = 3, .resume = whole, .n_resume = 8});
+    assert_true(f->a.receipt);
+    assert_memory_equal(f->a.tokens, whole, sizeof whole);
+    struct vd_receipt a, b;
+    assert_int_equal(vd_receipt_decode((struct vd_bytes){first.body, first.body_bytes}, &a), VD_RECEIPT_OK);
+    assert_int_equal(
+        vd_receipt_decode((struct vd_bytes){f->a.signed_receipt.body, f->a.signed_receipt.body_bytes}, &b),
+        VD_RECEIPT_OK);
+    assert_true(vd_hash_eq(&a.commit_root, &b.commit_root));
+    memcpy(wrong, whole, sizeof wrong);
+    wrong[3] = (wrong[3] + 1) % 200;
+    ask(f, (struct question){.max_tokens = 20, .price_out = 3, .resume = wrong, .n_resume = 8});
+    assert_true(f->a.refused && f->a.code == VD_REFUSE_RESUME);
+}
+
+static bool verdict_fell(struct fixture *f)
+{
+    struct vd_worker_stats w;
+    struct vd_verifier_stats v;
+    vd_worker_get_stats(f->worker, &w);
+    vd_verifier_get_stats(f->verifier, &v);
+    return w.n_lost == 1 && v.n_won == 1 && w.n_void == 1 &&
+           v.n_moves >= 4; /* STEP, UNIT, OP, TILE at least */
+}
+
+static void a_cheat_is_found_and_slashed(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_stake stake;
+    struct vd_receipt_record record;
+    struct vd_verifier_stats v;
+    struct vd_error err;
+    /* An honest worker registered the model; this one only claims its root. */
+    start_worker(f, f->honest, f->pool[0]);
+    vd_worker_stop(f->worker);
+    f->worker = NULL;
+    start_worker(f, f->cheat, f->pool[1]);
+    start_verifier(f);
+    ask(f, (struct question){.max_tokens = 10, .price_out = 3});
+    assert_true(f->a.receipt);
+    struct vd_hash id = vd_signed_receipt_id(&f->a.signed_receipt);
+    settle_last(f);
+    assert_true(wait_for(verdict_fell, f));
+    sure(vd_ledger_client_stake(f->ledger, &f->worker_key.pub, &stake, &err), &err);
+    assert_int_equal(stake.amount.micro, 0);
+    sure(vd_ledger_client_receipt(f->ledger, &id, &record, &err), &err);
+    assert_int_equal(record.status, VD_RECEIPT_VOID);
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_int_equal(v.n_differ, 1);
+    assert_int_equal(v.won_micro, 400000);
+}
+
+/* A challenger without reason: the honest worker answers everything, also after a restart in the middle. */
+static bool one_challenge_won(struct fixture *f)
+{
+    struct vd_worker_stats w;
+    vd_worker_get_stats(f->worker, &w);
+    return w.n_won == 1;
+}
+
+static void an_idle_challenge_costs_its_bond(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_ledger_outcome o;
+    struct vd_error err;
+    struct vd_dispute d;
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, (struct question){.max_tokens = 6, .price_out = 3});
+    settle_last(f);
+    struct vd_hash id = vd_signed_receipt_id(&f->a.signed_receipt);
+    vd_worker_stop(f->worker); /* challenged while it is away */
+    f->worker = NULL;
+    struct vd_tx tx = {.kind = VD_TX_CHALLENGE};
+    tx.u.challenge.receipt_id = id;
+    sure(vd_ledger_client_send(f->ledger, &tx, WAIT_MS, &o, &err), &err);
+    start_worker(f, f->honest, f->pool[0]);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    do {
+        vd_clock_sleep_ms(5);
+        sure(vd_ledger_client_dispute(f->ledger, &o.tx_id, &d, &err), &err);
+    } while (d.status == VD_DISPUTE_WORKER_MOVES && vd_clock_ms() < until);
+    assert_int_equal(d.status, VD_DISPUTE_CHALLENGER_MOVES); /* STATE was shown */
+    assert_int_equal(d.n_moves, 1);
+    assert_true(wait_for(one_challenge_won, f)); /* nobody points: the challenger's clock runs out */
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(an_honest_job_is_paid),
+        T(what_is_wrong_is_refused),
+        T(a_second_job_at_capacity_is_refused),
+        T(a_cancelled_job_is_receipted_as_far_as_it_went),
+        T(another_worker_goes_on_from_the_tokens_given),
+        T(a_cheat_is_found_and_slashed),
+        T(an_idle_challenge_costs_its_bond),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -104,8 +104,8 @@ static enum vd_err open_regular(int *fd, size_t *n_bytes, const char *path, stru
 enum vd_err vd_map_open(struct vd_map *out, const char *path, struct vd_error *err)
 {
     *out = (struct vd_map){0};
-    int fd;
-    size_t n;
+    int fd = -1;
+    size_t n = 0;
     enum vd_err e = open_regular(&fd, &n, path, err);
     if (e)
         return e;
@@ -155,8 +155,8 @@ enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_
 {
     *out = NULL;
     *n_bytes = 0;
-    int fd;
-    size_t n;
+    int fd = -1;
+    size_t n = 0;
     enum vd_err e = open_regular(&fd, &n, path, err);
     if (e)
         return e;

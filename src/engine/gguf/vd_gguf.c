@@ -45,7 +45,7 @@ static struct shown show(struct vd_gguf_str s)
     size_t n = s.n < VD_GGUF_NAME_BYTES_MAX ? s.n : VD_GGUF_NAME_BYTES_MAX;
     for (size_t i = 0; i < n; i++)
         out.s[i] = s.p[i] >= 0x20 && s.p[i] < 0x7f ? s.p[i] : '?';
-    strcpy(out.s + n, s.n > n ? "..." : "");
+    memcpy(out.s + n, s.n > n ? "..." : "\0\0\0", 4);
     return out;
 }
 
@@ -59,16 +59,18 @@ static enum vd_err bad(const struct reader *r, enum vd_err code, const char *fmt
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    return vd_error_set(r->err, code, "%.140s: %s", r->g->name, text);
+    vd_error_set(r->err, code, "%.140s: %s", r->g->name, text);
+    return code;
 }
 
 static enum vd_err truncated(const struct reader *r, uint64_t n_bytes, const char *what)
 {
     uint64_t left = r->end - r->at;
-    return bad(r, VD_EFORMAT,
-               "the file ends inside %s: %" PRIu64 " bytes needed at offset %zu, %" PRIu64 " there, %" PRIu64
-               " missing; fetch the file again",
-               what, n_bytes, r->at, left, n_bytes - left);
+    bad(r, VD_EFORMAT,
+        "the file ends inside %s: %" PRIu64 " bytes needed at offset %zu, %" PRIu64 " there, %" PRIu64
+        " missing; fetch the file again",
+        what, n_bytes, r->at, left, n_bytes - left);
+    return VD_EFORMAT;
 }
 
 static enum vd_err take(struct reader *r, uint64_t n_bytes, const uint8_t **p, const char *what)
@@ -435,9 +437,12 @@ enum vd_err vd_gguf_open(struct vd_gguf **out, const void *p, size_t n_bytes, co
                          struct vd_error *err)
 {
     *out = NULL;
+    assert(p || n_bytes == 0);
     struct vd_gguf *g = calloc(1, sizeof *g);
-    if (!g)
-        return vd_error_set(err, VD_ENOMEM, "no memory to open %.300s", name);
+    if (!g) {
+        vd_error_set(err, VD_ENOMEM, "no memory to open %.300s", name);
+        return VD_ENOMEM;
+    }
     snprintf(g->name, sizeof g->name, "%s", name);
     struct reader r = {.g = g, .base = p, .end = n_bytes, .err = err};
     enum vd_err e = read_all(&r);

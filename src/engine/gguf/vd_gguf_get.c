@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 
 /* *kv is NULL and the result VD_OK for an optional key that is absent. */
 static enum vd_err lookup(const struct vd_gguf *g, const char *key, enum vd_gguf_need need,
@@ -113,8 +114,8 @@ enum vd_err vd_gguf_get_array(const struct vd_gguf *g, const char *key, enum vd_
     enum vd_err e = lookup(g, key, need, &kv, err);
     if (e || !kv)
         return e;
-    char wanted[32] = "an array of ";
-    strcat(wanted, vd_gguf_value_name(type));
+    char wanted[32];
+    snprintf(wanted, sizeof wanted, "an array of %s", vd_gguf_value_name(type));
     if (kv->type != VD_GGUF_ARRAY || kv->array.type != type)
         return wrong_type(g, kv, key, wanted, err);
     *out = kv->array;

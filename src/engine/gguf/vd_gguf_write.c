@@ -241,7 +241,8 @@ static uint8_t *join(struct vd_gguf_writer *w, size_t *n_bytes)
                      "the GGUF file has %zu bytes; its maker allowed %zu", *n_bytes, w->max_bytes);
         return NULL;
     }
-    memcpy(p, "GGUF\3\0\0\0", 8);
+    static const uint8_t magic_and_version[8] = {'G', 'G', 'U', 'F', 3, 0, 0, 0};
+    memcpy(p, magic_and_version, 8);
     vd_le64_store(p + 8, w->n_tensors);
     vd_le64_store(p + 16, w->n_kv);
     const struct buffer *parts[] = {&w->kv, &w->infos, &w->data};

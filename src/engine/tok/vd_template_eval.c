@@ -128,31 +128,34 @@ static bool assign(struct vd_run *r, const struct vd_node *target, const struct 
 
 /* ---- expressions ---- */
 
+/* The values of a list of nodes, in fresh memory; NULL after an error. */
+static struct vd_value *eval_items(struct vd_run *r, const struct vd_node *first, size_t *count)
+{
+    *count = 0;
+    for (const struct vd_node *i = first; i; i = i->next)
+        ++*count;
+    struct vd_value *items = vd_run_alloc(r, (*count + 1) * sizeof *items);
+    size_t k = 0;
+    for (const struct vd_node *i = first; items && i; i = i->next)
+        if (!vd_run_eval(r, i, &items[k++]))
+            return NULL;
+    return items;
+}
+
 static bool eval_list(struct vd_run *r, const struct vd_node *n, struct vd_value *out)
 {
-    size_t count = 0;
-    for (const struct vd_node *i = n->a; i; i = i->next)
-        count++;
-    struct vd_value *items = vd_run_alloc(r, (count ? count : 1) * sizeof *items);
-    if (!items)
-        return false;
-    size_t k = 0;
-    for (const struct vd_node *i = n->a; i; i = i->next)
-        if (!vd_run_eval(r, i, &items[k++]))
-            return false;
+    size_t count;
+    const struct vd_value *items = eval_items(r, n->a, &count);
     *out = vd_value_list(items, count);
     out->is_tuple = n->value.is_tuple;
-    return true;
+    return items != NULL;
 }
 
 static bool eval_map(struct vd_run *r, const struct vd_node *n, struct vd_value *out)
 {
-    struct vd_value list;
-    if (!eval_list(r, n, &list))
-        return false;
-    struct vd_value *pairs = (struct vd_value *)(uintptr_t)list.list.p; /* ours: eval_list has just made it */
-    size_t n_pairs = 0;
-    for (size_t i = 0; i < list.list.n; i += 2) {
+    size_t count, n_pairs = 0;
+    struct vd_value *pairs = eval_items(r, n->a, &count);
+    for (size_t i = 0; pairs && i < count; i += 2) {
         if (pairs[i].type != VD_VALUE_STR)
             return vd_run_fail(r, VD_EUNSUPPORTED, "a map's key is %s; only strings are supported",
                                vd_value_type_name(pairs[i].type));
@@ -165,8 +168,8 @@ static bool eval_map(struct vd_run *r, const struct vd_node *n, struct vd_value 
         if (!vd_run_charge(r, k))
             return false;
     }
-    *out = (struct vd_value){.type = VD_VALUE_MAP, .list = {pairs, n_pairs}};
-    return true;
+    *out = vd_value_map(pairs, n_pairs);
+    return pairs != NULL;
 }
 
 static bool eval_args(struct vd_run *r, const struct vd_node *list, struct vd_args *args)

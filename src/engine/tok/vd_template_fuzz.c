@@ -28,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     }
     char *out = malloc(4096);
     size_t n;
-    if (out && (e = vd_template_run(t, &map, &limits, out, 4096, &n, &err)) == VD_EINTERNAL)
+    if (out && vd_template_run(t, &map, &limits, out, 4096, &n, &err) == VD_EINTERNAL)
         abort();
     free(out);
     vd_template_free(t);

@@ -9,6 +9,7 @@
 
 #include "vd_unicode.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,10 +64,13 @@ static void encode_short(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
 {
     uint32_t id[SHORT_WORD], rank[SHORT_WORD], merged[SHORT_WORD];
     uint8_t n_bytes[SHORT_WORD];
+    assert(n > 0);
     for (uint32_t i = 0; i < n; i++) {
         id[i] = s->t->byte_symbol[p[i]];
         n_bytes[i] = 1;
     }
+    rank[n - 1] = NO_RANK; /* the last symbol begins no pair; the shifts below carry this along */
+    merged[n - 1] = 0;
     uint32_t from = 0, to = n; /* pairs whose ranks must be looked up */
     for (;;) {
         for (uint32_t i = from; i < to && i + 1 < n; i++) {
@@ -151,6 +155,7 @@ static enum vd_err grow(struct vd_tok_bpe *s, size_t n)
 static void encode_long(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
 {
     struct link *l = s->links;
+    assert(n > 0);
     for (uint32_t i = 0; i < n; i++)
         l[i] = (struct link){
             .id = s->t->byte_symbol[p[i]], .prev = i - 1, .next = i + 1 < n ? i + 1 : VD_TOK_NONE};

@@ -64,7 +64,8 @@ struct loader {
 
 static enum vd_err no_memory(const struct loader *l)
 {
-    return vd_error_set(l->err, VD_ENOMEM, "%.200s: no memory for the tokenizer", vd_gguf_name(l->g));
+    vd_error_set(l->err, VD_ENOMEM, "%.200s: no memory for the tokenizer", vd_gguf_name(l->g));
+    return VD_ENOMEM;
 }
 
 static enum vd_err too_many_probes(const struct loader *l)

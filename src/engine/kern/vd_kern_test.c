@@ -68,7 +68,7 @@ static float random_unit(struct vd_rng *r)
 
 static void fill(struct vd_rng *r, enum kind kind, float *x, size_t n)
 {
-    static const float factor[N_KINDS] = {1, 0x1p-95f, 0x1p-130f, 0, 0x1p60f, 0x1p126f, 1, 1};
+    static const float factor[N_KINDS] = {1, 0x1p-92f, 0x1p-130f, 0, 0x1p60f, 0x1p126f, 1, 1};
     for (size_t i = 0; i < n; i++)
         x[i] = random_unit(r) * factor[kind] * (vd_rng_below(r, 40) == 0 ? 0.0f : 1.0f);
     if (kind == HUGE)
@@ -132,6 +132,31 @@ static void test_act(void **state)
 {
     check_act(scalar());
     each_table(check_act);
+}
+
+/* amax / 127 exactly between two scales of 11 bits, and next to it; scales next to the least, 2^-100. */
+static void check_scale_edges(const struct vd_kern *k)
+{
+    float x[32] = {0}, d[2];
+    int8_t q[2][32];
+    void *act = buffer(k->act_bytes(1, 32));
+    for (uint32_t i = 0; i < 4096; i++) {
+        uint32_t base = i % 2 ? 0x3F800000 : vd_f32_bits(0x1p-100f) - 0x2000;
+        x[i % 32] = 127.0f * vd_f32_from_bits(base + (i / 2 % 64) * 0x800 + i / 128 % 3 - 1);
+        x[(i + 7) % 32] = -x[i % 32] / 3;
+        vd_num_quant8_blocks(x, 32, q[0], &d[0]);
+        k->act_quant(x, 32, 32, 0, 1, act);
+        k->act_read(act, 32, 0, q[1], &d[1]);
+        assert_memory_equal(&d[0], &d[1], 4);
+        assert_memory_equal(q[0], q[1], 32);
+        x[i % 32] = x[(i + 7) % 32] = 0;
+    }
+    free(act);
+}
+
+static void test_scale_edges(void **state)
+{
+    each_table(check_scale_edges);
 }
 
 /* ---- products ---- */
@@ -527,6 +552,40 @@ static void test_attention(void **state)
     each_table(check_attention);
 }
 
+/* One chunk whose scores are all -0 (an isum of -1 times the least scale, rounded away), or whose values are
+ * so small that their common scale is 0. Returns the record. */
+static void edge_record(const struct vd_kern *k, bool small_values, float *rec)
+{
+    float q[32] = {127 * 0x1p-80f, 0x1p-80f}, key[32] = {0, -0x1p-69f, 127 * 0x1p-69f}, value[32], y[32];
+    void *chunk = buffer(k->kv_bytes(32)), *scratch = buffer(k->scratch_bytes(32, 32));
+    const void *pages[1] = {chunk};
+    struct vd_kern_kv kv = {pages, 0, 32};
+    struct vd_kern_query row = {q, y, 0, 64};
+    for (size_t p = 0; p < 64; p++) {
+        for (size_t e = 0; e < 32; e++)
+            value[e] = (small_values ? 0x1p-88f : 1.0f) * (float)(e + 1 + p);
+        k->kv_put(chunk, 32, p, key, value);
+    }
+    k->attn_part(&kv, 0.35f, &row, 1, 0, 1, rec, 0, scratch);
+    free(chunk), free(scratch);
+}
+
+static void check_attention_edges(const struct vd_kern *k)
+{
+    float want[48], got[48];
+    for (int small = 0; small < 2; small++) {
+        edge_record(scalar(), small, want), edge_record(k, small, got);
+        assert_memory_equal(want, got, 34 * 4);
+        assert_int_equal(vd_f32_bits(want[32]), 0);
+        assert_true(small ? want[0] == 0.0f : want[0] > 0.0f);
+    }
+}
+
+static void test_attention_edges(void **state)
+{
+    each_table(check_attention_edges);
+}
+
 /* The two forms agree, and neighbours in a call change nothing. */
 static void check_attention_alone(const struct vd_kern *k)
 {
@@ -629,6 +688,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_act),
+        cmocka_unit_test(test_scale_edges),
         cmocka_unit_test(test_products_by_tokens),
         cmocka_unit_test(test_products_of_models),
         cmocka_unit_test(test_products_in_slabs),
@@ -638,6 +698,7 @@ int main(void)
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_edges),
         cmocka_unit_test(test_attention_alone),
         cmocka_unit_test(test_sampling),
         cmocka_unit_test(test_pick),

@@ -8,6 +8,7 @@
 
 #include "vd_court_kit.h"
 #include "vd_game.h"
+#include "vd_trace_hash.h"
 
 enum { CLIENT, GATEWAY, WORKER, WORKER2, CHALLENGER, CHALLENGER2, TREASURY, STRANGER };
 
@@ -573,6 +574,72 @@ static void test_void_after_the_escrow_ended_pays_the_owner(void **state)
     assert_int_equal(escrow(&e).settled.micro, 0);
 }
 
+/* A game of five moves to a verdict. The worker shows a trace made for the occasion, whose salt is the right
+ * one or not; the challenger reveals the job salt. */
+static void play(const struct vd_hash *id, struct vd_move m, int who)
+{
+    static uint8_t buf[VD_MOVE_MAX_BYTES];
+    size_t n = vd_move_encode(&m, buf, sizeof buf);
+    OK(who, {.kind = VD_TX_MOVE, .u.move = {*id, {buf, n}}});
+}
+
+static void play_salt_game(const struct vd_hash *id, bool honest)
+{
+    struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}}, job_salt;
+    struct vd_trace_at at = {.salt = vd_trace_salt(k.job_salt, honest ? 0 : 1)};
+    unit[0] = vd_trace_unit(&at, &op, 1);
+    struct vd_hash step_root = vd_merkle_root(unit, 3), root = vd_trace_step(0, &step_root);
+    memcpy(job_salt.b, k.job_salt, VD_SALT_BYTES);
+    play(id, (struct vd_move){.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}}, WORKER);
+    play(id, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER);
+    play(id, (struct vd_move){.kind = VD_MOVE_UNITS, .nodes = {unit[0].b, sizeof unit}}, WORKER);
+    play(id, (struct vd_move){.kind = VD_MOVE_UNIT}, CHALLENGER);
+    blocks(1); /* the game is stored and read again */
+    play(id, (struct vd_move){.kind = VD_MOVE_OPS, .salt = at.salt, .nodes = {op.b, VD_HASH_BYTES}}, WORKER);
+    play(id, (struct vd_move){.kind = VD_MOVE_SALT, .salt = job_salt}, CHALLENGER);
+}
+
+static void test_verdict_against_the_challenger(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e), d = challenge(CHALLENGER, &id);
+    play_salt_game(&d, true);
+    assert_int_equal(dispute(&d).status, VD_DISPUTE_CHALLENGER_LOST);
+    assert_int_equal(dispute(&d).n_moves, 6);
+    assert_int_equal(balance(WORKER), KIT_BALANCE - KIT_MIN_STAKE + KIT_BOND);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_SETTLED); /* its window is still open */
+    blocks(KIT_WINDOW);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_FINAL);
+}
+
+static void test_verdict_against_the_worker(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e), d = challenge(CHALLENGER, &id);
+    play_salt_game(&d, false);
+    assert_int_equal(dispute(&d).status, VD_DISPUTE_WORKER_LOST);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_VOID); /* in that block */
+    assert_int_equal(balance(CHALLENGER), KIT_BALANCE + KIT_SLASH * 4 / 10);
+    struct vd_bytes game;
+    assert_false(vd_ledger_get_game(&net.block.overlay.kv, &d, &game));
+    blocks(KIT_WINDOW);
+    assert_int_equal(balance(WORKER), KIT_BALANCE - KIT_MIN_STAKE);
+}
+
+/* A dispute that ends before the window does opens the way to FINAL no earlier than the window's last block.
+ */
+static void test_a_lost_dispute_shortens_no_window(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e);
+    blocks(1);
+    struct vd_hash d = challenge(CHALLENGER, &id);
+    OK(WORKER, state_move(&d, 1));
+    blocks(KIT_CLOCK + 1);
+    assert_int_equal(dispute(&d).status, VD_DISPUTE_CHALLENGER_LATE);
+    assert_int_equal(net.height + 1, receipt(&id).window_end_height);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_SETTLED);
+    blocks(1);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_FINAL);
+}
+
 /* --- blocks --- */
 
 static void test_block_limits(void **state)
@@ -651,6 +718,9 @@ int main(void)
         T(test_two_state_roots_and_many_challengers),
         T(test_losing_on_purpose_finalises_nothing),
         T(test_void_after_the_escrow_ended_pays_the_owner),
+        T(test_verdict_against_the_challenger),
+        T(test_verdict_against_the_worker),
+        T(test_a_lost_dispute_shortens_no_window),
         T(test_block_limits),
         T(test_conservation_check_can_fail),
         T(test_prepare_and_process),

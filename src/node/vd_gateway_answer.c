@@ -1,10 +1,8 @@
-/* An answer's life, as the HTTP thread drives it: reserve, place, wait for tokens, and at the end check the
- * receipt, keep it, accept it. When a worker fails in the middle, the job goes to another one with the tokens
- * so far; the client sees a pause, nothing else.
- *
- * The reservation is for the dearest worker that may get the job, made once; what an attempt really reserves
- * at its worker is that worker's price. A vanished worker has no countersigned receipt, so nothing is owed to
- * it and nothing has to be taken back. */
+/* An answer's life, as the HTTP thread drives it: place, wait for tokens, and at the end check the receipt,
+ * keep it, accept it. When a worker fails in the middle, the job goes to another one with the tokens so far;
+ * the client sees a pause, nothing else. The money that is reserved is what the worker that has the job may
+ * ask for, and grows when a dearer one takes over. A vanished worker has no countersigned receipt, so nothing
+ * is owed to it and nothing has to be taken back. */
 #include "vd_gateway_impl.h"
 #include "vd_clock.h"
 #include "vd_trace_hash.h"
@@ -12,29 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* -- start
- * ---------------------------------------------------------------------------------------------------------------
- */
-
-/* The most that the answer can cost with any worker that is linked now. Under mu. */
-static struct vd_amount most_of_all(struct vd_gateway *g, const struct gw_job *j)
-{
-    struct vd_amount most = VD_AMOUNT_ZERO, in, out, sum;
-    for (const struct gw_session *s = g->sessions; s; s = s->next) {
-        for (size_t i = 0; s->greeted && i < s->n_offers; i++) {
-            const struct vd_wire_offer *o = &s->offer[i];
-            bool allowed =
-                (!g->cfg.price_in_max.micro || vd_amount_cmp(o->price_in, g->cfg.price_in_max) <= 0) &&
-                (!g->cfg.price_out_max.micro || vd_amount_cmp(o->price_out, g->cfg.price_out_max) <= 0);
-            if (vd_hash_eq(&o->model_root, &j->model->root) && allowed &&
-                vd_amount_mul(&in, o->price_in, j->n_prompt) &&
-                vd_amount_mul(&out, o->price_out, j->max_tokens) && vd_amount_add(&sum, in, out) &&
-                vd_amount_cmp(sum, most) > 0)
-                most = sum;
-        }
-    }
-    return most;
-}
+/* ---- start ---- */
 
 static void seed_of(struct vd_sampling *s, bool given)
 {
@@ -85,25 +61,15 @@ bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_
     a->job.prompt = prompt;
     a->job.n_prompt = n_prompt;
     gw_cond_init(&a->job.changed);
-    bool ok = prepare(a, m, r, e);
-    if (ok) {
-        pthread_mutex_lock(&g->mu);
-        a->most = most_of_all(g, &a->job);
-        pthread_mutex_unlock(&g->mu);
-        ok = gw_money_reserve(g, &key->id, a->most, key->limit, e);
-    }
-    if (!ok) {
-        a->ended = true;
-        a->most = VD_AMOUNT_ZERO;
-        gw_answer_free(a);
-        return false;
-    }
-    return true;
+    a->job.key_limit = key->limit;
+    if (prepare(a, m, r, e))
+        return true;
+    a->ended = true;
+    gw_answer_free(a);
+    return false;
 }
 
-/* -- text
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- text ---- */
 
 static bool text_room(struct gw_answer *a, size_t n)
 {
@@ -140,9 +106,7 @@ static bool end_text(struct gw_answer *a)
     return true;
 }
 
-/* -- the end
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* ---- the end ---- */
 
 /* Does the finish reason agree with the tokens? */
 static bool finish_fits(const struct gw_job *j, const struct vd_receipt *r)
@@ -221,7 +185,7 @@ static void end(struct gw_answer *a)
 {
     gw_job_leave(a->g, &a->job);
     if (!a->ended)
-        gw_money_release(a->g, &a->job.key, a->most);
+        gw_money_release(a->g, &a->job);
     a->ended = true;
 }
 
@@ -263,9 +227,7 @@ static enum gw_step take_receipt(struct gw_answer *a, struct vd_openai_error *e)
     return GW_DONE;
 }
 
-/* -- waiting
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- waiting ---- */
 
 static void exclude(struct gw_job *j)
 {

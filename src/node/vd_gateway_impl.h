@@ -28,6 +28,10 @@ enum {
     GW_BUSY_PAUSE_MS = 50,     /* after a worker that turned out to be busy */
     GW_LEDGER_WAIT_MS = 2000,  /* a request waits so long for a lost ledger */
     GW_KEYS_IN_USE_MAX = 4096,
+    GW_DELIVERED = 1024, /* answers whose delivery is remembered */
+    GW_JOIN_WAIT_MS = 600000,
+    GW_RETRY_KEPT_S = 600,             /* an answer, for a retry without a key */
+    GW_IDEMPOTENT_KEPT_S = 86400,      /* with one */
     GW_DISK_FREE_MIN_BYTES = 32 << 20, /* below it no new answer is started */
 };
 
@@ -65,6 +69,8 @@ struct gw_job {
     struct gw_job *next;
     const struct gw_model *model;
     struct vd_key_id key;
+    struct vd_amount key_limit; /* 0: none */
+    struct vd_amount budget;    /* reserved from escrow and key, until the answer ends */
     struct vd_sampling sampling;
     uint32_t max_tokens;
     uint32_t *prompt, n_prompt; /* owned */
@@ -135,6 +141,8 @@ struct vd_gateway {
     size_t n_use;
     struct gw_once *once;
     pthread_cond_t once_changed;
+    struct vd_hash delivered[GW_DELIVERED];
+    size_t delivered_at;
 
     bool has_escrow;
     struct vd_hash escrow;
@@ -170,10 +178,10 @@ enum vd_err gw_money_start(struct vd_gateway *g, struct vd_error *err);
 void gw_money_stop(struct vd_gateway *g);
 void gw_money_on_block(void *gateway, uint64_t height, uint64_t time_ms, const struct vd_event *event,
                        size_t n);
-/* Takes a sequence and reserves `most` from the escrow and the key; under mu by itself. */
-bool gw_money_reserve(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount most,
-                      struct vd_amount key_limit, struct vd_openai_error *e);
-void gw_money_release(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount most);
+/* Raises what the job may cost to `most`, reserving the difference from escrow and key; under mu. */
+bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most,
+                      struct vd_openai_error *e);
+void gw_money_release(struct vd_gateway *g, struct gw_job *j); /* all of it */
 /* A kept receipt: its amount is unsettled and spent from now on. */
 void gw_money_owe(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount amount);
 bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_error *e);
@@ -184,8 +192,7 @@ struct gw_key_use *gw_key_use_of(struct vd_gateway *g,
 struct gw_answer {
     struct vd_gateway *g;
     struct gw_job job;
-    struct vd_amount most; /* reserved */
-    uint32_t n_taken;      /* tokens given out by next */
+    uint32_t n_taken; /* tokens given out by next */
     bool ended;
     gw_alive_fn *alive; /* NULL: always */
     void *alive_arg;
@@ -198,7 +205,7 @@ struct gw_answer {
     struct vd_hash receipt_id;
 };
 enum gw_step { GW_TEXT, GW_DONE, GW_GONE, GW_ERROR };
-/* Takes prompt over. False: nothing is left reserved, *e says why. */
+/* Takes prompt over, checks lengths; asks no worker yet. False: *e says why, nothing to free. */
 bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_model *m,
                      const struct vd_openai_request *r, const struct vd_api_key *key, uint32_t *prompt,
                      uint32_t n_prompt, struct vd_openai_error *e);
@@ -209,10 +216,26 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e);
 void gw_answer_cancel(struct gw_answer *a);
 void gw_answer_free(struct gw_answer *a); /* cancels if it has not ended */
 
+/* vd_gateway_once.c: retries. */
+enum gw_once_result { GW_ONCE_NEW, GW_ONCE_REPLAY, GW_ONCE_FAIL };
+/* A request enters under its slot. `join`: wait for a running one of the same slot and take its answer, or a
+ * kept one (REPLAY: *found, whose text is the caller's); another fingerprint under the slot is a FAIL. NEW:
+ * it runs, until gw_once_leave. */
+enum gw_once_result gw_once_enter(struct vd_gateway *g, struct gw_once *me, bool join, gw_alive_fn *alive,
+                                  void *arg, struct vd_gwstore_once *found, struct vd_openai_error *e);
+void gw_once_leave(struct vd_gateway *g, struct gw_once *me);
+/* The answer under this slot has reached its client: no retry will ask for it. */
+void gw_once_delivered(struct vd_gateway *g, const struct vd_hash *slot);
+void gw_once_slot(struct gw_once *out, const struct vd_key_id *key, const char *path, struct vd_bytes body,
+                  const char *idempotency_key);
+
 /* vd_gateway_http.c */
 enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err);
 void gw_http_stop(struct vd_gateway *g);
 uint16_t gw_http_port(const struct gw_http *h);
+
+/* vd_gateway_receipt.c: as JSON; NULL: no memory, or damaged. The caller frees it. */
+char *gw_receipt_json(struct vd_gateway *g, const struct vd_gwstore_receipt *r);
 
 /* vd_gateway.c */
 void gw_metrics(struct vd_gateway *g, struct vd_metrics *m);

@@ -18,8 +18,7 @@ enum {
     REFRESH_EVERY_MS = 5000,
 };
 
-/* -- reservations
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- reservations ---- */
 
 struct gw_key_use *gw_key_use_of(struct vd_gateway *g, const struct vd_key_id *key)
 {
@@ -59,43 +58,39 @@ static bool no_escrow(struct vd_gateway *g, struct vd_amount most, struct vd_ope
     return false;
 }
 
-bool gw_money_reserve(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount most,
-                      struct vd_amount key_limit, struct vd_openai_error *e)
+bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most,
+                      struct vd_openai_error *e)
 {
-    struct vd_amount free_part, sum;
-    pthread_mutex_lock(&g->mu);
-    struct gw_key_use *u = gw_key_use_of(g, key);
-    free_part = less(less(g->balance, g->unsettled), g->reserved);
-    bool limited = u && key_limit.micro &&
-                   (!vd_amount_add(&sum, u->spent, u->reserved) || !vd_amount_add(&sum, sum, most) ||
-                    vd_amount_cmp(sum, key_limit) > 0);
-    bool ok = u && !limited && g->has_escrow && vd_amount_cmp(most, free_part) <= 0;
-    if (ok) {
-        g->reserved.micro += most.micro; /* most <= balance: no wrap */
-        u->reserved.micro += most.micro;
-    }
-    bool has_use = u != NULL;
-    pthread_mutex_unlock(&g->mu);
-    if (ok)
-        return true;
-    if (!has_use)
+    struct vd_amount more = less(most, j->budget), sum;
+    struct vd_amount free_part = less(less(g->balance, g->unsettled), g->reserved);
+    struct gw_key_use *u = gw_key_use_of(g, &j->key);
+    if (!u)
         return vd_openai_fail(e, 503, "store_failed", NULL,
                               "The gateway's store cannot be read; try again later.");
+    bool limited =
+        j->key_limit.micro && (!vd_amount_add(&sum, u->spent, u->reserved) ||
+                               !vd_amount_add(&sum, sum, more) || vd_amount_cmp(sum, j->key_limit) > 0);
     if (limited)
         return vd_openai_fail(
             e, 429, "insufficient_quota", NULL,
             "This API key's spending limit does not cover this request (it can cost %llu micro-credits).",
             (unsigned long long)most.micro);
-    return no_escrow(g, most, e);
+    if (!g->has_escrow || vd_amount_cmp(more, free_part) > 0)
+        return no_escrow(g, most, e);
+    g->reserved.micro += more.micro; /* more <= balance: no wrap */
+    u->reserved.micro += more.micro;
+    j->budget.micro += more.micro;
+    return true;
 }
 
-void gw_money_release(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount most)
+void gw_money_release(struct vd_gateway *g, struct gw_job *j)
 {
     pthread_mutex_lock(&g->mu);
-    struct gw_key_use *u = gw_key_use_of(g, key);
-    g->reserved = less(g->reserved, most);
+    struct gw_key_use *u = gw_key_use_of(g, &j->key);
+    g->reserved = less(g->reserved, j->budget);
     if (u)
-        u->reserved = less(u->reserved, most);
+        u->reserved = less(u->reserved, j->budget);
+    j->budget = VD_AMOUNT_ZERO;
     pthread_mutex_unlock(&g->mu);
 }
 
@@ -142,9 +137,7 @@ bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_err
     return false;
 }
 
-/* -- the escrow
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- the escrow ---- */
 
 struct escrow_search {
     struct vd_hash candidate[64];
@@ -277,8 +270,7 @@ static void ensure_escrow(struct vd_gateway *g)
         vd_log_event(&g->log, VD_LOG_WARN, "no escrow", "why=%s", err.msg);
 }
 
-/* -- workers' stakes
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- workers' stakes ---- */
 
 static size_t worker_keys(struct vd_gateway *g, struct vd_pubkey *out, size_t cap)
 {
@@ -320,9 +312,7 @@ static void refresh_stakes(struct vd_gateway *g)
     }
 }
 
-/* -- settling
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- settling ---- */
 
 static struct vd_amount amount_of(const struct vd_gwstore_pending *p)
 {

@@ -18,9 +18,7 @@ static struct vd_bytes text_of(const char *s)
     return (struct vd_bytes){(const uint8_t *)s, strlen(s)};
 }
 
-/* -- sessions
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- sessions ---- */
 
 static void send_hello(struct vd_gateway *g, struct vd_link *l)
 {
@@ -155,8 +153,7 @@ static void on_hello(struct vd_gateway *g, struct vd_link *l, struct gw_session 
     free(m);
 }
 
-/* -- what workers send
- * --------------------------------------------------------------------------------------------------- */
+/* ---- what workers send ---- */
 
 /* The session's running job of this id; NULL: none (any more). Under mu. */
 static struct gw_job *job_of(struct vd_gateway *g, const struct gw_session *s, const struct vd_hash *id)
@@ -245,9 +242,7 @@ static void on_refuse(struct vd_gateway *g, struct vd_link *l, struct gw_session
                  vd_link_peer_addr(l), vd_wire_refuse_text(m.code), (int)m.text.n, (const char *)m.text.p);
 }
 
-/* -- audits
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- audits ---- */
 
 struct dispute_search {
     struct vd_hash found[8];
@@ -375,8 +370,7 @@ enum vd_err gw_pool_start(struct vd_gateway *g, struct vd_error *err)
     return vd_link_listen(&g->listener, &link, g->cfg.listen_host, g->cfg.listen_port, err);
 }
 
-/* -- choosing a worker
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- choosing a worker ---- */
 
 static const struct vd_wire_offer *offer_of(const struct vd_gateway *g, const struct gw_session *s,
                                             const struct vd_hash *root)
@@ -457,8 +451,7 @@ static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct g
     return c;
 }
 
-/* -- giving the job away
- * --------------------------------------------------------------------------------------------------- */
+/* ---- giving the job away ---- */
 
 static bool make_request(struct vd_gateway *g, struct gw_job *j, const struct gw_session *s,
                          const struct vd_wire_offer *o, uint64_t sequence)
@@ -600,6 +593,7 @@ bool gw_job_place(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, vo
         return false;
     pthread_mutex_lock(&g->mu);
     bool ok = await_worker(g, j, alive, arg, &s, &o, e);
+    ok = ok && gw_money_reserve(g, j, most_of(j, o), e);
     if (ok && !give(g, j, s, o, sequence))
         ok = none_left(j, NOBODY, e);
     pthread_mutex_unlock(&g->mu);

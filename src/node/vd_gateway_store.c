@@ -132,8 +132,7 @@ void vd_gwstore_close(struct vd_gwstore *s)
     free(s);
 }
 
-/* -- transactions
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- transactions ---- */
 
 typedef int body_fn(struct vd_gwstore *s, MDB_txn *t, void *arg);
 
@@ -195,9 +194,7 @@ static void be64_store(uint8_t b[8], uint64_t x)
         b[i] = (uint8_t)(x >> (56 - 8 * i));
 }
 
-/* -- sequences
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- sequences ---- */
 
 struct take {
     const struct vd_hash *escrow;
@@ -224,8 +221,7 @@ enum vd_err vd_gwstore_take_sequences(struct vd_gwstore *s, const struct vd_hash
     return rc ? fail(s, rc, "take sequence numbers", err) : VD_OK;
 }
 
-/* -- finished answers
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- finished answers ---- */
 
 struct finish {
     const struct vd_gwstore_receipt *r;
@@ -413,9 +409,7 @@ enum vd_err vd_gwstore_once_purge(struct vd_gwstore *s, uint64_t now_s, struct v
     return rc ? fail(s, rc, "forget old answers", err) : VD_OK;
 }
 
-/* -- money
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- money ---- */
 
 struct spent {
     const struct vd_key_id *key;

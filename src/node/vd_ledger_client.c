@@ -53,8 +53,7 @@ struct vd_ledger_client {
     uint64_t nonce;
 };
 
-/* -- the link's thread
- * ------------------------------------------------------------------------------------------- */
+/* ---- the link's thread ---- */
 
 static void send_message(struct vd_link *l, unsigned type, const struct vd_pb_writer *w)
 {
@@ -277,9 +276,7 @@ static void on_fail(void *arg, const struct vd_error *why)
     vd_log_event(c->cfg.log, VD_LOG_DEBUG, "no link to the ledger", "why=%s", why->msg);
 }
 
-/* -- life
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- life ---- */
 
 static void client_free(struct vd_ledger_client *c)
 {
@@ -388,8 +385,7 @@ enum vd_err vd_ledger_client_genesis(struct vd_ledger_client *c, const struct vd
     return read ? VD_OK : vd_error_set(err, VD_EAGAIN, "the ledger's genesis is not known yet");
 }
 
-/* -- questions
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- questions ---- */
 
 static uint64_t new_tag(struct vd_ledger_client *c)
 {

@@ -49,9 +49,7 @@ struct vd_ledgerd {
     bool publishing;
 };
 
-/* -- results
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- results ---- */
 
 /* A submission on its way through the chain. */
 struct pending {
@@ -123,9 +121,7 @@ static void on_submit(struct vd_ledgerd *d, struct vd_link *l, struct vd_bytes b
     free(p);
 }
 
-/* -- queries
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- queries ---- */
 
 /* An answer being put together; its items point into views and into `scratch`. */
 struct reply {
@@ -287,8 +283,7 @@ static void on_query(struct vd_ledgerd *d, struct vd_link *l, struct vd_bytes bo
     free(r);
 }
 
-/* -- subscriptions
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- subscriptions ---- */
 
 static void ring(struct vd_ledgerd *d)
 {
@@ -429,9 +424,7 @@ static void on_subscribe(struct vd_ledgerd *d, struct vd_link *l, struct vd_byte
     ring(d);
 }
 
-/* -- links
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- links ---- */
 
 static void on_open(void *arg, struct vd_link *l)
 {
@@ -538,8 +531,7 @@ static void on_frame(void *arg, struct vd_link *l, unsigned type, struct vd_byte
         vd_link_close(l, VD_EFORMAT, "not a message to a ledger");
 }
 
-/* -- operators' view
- * --------------------------------------------------------------------------------------------------- */
+/* ---- operators' view ---- */
 
 static bool health(void *arg, char text[256])
 {
@@ -572,9 +564,7 @@ static void metrics(void *arg, struct vd_metrics *m)
     vd_metrics_put(m, "ledger_queries_total", "counter", "Questions answered.", atomic_load(&d->n_queries));
 }
 
-/* -- life
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- life ---- */
 
 static enum vd_err start_parts(struct vd_ledgerd *d, struct vd_error *err)
 {

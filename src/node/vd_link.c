@@ -80,8 +80,7 @@ struct vd_link {
     pthread_t thread;
 };
 
-/* -- life
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static struct vd_link_config with_defaults(const struct vd_link_config *c)
 {
@@ -186,8 +185,7 @@ static void wake_up(int fd)
     (void)n; /* a full counter wakes as well */
 }
 
-/* -- sending
- * ------------------------------------------------------------------------------------------------- */
+/* ---- sending ---- */
 
 /* Room for n more bytes at the end of the queue. Under mu. */
 static bool queue_room(struct vd_link *l, size_t n)
@@ -269,8 +267,7 @@ void vd_link_close(struct vd_link *link, enum vd_err code, const char *text)
     wake_up(link->wake);
 }
 
-/* -- the link's thread: ending, reading, writing
- * ----------------------------------------------------------------- */
+/* ---- the link's thread: ending, reading, writing ---- */
 
 static void end(struct vd_link *l, enum vd_err code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -525,8 +522,7 @@ static void loop(struct vd_link *l)
     }
 }
 
-/* -- establishing
- * -------------------------------------------------------------------------------------------------- */
+/* ---- establishing ---- */
 
 static void name_peer(struct vd_link *l, const struct sockaddr *sa, socklen_t n)
 {
@@ -709,8 +705,7 @@ static void *link_main(void *arg)
     return NULL;
 }
 
-/* -- dialling
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- dialling ---- */
 
 static struct vd_link *dial_new(const struct vd_link_config *cfg, SSL_CTX *ctx, const char *host,
                                 uint16_t port, const struct vd_pubkey *expect, struct vd_error *err)
@@ -883,8 +878,7 @@ void vd_link_dialer_stop(struct vd_link_dialer *d)
     dialer_free(d);
 }
 
-/* -- listening
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- listening ---- */
 
 struct vd_link_listener {
     struct vd_link_config cfg;

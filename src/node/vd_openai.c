@@ -35,8 +35,7 @@ bool vd_openai_fail(struct vd_openai_error *e, int status, const char *code, con
     return false;
 }
 
-/* -- parameters
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- parameters ---- */
 
 enum { IN_CHAT = 1, IN_COMPLETION = 2, IN_BOTH = 3 };
 
@@ -295,8 +294,7 @@ static bool get_stream(struct vd_openai_request *r, const json_t *object, struct
     return get_bool(&r->include_usage, options, "include_usage", "stream_options.include_usage", e);
 }
 
-/* -- messages and prompts
- * -------------------------------------------------------------------------------------------- */
+/* ---- messages and prompts ---- */
 
 /* Everything that a request owns. */
 struct memory {
@@ -519,9 +517,7 @@ void vd_openai_request_free(struct vd_openai_request *r)
     memset(r, 0, sizeof *r);
 }
 
-/* -- out
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- out ---- */
 
 /* Takes j over. */
 static char *dump(json_t *j)

@@ -1,0 +1,745 @@
+/* The HTTP side: libmicrohttpd with a thread per connection, because an answer takes seconds and code that
+ * waits reads from top to bottom; the connections are limited.
+ *
+ * A request is refused as early as it can be: a wrong key and a body that says it is too large before the
+ * body is read. A body without a length is dropped, not kept, from the limit on. A stream's first byte is
+ * sent when there is text, so that what fails before has a status code; what fails later is an error event.
+ *
+ * A client that hangs up in mid-stream cancels its answer. One that hangs up before it got anything may be
+ * about to retry: then the answer is finished and kept for the retry (vd_gateway_once.c). */
+#include "vd_clock.h"
+#include "vd_gateway_impl.h"
+#include "vd_listen_tcp.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/statvfs.h>
+
+enum {
+    IDLE_TIMEOUT_S = 120,
+    CONNECTION_MEMORY_BYTES = 64 << 10,
+    DROP_MAX_BYTES = 16 << 20, /* of a body that is too large, then the connection is closed */
+    STREAM_BLOCK_BYTES = 16 << 10,
+    IDEMPOTENCY_KEY_MAX = 255,
+    MODELS_TEXT_MAX = 300,
+};
+
+struct gw_http {
+    struct vd_gateway *g;
+    struct MHD_Daemon *daemon;
+    uint16_t port;
+};
+
+enum stream_state { S_ROLE, S_TEXT, S_FINISH, S_USAGE, S_DONE, S_END };
+
+/* A request, from its headers to the last byte of its response. */
+struct call {
+    struct vd_gateway *g;
+    struct MHD_Connection *connection;
+    enum vd_openai_kind kind;
+    const char *path;
+    bool is_post, answered;
+    struct vd_api_key key;
+    bool admitted; /* counted in the key's use */
+    uint8_t *body;
+    size_t n_body, cap_body, n_dropped;
+
+    struct vd_openai_request request;
+    struct gw_once once;
+    bool entered, explicit_key;
+    struct gw_answer answer;
+    bool running, begun; /* the answer runs; its response has begun */
+    bool replay;
+    struct vd_gwstore_once kept; /* replay: the earlier answer, text owned */
+
+    char id[64], model[128], receipt[2 * VD_HASH_BYTES + 1];
+    uint64_t created_s;
+    enum stream_state state;
+    size_t n_sent; /* bytes of the text that are in chunks */
+    bool done;     /* the receipt is there */
+    char *out;     /* a piece of the stream, owned */
+    size_t out_at, out_n;
+};
+
+/* ---- responses ---- */
+
+static void count_error(struct vd_gateway *g)
+{
+    pthread_mutex_lock(&g->mu);
+    g->stats.n_errors++;
+    pthread_mutex_unlock(&g->mu);
+}
+
+/* Takes text (from malloc) over; NULL is an internal error. */
+static enum MHD_Result respond(struct call *c, unsigned status, const char *type, char *text, size_t n,
+                               const struct vd_openai_error *e)
+{
+    char retry[16];
+    static char no_memory[] =
+        "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
+        "\"code\":null}}";
+    struct MHD_Response *r =
+        text ? MHD_create_response_from_buffer(n, text, MHD_RESPMEM_MUST_FREE)
+             : MHD_create_response_from_buffer(sizeof no_memory - 1, no_memory, MHD_RESPMEM_PERSISTENT);
+    c->answered = true;
+    if (!r) {
+        free(text);
+        return MHD_NO;
+    }
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, text ? type : "application/json");
+    MHD_add_response_header(r, "X-Request-Id", c->id);
+    if (c->receipt[0])
+        MHD_add_response_header(r, "X-Veridem-Receipt", c->receipt);
+    if (c->replay)
+        MHD_add_response_header(r, "Idempotent-Replayed", "true");
+    if (e && e->retry_after_s) {
+        snprintf(retry, sizeof retry, "%u", e->retry_after_s);
+        MHD_add_response_header(r, MHD_HTTP_HEADER_RETRY_AFTER, retry);
+    }
+    if (status == MHD_HTTP_UNAUTHORIZED)
+        MHD_add_response_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    if (status == MHD_HTTP_CONTENT_TOO_LARGE)
+        MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
+    enum MHD_Result ok = MHD_queue_response(c->connection, text ? status : MHD_HTTP_INTERNAL_SERVER_ERROR, r);
+    MHD_destroy_response(r);
+    return ok;
+}
+
+static enum MHD_Result respond_json(struct call *c, unsigned status, char *text)
+{
+    return respond(c, status, "application/json", text, text ? strlen(text) : 0, NULL);
+}
+
+static enum MHD_Result respond_error(struct call *c, const struct vd_openai_error *e)
+{
+    char *text = vd_openai_format_error(e);
+    count_error(c->g);
+    vd_log_event(&c->g->log, e->status >= 500 ? VD_LOG_WARN : VD_LOG_DEBUG, "a request was refused",
+                 "status=%d code=%s param=%s key=%s", e->status, e->code ? e->code : "", e->param,
+                 c->key.label);
+    return respond(c, (unsigned)e->status, "application/json", text, text ? strlen(text) : 0, e);
+}
+
+/* ---- who asks ---- */
+
+static bool authorise(struct call *c, struct vd_openai_error *e)
+{
+    const char *header =
+        MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (!header || strncmp(header, "Bearer ", 7) != 0)
+        return vd_openai_fail(e, 401, "invalid_api_key", NULL,
+                              "An API key is missing: send it as 'Authorization: Bearer KEY'.");
+    if (!vd_gateway_keys_find(c->g->keys, header + 7, &c->key))
+        return vd_openai_fail(e, 401, "invalid_api_key", NULL, "The API key is not known here.");
+    return true;
+}
+
+static bool too_many(struct vd_openai_error *e, uint32_t retry_after_s, const char *what)
+{
+    vd_openai_fail(e, 429, "rate_limit_exceeded", NULL, "This API key has %s; try again in %u s.", what,
+                   retry_after_s);
+    e->retry_after_s = retry_after_s;
+    return false;
+}
+
+/* Counts the request for its key; `admitted` is taken back at its end. */
+static bool admit(struct call *c, struct vd_openai_error *e)
+{
+    struct vd_gateway *g = c->g;
+    uint64_t now_s = vd_clock_ms() / 1000;
+    bool busy = false, fast = false;
+    pthread_mutex_lock(&g->mu);
+    struct gw_key_use *u = gw_key_use_of(g, &c->key.id);
+    if (u) {
+        if (u->minute != now_s / 60) {
+            u->minute = now_s / 60;
+            u->n_in_minute = 0;
+        }
+        busy = u->n_running >= g->cfg.key_parallel_max;
+        fast = !busy && g->cfg.key_per_minute_max && u->n_in_minute >= g->cfg.key_per_minute_max;
+        c->admitted = !busy && !fast;
+        u->n_running += c->admitted;
+        u->n_in_minute += c->admitted;
+    }
+    pthread_mutex_unlock(&g->mu);
+    if (busy)
+        return too_many(e, 1, "as many requests running as it may");
+    if (fast)
+        return too_many(e, (uint32_t)(60 - now_s % 60), "used up its requests for this minute");
+    return u || vd_openai_fail(e, 503, "store_failed", NULL,
+                               "The gateway's store cannot be read; try again later.");
+}
+
+static void take_leave(struct call *c)
+{
+    struct vd_gateway *g = c->g;
+    if (!c->admitted)
+        return;
+    pthread_mutex_lock(&g->mu);
+    struct gw_key_use *u = gw_key_use_of(g, &c->key.id);
+    if (u && u->n_running)
+        u->n_running--;
+    pthread_mutex_unlock(&g->mu);
+    c->admitted = false;
+}
+
+/* Is the client still there? A half-closed connection counts as gone. */
+static bool client_alive(void *arg)
+{
+    struct call *c = arg;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    if (!info)
+        return false;
+    ssize_t n = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+/* ---- before an answer ---- */
+
+static const struct gw_model *find_model(struct call *c, struct vd_openai_error *e)
+{
+    const struct vd_gateway *g = c->g;
+    char names[MODELS_TEXT_MAX] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_models; i++) {
+        if (strcmp(g->model[i].name, c->request.model) == 0)
+            return &g->model[i];
+        int k = snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", g->model[i].name);
+        n += k > 0 && (size_t)k < sizeof names - n ? (size_t)k : 0;
+    }
+    vd_openai_fail(e, 404, "model_not_found", "model",
+                   "The model '%.100s' is not served here. There are: %s.", c->request.model, names);
+    return NULL;
+}
+
+static bool able(struct vd_gateway *g, struct vd_openai_error *e)
+{
+    struct statvfs disk;
+    if (atomic_load(&g->stopping)) {
+        vd_openai_fail(e, 503, "shutting_down", NULL, "The gateway is shutting down; try again in a moment.");
+    } else if (vd_ledger_client_wait(g->ledger, GW_LEDGER_WAIT_MS, NULL) != VD_OK) {
+        vd_openai_fail(e, 503, "ledger_unreachable", NULL,
+                       "The gateway cannot reach its ledger; try again later.");
+    } else if (statvfs(g->store_dir, &disk) == 0 &&
+               (uint64_t)disk.f_bavail * disk.f_frsize < GW_DISK_FREE_MIN_BYTES) {
+        vd_openai_fail(e, 503, "disk_full", NULL, "The gateway's disk is full; try again later.");
+    } else {
+        return true;
+    }
+    e->retry_after_s = 5;
+    return false;
+}
+
+/* Enters the request for retries. True: run it, or c->replay. */
+static bool enter(struct call *c, struct vd_openai_error *e)
+{
+    const char *key = MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "Idempotency-Key");
+    const char *count =
+        MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, "X-Stainless-Retry-Count");
+    if (key && (!*key || strlen(key) > IDEMPOTENCY_KEY_MAX))
+        return vd_openai_fail(e, 400, "invalid_value", "Idempotency-Key",
+                              "The Idempotency-Key must have 1 to %d characters.", IDEMPOTENCY_KEY_MAX);
+    c->explicit_key = key != NULL;
+    gw_once_slot(&c->once, &c->key.id, c->path, (struct vd_bytes){c->body, c->n_body}, key);
+    bool retry = count && strtol(count, NULL, 10) > 0;
+    switch (gw_once_enter(c->g, &c->once, key || retry, client_alive, c, &c->kept, e)) {
+    case GW_ONCE_NEW:
+        c->entered = true;
+        return true;
+    case GW_ONCE_REPLAY:
+        c->replay = c->done = true;
+        return true;
+    case GW_ONCE_FAIL:
+        return false;
+    }
+    return false;
+}
+
+static void make_id(struct call *c)
+{
+    uint8_t random[12];
+    char hex[2 * sizeof random + 1];
+    vd_key_random(random, sizeof random);
+    vd_hex_encode(hex, random, sizeof random);
+    snprintf(c->id, sizeof c->id, "%s-%s", c->kind == VD_OPENAI_CHAT ? "chatcmpl" : "cmpl", hex);
+    c->created_s = vd_clock_wall_s();
+}
+
+/* Everything up to the point where a worker is asked. */
+static bool prepare(struct call *c, struct vd_openai_error *e)
+{
+    uint32_t *ids, n_ids;
+    if (!vd_openai_parse(&c->request, c->kind, (struct vd_bytes){c->body, c->n_body}, e))
+        return false;
+    snprintf(c->model, sizeof c->model, "%s", c->request.model);
+    const struct gw_model *m = find_model(c, e);
+    if (!m || !admit(c, e) || !able(c->g, e) || !enter(c, e))
+        return false;
+    if (c->replay)
+        return true;
+    if (!vd_gateway_text_prompt(m->text, &c->request, &ids, &n_ids, e))
+        return false;
+    if (!gw_answer_start(&c->answer, c->g, m, &c->request, &c->key, ids, n_ids, e))
+        return false;
+    c->running = true;
+    c->answer.alive = client_alive;
+    c->answer.alive_arg = c;
+    c->answer.has_slot = true;
+    struct vd_gwstore_once *o = &c->answer.once;
+    o->slot = c->once.slot;
+    o->fingerprint = c->once.fingerprint;
+    o->created_s = c->created_s;
+    o->until_s = c->created_s + (c->explicit_key ? GW_IDEMPOTENT_KEPT_S : GW_RETRY_KEPT_S);
+    snprintf(o->reply_id, sizeof o->reply_id, "%s", c->id);
+    return true;
+}
+
+/* ---- the answer ---- */
+
+static struct vd_openai_reply reply_of(struct call *c)
+{
+    const struct vd_gwstore_once *k = c->replay ? &c->kept : &c->answer.once;
+    struct vd_openai_reply r = {
+        .kind = c->kind, .id = c->id, .created_s = c->created_s, .model = c->model, .receipt_id = c->receipt};
+    r.text = c->replay ? k->text : c->answer.text ? c->answer.text : "";
+    r.n_text = c->replay ? k->n_text : c->answer.n_text;
+    if (c->done) {
+        r.finish = k->finish;
+        r.n_prompt = k->n_prompt;
+        r.n_output = k->n_output;
+        r.amount = k->amount;
+        vd_hex_encode(c->receipt, k->receipt_id.b, VD_HASH_BYTES);
+    }
+    return r;
+}
+
+/* One step; a client that has hung up before its response began gets its answer finished all the same. */
+static enum gw_step step(struct call *c, struct vd_openai_error *e)
+{
+    enum gw_step s = gw_answer_next(&c->answer, e);
+    if (s == GW_GONE && (!c->begun || c->explicit_key)) {
+        c->answer.alive = NULL;
+        s = gw_answer_next(&c->answer, e);
+    }
+    c->done |= s == GW_DONE;
+    return s;
+}
+
+static void note_replay(struct call *c)
+{
+    snprintf(c->id, sizeof c->id, "%s", c->kept.reply_id);
+    c->created_s = c->kept.created_s;
+    pthread_mutex_lock(&c->g->mu);
+    c->g->stats.n_replayed++;
+    pthread_mutex_unlock(&c->g->mu);
+}
+
+static enum MHD_Result respond_whole(struct call *c)
+{
+    struct vd_openai_error e;
+    enum gw_step s = c->done ? GW_DONE : GW_TEXT;
+    while (s == GW_TEXT)
+        s = step(c, &e);
+    if (s != GW_DONE)
+        return respond_error(c, &e);
+    struct vd_openai_reply r = reply_of(c);
+    c->begun = true;
+    return respond_json(c, MHD_HTTP_OK, vd_openai_format_reply(&r));
+}
+
+/* Puts "data: JSON\n\n" into c->out. Takes json over. */
+static bool put_event(struct call *c, char *json)
+{
+    size_t n = json ? strlen(json) : 0;
+    free(c->out);
+    c->out = json ? malloc(n + 8) : NULL;
+    c->out_at = 0;
+    c->out_n = 0;
+    if (c->out)
+        c->out_n = (size_t)sprintf(c->out, "data: %s\n\n", json);
+    free(json);
+    return c->out != NULL;
+}
+
+static bool put_chunk(struct call *c, enum vd_openai_part part, size_t from, size_t n)
+{
+    struct vd_openai_reply r = reply_of(c);
+    r.text += from;
+    r.n_text = n;
+    return put_event(c, vd_openai_format_chunk(&r, part, c->request.include_usage));
+}
+
+/* The next text chunk, waiting for it; false at the end of the text, or put an error and ended. */
+static bool put_text(struct call *c, bool *failed)
+{
+    struct vd_openai_error e;
+    enum gw_step s = GW_TEXT;
+    for (;;) {
+        size_t n_text = reply_of(c).n_text;
+        if (n_text > c->n_sent) {
+            size_t from = c->n_sent;
+            c->n_sent = n_text;
+            *failed = !put_chunk(c, VD_OPENAI_PART_TEXT, from, n_text - from);
+            return true;
+        }
+        if (c->done)
+            return false;
+        s = step(c, &e);
+        if (s == GW_GONE) {
+            *failed = true;
+            return true;
+        }
+        if (s == GW_ERROR) {
+            count_error(c->g);
+            c->state = S_END;
+            *failed = !put_event(c, vd_openai_format_error(&e));
+            return true;
+        }
+    }
+}
+
+/* Fills c->out with the next piece. False: the connection is to be cut. */
+static bool produce(struct call *c)
+{
+    bool failed = false;
+    switch (c->state) {
+    case S_ROLE:
+        c->state = S_TEXT;
+        if (c->kind == VD_OPENAI_CHAT)
+            return put_chunk(c, VD_OPENAI_PART_ROLE, 0, 0);
+        return produce(c);
+    case S_TEXT:
+        if (put_text(c, &failed))
+            return !failed;
+        c->state = S_FINISH;
+        return produce(c);
+    case S_FINISH:
+        c->state = c->request.include_usage ? S_USAGE : S_DONE;
+        return put_chunk(c, VD_OPENAI_PART_FINISH, 0, 0);
+    case S_USAGE:
+        c->state = S_DONE;
+        return put_chunk(c, VD_OPENAI_PART_USAGE, 0, 0);
+    case S_DONE:
+        c->state = S_END;
+        return put_event(c, strdup("[DONE]"));
+    case S_END:
+        c->out_n = c->out_at = 0;
+        return true;
+    }
+    return false;
+}
+
+static ssize_t read_stream(void *arg, uint64_t pos, char *buf, size_t max)
+{
+    struct call *c = arg;
+    (void)pos;
+    if (c->out_at == c->out_n) {
+        if (!produce(c))
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (c->out_n == 0)
+            return MHD_CONTENT_READER_END_OF_STREAM;
+    }
+    size_t n = c->out_n - c->out_at < max ? c->out_n - c->out_at : max;
+    memcpy(buf, c->out + c->out_at, n);
+    c->out_at += n;
+    return (ssize_t)n;
+}
+
+static enum MHD_Result respond_stream(struct call *c)
+{
+    struct vd_openai_error e;
+    enum gw_step s = c->done ? GW_DONE : GW_TEXT;
+    while (s == GW_TEXT && c->answer.n_text == 0)
+        s = step(c, &e);
+    if (s == GW_ERROR || s == GW_GONE)
+        return respond_error(c, &e);
+    struct MHD_Response *r =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read_stream, c, NULL);
+    if (!r)
+        return MHD_NO;
+    c->begun = c->answered = true;
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream; charset=utf-8");
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
+    MHD_add_response_header(r, "X-Accel-Buffering", "no");
+    MHD_add_response_header(r, "X-Request-Id", c->id);
+    if (c->replay)
+        MHD_add_response_header(r, "Idempotent-Replayed", "true");
+    enum MHD_Result ok = MHD_queue_response(c->connection, MHD_HTTP_OK, r);
+    MHD_destroy_response(r);
+    return ok;
+}
+
+static enum MHD_Result answer(struct call *c)
+{
+    struct vd_openai_error e;
+    pthread_mutex_lock(&c->g->mu);
+    c->g->stats.n_requests++;
+    pthread_mutex_unlock(&c->g->mu);
+    if (!prepare(c, &e))
+        return respond_error(c, &e);
+    if (c->replay)
+        note_replay(c);
+    return c->request.stream ? respond_stream(c) : respond_whole(c);
+}
+
+/* ---- reading ---- */
+
+static enum MHD_Result get_models(struct call *c, const char *name)
+{
+    struct vd_gateway *g = c->g;
+    struct vd_openai_model m[VD_GATEWAY_MODELS_MAX];
+    struct vd_openai_error e;
+    size_t n = 0;
+    pthread_mutex_lock(&g->mu);
+    for (size_t i = 0; i < g->n_models; i++) {
+        struct vd_wire_offer o = {.capacity = 0};
+        if (name && strcmp(name, g->model[i].name) != 0)
+            continue;
+        m[n] = (struct vd_openai_model){.id = g->model[i].name,
+                                        .created_s = g->started_s,
+                                        .root = g->model[i].root,
+                                        .context_tok = vd_gateway_text_context(g->model[i].text)};
+        m[n].n_workers = (uint32_t)gw_workers_of(g, &g->model[i].root, &o);
+        m[n].price_in = o.price_in;
+        m[n++].price_out = o.price_out;
+    }
+    pthread_mutex_unlock(&g->mu);
+    if (!name)
+        return respond_json(c, MHD_HTTP_OK, vd_openai_format_models(m, n));
+    if (n)
+        return respond_json(c, MHD_HTTP_OK, vd_openai_format_model(&m[0]));
+    vd_openai_fail(&e, 404, "model_not_found", "model", "The model '%.100s' is not served here.", name);
+    return respond_error(c, &e);
+}
+
+/* Only the key that asked for the answer sees its receipt. */
+static enum MHD_Result get_receipt(struct call *c, const char *id)
+{
+    struct vd_hash hash;
+    struct vd_gwstore_receipt r;
+    struct vd_openai_error e;
+    bool there = vd_hex_decode(hash.b, VD_HASH_BYTES, id) &&
+                 vd_gwstore_receipt_get(c->g->store, &hash, &r, NULL) == VD_OK;
+    if (there && memcmp(&r.key, &c->key.id, sizeof r.key) != 0) {
+        free(r.envelope);
+        there = false;
+    }
+    if (!there) {
+        vd_openai_fail(&e, 404, "receipt_not_found", "id", "This API key has no receipt with this id.");
+        return respond_error(c, &e);
+    }
+    const char *format = MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, "format");
+    if (format && strcmp(format, "file") == 0)
+        return respond(c, MHD_HTTP_OK, "application/octet-stream", (char *)r.envelope, r.n_envelope, NULL);
+    char *text = gw_receipt_json(c->g, &r);
+    free(r.envelope);
+    return respond_json(c, MHD_HTTP_OK, text);
+}
+
+static enum MHD_Result get_metrics(struct call *c)
+{
+    struct vd_metrics m = {malloc(VD_METRICS_MAX_BYTES), 0, VD_METRICS_MAX_BYTES};
+    if (m.p) {
+        m.p[0] = 0;
+        gw_metrics(c->g, &m);
+    }
+    return respond(c, MHD_HTTP_OK, "text/plain; version=0.0.4", m.p, m.n, NULL);
+}
+
+static enum MHD_Result get_health(struct call *c)
+{
+    char text[256] = "", *json = malloc(384);
+    bool ok = gw_health(c->g, text);
+    for (char *t = text; *t; t++)
+        *t = *t == '"' || *t == '\\' || (unsigned char)*t < 0x20 ? '\'' : *t;
+    if (json)
+        snprintf(json, 384, "{\"status\":\"%s\",\"detail\":\"%s\"}\n", ok ? "ok" : "unavailable", text);
+    return respond_json(c, ok ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, json);
+}
+
+/* ---- routes ---- */
+
+static bool starts(const char *s, const char *prefix)
+{
+    return strncmp(s, prefix, strlen(prefix)) == 0;
+}
+
+static bool is_post_path(const char *path)
+{
+    return strcmp(path, "/v1/chat/completions") == 0 || strcmp(path, "/v1/completions") == 0;
+}
+
+static bool is_get_path(const char *path)
+{
+    return strcmp(path, "/v1/models") == 0 || starts(path, "/v1/models/") || starts(path, "/v1/receipts/") ||
+           strcmp(path, "/health") == 0 || strcmp(path, "/metrics") == 0;
+}
+
+static enum MHD_Result get(struct call *c, const char *path)
+{
+    if (strcmp(path, "/health") == 0)
+        return get_health(c);
+    if (strcmp(path, "/metrics") == 0)
+        return get_metrics(c);
+    if (starts(path, "/v1/receipts/"))
+        return get_receipt(c, path + strlen("/v1/receipts/"));
+    return get_models(c, starts(path, "/v1/models/") ? path + strlen("/v1/models/") : NULL);
+}
+
+/* Headers only: may this request go on? */
+static bool check_head(struct call *c, const char *path, const char *method, struct vd_openai_error *e)
+{
+    bool open = strcmp(path, "/health") == 0 || strcmp(path, "/metrics") == 0;
+    const char *length =
+        MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    if (!is_post_path(path) && !is_get_path(path))
+        return vd_openai_fail(e, 404, "unknown_url", NULL, "There is no %.60s here.", path);
+    c->is_post = is_post_path(path);
+    if (strcmp(method, c->is_post ? "POST" : "GET") != 0)
+        return vd_openai_fail(e, 405, "method_not_allowed", NULL, "Use %s for %.60s.",
+                              c->is_post ? "POST" : "GET", path);
+    if (!open && !authorise(c, e))
+        return false;
+    if (c->is_post && length && strtoull(length, NULL, 10) > VD_OPENAI_BODY_MAX)
+        return vd_openai_fail(e, 413, "request_too_large", NULL, "The body has %.20s bytes; the limit is %d.",
+                              length, VD_OPENAI_BODY_MAX);
+    c->path = c->is_post && strcmp(path, "/v1/completions") == 0 ? "/v1/completions" : "/v1/chat/completions";
+    c->kind = strcmp(c->path, "/v1/completions") == 0 ? VD_OPENAI_COMPLETION : VD_OPENAI_CHAT;
+    return true;
+}
+
+/* False: the connection is to be closed. */
+static bool take_body(struct call *c, const char *p, size_t n)
+{
+    if (c->n_dropped || n > VD_OPENAI_BODY_MAX - c->n_body) {
+        c->n_dropped += n;
+        return c->n_dropped <= DROP_MAX_BYTES;
+    }
+    if (c->n_body + n > c->cap_body) {
+        size_t cap = c->cap_body ? c->cap_body : 4096;
+        while (cap < c->n_body + n)
+            cap *= 2;
+        uint8_t *b = realloc(c->body, cap);
+        if (!b)
+            return false;
+        c->body = b;
+        c->cap_body = cap;
+    }
+    memcpy(c->body + c->n_body, p, n);
+    c->n_body += n;
+    return true;
+}
+
+static enum MHD_Result first_call(struct gw_http *h, struct MHD_Connection *connection, const char *path,
+                                  const char *method, void **state)
+{
+    struct vd_openai_error e;
+    struct call *c = calloc(1, sizeof *c);
+    if (!c)
+        return MHD_NO;
+    *state = c;
+    c->g = h->g;
+    c->connection = connection;
+    bool ok = check_head(c, path, method, &e);
+    make_id(c);
+    return ok ? MHD_YES : respond_error(c, &e);
+}
+
+static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, const char *path,
+                              const char *method, const char *version, const char *upload, size_t *n_upload,
+                              void **state)
+{
+    struct call *c = *state;
+    struct vd_openai_error e;
+    (void)version;
+    if (!c)
+        return first_call(cls, connection, path, method, state);
+    if (*n_upload) {
+        bool ok = !c->is_post || take_body(c, upload, *n_upload);
+        *n_upload = 0;
+        return ok ? MHD_YES : MHD_NO;
+    }
+    if (!c->is_post)
+        return get(c, path);
+    if (!c->n_dropped)
+        return answer(c);
+    vd_openai_fail(&e, 413, "request_too_large", NULL, "The body has more than the limit of %d bytes.",
+                   VD_OPENAI_BODY_MAX);
+    return respond_error(c, &e);
+}
+
+/* The response has been sent, or the connection is gone. */
+static void completed(void *cls, struct MHD_Connection *connection, void **state,
+                      enum MHD_RequestTerminationCode why)
+{
+    struct call *c = *state;
+    struct vd_openai_error e;
+    (void)cls;
+    (void)connection;
+    if (!c)
+        return;
+    *state = NULL;
+    if (c->running && !c->done && c->explicit_key) { /* it will be asked for again: to the end */
+        c->answer.alive = NULL;
+        while (gw_answer_next(&c->answer, &e) == GW_TEXT)
+            ;
+    }
+    bool delivered = why == MHD_REQUEST_TERMINATED_COMPLETED_OK && c->done && !c->replay && !c->explicit_key;
+    if (delivered)
+        gw_once_delivered(c->g, &c->once.slot);
+    if (c->running)
+        gw_answer_free(&c->answer);
+    if (c->entered)
+        gw_once_leave(c->g, &c->once);
+    take_leave(c);
+    vd_openai_request_free(&c->request);
+    free(c->kept.text);
+    free(c->out);
+    free(c->body);
+    free(c);
+}
+
+enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err)
+{
+    struct gw_http *h = calloc(1, sizeof *h);
+    int fd = -1;
+    if (!h)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the HTTP server");
+    h->g = g;
+    enum vd_err e = vd_listen_tcp(&fd, &h->port, g->cfg.http_host, g->cfg.http_port, err);
+    if (e != VD_OK) {
+        free(h);
+        return e;
+    }
+    h->daemon = MHD_start_daemon(
+        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, h->port,
+        NULL, NULL, handle, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)g->cfg.connections_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_NOTIFY_COMPLETED,
+        completed, h, MHD_OPTION_END);
+    if (!h->daemon) {
+        free(h);
+        return vd_error_set(err, VD_EAGAIN, "cannot start the HTTP server on port %u", g->cfg.http_port);
+    }
+    g->http = h;
+    return VD_OK;
+}
+
+void gw_http_stop(struct vd_gateway *g)
+{
+    if (!g->http)
+        return;
+    MHD_stop_daemon(g->http->daemon);
+    free(g->http);
+    g->http = NULL;
+}
+
+uint16_t gw_http_port(const struct gw_http *h)
+{
+    return h->port;
+}

@@ -132,11 +132,12 @@ static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t
 static void test_small_vocabulary(void **state)
 {
     (void)state;
-    const struct small s = {.tokens = {"a", "b", "c", "ab", "<s>", "<u>", "abc", "\u0120", "<0x41>"},
-                            .kinds = {1, 1, 1, 1, 3, 4, 1, 1, 6},
-                            .merges = {"b c", "a b", "a bc", "\u0120 a", "\u0120a b"},
-                            .bos = 4,
-                            .add_bos = true};
+    const struct small s = {
+        .tokens = {"a", "b", "c", "ab", "<s>", "<u>", "abc", "\u0120", "<0x41>", "<s>c"},
+        .kinds = {1, 1, 1, 1, 3, 4, 1, 1, 6, 3},
+        .merges = {"b c", "a b", "a bc", "\u0120 a", "\u0120a b", "b c"}, /* again: the first counts */
+        .bos = 4,
+        .add_bos = true};
     struct vd_gguf *g;
     struct vd_tok *t;
     uint8_t *file;
@@ -158,7 +159,8 @@ static void test_small_vocabulary(void **state)
         {" a", 0, {0}, 1, 1},
         {"a<s>b", 0, {0, 1}, 2, 3},
         {"a<s>b", VD_TOK_PARSE_SPECIAL | VD_TOK_ADD_BOS, {4, 0, 4, 1}, 4, 0},
-        {"a<u>b", 0, {0, 5, 1}, 3, 0}, /* a user-defined token is always found */
+        {"a<s>c", VD_TOK_PARSE_SPECIAL, {0, 9}, 2, 0}, /* the longer special token first */
+        {"a<u>b", 0, {0, 5, 1}, 3, 0},                 /* a user-defined token is always found */
         {"xay", 0, {0}, 1, 2},
         {"\xff", 0, {0}, 0, 3},
     };
@@ -179,13 +181,13 @@ static void test_small_vocabulary(void **state)
     assert_string_equal(err.msg, "the text has 3 tokens; there is room for 2");
     char out[8];
     size_t n;
-    const uint32_t back[] = {6, 4, 8, 5}, beyond[] = {9};
+    const uint32_t back[] = {6, 4, 8, 5}, beyond[] = {10};
     assert_int_equal(vd_tok_decode(t, back, 4, false, out, 8, &n, &err), VD_OK);
     assert_true(n == 7 && memcmp(out, "abcA<u>", 7) == 0);
     assert_int_equal(vd_tok_decode(t, back, 4, true, out, 8, &n, &err), VD_ELIMIT);
     assert_int_equal(n, 10);
     assert_int_equal(vd_tok_decode(t, beyond, 1, true, out, 8, &n, &err), VD_EFORMAT);
-    assert_non_null(strstr(err.msg, "id 9; the vocabulary has 9 tokens"));
+    assert_non_null(strstr(err.msg, "id 10; the vocabulary has 10 tokens"));
     vd_tok_free(t);
     vd_gguf_close(g);
     free(file);
@@ -242,6 +244,7 @@ static void test_stream(void **state)
         {"\xe2\x82z\xe2", "\ufffdz\ufffd"},
         {"\xf0\x9f\x99\xe2\x82\xac", "\ufffd\u20ac"},
         {"\xed\xa0\x80", "\ufffd\ufffd\ufffd"},
+        {"\xe0\x80\xaf", "\ufffd\ufffd\ufffd"},
         {"\xc0\x80\xf4\x90\x80\x80", "\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd"},
         {"\xf0\x9f\xf0\x9f\x99\x82", "\ufffd\U0001f642"},
     };

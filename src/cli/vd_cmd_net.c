@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { VD_CONNECT_MS = 10000 };
+enum { VD_CONNECT_MS = 4000 }; /* a person waits for it */
 
 enum vd_err vd_cmd_parse_peer(const char *what, const char *text, struct vd_cmd_peer *out,
                               struct vd_error *err)

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""The veridem command from outside: help, exit statuses, keys, receipts, a ledger that is in the way. No network of roles;
+that is network_test.py and the demo. Exit 77 when the model is missing (after what needs none)."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+VERIDEM = os.environ.get("VERIDEM", str(pathlib.Path(__file__).resolve().parents[2] / "build" / "veridem"))
+MODEL = pathlib.Path(os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+HOME = pathlib.Path(tempfile.mkdtemp(prefix="veridem-cli-"))
+ENV = dict(os.environ, VERIDEM_HOME=str(HOME))
+
+
+def run(*argv, status=0, text=None, binary=False):
+    """Runs veridem; fails unless it exits with `status`; returns (stdout, stderr)."""
+    data = text.encode() if isinstance(text, str) else text
+    done = subprocess.run([VERIDEM, *map(str, argv)], input=data, capture_output=True, env=ENV, timeout=300)
+    err = done.stderr.decode(errors="replace")
+    assert done.returncode == status, f"veridem {argv}: {done.returncode} instead of {status}: {err}"
+    if status:
+        assert err.strip(), f"veridem {argv}: exit {status} without a word"
+    return (done.stdout if binary else done.stdout.decode(errors="replace")), err
+
+
+def run_json(*argv, **kw):
+    return json.loads(run(*argv, "--json", **kw)[0])
+
+
+def commands(text):
+    """The names in a help's lists of commands."""
+    names, inside = [], False
+    for line in text.splitlines():
+        if line and not line.startswith(" "):
+            inside = line not in ("Of every command", "Options", "Exit status", "Environment") and not line.startswith("usage")
+        m = re.match(r"  ([a-z][a-z-]+) +\S", line)
+        if inside and m:
+            names.append(m.group(1))
+    return names
+
+
+def test_help_on_every_level():
+    top, _ = run("--help")
+    for group in ("Roles", "Models and text", "Money and history", "Exit status"):
+        assert group in top, group
+    names = commands(top)
+    assert len(names) >= 18, names
+    for name in names:
+        text, _ = run(name, "--help")
+        assert f"usage: veridem {name}" in text and "--json" in text
+        for sub in commands(text) if "\nCommands\n" in text else []:
+            deep, _ = run(name, sub, "-h")
+            assert f"usage: veridem {name} {sub}" in deep
+    assert run("--version")[0].startswith("veridem ")
+
+
+def test_wrong_use_is_2():
+    for argv in (["nonsense"], ["run"], ["key"], ["run", "x", "--frobnicate"], ["tokenize", "a", "b"],
+                 ["bench", "x", "--reps", "none"], ["run", "x", "--temp", "1e3"], ["status"], ["ledger", "init"],
+                 ["account", "zz", "--ledger", "127.0.0.1:1"], ["worker", "--ledger", "nowhere"]):
+        run(*argv, status=2)
+    assert json.loads(run("run", "x", "--temp", "-1", "--json", status=2)[0])["error"]["code"] == "VD_EUSE"
+
+
+def test_keys():
+    key, _ = run("key", "new", "alice")
+    path = HOME / "keys" / "alice.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert run_json("key", "show", "alice")["key"] == key.split()[0]
+    run("key", "new", "alice", status=3)
+    run("key", "show", "nobody", status=3)
+    path.chmod(0o644)
+    _, err = run("key", "show", "alice", status=3)
+    assert str(path) in err and "600" in err, err
+    path.chmod(0o600)
+
+
+def test_missing_things_are_3():
+    _, err = run("run", "no-such-model", "-p", "x", status=3)
+    assert "no-such-model" in err and "fetch" in err
+    (HOME / "not.gguf").write_bytes(b"GGUF" + bytes(100))
+    run("model", "show", HOME / "not.gguf", status=3)
+    run("verify", HOME / "none.receipt", status=3)
+    _, err = run("status", "--ledger", "127.0.0.1:1", status=3)
+    assert "127.0.0.1:1" in err or "connect" in err, err
+
+
+def start_ledger(home, listen):
+    genesis = HOME / "net.json"
+    if not genesis.exists():
+        key = run_json("key", "show", "alice")["key"]
+        run("ledger", "init", "--genesis", genesis, "--account", f"alice={key}:1000.5")
+    p = subprocess.Popen([VERIDEM, "ledger", "--home", home, "--genesis", genesis, "--listen", listen], env=ENV,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ports = home / "ports.json"
+    end = time.monotonic() + 30
+    while p.poll() is None and not ports.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return p, (json.loads(ports.read_text()) if p.poll() is None and ports.exists() else None)
+
+
+def test_a_ledger_and_what_is_in_its_way():
+    one, ports = start_ledger(HOME / "l1", "127.0.0.1:0")
+    assert ports and ports["pid"] == one.pid, one.stdout.read()
+    address = f"{ports['key']}@127.0.0.1:{ports['link']}"
+    try:
+        run("ledger", "init", "--genesis", HOME / "net.json", "--account", f"a={ports['key']}:1", status=3)
+        status = run_json("status", "--ledger", address)
+        assert status["sum_micro"] == status["supply_micro"] == 1000500000
+        account = run_json("account", "--key", "alice", "--ledger", address)
+        assert account["balance_micro"] == 1000500000
+        sent = run_json("tx", "transfer", ports["key"], "0.25", "--key", "alice", "--ledger", address)
+        assert run_json("tx", "show", sent["tx"], "--ledger", address)["height"] == sent["height"]
+        assert run_json("account", ports["key"], "--ledger", address)["balance_micro"] == 250000
+        _, err = run("tx", "transfer", ports["key"], "5000", "--key", "alice", "--ledger", address, status=3)
+        assert "balance" in err, err
+        assert run_json("receipt", "--ledger", address) == []
+        assert run_json("dispute", "list", "--ledger", address) == []
+        run("status", "--ledger", f"{'00' * 32}@127.0.0.1:{ports['link']}", status=3)  # another key than pinned
+        # the same home, and the same port
+        two, none = start_ledger(HOME / "l1", "127.0.0.1:0")
+        assert none is None or none["pid"] == one.pid
+        said = two.communicate(timeout=30)[0]
+        assert two.returncode == 3 and str(one.pid) in said, said
+        two, none = start_ledger(HOME / "l2", f"127.0.0.1:{ports['link']}")
+        said = two.communicate(timeout=30)[0]
+        assert two.returncode == 3 and str(ports["link"]) in said, said
+    finally:
+        one.send_signal(signal.SIGINT)
+        said = one.communicate(timeout=30)[0]
+    assert one.returncode == 0, said
+    assert not (HOME / "l1" / "ports.json").exists()
+    with socket.socket() as s:
+        assert s.connect_ex(("127.0.0.1", ports["link"])) != 0
+    assert run_json("ledger", "check", "--home", HOME / "l1")["valid"]
+
+
+def need_model():
+    if not MODEL.exists():
+        print("cli_test: the model is missing; scripts/fetch-model gets it", file=sys.stderr)
+        sys.exit(77)
+    (HOME / "models").mkdir(exist_ok=True)
+    (HOME / "models" / MODEL.name).symlink_to(MODEL)
+
+
+def test_text():
+    text = "Hello, wörld! \U0001F600 <|im_end|>"
+    ids = run_json("tokenize", "smollm2", "--no-special", text=text)
+    assert run("detokenize", "smollm2", text=json.dumps(ids))[0] == text
+    assert len(run_json("tokenize", "smollm2", text=text)) < len(ids)
+    prompt, _ = run("template", "SmolLM2", text='[{"role": "user", "content": "Hi"}]')
+    assert "<|im_start|>user\nHi<|im_end|>" in prompt
+    assert [m["name"] for m in run_json("model", "list")] == [MODEL.name]
+    assert run_json("model", "root", "SmolLM2")["model_root"] == run_json("model", "root", "SmolLM2", "--no-cache")["model_root"]
+
+
+def test_the_same_bits_everywhere():
+    ask = ["run", "SmolLM2", "-p", "Name three colours.", "-n", "20", "--temp", "0.9", "--top-p", "0.95", "--seed", "5"]
+    first = run_json(*ask, "--threads", "1")
+    assert first["output_tokens"] > 3 and first["tokens"] == run_json(*ask, "--threads", "2")["tokens"]
+    assert first["tokens"] != run_json(*ask[:-1], "6")["tokens"]
+    short = [w if w != "20" else "3" for w in ask]
+    assert run_json(*short, "--kernel", "scalar")["tokens"] == first["tokens"][:3]
+
+
+def test_receipts():
+    path = HOME / "a.receipt"
+    run("run", "SmolLM2", "-p", "What is a ledger?", "-n", "24", "--receipt", path)
+    good = run_json("verify", path)
+    assert good["stands"] and good["replayed"] and good["replay_s"] > 0
+    assert run_json("verify", path, "--no-replay")["signatures_valid"]
+    raw = path.read_bytes()
+    spoilt = HOME / "b.receipt"
+    for at in (3, 40, len(raw) // 3, len(raw) // 2, len(raw) - 5, len(raw) - 1):
+        spoilt.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1:])
+        run("verify", spoilt, "--no-replay", status=1)
+    spoilt.write_bytes(raw[:-20])
+    run("verify", spoilt, status=1)
+
+
+def test_bench():
+    tests = run_json("bench", "SmolLM2", "--pp", "16", "--tg", "4", "--batch", "1,2", "--threads", "1", "--reps", "1")
+    assert [t["test"] for t in tests] == ["pp16", "tg4", "tg4x2"]
+    assert all(t["tok_per_s"]["min"] <= t["tok_per_s"]["median"] <= t["tok_per_s"]["max"] for t in tests)
+
+
+def main():
+    try:
+        for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
+                     test_a_ledger_and_what_is_in_its_way, need_model, test_text, test_the_same_bits_everywhere,
+                     test_receipts, test_bench):
+            began = time.monotonic()
+            test()
+            print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+    finally:
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+main()

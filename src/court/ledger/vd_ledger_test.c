@@ -70,6 +70,9 @@ static void test_general_refusals(void **state)
 {
     static struct kit_tx t;
     struct vd_tx tx = {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[GATEWAY].pub, {1}}};
+    size_t arena_bytes = k.arena.used_bytes;
+    REFUSED(VD_TX_BAD_AMOUNT, CLIENT, {.kind = VD_TX_TRANSFER}); /* after the nonce was written */
+    assert_int_equal(k.arena.used_bytes, arena_bytes);           /* nothing that lasts, memory included */
     kit_sign(&k, &t, CLIENT, 1, tx);
     assert_int_equal(vd_ledger_deliver(&net.block, kit_tx_bytes(&t), false), VD_TX_BAD_NONCE);
     kit_sign(&k, &t, STRANGER, 0, tx);
@@ -538,6 +541,8 @@ static void test_two_state_roots_and_many_challengers(void **state)
     assert_int_equal(balance(CLIENT), KIT_BALANCE - 2000 + KIT_SLASH * 4 / 10);
     assert_int_equal(bucket(VD_BUCKET_BONDS), 2 * KIT_BOND);
     REFUSED(VD_TX_UNKNOWN_DISPUTE, CHALLENGER, state_move(&d1, 1));
+    REFUSED(VD_TX_STAKE_IN_USE, WORKER,
+            {.kind = VD_TX_UNSTAKE, .u.stake = {{1}}}); /* until these have ended too */
     blocks(KIT_CLOCK + 1);
     assert_int_equal(dispute(&d1).status, VD_DISPUTE_MOOT);
     assert_int_equal(dispute(&d2).status, VD_DISPUTE_MOOT);

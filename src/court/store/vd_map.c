@@ -263,12 +263,9 @@ enum vd_map_verdict vd_map_verify(const struct vd_hash *root, const struct vd_ha
     struct vd_hash h = {{0}};
     if (proof->n_siblings > VD_MAP_DEPTH_MAX)
         return VD_MAP_BAD_PROOF;
-    if (proof->has_leaf) {
-        for (uint32_t i = 0; i < proof->n_siblings; i++)
-            if (bit_of(key_hash, i) != bit_of(&proof->leaf_key_hash, i))
-                return VD_MAP_BAD_PROOF; /* the leaf does not stand on this key's path */
+    if (proof->has_leaf)
         h = leaf_hash(&proof->leaf_key_hash, &proof->leaf_value_hash);
-    }
+    /* The turns are those of key_hash, so a leaf that stands elsewhere in the tree gives another root. */
     for (uint32_t i = proof->n_siblings; i-- > 0;)
         h = bit_of(key_hash, i) ? vd_merkle_node(&proof->sibling[i], &h)
                                 : vd_merkle_node(&h, &proof->sibling[i]);

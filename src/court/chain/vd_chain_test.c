@@ -236,6 +236,42 @@ static void test_queue_is_bounded(void **state)
     assert_int_equal(n.other, queued);
 }
 
+/* More disputes than a block has room for: the rest waits for the next block, and a sender's order is kept.
+ */
+static void test_a_full_block_defers_the_rest_in_order(void **state)
+{
+    enum { CHALLENGES = VD_BLOCK_MAX_MOVES + 40 };
+    static struct kit_tx t[CHALLENGES + 1];
+    struct counts n = {PTHREAD_MUTEX_INITIALIZER, 0, 0};
+    struct kit_receipt r;
+    struct vd_chain *c;
+    struct vd_chain_config config = {.dir = dir, .genesis = &k.genesis, .block_time_ms = 150};
+    struct vd_tx stake = {.kind = VD_TX_STAKE, .u.stake = {{5000}}};
+    struct vd_tx model = {.kind = VD_TX_REGISTER_MODEL,
+                          .u.register_model = {{k.program, k.program_bytes}, k.n_tensors, k.tensors_root}};
+    struct vd_tx open = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {k.key[1].pub, {5000}}};
+    assert_int_equal(vd_chain_open(&c, &config, &err), VD_OK);
+    kit_sign(&k, &t[0], 2, 0, stake);
+    kit_sign(&k, &t[1], 2, 1, model);
+    kit_sign(&k, &t[2], 0, 0, open);
+    kit_receipt(&k, &r, &t[2].id, 1, 2, 10, 1000000);
+    kit_sign(&k, &t[3], 1, 0, (struct vd_tx){.kind = VD_TX_SETTLE, .u.settle = {1, {{r.bytes, r.n}}}});
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t[i]), count, &n, &err), VD_OK);
+    assert_int_equal(submit(c, &t[3]).verdict, VD_TX_OK);
+    assert_int_equal(n.applied, 3);
+    for (uint64_t i = 0; i < CHALLENGES; i++)
+        kit_sign(&k, &t[i], 4, i, (struct vd_tx){.kind = VD_TX_CHALLENGE, .u.challenge = {r.id}});
+    transfer(&t[CHALLENGES], 4, CHALLENGES, 1);
+    for (int i = 0; i < CHALLENGES; i++)
+        assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t[i]), count, &n, &err), VD_OK);
+    assert_int_equal(submit(c, &t[CHALLENGES]).verdict, VD_TX_OK);
+    vd_chain_close(c);
+    assert_int_equal(n.other, 0);
+    assert_int_equal(n.applied, 3 + CHALLENGES);
+    verify(3);
+}
+
 /* --- following --- */
 
 struct follower {
@@ -392,6 +428,7 @@ int main(void)
         T(test_many_submitters),
         T(test_closing_cancels_what_is_queued),
         T(test_queue_is_bounded),
+        T(test_a_full_block_defers_the_rest_in_order),
         T(test_following),
         T(test_full_disk_and_recovery),
         T(test_the_map_grows_under_load),

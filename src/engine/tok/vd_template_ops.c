@@ -488,9 +488,8 @@ bool vd_op_slice(struct vd_run *r, const struct vd_value *v, const struct vd_val
                  struct vd_value *out)
 {
     bool is_str = v->type == VD_VALUE_STR;
-    *out = undefined(vd_str_of("the slice"));
     if (!is_str && v->type != VD_VALUE_LIST)
-        return v->type != VD_VALUE_UNDEFINED || refuse(r, "", v);
+        return refuse(r, "a slice", v);
     int64_t n = (int64_t)(is_str ? count_chars(v->s) : v->list.n), step = 1, start, stop;
     if (bounds[2].type != VD_VALUE_NONE && (!as_int(&bounds[2], &step) || step == 0))
         return vd_run_fail(r, VD_EFORMAT, "a slice's step must be an integer other than 0");

@@ -97,7 +97,7 @@ struct vd_graph_op {
     uint8_t gmax, last_cut; /* sampling: GMAX; the THRESHOLD that holds here, VD_GRAPH_NO_OP if none */
 };
 
-/* True if this program can run this job: prompt, steps and context fit, the sampling values are in range. */
+/* True if this program can run this job: prompt, output, steps and context fit together. */
 bool vd_graph_valid(const struct vd_graph *g);
 
 uint32_t vd_graph_units(const struct vd_graph *g, uint32_t step);

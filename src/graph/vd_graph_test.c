@@ -340,7 +340,7 @@ static void hashes_are_those_of_the_spec(void **state)
 
     struct vd_hash leaf[3];
     for (uint32_t k = 0; k < 3; k++)
-        leaf[k] = vd_trace_leaf(&at, k, "abcde" + 2 * k, k == 2 ? 1 : 2);
+        leaf[k] = vd_trace_leaf(&at, k, &"abcde"[2 * k], k == 2 ? 1 : 2);
     want = vd_merkle_root(leaf, 3);
     h = vd_trace_op_root(&at, "abcde", 5, 2);
     assert_memory_equal(h.b, want.b, 32);

@@ -32,7 +32,16 @@ static const struct vd_program program = {
     .stop = {2},
 };
 
-enum { INPUT_BYTES = 1 << 16 };
+enum { INPUT_BYTES = 4 * VD_SAMPLE_TILE };
+
+/* The data over and over. */
+static void repeat(uint8_t *out, size_t n_out, const uint8_t *data, size_t n_bytes)
+{
+    size_t n = n_bytes < n_out ? n_bytes : n_out;
+    memcpy(out, data, n);
+    for (; n < n_out; n *= 2)
+        memcpy(out + n, out, n < n_out - n ? n : n_out - n);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
@@ -53,8 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     struct vd_graph_op o;
     vd_graph_op(&g, step, unit, op, &o);
     vd_tile_init(&t, &g, step, unit, op, data[2] * o.n_records / 256);
-    for (size_t i = 0, from = 4; i < sizeof bytes; i++, from = from + 1 < n_bytes ? from + 1 : 4)
-        bytes[i / INPUT_BYTES][i % INPUT_BYTES] = data[from];
+    repeat(bytes[0], sizeof bytes, data + 4, n_bytes - 4);
     for (unsigned i = 0; i < t.n_in; i++) {
         at.in[i] = bytes[i];
         if (t.in[i].dynamic)

@@ -8,9 +8,10 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "vd_commit.h"
-#include "vd_file.h"
 #include "vd_player.h"
 #include "vd_replay.h"
 #include "vd_sampler.h"
@@ -18,11 +19,17 @@
 
 enum { PROMPT = 12, TOKENS = 8 };
 
+/* A model with what it needs to run. */
+struct machine {
+    struct vd_model *model;
+    struct vd_ctx *ctx;
+    struct vd_kv_pool *cache;
+};
+
 static struct vd_pool *pool;
-static struct vd_model *model;
-static struct vd_ctx *ctx;
-static struct vd_kv_pool *cache;
-static struct vd_hash root;
+static struct machine honest, cheat;
+static struct vd_hash root; /* of the honest model */
+static char model_path[4096];
 
 struct job {
     struct vd_receipt receipt;
@@ -31,9 +38,12 @@ struct job {
     struct vd_proof_job proof;
 };
 
-/* Generates one token at a time, committing as a worker does. */
-static void generate(struct job *j, const struct vd_sampling *sampling)
+/* Generates one token at a time, committing as a worker does; the receipt names the honest model in any case.
+ */
+static void generate_on(const struct machine *m, struct job *j, const struct vd_sampling *sampling)
 {
+    const struct vd_model *model = m->model;
+    struct vd_ctx *ctx = m->ctx;
     struct vd_request *q = &j->receipt.request;
     struct vd_commit c;
     struct vd_kv *kv;
@@ -53,7 +63,7 @@ static void generate(struct job *j, const struct vd_sampling *sampling)
     vd_commit_init(&c, vd_model_program(model), PROMPT, TOKENS, sampling, j->salt);
     struct vd_sampler *s = vd_sampler_new(vd_model_program(model)->vocab);
     assert_true(vd_model_k_row_bytes(model) <= sizeof k && vd_model_v_row_bytes(model) <= sizeof v);
-    assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
+    assert_int_equal(vd_kv_open(&kv, m->cache, NULL), VD_OK);
     enum vd_stop stop = VD_STOP_NONE;
     for (uint32_t pos = 0; stop == VD_STOP_NONE; pos++) {
         bool head = pos + 1 >= PROMPT;
@@ -78,6 +88,11 @@ static void generate(struct job *j, const struct vd_sampling *sampling)
     j->proof = (struct vd_proof_job){&j->receipt, j->prompt, j->output, j->salt};
 }
 
+static void generate(struct job *j, const struct vd_sampling *sampling)
+{
+    generate_on(&honest, j, sampling);
+}
+
 static const struct vd_sampling greedy = {0};
 static const struct vd_sampling warm = {
     .temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .min_p_micro = 20000, .seed = 3};
@@ -86,7 +101,7 @@ static struct vd_replay_result replayed(const struct job *j)
 {
     struct vd_replay_result r;
     struct vd_error err = {0};
-    enum vd_err e = vd_replay(ctx, cache, &root, &j->proof, &r, &err);
+    enum vd_err e = vd_replay(honest.ctx, honest.cache, &root, &j->proof, &r, &err);
     if (e != VD_OK)
         fail_msg("%s", err.msg);
     return r;
@@ -108,30 +123,30 @@ static void replay_equals_generation(void **state)
 
 static void replay_finds_lies(void **state)
 {
-    struct job honest, j;
-    generate(&honest, &greedy);
-    j = honest;
+    struct job own, j;
+    generate(&own, &greedy);
+    j = own;
     j.proof = (struct vd_proof_job){&j.receipt, j.prompt, j.output, j.salt};
     j.output[2]++;
     struct vd_replay_result r = replayed(&j);
     assert_int_equal(r.verdict, VD_REPLAY_TOKEN);
     assert_int_equal(r.step, PROMPT + 1);
-    assert_int_equal(r.want, honest.output[2]);
-    assert_int_equal(r.got, honest.output[2] + 1);
+    assert_int_equal(r.want, own.output[2]);
+    assert_int_equal(r.got, own.output[2] + 1);
     j.output[2]--;
     j.receipt.commit_root.b[31] ^= 1;
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_COMMIT);
     j.receipt.commit_root.b[31] ^= 1;
-    j.receipt.finish = honest.receipt.finish == VD_FINISH_STOP ? VD_FINISH_LENGTH : VD_FINISH_STOP;
+    j.receipt.finish = own.receipt.finish == VD_FINISH_STOP ? VD_FINISH_LENGTH : VD_FINISH_STOP;
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_STOP);
-    j.receipt.finish = honest.receipt.finish;
+    j.receipt.finish = own.receipt.finish;
     j.receipt.n_output--; /* as if it had ended earlier */
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_STOP);
     j.receipt.n_output++;
     j.receipt.request.model_root.b[0] ^= 1;
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_MODEL);
     j.receipt.request.model_root.b[0] ^= 1;
-    j.prompt[0] = vd_model_program(model)->vocab;
+    j.prompt[0] = vd_model_program(honest.model)->vocab;
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_JOB);
 }
 
@@ -143,7 +158,7 @@ static void scalar_units_equal_the_engine(void **state)
     struct vd_trace_model *tm;
     struct vd_error err = {0};
     generate(&j, &warm);
-    assert_int_equal(vd_trace_model_open(&tm, model, ctx, cache, &j.proof, &err), VD_OK);
+    assert_int_equal(vd_trace_model_open(&tm, honest.model, honest.ctx, honest.cache, &j.proof, &err), VD_OK);
     struct vd_trace *t = vd_trace_model_trace(tm);
     assert_true(vd_hash_eq(&t->commit_root, &j.receipt.commit_root));
     uint32_t last = t->graph.job.n_steps - 1, blocks = t->graph.program->n_layers;
@@ -173,10 +188,10 @@ static void openings_of_the_real_model(void **state)
     static struct vd_player_move move;
     static uint8_t opening[VD_OPENING_MAX_BYTES];
     generate(&j, &warm);
-    assert_int_equal(vd_trace_model_open(&tm, model, ctx, cache, &j.proof, NULL), VD_OK);
+    assert_int_equal(vd_trace_model_open(&tm, honest.model, honest.ctx, honest.cache, &j.proof, NULL), VD_OK);
     struct vd_trace *t = vd_trace_model_trace(tm);
-    assert_true(
-        vd_ref_claim_init(&claim, &j.receipt, vd_model_program(model), vd_model_program_bytes(model)));
+    assert_true(vd_ref_claim_init(&claim, &j.receipt, vd_model_program(honest.model),
+                                  vd_model_program_bytes(honest.model)));
     uint32_t step = t->graph.job.n_steps - 1, head = t->graph.program->n_layers + 1;
     const uint32_t units[] = {0, 7, head};
     for (unsigned i = 0; i < 3; i++) {
@@ -214,28 +229,120 @@ static void openings_of_the_real_model(void **state)
     vd_trace_model_close(tm);
 }
 
-static void open_model(void)
+/* ---- the cheat that people fear: one layer's weights of lower precision ---- */
+
+enum { CHEAT_LAYER = 11, CHEAT_ROWS = 576 };
+
+/* Clears the lowest bit of every weight in the layer's attn_output, in the file's bytes. */
+static void lower_precision(uint8_t *file, size_t n_bytes)
 {
-    char path[4096];
+    uint32_t tensor = vd_program_layer_tensor(CHEAT_LAYER, VD_T_ATTN_OUTPUT);
+    struct vd_bytes row = vd_model_tensor_bytes(honest.model, tensor, 0);
+    assert_int_equal(vd_program_tensor(vd_model_program(honest.model), tensor).type, VD_WTYPE_Q4_1);
+    uint8_t *at = memmem(file, n_bytes, row.p, row.n);
+    assert_non_null(at);
+    for (size_t i = 0; i < CHEAT_ROWS * row.n; i++)
+        if (i % 20 >= 4)
+            at[i] &= 0xEE;
+}
+
+static enum vd_err machine_open(struct machine *m, const char *path, struct vd_error *err)
+{
+    enum vd_err e = vd_model_open(&m->model, path, vd_kern_pick(NULL, NULL), pool, err);
+    if (e == VD_OK)
+        e = vd_ctx_create(&m->ctx, m->model, pool, 16, 5, err); /* odd batches on purpose */
+    return e == VD_OK ? vd_kv_pool_create(&m->cache, m->model, 64 << 20, err) : e;
+}
+
+static void machine_close(struct machine *m)
+{
+    vd_kv_pool_destroy(m->cache);
+    vd_ctx_destroy(m->ctx);
+    vd_model_close(m->model);
+}
+
+static void open_cheat(void)
+{
+    char path[] = "/tmp/vd_replay_test.XXXXXX";
+    struct vd_error err = {0};
+    FILE *in = fopen(model_path, "rb");
+    assert_non_null(in);
+    assert_int_equal(fseek(in, 0, SEEK_END), 0);
+    size_t n = (size_t)ftell(in);
+    rewind(in);
+    uint8_t *file = malloc(n);
+    assert_non_null(file);
+    assert_int_equal(fread(file, 1, n, in), n);
+    fclose(in);
+    lower_precision(file, n);
+    int fd = mkstemp(path);
+    FILE *out = fdopen(fd, "wb");
+    assert_non_null(out);
+    assert_int_equal(fwrite(file, 1, n, out), n);
+    assert_int_equal(fclose(out), 0);
+    free(file);
+    enum vd_err e = machine_open(&cheat, path, &err);
+    unlink(path);
+    if (e != VD_OK)
+        fail_msg("%s", err.msg);
+}
+
+static void a_layer_of_lower_precision_is_pinned(void **state)
+{
+    struct job j;
+    struct vd_trace_model *worker, *challenger;
+    struct vd_ref_claim claim;
+    static struct vd_game game;
+    static struct vd_player_move move;
+    struct vd_error err = {0};
+    open_cheat();
+    generate_on(&cheat, &j, &greedy);
+    assert_true(replayed(&j).verdict != VD_REPLAY_OK);
+    assert_true(vd_ref_claim_init(&claim, &j.receipt, vd_model_program(honest.model),
+                                  vd_model_program_bytes(honest.model)));
+    assert_int_equal(vd_trace_model_open(&worker, cheat.model, cheat.ctx, cheat.cache, &j.proof, &err),
+                     VD_OK);
+    assert_int_equal(vd_trace_model_open(&challenger, honest.model, honest.ctx, honest.cache, &j.proof, &err),
+                     VD_OK);
+    enum vd_game_result r = VD_GAME_ACCEPTED;
+    vd_game_open(&game);
+    while (r == VD_GAME_ACCEPTED) {
+        enum vd_game_side side = vd_game_turn(&game);
+        enum vd_err e =
+            side == VD_GAME_WORKER
+                ? vd_player_worker_answer(vd_trace_model_trace(worker), &game, &move, &err)
+                : vd_player_challenger_point(vd_trace_model_trace(challenger), &claim, &game, &move, &err);
+        if (e != VD_OK)
+            fail_msg("%s", err.msg);
+        r = vd_game_move(&game, &claim, NULL, side, (struct vd_bytes){move.bytes, move.n_bytes});
+    }
+    assert_int_equal(r, VD_GAME_WORKER_TILE);
+    assert_int_equal(game.step, 0);
+    assert_int_equal(game.unit, CHEAT_LAYER + 1);
+    assert_int_equal(game.op, 21); /* PART of the attention output */
+    vd_trace_model_close(worker);
+    vd_trace_model_close(challenger);
+    machine_close(&cheat);
+}
+
+static void open_honest(void)
+{
     struct vd_error err = {0};
     const char *home = getenv("VERIDEM_HOME"), *user = getenv("HOME");
-    if (home)
-        snprintf(path, sizeof path, "%s/models/SmolLM2-135M-Instruct.Q4_1.gguf", home);
-    else
-        snprintf(path, sizeof path, "%s/.veridem/models/SmolLM2-135M-Instruct.Q4_1.gguf", user ? user : "");
+    snprintf(model_path, sizeof model_path, "%s%s/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+             home   ? home
+             : user ? user
+                    : "",
+             home ? "" : "/.veridem");
     enum vd_err e = vd_pool_create(&pool, 2, &err);
     if (e == VD_OK)
-        e = vd_model_open(&model, path, vd_kern_pick(NULL, NULL), pool, &err);
+        e = machine_open(&honest, model_path, &err);
     if (e == VD_ENOTFOUND) {
         printf("skipped: %s\n", err.msg);
         exit(77);
     }
     if (e == VD_OK)
-        e = vd_model_root(model, pool, &root, &err);
-    if (e == VD_OK)
-        e = vd_ctx_create(&ctx, model, pool, 16, 5, &err); /* odd batches on purpose */
-    if (e == VD_OK)
-        e = vd_kv_pool_create(&cache, model, 64 << 20, &err);
+        e = vd_model_root(honest.model, pool, &root, &err);
     if (e != VD_OK) {
         printf("%s\n", err.msg);
         exit(1);
@@ -249,12 +356,11 @@ int main(void)
         cmocka_unit_test(replay_finds_lies),
         cmocka_unit_test(scalar_units_equal_the_engine),
         cmocka_unit_test(openings_of_the_real_model),
+        cmocka_unit_test(a_layer_of_lower_precision_is_pinned),
     };
-    open_model();
+    open_honest();
     int bad = cmocka_run_group_tests(tests, NULL, NULL);
-    vd_kv_pool_destroy(cache);
-    vd_ctx_destroy(ctx);
-    vd_model_close(model);
+    machine_close(&honest);
     vd_pool_destroy(pool);
     return bad;
 }

@@ -112,7 +112,8 @@ class Role:
 class Network:
     """Ledger, gateways, workers, verifier. `with Network() as net:` leaves no process and no port behind."""
 
-    def __init__(self, params=None, keep=False):
+    def __init__(self, params=None, keep="VERIDEM_KEEP" in os.environ):
+        """keep (or $VERIDEM_KEEP set): the folder with homes and logs stays, and its path is printed."""
         self._tmp = tempfile.TemporaryDirectory(prefix="veridem-net-") if not keep else None
         self.dir = pathlib.Path(self._tmp.name if self._tmp else tempfile.mkdtemp(prefix="veridem-net-"))
         self.env = dict(os.environ, VERIDEM_HOME=str(self.dir / "cli"), VERIDEM_LOG=os.environ.get("VERIDEM_LOG", "info"))
@@ -128,6 +129,8 @@ class Network:
         self.stop()
         if self._tmp:
             self._tmp.cleanup()
+        else:
+            print(f"kept: {self.dir}")
 
     def stop(self):
         for role in reversed(list(self.roles.values())):

@@ -108,6 +108,7 @@ static bool get_fields(struct vd_pb_reader *r, struct vd_genesis *g)
     struct vd_bytes name = vd_pb_get_bytes(r, 1, VD_GENESIS_NAME_MAX);
     if (name.n)
         memcpy(g->network, name.p, name.n);
+    r->bad |= strnlen(g->network, sizeof g->network) != name.n; /* a NUL inside would be lost */
     g->time_ms = vd_pb_get_u64(r, 2, INT64_MAX);
     g->block_time_ms = (uint32_t)vd_pb_get_u64(r, 3, UINT32_MAX);
     g->audit_rate_ppm = (uint32_t)vd_pb_get_u64(r, 4, VD_PPM);

@@ -140,6 +140,8 @@ static void test_genesis_round_trip(void **state)
     assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n - 1}, &g, accounts, KIT_KEYS, &err),
                      VD_EFORMAT);
     assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n}, &g, accounts, 2, &err), VD_EFORMAT);
+    buf[3] = 0; /* inside the name */
+    assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n}, &g, accounts, KIT_KEYS, &err), VD_EFORMAT);
 }
 
 static void test_genesis_refuses(void **state)

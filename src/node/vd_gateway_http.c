@@ -357,7 +357,7 @@ static bool put_event(struct call *c, char *json)
 {
     size_t n = json ? strlen(json) : 0;
     free(c->out);
-    c->out = json ? malloc(n + 8) : NULL;
+    c->out = json ? malloc(n + sizeof "data: \n\n") : NULL;
     c->out_at = 0;
     c->out_n = 0;
     if (c->out)

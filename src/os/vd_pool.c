@@ -47,9 +47,9 @@ struct gate {
 
 struct vd_team {
     alignas(CACHE_LINE) _Atomic uint32_t arrived;
+    unsigned n_threads; /* constant */
     alignas(CACHE_LINE) _Atomic size_t next;
     struct gate gate;
-    unsigned n_threads;
 };
 
 struct worker {
@@ -215,24 +215,23 @@ static void pool_end(struct vd_pool *pool, unsigned n)
     free(pool);
 }
 
-static enum vd_err pool_alloc(struct vd_pool **out, unsigned n_threads, struct vd_error *err)
+/* A pool without its threads, or NULL. */
+static struct vd_pool *pool_alloc(unsigned n_threads)
 {
     struct vd_pool *pool = aligned_alloc(CACHE_LINE, sizeof(*pool));
     if (pool == NULL)
-        return vd_error_set(err, VD_ENOMEM, "no memory for a thread pool of %u threads", n_threads);
+        return NULL;
     memset(pool, 0, sizeof(*pool));
+    pool->team.n_threads = n_threads;
     pool->workers = calloc(n_threads, sizeof(*pool->workers));
     if (pool->workers != NULL && gate_init(&pool->team.gate)) {
-        if (gate_init(&pool->start)) {
-            pool->team.n_threads = n_threads;
-            *out = pool;
-            return VD_OK;
-        }
+        if (gate_init(&pool->start))
+            return pool;
         gate_destroy(&pool->team.gate);
     }
     free(pool->workers);
     free(pool);
-    return vd_error_set(err, VD_ENOMEM, "no memory for a thread pool of %u threads", n_threads);
+    return NULL;
 }
 
 enum vd_err vd_pool_create(struct vd_pool **out, unsigned n_threads, struct vd_error *err)
@@ -245,10 +244,9 @@ enum vd_err vd_pool_create(struct vd_pool **out, unsigned n_threads, struct vd_e
         long cpus = sysconf(_SC_NPROCESSORS_ONLN);
         n_threads = cpus < 1 ? 1 : cpus > VD_POOL_THREADS_MAX ? VD_POOL_THREADS_MAX : (unsigned)cpus;
     }
-    struct vd_pool *pool = NULL;
-    enum vd_err e = pool_alloc(&pool, n_threads, err);
-    if (e != VD_OK)
-        return e;
+    struct vd_pool *pool = pool_alloc(n_threads);
+    if (pool == NULL)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a thread pool of %u threads", n_threads);
     for (unsigned i = 0; i + 1 < n_threads; i++) {
         struct worker *w = &pool->workers[i];
         w->pool = pool;

@@ -52,6 +52,7 @@ struct call {
     bool entered, explicit_key;
     struct gw_answer answer;
     bool running, begun; /* the answer runs; its response has begun */
+    bool gone;           /* the client hung up */
     bool replay;
     struct vd_gwstore_once kept; /* replay: the earlier answer, text owned */
 
@@ -323,6 +324,7 @@ static enum gw_step step(struct call *c, struct vd_openai_error *e)
 {
     enum gw_step s = gw_answer_next(&c->answer, e);
     if (s == GW_GONE && (!c->begun || c->explicit_key)) {
+        c->gone = true;
         c->answer.alive = NULL;
         s = gw_answer_next(&c->answer, e);
     }
@@ -349,6 +351,7 @@ static enum MHD_Result respond_whole(struct call *c)
         return respond_error(c, &e);
     struct vd_openai_reply r = reply_of(c);
     c->begun = true;
+    c->gone |= !client_alive(c); /* what is sent now would be lost, though sending succeeds */
     return respond_json(c, MHD_HTTP_OK, vd_openai_format_reply(&r));
 }
 
@@ -689,7 +692,8 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
         while (gw_answer_next(&c->answer, &e) == GW_TEXT)
             ;
     }
-    bool delivered = why == MHD_REQUEST_TERMINATED_COMPLETED_OK && c->done && !c->replay && !c->explicit_key;
+    bool delivered =
+        why == MHD_REQUEST_TERMINATED_COMPLETED_OK && c->done && !c->gone && !c->replay && !c->explicit_key;
     if (delivered)
         gw_once_delivered(c->g, &c->once.slot);
     if (c->running)

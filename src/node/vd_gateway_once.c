@@ -87,6 +87,7 @@ enum gw_once_result gw_once_enter(struct vd_gateway *g, struct gw_once *me, bool
     if (vd_hash_eq(&found->fingerprint, &me->fingerprint))
         return GW_ONCE_REPLAY;
     free(found->text);
+    found->text = NULL;
     return another_body(e);
 }
 

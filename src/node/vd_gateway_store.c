@@ -382,6 +382,7 @@ enum vd_err vd_gwstore_once_get(struct vd_gwstore *s, const struct vd_hash *slot
     int rc = run(s, MDB_RDONLY, once_body, &l);
     if (!rc && out->until_s < now_s) {
         free(out->text);
+        out->text = NULL;
         rc = MDB_NOTFOUND;
     }
     return rc ? fail(s, rc, "read a kept answer", err) : VD_OK;

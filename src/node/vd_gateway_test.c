@@ -1,0 +1,772 @@
+/* The gateway with everything real around it, in one process: a ledger on disk, workers with the real model,
+ * links, HTTP by libcurl. Without the model file it is skipped (77). */
+#include "vd_clock.h"
+#include "vd_file.h"
+#include "vd_gateway.h"
+#include "vd_gateway_keys.h"
+#include "vd_kern.h"
+#include "vd_ledger_client.h"
+#include "vd_ledgerd.h"
+#include "vd_worker.h"
+
+#include <curl/curl.h>
+#include <ftw.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#define HOST "127.0.0.1"
+enum { WAIT_MS = 20000, ROLES = 4, ESCROW = 10000000, PRICE_IN = 2, PRICE_OUT = 5, KEY_PARALLEL = 4 };
+enum { LEDGER, GATEWAY, WORKER_A, WORKER_B };
+
+static struct {
+    char dir[64], home[80];
+    struct vd_keypair key[ROLES];
+    struct vd_genesis_account account[ROLES];
+    struct vd_genesis genesis;
+    struct vd_ledgerd *ledgerd;
+    struct vd_gateway *gateway;
+    struct vd_worker *worker[2];
+    struct vd_pool *pool[2];
+    struct vd_model *model;
+    struct vd_hash root;
+    char path[VD_PATH_MAX];
+    char secret[VD_API_KEY_TEXT_MAX], other[VD_API_KEY_TEXT_MAX], poor[VD_API_KEY_TEXT_MAX];
+} t;
+
+/* ---- the network ---- */
+
+static void must(enum vd_err e, const struct vd_error *err)
+{
+    if (e != VD_OK) {
+        fprintf(stderr, "%s\n", err->msg);
+        exit(1);
+    }
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return memcmp(a, b, VD_PUBKEY_BYTES);
+}
+
+static void make_genesis(void)
+{
+    for (int i = 0; i < ROLES; i++) {
+        uint8_t seed[VD_SEED_BYTES] = {(uint8_t)(i + 1)};
+        vd_key_from_seed(&t.key[i], seed);
+        t.account[i] = (struct vd_genesis_account){t.key[i].pub, {100000000}};
+    }
+    qsort(t.account, ROLES, sizeof t.account[0], by_key);
+    t.genesis = (struct vd_genesis){.network = "gateway-test",
+                                    .time_ms = 1767225600000,
+                                    .block_time_ms = 20,
+                                    .audit_rate_ppm = VD_PPM,
+                                    .audit_window_blocks = 20,
+                                    .move_clock_blocks = 100,
+                                    .unbonding_blocks = 10,
+                                    .request_validity_blocks = 5000,
+                                    .min_stake = {1000},
+                                    .challenge_bond = {10},
+                                    .slash = {1000},
+                                    .challenger_share_ppm = 400000,
+                                    .worker_share_ppm = 900000,
+                                    .gateway_share_ppm = 90000,
+                                    .treasury_share_ppm = 10000,
+                                    .treasury = t.key[LEDGER].pub,
+                                    .n_accounts = ROLES,
+                                    .account = t.account};
+}
+
+static void worker_up(int which)
+{
+    struct vd_error err;
+    char home[160];
+    snprintf(home, sizeof home, "%s/worker%d", t.dir, which);
+    struct vd_worker_peer gateway = {HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub};
+    struct vd_worker_model m = {t.model, t.pool[which], t.root, {PRICE_IN}, {PRICE_OUT}, 8, 0};
+    struct vd_worker_config c = {.key = &t.key[WORKER_A + which],
+                                 .home = home,
+                                 .ledger = {HOST, vd_ledgerd_port(t.ledgerd), &t.key[LEDGER].pub},
+                                 .gateway = &gateway,
+                                 .n_gateways = 1,
+                                 .model = &m,
+                                 .n_models = 1,
+                                 .stake = {20000000}};
+    struct vd_gateway_stats s;
+    uint64_t n_before, until = vd_clock_ms() + WAIT_MS;
+    vd_gateway_get_stats(t.gateway, &s);
+    n_before = s.n_workers;
+    must(vd_worker_start(&t.worker[which], &c, &err), &err);
+    do {
+        vd_clock_sleep_ms(5);
+        vd_gateway_get_stats(t.gateway, &s);
+    } while (s.n_workers == n_before && vd_clock_ms() < until);
+}
+
+static void worker_down(int which)
+{
+    vd_worker_stop(t.worker[which]);
+    t.worker[which] = NULL;
+}
+
+static void gateway_up(void)
+{
+    struct vd_error err;
+    struct vd_gateway_model_config m = {"SmolLM2", t.path, t.root};
+    struct vd_gateway_config c = {.key = &t.key[GATEWAY],
+                                  .home = t.home,
+                                  .ledger_host = HOST,
+                                  .ledger_port = vd_ledgerd_port(t.ledgerd),
+                                  .ledger_key = &t.key[LEDGER].pub,
+                                  .listen_host = HOST,
+                                  .http_host = HOST,
+                                  .model = &m,
+                                  .n_models = 1,
+                                  .escrow = {ESCROW},
+                                  .settle_ms = 50,
+                                  .key_parallel_max = KEY_PARALLEL};
+    must(vd_gateway_start(&t.gateway, &c, &err), &err);
+}
+
+static int network_up(void **state)
+{
+    struct vd_error err;
+    struct vd_api_key key;
+    char ledger_dir[96];
+    must(vd_key_init(&err), &err);
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    snprintf(t.dir, sizeof t.dir, "/tmp/vd_gateway_test.XXXXXX");
+    assert_non_null(mkdtemp(t.dir));
+    snprintf(t.home, sizeof t.home, "%s/gateway", t.dir);
+    snprintf(ledger_dir, sizeof ledger_dir, "%s/ledger", t.dir);
+    make_genesis();
+    struct vd_ledgerd_config l = {
+        .dir = ledger_dir, .genesis = &t.genesis, .key = &t.key[LEDGER], .host = HOST};
+    must(vd_ledgerd_start(&t.ledgerd, &l, &err), &err);
+    must(vd_pool_create(&t.pool[0], 2, &err), &err);
+    must(vd_pool_create(&t.pool[1], 2, &err), &err);
+    const struct vd_kern *kern = vd_kern_pick(NULL, &err);
+    assert_non_null(kern);
+    must(vd_model_open(&t.model, t.path, kern, t.pool[0], &err), &err);
+    must(vd_model_root(t.model, t.pool[0], &t.root, &err), &err);
+    must(vd_gateway_key_new(t.home, "first", VD_AMOUNT_ZERO, t.secret, &key, &err), &err);
+    must(vd_gateway_key_new(t.home, "second", VD_AMOUNT_ZERO, t.other, &key, &err), &err);
+    must(vd_gateway_key_new(t.home, "poor", vd_amount_micro(100), t.poor, &key, &err), &err);
+    gateway_up();
+    worker_up(0);
+    return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+static int network_down(void **state)
+{
+    vd_gateway_stop(t.gateway);
+    worker_down(0);
+    worker_down(1);
+    vd_ledgerd_stop(t.ledgerd);
+    vd_model_close(t.model);
+    vd_pool_destroy(t.pool[0]);
+    vd_pool_destroy(t.pool[1]);
+    nftw(t.dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    curl_global_cleanup();
+    return 0;
+}
+
+/* ---- HTTP ---- */
+
+struct reply {
+    long status;
+    char *body;
+    size_t n;
+    char receipt[65], retry_after[16], replayed[8];
+    size_t cut_after; /* hang up after so many bytes; 0: never */
+};
+
+static size_t on_body(char *p, size_t size, size_t n, void *arg)
+{
+    struct reply *r = arg;
+    r->body = realloc(r->body, r->n + size * n + 1);
+    memcpy(r->body + r->n, p, size * n);
+    r->n += size * n;
+    r->body[r->n] = 0;
+    return r->cut_after && r->n >= r->cut_after ? 0 : size * n;
+}
+
+static size_t on_header(char *p, size_t size, size_t n, void *arg)
+{
+    struct reply *r = arg;
+    char line[256];
+    snprintf(line, sizeof line, "%.*s", (int)(size * n), p);
+    line[strcspn(line, "\r\n")] = 0;
+    if (strncasecmp(line, "X-Veridem-Receipt: ", 19) == 0)
+        snprintf(r->receipt, sizeof r->receipt, "%.64s", line + 19);
+    if (strncasecmp(line, "Retry-After: ", 13) == 0)
+        snprintf(r->retry_after, sizeof r->retry_after, "%.15s", line + 13);
+    if (strncasecmp(line, "Idempotent-Replayed: ", 21) == 0)
+        snprintf(r->replayed, sizeof r->replayed, "%.7s", line + 21);
+    return size * n;
+}
+
+/* body NULL: GET. `extra` is a header or NULL. */
+static struct reply http(const char *path, const char *secret, const char *body, const char *extra,
+                         size_t cut_after)
+{
+    struct reply r = {.cut_after = cut_after};
+    char url[512], auth[128];
+    CURL *c = curl_easy_init();
+    struct curl_slist *h = NULL;
+    snprintf(url, sizeof url, "http://" HOST ":%u%s", vd_gateway_http_port(t.gateway), path);
+    snprintf(auth, sizeof auth, "Authorization: Bearer %s", secret ? secret : "");
+    if (secret)
+        h = curl_slist_append(h, auth);
+    if (extra)
+        h = curl_slist_append(h, extra);
+    h = curl_slist_append(h, "Expect:");
+    curl_easy_setopt(c, CURLOPT_URL, url);
+    curl_easy_setopt(c, CURLOPT_HTTPHEADER, h);
+    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(c, CURLOPT_WRITEDATA, &r);
+    curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(c, CURLOPT_HEADERDATA, &r);
+    curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, 60000L);
+    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    if (body)
+        curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
+    curl_easy_perform(c);
+    curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &r.status);
+    curl_slist_free_all(h);
+    curl_easy_cleanup(c);
+    if (!r.body)
+        r.body = calloc(1, 1);
+    return r;
+}
+
+static struct reply post(const char *path, const char *body)
+{
+    return http(path, t.secret, body, NULL, 0);
+}
+
+static json_t *json_of(struct reply *r, long status)
+{
+    if (r->status != status)
+        fail_msg("status %ld, expected %ld: %s", r->status, status, r->body);
+    json_t *j = json_loads(r->body, 0, NULL);
+    if (!j)
+        fail_msg("no JSON: %s", r->body);
+    free(r->body);
+    r->body = NULL;
+    return j;
+}
+
+/* An error with this status, code and param (NULL: any). */
+static void expect_error(struct reply r, long status, const char *code, const char *param)
+{
+    const char *message, *type;
+    json_t *p, *c;
+    json_t *j = json_of(&r, status);
+    assert_int_equal(json_unpack(j, "{s:{s:s, s:s, s:o, s:o}}", "error", "message", &message, "type", &type,
+                                 "param", &p, "code", &c),
+                     0);
+    if (code)
+        assert_string_equal(json_string_value(c), code);
+    if (param)
+        assert_string_equal(json_string_value(p), param);
+    if (status == 503 || (status == 429 && strcmp(code, "rate_limit_exceeded") == 0))
+        assert_true(atoi(r.retry_after) > 0);
+    json_decref(j);
+}
+
+#define ASK(text, rest)                                                                                      \
+    "{\"model\":\"SmolLM2\",\"messages\":[{\"role\":\"user\",\"content\":\"" text "\"}]" rest "}"
+#define CHAT   "/v1/chat/completions"
+#define GREEDY ",\"temperature\":0"
+
+/* The answer's text, the caller's. */
+static char *chat_text(struct reply *r)
+{
+    const char *content, *id;
+    json_t *j = json_of(r, 200);
+    assert_int_equal(json_unpack(j, "{s:[{s:{s:s}}], s:{s:s}}", "choices", "message", "content", &content,
+                                 "veridem", "receipt_id", &id),
+                     0);
+    assert_string_equal(id, r->receipt);
+    char *text = strdup(content);
+    json_decref(j);
+    return text;
+}
+
+/* Joins the deltas of a stream; *receipt from the last chunk. */
+static char *stream_text(const struct reply *r, char receipt[65], bool *done)
+{
+    char *text = calloc(1, r->n + 1);
+    *done = false;
+    for (const char *at = strstr(r->body, "data: "); at;
+         at = strstr(at + 1, "\ndata: ") ? strstr(at + 1, "\ndata: ") + 1 : NULL) {
+        const char *content = NULL, *id = NULL;
+        if (strncmp(at + 6, "[DONE]", 6) == 0) {
+            *done = true;
+            break;
+        }
+        json_t *j = json_loadb(at + 6, strcspn(at + 6, "\n"), 0, NULL);
+        if (json_unpack(j, "{s:[{s:{s:s}}]}", "choices", "delta", "content", &content) == 0)
+            strcat(text, content);
+        if (json_unpack(j, "{s:{s:s}}", "veridem", "receipt_id", &id) == 0)
+            snprintf(receipt, 65, "%.64s", id);
+        json_decref(j);
+    }
+    return text;
+}
+
+static struct vd_gateway_stats stats(void)
+{
+    struct vd_gateway_stats s;
+    vd_gateway_get_stats(t.gateway, &s);
+    return s;
+}
+
+/* Waits until nothing runs and all is settled; then nothing may be reserved. */
+static void settle(void)
+{
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    struct vd_gateway_stats s = stats();
+    while ((s.n_running || s.n_pending || s.unsettled.micro || s.reserved.micro) && vd_clock_ms() < until) {
+        vd_clock_sleep_ms(5);
+        s = stats();
+    }
+    assert_int_equal(s.n_running, 0);
+    assert_int_equal(s.n_pending, 0);
+    assert_int_equal(s.reserved.micro, 0);
+    assert_int_equal(s.unsettled.micro, 0);
+    assert_int_equal(s.n_refused, 0);
+}
+
+/* ---- tests ---- */
+
+static void test_who_may_ask(void **state)
+{
+    expect_error(http("/v1/models", NULL, NULL, NULL, 0), 401, "invalid_api_key", NULL);
+    expect_error(http("/v1/models", "vd-wrong", NULL, NULL, 0), 401, "invalid_api_key", NULL);
+    expect_error(http(CHAT, "vd-wrong", ASK("hi", ""), NULL, 0), 401, "invalid_api_key", NULL);
+    expect_error(http("/v1/nothing", t.secret, NULL, NULL, 0), 404, "unknown_url", NULL);
+    expect_error(http(CHAT, t.secret, NULL, NULL, 0), 405, "method_not_allowed", NULL);
+    struct reply r = http("/health", NULL, NULL, NULL, 0);
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    r = http("/metrics", NULL, NULL, NULL, 0);
+    assert_non_null(strstr(r.body, "\nveridem_gateway_workers 1\n"));
+    free(r.body);
+    r = http("/v1/models", t.secret, NULL, NULL, 0);
+    const char *id;
+    json_t *j = json_of(&r, 200);
+    assert_int_equal(json_unpack(j, "{s:[{s:s}]}", "data", "id", &id), 0);
+    assert_string_equal(id, "SmolLM2");
+    json_decref(j);
+}
+
+static void test_bad_requests(void **state)
+{
+    expect_error(post(CHAT, "{\"model\": nope}"), 400, "invalid_json", NULL);
+    expect_error(post(CHAT, ASK("hi", ",\"stop\":[\"x\"]")), 400, "unsupported_value", "stop");
+    expect_error(post(CHAT, ASK("hi", ",\"colour\":1")), 400, "unsupported_parameter", "colour");
+    expect_error(post(CHAT, "{\"model\":\"gpt-4\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"),
+                 404, "model_not_found", "model");
+    expect_error(post(CHAT, ASK("hi", ",\"max_tokens\":100000")), 400, "context_length_exceeded",
+                 "max_tokens");
+    expect_error(post("/v1/completions", "{\"model\":\"SmolLM2\",\"prompt\":[99999999]}"), 400,
+                 "invalid_value", "prompt");
+    char *big = malloc(200000);
+    int n = sprintf(big, "{\"model\":\"SmolLM2\",\"prompt\":\"");
+    while (n < 150000)
+        n += sprintf(big + n, "a b c d e f g h ");
+    sprintf(big + n, "\"}");
+    expect_error(post("/v1/completions", big), 400, "context_length_exceeded", "prompt");
+    free(big);
+    assert_int_equal(stats().reserved.micro, 0);
+}
+
+static void test_large_bodies(void **state)
+{
+    size_t n = 3 << 20;
+    char *big = malloc(n + 1);
+    memset(big, ' ', n);
+    big[n] = 0;
+    struct reply r = post(CHAT, big);
+    assert_int_equal(r.status, 413);
+    free(r.body);
+    r = http(CHAT, t.secret, big, "Transfer-Encoding: chunked", 0);
+    assert_int_equal(r.status, 413);
+    free(r.body);
+    free(big);
+}
+
+static void test_an_answer_and_its_receipt(void **state)
+{
+    struct vd_gateway_stats before = stats();
+    json_int_t n_in, n_out, amount;
+    struct reply r = post(CHAT, ASK("What is the capital of France?", GREEDY ",\"max_tokens\":24"));
+    json_t *j = json_of(&r, 200);
+    assert_int_equal(json_unpack(j, "{s:{s:I, s:I}, s:{s:I}}", "usage", "prompt_tokens", &n_in,
+                                 "completion_tokens", &n_out, "veridem", "amount_micro", &amount),
+                     0);
+    assert_int_equal(amount, PRICE_IN * n_in + PRICE_OUT * n_out);
+    json_decref(j);
+    char path[160];
+    snprintf(path, sizeof path, "/v1/receipts/%s", r.receipt);
+    struct reply q = http(path, t.secret, NULL, NULL, 0);
+    json_t *receipt = json_of(&q, 200);
+    assert_int_equal(json_array_size(json_object_get(receipt, "output")), n_out);
+    json_decref(receipt);
+    expect_error(http(path, t.other, NULL, NULL, 0), 404, "receipt_not_found", NULL);
+    strcat(path, "?format=file");
+    q = http(path, t.secret, NULL, NULL, 0);
+    struct vd_envelope env;
+    struct vd_receipt x;
+    uint32_t *tokens = malloc((q.n + 1) * sizeof *tokens);
+    assert_true(vd_envelope_decode((struct vd_bytes){(uint8_t *)q.body, q.n}, &env, tokens, q.n));
+    assert_int_equal(vd_envelope_check(&env, &x), VD_RECEIPT_OK);
+    assert_int_equal(x.n_output, n_out);
+    assert_memory_equal(x.request.worker.b, t.key[WORKER_A].pub.b, 32);
+    free(tokens);
+    free(q.body);
+    settle();
+    struct vd_gateway_stats after = stats();
+    assert_int_equal(before.escrow_balance.micro - after.escrow_balance.micro, amount);
+    assert_int_equal(after.n_settled, before.n_settled + 1);
+}
+
+static void test_stream_equals_whole(void **state)
+{
+    char receipt[65] = "";
+    bool done;
+    struct reply w = post(CHAT, ASK("Name three colours.", GREEDY ",\"max_tokens\":40"));
+    char *whole = chat_text(&w);
+    struct reply s =
+        post(CHAT, ASK("Name three colours.", GREEDY ",\"max_tokens\":40,\"stream\":true,"
+                                                     "\"stream_options\":{\"include_usage\":true}"));
+    assert_int_equal(s.status, 200);
+    char *streamed = stream_text(&s, receipt, &done);
+    assert_string_equal(streamed, whole);
+    assert_true(done && strlen(receipt) == 64);
+    assert_non_null(strstr(s.body, "\"finish_reason\":\""));
+    assert_non_null(strstr(s.body, "\"choices\":[],\"usage\":{"));
+    free(streamed);
+    free(whole);
+    free(s.body);
+}
+
+static void test_seeds(void **state)
+{
+    char *text[3];
+    const char *body[] = {ASK("Tell a story.", ",\"seed\":7,\"max_tokens\":16"),
+                          ASK("Tell a story.", ",\"seed\":7,\"max_tokens\":16"),
+                          ASK("Tell a story.", ",\"seed\":8,\"max_tokens\":16")};
+    for (int i = 0; i < 3; i++) {
+        struct reply r = post(CHAT, body[i]);
+        text[i] = chat_text(&r);
+    }
+    assert_string_equal(text[0], text[1]);
+    assert_string_not_equal(text[0], text[2]);
+    for (int i = 0; i < 3; i++)
+        free(text[i]);
+}
+
+static void test_completions(void **state)
+{
+    const char *text;
+    json_int_t n_in, n_out;
+    struct reply r =
+        post("/v1/completions", "{\"model\":\"SmolLM2\",\"prompt\":\"One, two, three,\",\"temperature\":0}");
+    json_t *j = json_of(&r, 200);
+    assert_int_equal(json_unpack(j, "{s:[{s:s}], s:{s:I, s:I}}", "choices", "text", &text, "usage",
+                                 "prompt_tokens", &n_in, "completion_tokens", &n_out),
+                     0);
+    assert_int_equal(n_out, 16);
+    assert_non_null(strstr(text, "four"));
+    json_decref(j);
+}
+
+static void test_retries_are_not_billed_twice(void **state)
+{
+    const char *body = ASK("Say hello.", ",\"max_tokens\":12");
+    struct vd_gateway_stats before = stats();
+    struct reply a = http(CHAT, t.secret, body, "Idempotency-Key: k1", 0);
+    struct reply b = http(CHAT, t.secret, body, "Idempotency-Key: k1", 0);
+    assert_string_equal(a.replayed, "");
+    assert_string_equal(b.replayed, "true");
+    assert_string_equal(a.body, b.body);
+    assert_string_equal(a.receipt, b.receipt);
+    free(a.body);
+    free(b.body);
+    expect_error(http(CHAT, t.secret, ASK("Something else.", ""), "Idempotency-Key: k1", 0), 422,
+                 "idempotency_key_reused", NULL);
+    struct reply c = http(CHAT, t.other, body, "Idempotency-Key: k1", 0); /* another key's namespace */
+    assert_int_equal(c.status, 200);
+    assert_string_equal(c.replayed, "");
+    free(c.body);
+    struct vd_gateway_stats after = stats();
+    assert_int_equal(after.n_answers, before.n_answers + 2);
+    /* An answer that was delivered is not given again to an equal request that calls itself a retry. */
+    a = http(CHAT, t.secret, ASK("Say hi.", ",\"max_tokens\":8"), NULL, 0);
+    b = http(CHAT, t.secret, ASK("Say hi.", ",\"max_tokens\":8"), "X-Stainless-Retry-Count: 1", 0);
+    assert_int_equal(b.status, 200);
+    assert_string_not_equal(a.receipt, b.receipt);
+    free(a.body);
+    free(b.body);
+}
+
+/* A client gives up waiting for a whole answer, and asks again. */
+static void test_retry_after_a_lost_connection(void **state)
+{
+    const char *body = ASK("Count to one hundred.", ",\"max_tokens\":60,\"seed\":1");
+    struct vd_gateway_stats before = stats();
+    char url[128], auth[128];
+    CURL *c = curl_easy_init();
+    struct curl_slist *h = NULL;
+    struct reply lost = {.status = 0};
+    snprintf(url, sizeof url, "http://" HOST ":%u" CHAT, vd_gateway_http_port(t.gateway));
+    snprintf(auth, sizeof auth, "Authorization: Bearer %s", t.secret);
+    h = curl_slist_append(h, auth);
+    curl_easy_setopt(c, CURLOPT_URL, url);
+    curl_easy_setopt(c, CURLOPT_HTTPHEADER, h);
+    curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
+    curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(c, CURLOPT_WRITEDATA, &lost);
+    curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, 60L);
+    curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
+    assert_int_equal(curl_easy_perform(c), CURLE_OPERATION_TIMEDOUT);
+    curl_slist_free_all(h);
+    curl_easy_cleanup(c);
+    free(lost.body);
+    struct reply again = http(CHAT, t.secret, body, "X-Stainless-Retry-Count: 1", 0);
+    assert_int_equal(again.status, 200);
+    assert_string_equal(again.replayed, "true");
+    free(again.body);
+    assert_int_equal(stats().n_answers, before.n_answers + 1);
+    settle();
+}
+
+static void test_hang_up_in_mid_stream(void **state)
+{
+    struct vd_gateway_stats before = stats();
+    struct reply r =
+        http(CHAT, t.secret, ASK("Write a long story.", ",\"max_tokens\":1000,\"stream\":true,\"seed\":3"),
+             NULL, 1000);
+    free(r.body);
+    settle();
+    struct vd_gateway_stats after = stats();
+    assert_int_equal(after.n_cancelled, before.n_cancelled + 1);
+    uint64_t paid = before.escrow_balance.micro - after.escrow_balance.micro;
+    assert_true(paid > 0 && paid < 1000 * PRICE_OUT);
+    struct reply next = post(CHAT, ASK("Still there?", ",\"max_tokens\":4"));
+    assert_int_equal(next.status, 200);
+    free(next.body);
+}
+
+struct asker {
+    const char *body;
+    struct reply r;
+};
+
+static void *ask(void *arg)
+{
+    struct asker *a = arg;
+    a->r = post(CHAT, a->body);
+    return NULL;
+}
+
+static void test_limits_of_a_key(void **state)
+{
+    struct asker a[KEY_PARALLEL + 3];
+    pthread_t thread[KEY_PARALLEL + 3];
+    int n_ok = 0, n_limited = 0;
+    for (int i = 0; i < KEY_PARALLEL + 3; i++) {
+        a[i].body = ASK("Write a poem.", ",\"max_tokens\":48,\"seed\":5");
+        pthread_create(&thread[i], NULL, ask, &a[i]);
+    }
+    for (int i = 0; i < KEY_PARALLEL + 3; i++) {
+        pthread_join(thread[i], NULL);
+        n_ok += a[i].r.status == 200;
+        if (a[i].r.status == 429) {
+            n_limited++;
+            expect_error(a[i].r, 429, "rate_limit_exceeded", NULL);
+        } else {
+            free(a[i].r.body);
+        }
+    }
+    assert_true(n_ok >= KEY_PARALLEL && n_limited >= 1);
+    assert_int_equal(n_ok + n_limited, KEY_PARALLEL + 3);
+    expect_error(http(CHAT, t.poor, ASK("hi", ""), NULL, 0), 429, "insufficient_quota", NULL);
+    settle();
+}
+
+/* The worker goes away in mid-answer; another says the same and goes on. */
+static void test_worker_vanishes(void **state)
+{
+    char receipt[65], *whole, *streamed;
+    bool done;
+    struct asker a = {ASK("Explain the sun.", GREEDY ",\"max_tokens\":200,\"stream\":true"), {0}};
+    struct reply w = post(CHAT, ASK("Explain the sun.", GREEDY ",\"max_tokens\":200"));
+    whole = chat_text(&w);
+    struct vd_gateway_stats before = stats();
+    pthread_t thread;
+    pthread_create(&thread, NULL, ask, &a);
+    while (stats().n_running == 0)
+        vd_clock_sleep_ms(1);
+    vd_clock_sleep_ms(200);
+    worker_up(1);
+    worker_down(0);
+    pthread_join(thread, NULL);
+    assert_int_equal(a.r.status, 200);
+    streamed = stream_text(&a.r, receipt, &done);
+    assert_string_equal(streamed, whole);
+    assert_true(done);
+    free(a.r.body);
+    free(streamed);
+    free(whole);
+    struct vd_gateway_stats after = stats();
+    if (after.n_resumed != before.n_resumed + 1)
+        print_message("the answer was over before the worker left: nothing was resumed\n");
+    settle();
+}
+
+static void test_no_worker(void **state)
+{
+    if (t.worker[0])
+        worker_down(0);
+    if (t.worker[1])
+        worker_down(1);
+    expect_error(post(CHAT, ASK("hi", ",\"max_tokens\":4")), 503, "no_worker", NULL);
+    struct reply r = http("/health", NULL, NULL, NULL, 0);
+    assert_int_equal(r.status, 503);
+    free(r.body);
+    settle();
+    worker_up(0);
+}
+
+static void test_restart_of_the_gateway(void **state)
+{
+    struct reply r = post(CHAT, ASK("Before.", ",\"max_tokens\":4"));
+    char path[160];
+    snprintf(path, sizeof path, "/v1/receipts/%s", r.receipt);
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    worker_down(0);
+    vd_gateway_stop(t.gateway);
+    gateway_up();
+    worker_up(0);
+    r = http(path, t.secret, NULL, NULL, 0);
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    r = post(CHAT, ASK("After.", ",\"max_tokens\":4")); /* a sequence that was not used */
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    settle();
+}
+
+/* A verifier's link gets envelopes; a stranger's does not get those of a private receipt, and unknown ids are
+ * refused. */
+struct audit {
+    pthread_mutex_t mu;
+    pthread_cond_t changed;
+    struct vd_gateway *g;
+    unsigned type;
+    size_t n;
+    bool greeted;
+};
+
+static void audit_frame(void *arg, struct vd_link *l, unsigned type, struct vd_bytes body)
+{
+    struct audit *a = arg;
+    (void)l;
+    pthread_mutex_lock(&a->mu);
+    if (type == VD_WIRE_HELLO) {
+        a->greeted = true;
+    } else {
+        a->type = type;
+        a->n = body.n;
+    }
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->mu);
+}
+
+static unsigned audit_get(struct vd_link *l, struct audit *a, const struct vd_hash *id)
+{
+    uint8_t buf[64];
+    struct vd_wire_audit_get m = {*id};
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    vd_wire_put_audit_get(&w, &m);
+    pthread_mutex_lock(&a->mu);
+    a->type = 0;
+    vd_link_send(l, VD_WIRE_AUDIT_GET, buf, w.n_bytes, NULL);
+    while (!a->type)
+        pthread_cond_wait(&a->changed, &a->mu);
+    unsigned type = a->type;
+    pthread_mutex_unlock(&a->mu);
+    return type;
+}
+
+static void test_audits(void **state)
+{
+    struct audit a = {.type = 0};
+    pthread_mutex_init(&a.mu, NULL);
+    pthread_cond_init(&a.changed, NULL);
+    struct reply r = post(CHAT, ASK("Audit me.", ",\"max_tokens\":4"));
+    struct vd_hash id, unknown = {{1}};
+    assert_true(vd_hex_decode(id.b, 32, r.receipt));
+    free(r.body);
+    struct vd_link_config c = {.key = &t.key[WORKER_B], .cb = {.arg = &a, .on_frame = audit_frame}};
+    struct vd_link *l;
+    struct vd_error err;
+    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
+    static struct vd_wire_hello hello;
+    static uint8_t buf[512];
+    hello = (struct vd_wire_hello){.role = VD_ROLE_VERIFIER, .arithmetic = VD_ARITH_VERSION};
+    must(vd_genesis_network_hash(&t.genesis, &hello.genesis, &err), &err);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    assert_true(vd_wire_put_hello(&w, &hello));
+    vd_link_send(l, VD_WIRE_HELLO, buf, w.n_bytes, NULL);
+    assert_int_equal(audit_get(l, &a, &id), VD_WIRE_AUDIT_DATA);
+    assert_int_equal(audit_get(l, &a, &unknown), VD_WIRE_REFUSE);
+    vd_link_finish(l);
+}
+
+int main(void)
+{
+    struct vd_error err;
+    if (vd_home_path(t.path, &err, "models/SmolLM2-135M-Instruct.Q4_1.gguf") != VD_OK ||
+        access(t.path, R_OK) != 0) {
+        printf("no model at %s: skipped\n", t.path);
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_who_may_ask),
+        cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_large_bodies),
+        cmocka_unit_test(test_an_answer_and_its_receipt),
+        cmocka_unit_test(test_stream_equals_whole),
+        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_completions),
+        cmocka_unit_test(test_retries_are_not_billed_twice),
+        cmocka_unit_test(test_retry_after_a_lost_connection),
+        cmocka_unit_test(test_hang_up_in_mid_stream),
+        cmocka_unit_test(test_limits_of_a_key),
+        cmocka_unit_test(test_audits),
+        cmocka_unit_test(test_worker_vanishes),
+        cmocka_unit_test(test_no_worker),
+        cmocka_unit_test(test_restart_of_the_gateway),
+    };
+    return cmocka_run_group_tests(tests, network_up, network_down);
+}

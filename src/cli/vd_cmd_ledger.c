@@ -114,12 +114,15 @@ static enum vd_err vd_genesis_fill(struct vd_genesis *g, struct vd_genesis_accou
     g->time_ms = vd_clock_wall_ms();
     for (int i = 0; e == VD_OK && i < VD_GENESIS_PARAMS; i++)
         e = vd_genesis_set(g, &vd_genesis_params[i], vd_genesis_params[i].otherwise, err);
-    for (int i = 0; e == VD_OK && (text = vd_cli_nth(cli, "account", i)) != NULL; i++)
+    int treasury = 0;
+    for (int i = 0; e == VD_OK && (text = vd_cli_nth(cli, "account", i)) != NULL; i++) {
+        treasury = strncmp(text, "treasury=", 9) == 0 ? i : treasury;
         e = vd_genesis_parse_account(text, &account[g->n_accounts++], err);
+    }
     if (e == VD_OK && !g->n_accounts)
         e = vd_error_set(err, VD_EUSE, "a network without an account has no money; give --account");
     if (e == VD_OK)
-        g->treasury = account[0].key;
+        g->treasury = account[treasury].key;
     for (int i = 0; e == VD_OK && (text = vd_cli_nth(cli, "param", i)) != NULL; i++)
         e = vd_genesis_set_param(g, text, err);
     qsort(account, g->n_accounts, sizeof *account, vd_account_cmp);
@@ -156,7 +159,8 @@ static enum vd_err vd_ledger_init_run(struct vd_cli *cli, struct vd_error *err)
 
 static const struct vd_cli_opt vd_ledger_init_opts[] = {
     {"genesis", 0, "FILE", "the file to write", false},
-    {"account", 0, "NAME=PUBKEY:CREDITS", "an account with a balance from the start; NAME is for you", true},
+    {"account", 0, "NAME=PUBKEY:CREDITS",
+     "an account with a balance from the start; NAME is for you but for \"treasury\"", true},
     {"param", 0, "NAME=VALUE", "another value than the default", true},
     {0},
 };
@@ -165,7 +169,8 @@ static const struct vd_cmd vd_ledger_cmd_init = {
     .usage = "",
     .summary = "write the genesis file of a new network",
     .help = "The file is the network: whoever has it can join. Parameters and their defaults:\n\n"
-            "    network=home                  treasury=PUBKEY (default: the first account)\n"
+            "    network=home                  treasury=PUBKEY (default: the account of that name,\n"
+            "                                  else the first)\n"
             "    block_time_ms=250             audit_rate_ppm=20000 (share of receipts to replay)\n"
             "    audit_window_blocks=240       move_clock_blocks=40\n"
             "    unbonding_blocks=2400         request_validity_blocks=1200\n"

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VD_RECEIPT_FILE_MAX = 16 << 20, VD_VERIFY_ROWS = 512, VD_VERIFY_LOGITS = 64 };
+enum { VD_RECEIPT_FILE_MAX = 16 << 20, VD_VERIFY_ROWS = 512, VD_VERIFY_LOGITS = 256 };
 
 struct vd_verify {
     struct vd_cli *cli;

@@ -15,7 +15,7 @@ enum {
     VD_VERIFIER_LEDGER_WAIT_MS = 30000,
     VD_VERIFIER_CACHE_BYTES = 512 << 20,
     VD_VERIFIER_ROWS = 512,
-    VD_VERIFIER_LOGITS = 64
+    VD_VERIFIER_LOGITS = 256
 };
 
 /* ---- Events ---- */

@@ -12,11 +12,6 @@
 #include "vd_num.h"
 
 #define VD_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define VD_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define VD_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 VD_INLINE __m256 load_half8(const uint16_t *p)
 {

@@ -14,11 +14,6 @@
 /* Loops over register arrays must unroll completely, so these bodies are always inlined with constant
  * arguments. */
 #define VD_INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define VD_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define VD_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* The first min(n, 16) lanes. */
 VD_INLINE __mmask16 tail_mask(size_t n)

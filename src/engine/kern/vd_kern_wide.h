@@ -22,6 +22,19 @@
 
 #include "vd_kern_impl.h"
 
+/* Before a loop over register arrays: such a loop must unroll completely, or the arrays lie in memory. Not
+ * under clang's sanitizers, whose checks in every copy would take minutes to compile. */
+#if defined(__clang__)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                                   \
+    __has_feature(undefined_behavior_sanitizer)
+#define VD_UNROLL
+#else
+#define VD_UNROLL _Pragma("clang loop unroll(full)")
+#endif
+#else
+#define VD_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 enum { WIDE_ROWS = VD_KERN_ROWS, WIDE_TOKS = VD_KERN_TOKS, WIDE_SEG_BLOCKS = 512 / VD_KERN_BLOCK };
 
 /* How a quantised type lies in a group; all zero for types that are not quantised. */

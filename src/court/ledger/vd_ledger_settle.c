@@ -37,7 +37,7 @@ static enum vd_tx_verdict check_request(struct vd_ledger_block *b, const struct 
     struct vd_bytes there;
     if (e->ended)
         return VD_TX_ESCROW_CLOSED;
-    if (q->valid_until < b->height || (e->end_height && q->valid_until > e->end_height))
+    if (q->valid_until < b->height)
         return VD_TX_EXPIRED;
     if (!vd_pubkey_eq(&q->gateway, &e->gateway))
         return VD_TX_WRONG_GATEWAY;

@@ -75,7 +75,7 @@ const char *vd_tx_kind_name(enum vd_tx_kind kind);
     X(VD_TX_BAD_RECEIPT, 22, "a receipt is malformed or a signature on it does not verify")                  \
     X(VD_TX_RECEIPT_NETWORK, 23, "a receipt is of another network")                                          \
     X(VD_TX_WRONG_GATEWAY, 24, "the receipt's gateway is not the escrow's")                                  \
-    X(VD_TX_EXPIRED, 25, "the request's validity has passed, or reaches beyond the escrow's end")            \
+    X(VD_TX_EXPIRED, 25, "the request's validity has passed")                                                \
     X(VD_TX_ALREADY_SETTLED, 26, "this (escrow, sequence) is settled already")                               \
     X(VD_TX_STAKE_TOO_SMALL, 27, "the worker's unsettled value would exceed its stake")                      \
     X(VD_TX_UNKNOWN_RECEIPT, 28, "no such receipt")                                                          \

@@ -31,6 +31,7 @@ static const struct vd_genesis_param vd_genesis_params[] = {
     VD_PARAM(min_stake, VD_PARAM_CREDITS, "100"),
     VD_PARAM(challenge_bond, VD_PARAM_CREDITS, "1"),
     VD_PARAM(slash, VD_PARAM_CREDITS, "100"),
+    VD_PARAM(max_receipt, VD_PARAM_CREDITS, "1"),
     VD_PARAM(challenger_share_ppm, VD_PARAM_U32, "400000"),
     VD_PARAM(worker_share_ppm, VD_PARAM_U32, "950000"),
     VD_PARAM(gateway_share_ppm, VD_PARAM_U32, "40000"),
@@ -176,6 +177,7 @@ static const struct vd_cmd vd_ledger_cmd_init = {
             "    unbonding_blocks=2400         request_validity_blocks=1200\n"
             "    min_stake=100 (credits)       challenge_bond=1 (credits)\n"
             "    slash=100 (credits)           challenger_share_ppm=400000 (of the slash)\n"
+            "    max_receipt=1 (credits; the most that one receipt may be worth)\n"
             "    worker_share_ppm=950000  gateway_share_ppm=40000  treasury_share_ppm=10000 (of a receipt)",
     .opts = vd_ledger_init_opts,
     .run = vd_ledger_init_run,

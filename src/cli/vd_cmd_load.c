@@ -37,26 +37,43 @@ static int vd_models_match(const char *dir, const char *name, char found[256], c
     return count;
 }
 
+/* Where models are: the home's, and the user's own, so that roles with homes of their own share it. */
+static enum vd_err vd_models_dirs(char dir[2][VD_PATH_MAX], struct vd_error *err)
+{
+    const char *user = getenv("HOME");
+    enum vd_err e = vd_home_path(dir[0], err, "models");
+    if (e != VD_OK)
+        return e;
+    dir[1][0] = 0;
+    if (user && snprintf(dir[1], VD_PATH_MAX, "%s/.veridem/models", user) >= VD_PATH_MAX)
+        dir[1][0] = 0;
+    return VD_OK;
+}
+
 enum vd_err vd_cmd_model_path(char out[VD_PATH_MAX], const char *name, struct vd_error *err)
 {
-    char dir[VD_PATH_MAX], found[256], all[VD_NAMES_MAX];
+    char dir[2][VD_PATH_MAX], found[256], all[VD_NAMES_MAX] = "";
     if (strchr(name, '/') || access(name, R_OK) == 0)
         return snprintf(out, VD_PATH_MAX, "%s", name) < VD_PATH_MAX
                    ? VD_OK
                    : vd_error_set(err, VD_ELIMIT, "the model's path has more than %d bytes", VD_PATH_MAX - 1);
-    enum vd_err e = vd_home_path(dir, err, "models");
-    if (e != VD_OK)
-        return e;
-    int n = name[0] ? vd_models_match(dir, name, found, all) : 0;
-    if (n == 1)
-        return vd_home_path(out, err, "models/%s", found);
-    if (n > 1)
-        return vd_error_set(err, VD_EUSE, "%.64s fits %d models in %.120s; say more of the name: %s", name, n,
-                            dir, all);
-    return vd_error_set(err, VD_ENOTFOUND,
-                        "no model %.64s: neither a file nor in %.120s (there: %s); `veridem model "
-                        "fetch` gets one",
-                        name, dir, all[0] ? all : "none");
+    enum vd_err e = vd_models_dirs(dir, err);
+    for (int i = 0; e == VD_OK && name[0] && i < 2 && dir[i][0]; i++) {
+        int n = vd_models_match(dir[i], name, found, all);
+        if (n == 1)
+            return snprintf(out, VD_PATH_MAX, "%s/%s", dir[i], found) < VD_PATH_MAX
+                       ? VD_OK
+                       : vd_error_set(err, VD_ELIMIT, "the model's path has more than %d bytes",
+                                      VD_PATH_MAX - 1);
+        if (n > 1)
+            return vd_error_set(err, VD_EUSE, "%.64s fits %d models in %.120s; say more of the name: %s",
+                                name, n, dir[i], all);
+    }
+    return e != VD_OK ? e
+                      : vd_error_set(err, VD_ENOTFOUND,
+                                     "no model %.64s: neither a file nor in %.120s (there: %s); `veridem "
+                                     "model fetch` gets one",
+                                     name, dir[0], all[0] ? all : "none");
 }
 
 enum vd_err vd_cmd_text_open(struct vd_cmd_text *t, const char *name, struct vd_error *err)

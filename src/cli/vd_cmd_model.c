@@ -1,6 +1,7 @@
 /* veridem model: what is in $VERIDEM_HOME/models, what a model file says of itself, and its model root. */
 #include "vd_bytes.h"
 #include "vd_cmd.h"
+#include "vd_cmd_fetch.h"
 #include "vd_cmd_load.h"
 #include "vd_wtype.h"
 
@@ -58,7 +59,7 @@ static enum vd_err vd_model_list(struct vd_cli *cli, struct vd_error *err)
     if (list)
         vd_cli_json(cli, list);
     else if (n == 0)
-        fprintf(cli->out, "none in %s; `veridem model fetch` gets one\n", dir);
+        fprintf(cli->out, "none in %s; `veridem model fetch --help` says how to get one\n", dir);
     return VD_OK;
 }
 
@@ -132,6 +133,53 @@ static enum vd_err vd_model_show(struct vd_cli *cli, struct vd_error *err)
     return e;
 }
 
+static enum vd_err vd_model_fetch(struct vd_cli *cli, struct vd_error *err)
+{
+    char dir[VD_PATH_MAX], path[VD_PATH_MAX];
+    struct vd_hash sha256;
+    bool had_it = false;
+    const char *url = cli->arg[0], *hex = vd_cli_text(cli, "sha256", NULL);
+    const char *base = strrchr(url, '/'), *name = vd_cli_text(cli, "name", base ? base + 1 : url);
+    if (!hex)
+        return vd_error_set(err, VD_EUSE,
+                            "--sha256 says which file is the right one; nothing is fetched without it");
+    if (!name[0] || strchr(name, '/') || name[0] == '.' || strlen(name) > 200)
+        return vd_error_set(err, VD_EUSE, "%.100s is no name for a file; --name gives one", name);
+    enum vd_err e = vd_cli_parse_hash("--sha256", hex, sha256.b, err);
+    if (e == VD_OK)
+        e = vd_home_path(dir, err, "models");
+    if (e == VD_OK)
+        e = vd_dir_make(dir, err);
+    size_t n = strlen(name);
+    if (e == VD_OK)
+        e = vd_home_path(path, err, "models/%s%s", name,
+                         n > 5 && strcmp(name + n - 5, ".gguf") == 0 ? "" : ".gguf");
+    if (e == VD_OK)
+        e = vd_fetch(url, path, &sha256, !cli->json, &had_it, err);
+    if (e == VD_OK && cli->json)
+        vd_cli_json(cli, json_pack("{s:s,s:b}", "file", path, "fetched", !had_it));
+    else if (e == VD_OK)
+        fprintf(cli->out, "%s %s\n", path, had_it ? "was there already" : "is there");
+    return e;
+}
+
+static const struct vd_cli_opt vd_model_fetch_opts[] = {
+    {"sha256", 0, "HEX", "the file's SHA-256; another file is refused", false},
+    {"name", 0, "NAME", "what to call it (default: the end of the URL)", false},
+    {0},
+};
+static const struct vd_cmd vd_model_cmd_fetch = {
+    .name = "fetch",
+    .usage = "URL",
+    .summary = "fetch a model file of known hash into $VERIDEM_HOME/models",
+    .help = "URL is http, https or file. A transfer that breaks off is resumed by the same command; a "
+            "damaged file is fetched\n"
+            "again; a good one is left alone, also without a network.",
+    .opts = vd_model_fetch_opts,
+    .min_args = 1,
+    .max_args = 1,
+    .run = vd_model_fetch,
+};
 static const struct vd_cmd vd_model_cmd_list = {
     .name = "list",
     .usage = "",
@@ -167,14 +215,14 @@ static const struct vd_cmd vd_model_cmd_root = {
     .max_args = 1,
     .run = vd_model_root_run,
 };
-static const struct vd_cmd *const vd_model_sub[] = {&vd_model_cmd_list, &vd_model_cmd_show,
-                                                    &vd_model_cmd_root, NULL};
+static const struct vd_cmd *const vd_model_sub[] = {&vd_model_cmd_fetch, &vd_model_cmd_list,
+                                                    &vd_model_cmd_show, &vd_model_cmd_root, NULL};
 
 const struct vd_cmd vd_cmd_model = {
     .name = "model",
     .group = "Models and text",
     .usage = "",
-    .summary = "list and inspect models",
+    .summary = "fetch, list and inspect models",
     .help = "MODEL is a path, or the beginning of the name of a file under $VERIDEM_HOME/models.",
     .sub = vd_model_sub,
 };

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The veridem command from outside: help, exit statuses, keys, receipts, a ledger that is in the way. No network of roles;
 that is network_test.py and the demo. Exit 77 when the model is missing (after what needs none)."""
+import hashlib
+import http.server
 import json
 import os
 import pathlib
@@ -11,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 VERIDEM = os.environ.get("VERIDEM", str(pathlib.Path(__file__).resolve().parents[2] / "build" / "veridem"))
@@ -142,6 +145,48 @@ def test_a_ledger_and_what_is_in_its_way():
     assert run_json("ledger", "check", "--home", HOME / "l1")["valid"]
 
 
+def test_model_fetch():
+    data = os.urandom(300000)
+    sha = hashlib.sha256(data).hexdigest()
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        asked = []
+
+        def do_GET(self):
+            at = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            Server.asked.append(at)
+            self.send_response(206 if at else 200)
+            if at:
+                self.send_header("Content-Range", f"bytes {at}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - at))
+            self.end_headers()
+            self.wfile.write(data[at:at + 100000] if len(Server.asked) == 1 else data[at:])  # breaks off the first time
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/some.gguf"
+    file = HOME / "models" / "some.gguf"
+    run("model", "fetch", url, status=2)
+    run("model", "fetch", url, "--sha256", sha, status=3)
+    assert not file.exists()
+    assert run_json("model", "fetch", url, "--sha256", sha)["fetched"]
+    assert file.read_bytes() == data and Server.asked == [0, 100000], Server.asked
+    server.shutdown()
+    server.server_close()
+    assert not run_json("model", "fetch", url, "--sha256", sha)["fetched"]  # offline, with the file there
+    file.write_bytes(data[:-1])
+    copy = HOME / "copy.bin"
+    copy.write_bytes(data)
+    assert run_json("model", "fetch", f"file://{copy}", "--sha256", sha, "--name", "some")["fetched"]
+    assert file.read_bytes() == data
+    run("model", "fetch", f"file://{copy}", "--sha256", "00" * 32, "--name", "other", status=1)
+    assert sorted(p.name for p in file.parent.iterdir()) == ["some.gguf"]
+    file.unlink()
+
+
 def need_model():
     if not MODEL.exists():
         print("cli_test: the model is missing; scripts/fetch-model gets it", file=sys.stderr)
@@ -194,7 +239,7 @@ def test_bench():
 def main():
     try:
         for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
-                     test_a_ledger_and_what_is_in_its_way, need_model, test_text, test_the_same_bits_everywhere,
+                     test_a_ledger_and_what_is_in_its_way, test_model_fetch, need_model, test_text, test_the_same_bits_everywhere,
                      test_receipts, test_bench):
             began = time.monotonic()
             test()

@@ -9,17 +9,22 @@
  * Norms and quantisation of a few rows are so small that every thread does them again for itself instead of
  * waiting.
  *
- * Both shapes call the same kernels on the same values, and no kernel's result depends on how its ranges were
+ * Where other programs want the cores too, waiting for each other is what costs most, and a few rows are run
+ * by one thread alone when that has shown to be faster (vd_pace.h).
+ *
+ * All shapes call the same kernels on the same values, and no kernel's result depends on how its ranges were
  * cut, so the bits are the same.
  *
  * The last layer's operators after K and V run only for the rows that want its output; unless that is all of
  * them, these are gathered into a second set of rows first. */
 #include "vd_forward.h"
 #include "vd_model_internal.h"
+#include "vd_pace.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 
 enum {
     TILE_ROWS = 64,      /* rows of a task when there are many */
@@ -85,7 +90,8 @@ struct head {
 
 struct vd_ctx {
     const struct vd_model *m;
-    struct vd_pool *pool;
+    struct vd_pool *pool, *solo; /* solo: one thread, for when that is faster */
+    struct vd_pace pace;
     unsigned n_threads;
     size_t max_rows, max_logits, max_few;
     size_t ld_qkv;
@@ -204,9 +210,15 @@ enum vd_err vd_ctx_create(struct vd_ctx **out, const struct vd_model *m, struct 
     ctx->ld_qkv = m->dims.q_cols + 2 * m->dims.k_cols;
     struct carve c = {NULL, 0};
     carve_all(&c, ctx);
+    enum vd_err rc = vd_pool_create(&ctx->solo, 1, err);
+    if (rc != VD_OK) {
+        free(ctx);
+        return rc;
+    }
     /* mmap: zeroed, page-aligned, and what is never used never takes memory. */
     ctx->memory = mmap(NULL, c.used, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ctx->memory == MAP_FAILED) {
+        vd_pool_destroy(ctx->solo);
         free(ctx);
         return vd_error_set(err, VD_ENOMEM, "no memory for a context of %zu rows (%zu bytes)", max_rows,
                             c.used);
@@ -223,6 +235,7 @@ void vd_ctx_destroy(struct vd_ctx *ctx)
     if (!ctx)
         return;
     munmap(ctx->memory, ctx->memory_bytes);
+    vd_pool_destroy(ctx->solo);
     free(ctx);
 }
 
@@ -343,9 +356,9 @@ static void tell(const struct vd_ctx *ctx, const struct rows *r, size_t unit, bo
 }
 
 /* Tells the tap about a row whose last layer ended after K and V. */
-static void tell_unwanted(const struct vd_ctx *ctx, unsigned thread)
+static void tell_unwanted(const struct vd_ctx *ctx, const struct vd_team *team, unsigned thread)
 {
-    for (size_t t = thread; t < ctx->all.n; t += ctx->n_threads)
+    for (size_t t = thread; t < ctx->all.n; t += vd_team_threads(team))
         if (ctx->hidden_slot[t] == SIZE_MAX)
             tell(ctx, &ctx->all, ctx->m->dims.n_layers, false, t, t + 1, thread);
 }
@@ -513,7 +526,7 @@ static void many_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread,
             tell(ctx, ctx->last, n_layers, true, t0, t1, thread);
     }
     if (ctx->tap)
-        tell_unwanted(ctx, thread);
+        tell_unwanted(ctx, team, thread);
 }
 
 static void many_rows(void *arg, struct vd_team *team, unsigned thread)
@@ -636,10 +649,10 @@ static void few_qkv(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, s
 }
 
 /* Whether attention over these rows is worth cutting along the context. */
-static bool split_pays(const struct vd_ctx *ctx, const struct rows *r)
+static bool split_pays(const struct vd_team *team, const struct rows *r)
 {
     size_t longest = 0;
-    if (ctx->n_threads == 1 || r->n > SPLIT_ROWS)
+    if (vd_team_threads(team) == 1 || r->n > SPLIT_ROWS)
         return false;
     for (size_t t = 0; t < r->n; t++)
         longest = max2(longest, r->row[t].pos);
@@ -711,7 +724,7 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, const struct
                           bool put, struct thread_buf *buf)
 {
     size_t task, n_tasks = r->n_runs * ctx->m->dims.n_kv;
-    bool split = split_pays(ctx, r);
+    bool split = split_pays(team, r);
     while ((task = vd_team_next(team)) < n_tasks)
         few_attend_task(ctx, r, layer, task, put, split, buf);
     vd_team_barrier(team);
@@ -752,7 +765,7 @@ static void few_rest(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
     few_add_product(ctx, team, thread, &l->o, &rhs, r->x, r->n, buf);
     vd_team_barrier(team);
     few_feed_forward(ctx, team, thread, l, r, buf);
-    for (size_t t = thread; ctx->tap && t < r->n; t += ctx->n_threads)
+    for (size_t t = thread; ctx->tap && t < r->n; t += vd_team_threads(team))
         tell(ctx, r, layer + 1, true, t, t + 1, thread);
 }
 
@@ -760,10 +773,10 @@ static void few_rest(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
 static void few_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, struct thread_buf *buf)
 {
     size_t layer = ctx->m->dims.n_layers - 1, n_kv = ctx->m->dims.n_kv;
-    for (size_t t = thread; t < ctx->all.n; t += ctx->n_threads)
+    for (size_t t = thread; t < ctx->all.n; t += vd_team_threads(team))
         for (size_t g = 0; g < n_kv; g++)
             put_kv(ctx, &ctx->all, layer, g, t, t + 1);
-    for (size_t i = thread; i < ctx->subset.n; i += ctx->n_threads)
+    for (size_t i = thread; i < ctx->subset.n; i += vd_team_threads(team))
         gather(ctx, i);
     vd_team_barrier(team);
     if (ctx->subset.n > 0) {
@@ -771,7 +784,7 @@ static void few_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
         few_rest(ctx, team, thread, layer, &ctx->subset, buf);
     }
     if (ctx->tap)
-        tell_unwanted(ctx, thread);
+        tell_unwanted(ctx, team, thread);
 }
 
 static void few_rows(void *arg, struct vd_team *team, unsigned thread)
@@ -780,7 +793,7 @@ static void few_rows(void *arg, struct vd_team *team, unsigned thread)
     struct thread_buf *buf = &ctx->thread[thread];
     const struct rows *r = &ctx->all;
     size_t n_layers = ctx->m->dims.n_layers;
-    for (size_t t = thread; t < r->n; t += ctx->n_threads) {
+    for (size_t t = thread; t < r->n; t += vd_team_threads(team)) {
         embed(ctx, t);
         if (ctx->tap)
             tell(ctx, r, 0, true, t, t + 1, thread);
@@ -880,6 +893,26 @@ static enum vd_err reserve_runs(struct vd_ctx *ctx, struct vd_error *err)
     return rc;
 }
 
+static double now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
+}
+
+static void run(struct vd_ctx *ctx)
+{
+    size_t n = ctx->all.n;
+    if (n > ctx->max_few) {
+        vd_pool_region(ctx->pool, many_rows, ctx);
+        return;
+    }
+    bool alone = ctx->n_threads > 1 && vd_pace_alone(&ctx->pace, n);
+    double start = now_ns();
+    vd_pool_region(alone ? ctx->solo : ctx->pool, few_rows, ctx);
+    vd_pace_note(&ctx->pace, n, alone, now_ns() - start);
+}
+
 enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size_t n_rows,
                              const struct vd_tap *tap, struct vd_error *err)
 {
@@ -892,7 +925,7 @@ enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size
     }
     ctx->call = rows;
     ctx->tap = tap;
-    vd_pool_region(ctx->pool, n_rows > ctx->max_few ? many_rows : few_rows, ctx);
+    run(ctx);
     for (size_t i = 0; i < ctx->all.n_runs; i++) {
         const struct run *run = &ctx->all.run[i];
         vd_kv_set_len(ctx->all.row[run->first].kv, ctx->all.row[run->first].pos + run->count);

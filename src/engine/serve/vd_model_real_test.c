@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-enum { N_PROMPT = 200, N_SHORT = 6, N_OUT = 40 };
+enum { N_PROMPT = 200, N_SHORT = 4, N_OUT = 40 };
 
 static char model_path[VD_PATH_MAX];
 

@@ -27,6 +27,7 @@ static const struct number_field number[] = {
     FIELD("min_stake_micro", min_stake.micro),
     FIELD("challenge_bond_micro", challenge_bond.micro),
     FIELD("slash_micro", slash.micro),
+    FIELD("max_receipt_micro", max_receipt.micro),
     FIELD("challenger_share_ppm", challenger_share_ppm),
     FIELD("worker_share_ppm", worker_share_ppm),
     FIELD("gateway_share_ppm", gateway_share_ppm),

@@ -22,7 +22,8 @@ static enum vd_err check_ranges(const struct vd_genesis *g, struct vd_error *err
         {"min_stake", g->min_stake.micro, 1, VD_AMOUNT_MAX_MICRO},
         {"challenge_bond", g->challenge_bond.micro, 1, VD_AMOUNT_MAX_MICRO},
         {"slash", g->slash.micro, 1, VD_AMOUNT_MAX_MICRO},
-        {"challenger_share_ppm", g->challenger_share_ppm, 0, VD_PPM},
+        {"challenger_share_ppm", g->challenger_share_ppm, 0, VD_PPM / 2},
+        {"max_receipt", g->max_receipt.micro, 0, VD_AMOUNT_MAX_MICRO},
         {"worker_share_ppm", g->worker_share_ppm, 0, VD_PPM},
         {"gateway_share_ppm", g->gateway_share_ppm, 0, VD_PPM},
         {"treasury_share_ppm", g->treasury_share_ppm, 0, VD_PPM},
@@ -37,6 +38,33 @@ static enum vd_err check_ranges(const struct vd_genesis *g, struct vd_error *err
         return vd_error_set(err, VD_EFORMAT,
                             "genesis: the shares of worker, gateway and treasury sum to %u ppm, not %u",
                             g->worker_share_ppm + g->gateway_share_ppm + g->treasury_share_ppm, VD_PPM);
+    return VD_OK;
+}
+
+/* Cheating must not pay (vd_genesis.h). A slash is never more than a worker has, so that it is worth the same
+ * for each one. */
+static enum vd_err check_deterrence(const struct vd_genesis *g, struct vd_error *err)
+{
+    uint64_t share = vd_amount_share(g->slash, g->challenger_share_ppm, VD_PPM).micro;
+    unsigned __int128 gain = (unsigned __int128)g->max_receipt.micro * (VD_PPM - g->audit_rate_ppm);
+    unsigned __int128 loss = (unsigned __int128)(g->slash.micro - share) * g->audit_rate_ppm;
+    bool sampled = g->audit_rate_ppm > 0 && g->audit_rate_ppm < VD_PPM;
+    if (vd_amount_cmp(g->min_stake, g->slash) < 0)
+        return vd_error_set(err, VD_EFORMAT,
+                            "genesis: min_stake must be at least the slash of %llu micro-credits",
+                            (unsigned long long)g->slash.micro);
+    if (sampled && g->max_receipt.micro == 0)
+        return vd_error_set(
+            err, VD_EFORMAT,
+            "genesis: max_receipt is 0 (no limit); with an audit rate of %u ppm it must have one",
+            g->audit_rate_ppm);
+    if (sampled && gain > loss)
+        return vd_error_set(
+            err, VD_EFORMAT,
+            "genesis: max_receipt is %llu micro-credits; with this slash and audit rate cheating "
+            "would pay above %llu",
+            (unsigned long long)g->max_receipt.micro,
+            (unsigned long long)(loss / (VD_PPM - g->audit_rate_ppm)));
     return VD_OK;
 }
 
@@ -56,7 +84,7 @@ static enum vd_err check_name(const struct vd_genesis *g, struct vd_error *err)
 enum vd_err vd_genesis_check(const struct vd_genesis *g, struct vd_error *err)
 {
     struct vd_amount supply = VD_AMOUNT_ZERO;
-    if (check_name(g, err) != VD_OK || check_ranges(g, err) != VD_OK)
+    if (check_name(g, err) != VD_OK || check_ranges(g, err) != VD_OK || check_deterrence(g, err) != VD_OK)
         return VD_EFORMAT;
     for (uint32_t i = 0; i < g->n_accounts; i++) {
         if (i && memcmp(g->account[i - 1].key.b, g->account[i].key.b, VD_PUBKEY_BYTES) >= 0)
@@ -94,8 +122,9 @@ size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 14, g->gateway_share_ppm);
     vd_pb_put_u64(&w, 15, g->treasury_share_ppm);
     vd_pb_put_elem(&w, 16, g->treasury.b, VD_PUBKEY_BYTES);
+    vd_pb_put_u64(&w, 17, g->max_receipt.micro);
     for (uint32_t i = 0; i < g->n_accounts; i++) {
-        size_t mark = vd_pb_begin(&w, 17);
+        size_t mark = vd_pb_begin(&w, 19);
         vd_pb_put_elem(&w, 1, g->account[i].key.b, VD_PUBKEY_BYTES);
         vd_pb_put_u64(&w, 2, g->account[i].balance.micro);
         vd_pb_end(&w, mark, true);
@@ -124,6 +153,7 @@ static bool get_fields(struct vd_pb_reader *r, struct vd_genesis *g)
     g->gateway_share_ppm = (uint32_t)vd_pb_get_u64(r, 14, VD_PPM);
     g->treasury_share_ppm = (uint32_t)vd_pb_get_u64(r, 15, VD_PPM);
     vd_pb_get_fixed(r, 16, g->treasury.b, VD_PUBKEY_BYTES);
+    g->max_receipt.micro = vd_pb_get_u64(r, 17, VD_AMOUNT_MAX_MICRO);
     return !r->bad;
 }
 
@@ -134,7 +164,7 @@ enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct
     struct vd_bytes b;
     *out = (struct vd_genesis){.account = account};
     bool good = in.n <= VD_GENESIS_MAX_BYTES && get_fields(&r, out);
-    while (good && vd_pb_next_elem(&r, 17, &b, 64)) {
+    while (good && vd_pb_next_elem(&r, 19, &b, 64)) {
         struct vd_pb_reader a = vd_pb_reader_init(b.p, b.n);
         if (out->n_accounts == cap_accounts)
             return vd_error_set(err, VD_EFORMAT, "genesis: more than %zu accounts", cap_accounts);

@@ -36,8 +36,16 @@ struct vd_genesis {
     uint64_t unbonding_blocks;    /* between UNSTAKE and WITHDRAW; >= 1 */
     uint64_t request_validity_blocks; /* an escrow's rest returns this long after ESCROW_CLOSE; >= 1 */
 
-    struct vd_amount min_stake, challenge_bond, slash;
-    uint32_t challenger_share_ppm;                                    /* of a slash; the rest is burned */
+    struct vd_amount min_stake, challenge_bond, slash; /* slash <= min_stake */
+    uint32_t challenger_share_ppm;                     /* of a slash; at most half; the rest is burned */
+    /* No receipt may be worth more: what a fake one gains when nobody audits it is at most what it costs when
+     * somebody does,
+     *
+     *     max_receipt * (1 - audit rate) <= burned part of a slash * audit rate
+     *
+     * the burned part only, because a worker can have itself challenged and get the rest back. 0: no limit,
+     * which an audit rate of 100 % allows (and 0, where nothing is audited anyway). */
+    struct vd_amount max_receipt;
     uint32_t worker_share_ppm, gateway_share_ppm, treasury_share_ppm; /* of a receipt; sum = VD_PPM */
     struct vd_pubkey treasury;
 

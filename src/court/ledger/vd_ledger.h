@@ -94,6 +94,8 @@ bool vd_ledger_get_totals(struct vd_kvs *kv, struct vd_totals *out);
 bool vd_ledger_get_account(struct vd_kvs *kv, const struct vd_pubkey *key, struct vd_account *out);
 bool vd_ledger_get_stake(struct vd_kvs *kv, const struct vd_pubkey *worker, struct vd_stake *out);
 bool vd_ledger_get_model(struct vd_kvs *kv, const struct vd_hash *root, struct vd_model_record *out);
+/* An offer that stands: made after the last verdict against the worker. Those who would use it also look
+ * whether the worker's stake is min_stake at least. */
 bool vd_ledger_get_offer(struct vd_kvs *kv, const struct vd_hash *root, const struct vd_pubkey *worker,
                          struct vd_offer *out);
 bool vd_ledger_get_escrow(struct vd_kvs *kv, const struct vd_hash *id, struct vd_escrow *out);

@@ -28,8 +28,11 @@ bool vd_ledger_get_offer(struct vd_kvs *kv, const struct vd_hash *root, const st
                          struct vd_offer *out)
 {
     struct vd_state_key k = vd_state_key_make(VD_STATE_OFFER, root->b, VD_HASH_BYTES, worker->b);
+    struct vd_stake s;
     struct vd_bytes v;
-    return kv->get(kv, vd_state_key_bytes(&k), &v) && vd_offer_decode(v, out);
+    if (!kv->get(kv, vd_state_key_bytes(&k), &v) || !vd_offer_decode(v, out))
+        return false;
+    return !vd_ledger_get_stake(kv, worker, &s) || out->height > s.convicted_height;
 }
 
 bool vd_ledger_get_settled(struct vd_kvs *kv, const struct vd_hash *escrow_id, uint64_t sequence,

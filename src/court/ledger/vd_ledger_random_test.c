@@ -23,7 +23,7 @@ struct world {
     struct vd_hash escrow[KNOWN_MAX], receipt[KNOWN_MAX], dispute[KNOWN_MAX]; /* the latest of each */
     size_t n_escrows, n_receipts, n_disputes;
     uint64_t applied[VD_TX_MOVE + 1];
-    uint64_t refused[VD_TX_BAD_JOB + 1];
+    uint64_t refused[VD_TX_RECEIPT_TOO_LARGE + 1];
     struct kit_receipt receipts[3];
     uint8_t move[VD_MOVE_MAX_BYTES];
     uint8_t block_bytes[1 << 20];
@@ -227,7 +227,7 @@ int main(void)
     kit_init(&k);
     kit_init(&k2);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    for (int i = 0; i <= VD_TX_BAD_JOB; i++)
+    for (int i = 0; i <= VD_TX_RECEIPT_TOO_LARGE; i++)
         printf("%s %llu\n", vd_tx_verdict_name((enum vd_tx_verdict)i), (unsigned long long)w.refused[i]);
     kit_free(&k);
     kit_free(&k2);

@@ -1,6 +1,11 @@
 /* A receipt's life: SETTLED when both signatures are shown (the amount leaves the escrow but is paid to
  * nobody), then FINAL when the audit window has passed and no dispute is open, or VOID by a verdict. Shares
- * are paid only at FINAL, so a verdict never has to take money back from anybody. */
+ * are paid only at FINAL, so a verdict never has to take money back from anybody.
+ *
+ * A verdict also voids, when their windows end, all other receipts that the worker had settled by then: a
+ * worker that empties its own stake through a friend's challenge would else cash in the rest of its fakes,
+ * for whose conviction nobody could win anything any more. They are not touched at once, because there may be
+ * many. */
 #include "vd_ledger_impl.h"
 #include "vd_referee.h"
 
@@ -49,14 +54,17 @@ static enum vd_tx_verdict check_request(struct vd_ledger_block *b, const struct 
 /* Takes the amount from the escrow to `pending` and onto the worker's stake. */
 static enum vd_tx_verdict reserve(struct vd_ledger_block *b, const struct vd_receipt *r, struct vd_escrow *e)
 {
+    const struct vd_genesis *g = b->ledger->genesis;
     const struct vd_request *q = &r->request;
     struct vd_stake s;
+    if (g->max_receipt.micro && vd_amount_cmp(r->amount, g->max_receipt) > 0)
+        return VD_TX_RECEIPT_TOO_LARGE;
     if (!vd_amount_sub(&e->balance, e->balance, r->amount))
         return VD_TX_ESCROW_FUNDS;
     vd_block_add(b, &e->settled, r->amount);
     vd_block_get_stake(b, &q->worker, &s);
     vd_block_add(b, &s.unsettled, r->amount);
-    if (vd_amount_cmp(s.unsettled, s.amount) > 0)
+    if (vd_amount_cmp(s.amount, g->min_stake) < 0 || vd_amount_cmp(s.unsettled, s.amount) > 0)
         return VD_TX_STAKE_TOO_SMALL;
     s.n_open_receipts++;
     vd_block_put_stake(b, &q->worker, &s);
@@ -146,6 +154,26 @@ static void close_receipt(struct vd_ledger_block *b, const struct vd_hash *id, s
     vd_block_put_stake(b, &r->worker, s);
 }
 
+static void refund(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_receipt_record *r)
+{
+    struct vd_escrow e;
+    if (!vd_block_get_escrow(b, &r->escrow_id, &e)) {
+        b->broken = true;
+        return;
+    }
+    vd_block_sub(b, &e.settled, r->amount);
+    vd_block_add(b, e.ended ? &e.returned : &e.balance, r->amount);
+    vd_block_put_escrow(b, &r->escrow_id, &e);
+    if (e.ended)
+        vd_block_credit(b, &e.owner, r->amount);
+    vd_block_event(b, (struct vd_event){.kind = VD_EVENT_VOID,
+                                        .id = *id,
+                                        .id2 = r->escrow_id,
+                                        .a = r->worker,
+                                        .b = e.owner,
+                                        .amount = r->amount});
+}
+
 void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r)
 {
     const struct vd_genesis *g = b->ledger->genesis;
@@ -153,6 +181,11 @@ void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, s
     if (r->status != VD_RECEIPT_SETTLED || r->n_open_disputes || b->height < r->window_end_height)
         return;
     vd_block_get_stake(b, &r->worker, &s);
+    if (r->settle_height <= s.convicted_height) {
+        close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
+        refund(b, id, r);
+        return;
+    }
     close_receipt(b, id, r, VD_RECEIPT_FINAL, &s);
     /* Two shares are rounded down and the worker gets the rest, so that they sum to the amount. */
     struct vd_amount gateway = vd_amount_share(r->amount, g->gateway_share_ppm, VD_PPM);
@@ -181,26 +214,6 @@ void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *rece
     vd_receipt_try_final(b, receipt_id, &r); /* later, if disputes are open: their end tries again */
 }
 
-static void refund(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_receipt_record *r)
-{
-    struct vd_escrow e;
-    if (!vd_block_get_escrow(b, &r->escrow_id, &e)) {
-        b->broken = true;
-        return;
-    }
-    vd_block_sub(b, &e.settled, r->amount);
-    vd_block_add(b, e.ended ? &e.returned : &e.balance, r->amount);
-    vd_block_put_escrow(b, &r->escrow_id, &e);
-    if (e.ended)
-        vd_block_credit(b, &e.owner, r->amount);
-    vd_block_event(b, (struct vd_event){.kind = VD_EVENT_VOID,
-                                        .id = *id,
-                                        .id2 = r->escrow_id,
-                                        .a = r->worker,
-                                        .b = e.owner,
-                                        .amount = r->amount});
-}
-
 struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash *id,
                                  struct vd_receipt_record *r)
 {
@@ -211,6 +224,7 @@ struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash
     struct vd_amount share = vd_amount_share(slash, g->challenger_share_ppm, VD_PPM), burned = slash;
     vd_block_sub(b, &s.amount, slash);
     vd_block_sub(b, &burned, share);
+    s.convicted_height = b->height;
     close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
     refund(b, id, r);
     vd_block_burn(b, burned);

@@ -40,7 +40,7 @@ static uint64_t balance(int who)
 
 static struct vd_stake stake(int who)
 {
-    struct vd_stake s = {{0}, {0}, 0, {0}, 0, 0};
+    struct vd_stake s = {.n_open_receipts = 0};
     vd_ledger_get_stake(&net.block.overlay.kv, &k.key[who].pub, &s);
     return s;
 }
@@ -317,9 +317,13 @@ static void test_settle_refusals(void **state)
     REFUSED(VD_TX_UNKNOWN_MODEL, GATEWAY, settle(p, 1));
     kit_receipt(&k, &r, &e, 1, WORKER, 2001, 100);
     REFUSED(VD_TX_ESCROW_FUNDS, GATEWAY, settle(p, 1));
+    k.genesis.max_receipt.micro = 9;
+    kit_receipt(&k, &r, &e, 1, WORKER, 10, 100);
+    REFUSED(VD_TX_RECEIPT_TOO_LARGE, GATEWAY, settle(p, 1));
+    k.genesis.max_receipt.micro = 0;
     kit_receipt(&k, &r, &e, 1, WORKER, KIT_MIN_STAKE + 1, 100);
     REFUSED(VD_TX_STAKE_TOO_SMALL, GATEWAY, settle(p, 1));
-    kit_receipt(&k, &r, &e, 1, STRANGER, 1, 100);
+    kit_receipt(&k, &r, &e, 1, STRANGER, 0, 100); /* worth nothing, but it is served from no stake */
     REFUSED(VD_TX_STAKE_TOO_SMALL, GATEWAY, settle(p, 1));
     assert_int_equal(bucket(VD_BUCKET_PENDING), 0);
     kit_receipt(&k, &r, &e, 1, WORKER, KIT_MIN_STAKE, net.height + 1);
@@ -579,6 +583,42 @@ static void test_void_after_the_escrow_ended_pays_the_owner(void **state)
     assert_int_equal(escrow(&e).settled.micro, 0);
 }
 
+/* A worker has a friend convict it for one receipt: the others are paid to nobody, its offers stand no more,
+ * and nothing of its settles until it has a stake again. */
+static void test_a_conviction_reaches_all_that_is_unpaid(void **state)
+{
+    struct vd_hash e = ready();
+    struct kit_receipt r[4];
+    struct vd_offer o;
+    for (int i = 0; i < 4; i++)
+        kit_receipt(&k, &r[i], &e, (uint64_t)i + 1, i == 2 ? WORKER2 : WORKER, 100, 100);
+    OK(WORKER, {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {1}, {2}, 1}});
+    OK(GATEWAY, settle(r, 3));
+    struct vd_hash d[2] = {challenge(CHALLENGER, &r[0].id), challenge(CHALLENGER, &r[0].id)};
+    OK(WORKER, state_move(&d[0], 1));
+    assert_true(vd_ledger_get_offer(&net.block.overlay.kv, &k.model_root, &k.key[WORKER].pub, &o));
+    blocks(1);
+    OK(WORKER, state_move(&d[1], 2));
+    assert_int_equal(receipt(&r[0].id).status, VD_RECEIPT_VOID);
+    assert_int_equal(stake(WORKER).convicted_height, net.height + 1);
+    assert_false(vd_ledger_get_offer(&net.block.overlay.kv, &k.model_root, &k.key[WORKER].pub, &o));
+    REFUSED(VD_TX_STAKE_TOO_SMALL, GATEWAY, settle(&r[3], 1));
+    REFUSED(VD_TX_BELOW_MIN_STAKE, WORKER, {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {1}, {2}, 1}});
+    blocks(1);
+    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{KIT_SLASH}}});
+    OK(GATEWAY, settle(&r[3], 1)); /* after the conviction: a new life */
+    OK(WORKER, {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {1}, {2}, 1}});
+    assert_true(vd_ledger_get_offer(&net.block.overlay.kv, &k.model_root, &k.key[WORKER].pub, &o));
+    blocks(KIT_WINDOW + 1);
+    assert_int_equal(receipt(&r[1].id).status, VD_RECEIPT_VOID);
+    assert_int_equal(receipt(&r[2].id).status, VD_RECEIPT_FINAL); /* another worker's */
+    assert_int_equal(receipt(&r[3].id).status, VD_RECEIPT_FINAL);
+    assert_int_equal(balance(WORKER), KIT_BALANCE - KIT_MIN_STAKE - KIT_SLASH + 90);
+    assert_int_equal(escrow(&e).balance.micro, 2000 - 200); /* two of four came back */
+    assert_int_equal(stake(WORKER).unsettled.micro, 0);
+    assert_int_equal(stake(WORKER).amount.micro, KIT_MIN_STAKE); /* slashed once */
+}
+
 /* A game of five moves to a verdict. The worker shows a trace made for the occasion, whose salt is the right
  * one or not; the challenger reveals the job salt. */
 static void play(const struct vd_hash *id, struct vd_move m, int who)
@@ -723,6 +763,7 @@ int main(void)
         T(test_two_state_roots_and_many_challengers),
         T(test_losing_on_purpose_finalises_nothing),
         T(test_void_after_the_escrow_ended_pays_the_owner),
+        T(test_a_conviction_reaches_all_that_is_unpaid),
         T(test_verdict_against_the_challenger),
         T(test_verdict_against_the_worker),
         T(test_a_lost_dispute_shortens_no_window),

@@ -134,6 +134,7 @@ size_t vd_stake_encode(const struct vd_stake *v, uint8_t *buf, size_t cap_bytes)
     put_amount(&w, 4, v->unsettled);
     vd_pb_put_u64(&w, 5, v->n_open_receipts);
     vd_pb_put_u64(&w, 6, v->n_open_disputes);
+    vd_pb_put_u64(&w, 7, v->convicted_height);
     return done(&w);
 }
 
@@ -146,6 +147,7 @@ bool vd_stake_decode(struct vd_bytes in, struct vd_stake *out)
     out->unsettled = get_amount(&r, 4);
     out->n_open_receipts = vd_pb_get_u64(&r, 5, UINT64_MAX);
     out->n_open_disputes = vd_pb_get_u64(&r, 6, UINT64_MAX);
+    out->convicted_height = vd_pb_get_u64(&r, 7, UINT64_MAX);
     return vd_pb_done(&r);
 }
 

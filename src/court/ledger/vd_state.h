@@ -85,6 +85,9 @@ struct vd_stake {
     struct vd_amount
         unsettled; /* sum over this worker's receipts that are SETTLED; <= amount when one is added */
     uint64_t n_open_receipts, n_open_disputes;
+    /* Of the last verdict against this worker, 0: none. A receipt that settled in this block or before is
+     * paid to nobody any more, and an offer made by then stands no longer. */
+    uint64_t convicted_height;
 };
 
 struct vd_model_record {

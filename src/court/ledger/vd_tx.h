@@ -77,13 +77,15 @@ const char *vd_tx_kind_name(enum vd_tx_kind kind);
     X(VD_TX_WRONG_GATEWAY, 24, "the receipt's gateway is not the escrow's")                                  \
     X(VD_TX_EXPIRED, 25, "the request's validity has passed")                                                \
     X(VD_TX_ALREADY_SETTLED, 26, "this (escrow, sequence) is settled already")                               \
-    X(VD_TX_STAKE_TOO_SMALL, 27, "the worker's unsettled value would exceed its stake")                      \
+    X(VD_TX_STAKE_TOO_SMALL, 27,                                                                             \
+      "the worker's stake is below the minimum, or its unsettled value would exceed it")                     \
     X(VD_TX_UNKNOWN_RECEIPT, 28, "no such receipt")                                                          \
     X(VD_TX_WINDOW_CLOSED, 29, "the receipt's audit window has passed or a verdict has fallen")              \
     X(VD_TX_UNKNOWN_DISPUTE, 30, "no such open dispute")                                                     \
     X(VD_TX_NOT_YOUR_TURN, 31, "the sender is not the side whose move it is")                                \
     X(VD_TX_BAD_MOVE, 32, "the move is malformed, not the one expected, or does not fit what it opens")      \
-    X(VD_TX_BAD_JOB, 33, "the model's program cannot run the job of a receipt")
+    X(VD_TX_BAD_JOB, 33, "the model's program cannot run the job of a receipt")                              \
+    X(VD_TX_RECEIPT_TOO_LARGE, 34, "the amount is above the network's maximum for one receipt")
 
 enum vd_tx_verdict {
 #define X(code, number, text) code = number,

@@ -144,6 +144,32 @@ static void test_genesis_round_trip(void **state)
     assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n}, &g, accounts, KIT_KEYS, &err), VD_EFORMAT);
 }
 
+/* What a fake receipt gains unaudited is at most what it burns when audited. */
+static void test_genesis_deterrence(void **state)
+{
+    struct vd_genesis g = k.genesis;
+    struct vd_error err;
+    g.audit_rate_ppm = 20000;
+    g.min_stake.micro = g.slash.micro = 100000000;
+    assert_int_equal(vd_genesis_check(&g, &err), VD_EFORMAT); /* no limit on a receipt */
+    g.max_receipt.micro = 1000000;                            /* 0.98e12 <= 60e6 * 20000 */
+    assert_int_equal(vd_genesis_check(&g, &err), VD_OK);
+    g.max_receipt.micro = 1224489; /* 60e6 * 20000 / 980000 = 1224489.8 */
+    assert_int_equal(vd_genesis_check(&g, &err), VD_OK);
+    g.max_receipt.micro++;
+    assert_int_equal(vd_genesis_check(&g, &err), VD_EFORMAT);
+    assert_non_null(strstr(err.msg, "1224489"));
+    g.challenger_share_ppm = 0; /* all of it burns */
+    assert_int_equal(vd_genesis_check(&g, &err), VD_OK);
+    g.max_receipt.micro = VD_AMOUNT_MAX_MICRO;
+    assert_int_equal(vd_genesis_check(&g, &err), VD_EFORMAT);
+    g.audit_rate_ppm = VD_PPM; /* everything is audited */
+    assert_int_equal(vd_genesis_check(&g, &err), VD_OK);
+    g.min_stake.micro--;
+    assert_int_equal(vd_genesis_check(&g, &err), VD_EFORMAT);
+    assert_non_null(strstr(err.msg, "min_stake"));
+}
+
 static void test_genesis_refuses(void **state)
 {
     struct vd_error err;
@@ -160,7 +186,7 @@ static void test_genesis_refuses(void **state)
     REFUSED(g.audit_window_blocks = 0, "audit_window_blocks");
     REFUSED(g.move_clock_blocks = 0, "move_clock_blocks");
     REFUSED(g.min_stake.micro = 0, "min_stake");
-    REFUSED(g.challenger_share_ppm = VD_PPM + 1, "challenger_share_ppm");
+    REFUSED(g.challenger_share_ppm = VD_PPM / 2 + 1, "challenger_share_ppm");
     REFUSED(g.worker_share_ppm++, "shares");
     REFUSED(g.n_accounts = 0, "accounts");
     REFUSED((g.account = two, g.n_accounts = 2), "ascend");
@@ -274,6 +300,7 @@ int main(void)
         cmocka_unit_test(test_verdict_numbers),
         cmocka_unit_test(test_genesis_round_trip),
         cmocka_unit_test(test_genesis_refuses),
+        cmocka_unit_test(test_genesis_deterrence),
         cmocka_unit_test(test_events_round_trip),
         cmocka_unit_test(test_blocks_round_trip),
         cmocka_unit_test(test_overlay_is_an_ordered_map),

@@ -78,6 +78,7 @@ static enum vd_err start_ledger(struct vd_gateway *g, struct vd_error *err)
     if (e == VD_OK) {
         g->validity_blocks = genesis->request_validity_blocks;
         g->min_stake = genesis->min_stake;
+        g->max_receipt = genesis->max_receipt;
     }
     return e;
 }

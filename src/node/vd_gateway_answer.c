@@ -27,14 +27,33 @@ static void seed_of(struct vd_sampling *s, bool given)
     s->seed = vd_le64_load(out.b);
 }
 
+/* Output tokens that the network's limit for one receipt allows at the cheapest worker's price; at least one.
+ */
+static uint32_t affordable(struct vd_gateway *g, const struct gw_job *j)
+{
+    struct vd_wire_offer o = {.capacity = 0};
+    struct vd_amount in, left;
+    pthread_mutex_lock(&g->mu);
+    size_t n = gw_workers_of(g, &j->model->root, &o);
+    pthread_mutex_unlock(&g->mu);
+    if (!g->max_receipt.micro || n == 0 || o.price_out.micro == 0 ||
+        !vd_amount_mul(&in, o.price_in, j->n_prompt) || !vd_amount_sub(&left, g->max_receipt, in))
+        return UINT32_MAX;
+    uint64_t most = left.micro / o.price_out.micro;
+    return most == 0 ? 1 : most > UINT32_MAX ? UINT32_MAX : (uint32_t)most;
+}
+
 static bool prepare(struct gw_answer *a, const struct gw_model *m, const struct vd_openai_request *r,
                     struct vd_openai_error *e)
 {
     struct gw_job *j = &a->job;
     uint32_t context = vd_gateway_text_context(m->text), room = context - j->n_prompt;
     j->max_tokens = r->max_tokens;
-    if (j->max_tokens == 0)
+    if (j->max_tokens == 0) {
+        uint32_t most = affordable(a->g, j);
+        room = most < room ? most : room;
         j->max_tokens = a->g->cfg.max_tokens_default < room ? a->g->cfg.max_tokens_default : room;
+    }
     if (j->max_tokens > room)
         return vd_openai_fail(
             e, 400, "context_length_exceeded", "max_tokens",
@@ -307,6 +326,10 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
 {
     struct gw_job *j = &a->job;
     uint32_t n;
+    if (a->ended) {
+        vd_openai_fail(e, 500, "ended", NULL, "The answer has ended.");
+        return GW_ERROR;
+    }
     if (!first_place(a, e))
         return end_with_error(a);
     for (;;) {

@@ -128,6 +128,7 @@ struct vd_gateway {
     struct vd_hash genesis;
     uint64_t validity_blocks;
     struct vd_amount min_stake;
+    struct vd_amount max_receipt; /* the network's; 0: none */
     struct vd_link_listener *listener;
     struct gw_http *http;
     atomic_bool stopping;
@@ -172,6 +173,11 @@ void gw_job_send_accept(struct vd_gateway *g, struct gw_job *j, const struct vd_
                         const struct vd_sig *gateway_sig);
 size_t gw_workers_of(struct vd_gateway *g, const struct vd_hash *root,
                      struct vd_wire_offer *cheapest); /* under mu */
+
+/* May this worker be used: is its stake large enough, and has it offered anew since it was last convicted?
+ * *free_part is what the stake still covers. */
+bool gw_stake_of(struct vd_gateway *g, const struct vd_pubkey *key, struct vd_amount *free_part,
+                 struct vd_error *err);
 
 /* vd_gateway_money.c: escrow, reservations, settlement. */
 enum vd_err gw_money_start(struct vd_gateway *g, struct vd_error *err);

@@ -304,11 +304,14 @@ static void set_stake(struct vd_gateway *g, const struct vd_pubkey *key, struct 
 static void refresh_stakes(struct vd_gateway *g)
 {
     struct vd_pubkey key[VD_LINK_LISTEN_LINKS_MAX];
-    struct vd_stake s;
+    struct vd_amount free_part;
+    struct vd_error why;
     size_t n = worker_keys(g, key, VD_LINK_LISTEN_LINKS_MAX);
     for (size_t i = 0; i < n; i++) {
-        if (vd_ledger_client_stake(g->ledger, &key[i], &s, NULL) == VD_OK)
-            set_stake(g, &key[i], less(s.amount, s.unsettled));
+        why.code = VD_OK;
+        if (gw_stake_of(g, &key[i], &free_part, &why) || why.code == VD_EFUNDS || why.code == VD_EAUTH ||
+            why.code == VD_ENOTFOUND)
+            set_stake(g, &key[i], free_part); /* nothing is free for one that may not be used */
     }
 }
 

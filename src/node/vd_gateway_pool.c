@@ -95,15 +95,31 @@ static void on_fail(void *arg, const struct vd_error *why)
     vd_log_event(&g->log, VD_LOG_WARN, "no link", "why=%s", why->msg);
 }
 
+/* A verdict ends a worker's offers: has it made one since? */
+static bool offered_since(struct vd_gateway *g, const struct vd_pubkey *key, uint64_t height)
+{
+    struct vd_offer o;
+    for (size_t i = 0; height && i < g->n_models; i++) {
+        if (vd_ledger_client_offer(g->ledger, &g->model[i].root, key, &o, NULL) == VD_OK && o.height > height)
+            return true;
+    }
+    return height == 0;
+}
+
 /* A worker without a stake has nothing to lose, so it gets no job. */
-static bool stake_of(struct vd_gateway *g, const struct vd_pubkey *key, struct vd_amount *free_part,
-                     struct vd_error *err)
+bool gw_stake_of(struct vd_gateway *g, const struct vd_pubkey *key, struct vd_amount *free_part,
+                 struct vd_error *err)
 {
     struct vd_stake s;
+    *free_part = VD_AMOUNT_ZERO;
     if (vd_ledger_client_stake(g->ledger, key, &s, err) != VD_OK)
         return false;
     if (vd_amount_cmp(s.amount, g->min_stake) < 0) {
         vd_error_set(err, VD_EFUNDS, "the stake is below the network's minimum");
+        return false;
+    }
+    if (!offered_since(g, key, s.convicted_height)) {
+        vd_error_set(err, VD_EAUTH, "a verdict has fallen against it, and it has not offered anew");
         return false;
     }
     if (!vd_amount_sub(free_part, s.amount, s.unsettled))
@@ -124,7 +140,7 @@ static void greet(struct vd_gateway *g, struct vd_link *l, struct gw_session *s,
         vd_link_close(l, VD_EVERSION, "another arithmetic version");
         return;
     }
-    if (m->role == VD_ROLE_WORKER && !stake_of(g, &s->key, &stake, &err)) {
+    if (m->role == VD_ROLE_WORKER && !gw_stake_of(g, &s->key, &stake, &err)) {
         vd_log_event(&g->log, VD_LOG_WARN, "a worker without a stake", "peer=%s why=%s", vd_link_peer_addr(l),
                      err.msg);
         vd_link_close(l, VD_EFUNDS, "this worker has no sufficient stake on the ledger");
@@ -283,7 +299,7 @@ static bool may_see(struct vd_gateway *g, const struct gw_session *s, const stru
         return true;
     if (s->role == VD_ROLE_VERIFIER && receipt->request.disclosure == 0)
         return true;
-    return stake_of(g, &s->key, &stake, NULL) || open_dispute_with(g, &r->id, &s->key);
+    return gw_stake_of(g, &s->key, &stake, NULL) || open_dispute_with(g, &r->id, &s->key);
 }
 
 static void refuse_audit(struct vd_link *l, const struct vd_hash *id, enum vd_wire_refuse_code code)
@@ -418,7 +434,7 @@ static struct vd_amount most_of(const struct gw_job *j, const struct vd_wire_off
     return sum;
 }
 
-enum choice { CHOSEN, ALL_BUSY, NO_STAKE_LEFT, NOBODY };
+enum choice { CHOSEN, ALL_BUSY, NO_STAKE_LEFT, TOO_DEAR, NOBODY };
 
 static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct gw_session **out,
                           const struct vd_wire_offer **offer)
@@ -434,8 +450,12 @@ static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct g
             c = c == CHOSEN ? CHOSEN : ALL_BUSY;
             continue;
         }
+        if (g->max_receipt.micro && vd_amount_cmp(most_of(j, o), g->max_receipt) > 0) {
+            c = c == NOBODY ? TOO_DEAR : c;
+            continue;
+        }
         if (!vd_amount_add(&with, s->committed, most_of(j, o)) || vd_amount_cmp(with, s->stake_free) > 0) {
-            c = c == NOBODY ? NO_STAKE_LEFT : c;
+            c = c == NOBODY || c == TOO_DEAR ? NO_STAKE_LEFT : c;
             continue;
         }
         uint64_t load =
@@ -539,6 +559,10 @@ static bool none_left(const struct gw_job *j, enum choice c, struct vd_openai_er
                        "final; try again "
                        "later or ask for fewer tokens.",
                        j->model->name);
+    else if (c == TOO_DEAR)
+        return vd_openai_fail(
+            e, 400, "answer_too_expensive", "max_tokens",
+            "This answer could cost more than the network's limit for one receipt; ask for fewer tokens.");
     else if (j->n_attempts)
         vd_openai_fail(e, begun ? 502 : 503, "worker_failed", NULL,
                        "The worker for '%s' failed, and there is no other one that can go on.",
@@ -571,7 +595,8 @@ static bool await_worker(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *al
         return false;
     }
     g->n_waiting++;
-    while (c != CHOSEN && !atomic_load(&g->stopping) && vd_clock_ms() - start < patience_ms(g, j, c)) {
+    while (c != CHOSEN && c != TOO_DEAR && !atomic_load(&g->stopping) &&
+           vd_clock_ms() - start < patience_ms(g, j, c)) {
         gw_cond_wait_ms(&g->pool_changed, &g->mu, GW_ALIVE_POLL_MS);
         if (alive && !alive(arg))
             break;

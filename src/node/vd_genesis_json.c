@@ -22,6 +22,7 @@ static const struct number_field number[] = {
     FIELD("audit_rate_ppm", audit_rate_ppm),
     FIELD("audit_window_blocks", audit_window_blocks),
     FIELD("move_clock_blocks", move_clock_blocks),
+    FIELD("steps_per_block", steps_per_block),
     FIELD("unbonding_blocks", unbonding_blocks),
     FIELD("request_validity_blocks", request_validity_blocks),
     FIELD("min_stake_micro", min_stake.micro),

@@ -1,11 +1,12 @@
 /* The genesis as the JSON file that people write and share, and back.
  *
  *     {"network": "home", "time_ms": 1767225600000, "block_time_ms": 250,
- *      "audit_rate_ppm": 20000, "audit_window_blocks": 240, "move_clock_blocks": 40, "unbonding_blocks":
- * 2400, "request_validity_blocks": 1200, "min_stake_micro": 100000000, "challenge_bond_micro": 1000000,
- *      "slash_micro": 100000000, "max_receipt_micro": 1000000, "challenger_share_ppm": 400000,
- * "worker_share_ppm": 950000, "gateway_share_ppm": 40000, "treasury_share_ppm": 10000, "treasury": "<64 hex
- * digits>", "accounts": [{"key": "<64 hex digits>", "balance_micro": 1000000000}, ...]}
+ *      "audit_rate_ppm": 20000, "audit_window_blocks": 240, "move_clock_blocks": 40,
+ *      "steps_per_block": 2, "unbonding_blocks": 2400, "request_validity_blocks": 1200,
+ *      "min_stake_micro": 100000000, "challenge_bond_micro": 1000000, "slash_micro": 100000000,
+ *      "max_receipt_micro": 1000000, "challenger_share_ppm": 400000, "worker_share_ppm": 950000,
+ *      "gateway_share_ppm": 40000, "treasury_share_ppm": 10000, "treasury": "<64 hex digits>",
+ *      "accounts": [{"key": "<64 hex digits>", "balance_micro": 1000000000}, ...]}
  *
  * All fields are needed, others are errors, amounts are whole micro-credits. The order of the accounts and
  * the layout of the file do not matter: the network's hash is over the canonical bytes (vd_genesis.h).

@@ -14,7 +14,7 @@
 #define KEY_B "0200000000000000000000000000000000000000000000000000000000000000"
 #define HEAD                                                                                                 \
     "{\"network\":\"home\",\"time_ms\":1767225600000,\"block_time_ms\":250,\"audit_rate_ppm\":20000,"        \
-    "\"audit_window_blocks\":240,\"move_clock_blocks\":40,\"unbonding_blocks\":2400,"                        \
+    "\"audit_window_blocks\":240,\"move_clock_blocks\":40,\"steps_per_block\":2,\"unbonding_blocks\":2400,"  \
     "\"request_validity_blocks\":1200,\"min_stake_micro\":100000000,\"challenge_bond_micro\":1000000,"       \
     "\"max_receipt_micro\":1000000,\"slash_micro\":100000000,\"challenger_share_ppm\":400000,\"worker_"      \
     "share_ppm\":950000,"                                                                                    \

@@ -26,6 +26,7 @@ static const struct vd_genesis_param vd_genesis_params[] = {
     VD_PARAM(audit_rate_ppm, VD_PARAM_U32, "20000"),
     VD_PARAM(audit_window_blocks, VD_PARAM_U64, "240"),
     VD_PARAM(move_clock_blocks, VD_PARAM_U64, "40"),
+    VD_PARAM(steps_per_block, VD_PARAM_U32, "2"),
     VD_PARAM(unbonding_blocks, VD_PARAM_U64, "2400"),
     VD_PARAM(request_validity_blocks, VD_PARAM_U64, "1200"),
     VD_PARAM(min_stake, VD_PARAM_CREDITS, "100"),
@@ -178,6 +179,7 @@ static const struct vd_cmd vd_ledger_cmd_init = {
             "    min_stake=100 (credits)       challenge_bond=1 (credits)\n"
             "    slash=100 (credits)           challenger_share_ppm=400000 (of the slash)\n"
             "    max_receipt=1 (credits; the most that one receipt may be worth)\n"
+            "    steps_per_block=2 (positions of a job that a replay does in a block, for the clocks)\n"
             "    worker_share_ppm=950000  gateway_share_ppm=40000  treasury_share_ppm=10000 (of a receipt)",
     .opts = vd_ledger_init_opts,
     .run = vd_ledger_init_run,

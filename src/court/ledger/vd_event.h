@@ -31,7 +31,8 @@
       "id: dispute, a: worker, b: challenger, amount: bond")                                                 \
     X(VD_EVENT_MOOT, 18, "moot", "id: dispute, a: worker, b: challenger, amount: bond returned")             \
     X(VD_EVENT_SLASHED, 19, "slashed", "id: receipt, a: worker, amount: taken from the stake")               \
-    X(VD_EVENT_BURNED, 20, "burned", "id: receipt, a: worker")
+    X(VD_EVENT_BURNED, 20, "burned",                                                                         \
+      "id: receipt, a: worker; of a bond: id: dispute, a: worker, b: challenger")
 
 enum vd_event_kind {
 #define X(code, number, name, meaning) code = number,

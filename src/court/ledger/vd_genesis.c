@@ -123,6 +123,7 @@ size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 15, g->treasury_share_ppm);
     vd_pb_put_elem(&w, 16, g->treasury.b, VD_PUBKEY_BYTES);
     vd_pb_put_u64(&w, 17, g->max_receipt.micro);
+    vd_pb_put_u64(&w, 18, g->steps_per_block);
     for (uint32_t i = 0; i < g->n_accounts; i++) {
         size_t mark = vd_pb_begin(&w, 19);
         vd_pb_put_elem(&w, 1, g->account[i].key.b, VD_PUBKEY_BYTES);
@@ -154,6 +155,7 @@ static bool get_fields(struct vd_pb_reader *r, struct vd_genesis *g)
     g->treasury_share_ppm = (uint32_t)vd_pb_get_u64(r, 15, VD_PPM);
     vd_pb_get_fixed(r, 16, g->treasury.b, VD_PUBKEY_BYTES);
     g->max_receipt.micro = vd_pb_get_u64(r, 17, VD_AMOUNT_MAX_MICRO);
+    g->steps_per_block = (uint32_t)vd_pb_get_u64(r, 18, UINT32_MAX);
     return !r->bad;
 }
 

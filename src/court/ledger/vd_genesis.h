@@ -33,7 +33,10 @@ struct vd_genesis {
     uint32_t audit_rate_ppm;      /* verifiers: the share of receipts to replay; the ledger only states it */
     uint64_t audit_window_blocks; /* a receipt may be challenged this long after it settled; >= 1 */
     uint64_t move_clock_blocks;   /* a side has this long for a move; >= 1 */
-    uint64_t unbonding_blocks;    /* between UNSTAKE and WITHDRAW; >= 1 */
+    /* Some moves need the job replayed. For those the clock is longer by a block for so many positions of the
+     * job; 0: no longer. */
+    uint32_t steps_per_block;
+    uint64_t unbonding_blocks;        /* between UNSTAKE and WITHDRAW; >= 1 */
     uint64_t request_validity_blocks; /* an escrow's rest returns this long after ESCROW_CLOSE; >= 1 */
 
     struct vd_amount min_stake, challenge_bond, slash; /* slash <= min_stake */

@@ -157,20 +157,23 @@ enum vd_tx_verdict vd_ledger_deliver(struct vd_ledger_block *b, struct vd_bytes 
     return VD_TX_OK;
 }
 
+/* The earliest that is due: of this height, or left over from one before. */
 static bool next_deadline(struct vd_ledger_block *b, struct vd_state_key *key)
 {
-    uint8_t height[8];
+    uint64_t height = 0;
     struct vd_bytes k, v;
-    for (int i = 0; i < 8; i++)
-        height[i] = (uint8_t)(b->height >> (56 - 8 * i));
-    struct vd_state_key prefix = vd_state_key_make(VD_STATE_DEADLINE, height, sizeof height, NULL);
+    struct vd_state_key prefix = vd_state_key_make(VD_STATE_DEADLINE, NULL, 0, NULL);
     struct vd_bytes p = vd_state_key_bytes(&prefix);
     if (!b->overlay.kv.next(&b->overlay.kv, p, p, false, &k, &v))
         return false;
-    if (k.n != p.n + 1 + VD_HASH_BYTES) {
+    if (k.n != p.n + 8 + 1 + VD_HASH_BYTES) {
         b->broken = true;
         return false;
     }
+    for (size_t i = 0; i < 8; i++)
+        height = height << 8 | k.p[p.n + i];
+    if (height > b->height)
+        return false;
     memcpy(key->b, k.p, k.n);
     key->n = k.n;
     return true;
@@ -179,7 +182,9 @@ static bool next_deadline(struct vd_ledger_block *b, struct vd_state_key *key)
 static void run_deadlines(struct vd_ledger_block *b)
 {
     struct vd_state_key key;
-    while (!b->broken && !b->overlay.full && next_deadline(b, &key)) {
+    for (int n = 0; n < VD_BLOCK_MAX_DEADLINES; n++) {
+        if (b->broken || b->overlay.full || !next_deadline(b, &key))
+            return;
         struct vd_hash id;
         uint8_t d = key.b[9];
         memcpy(id.b, key.b + 10, VD_HASH_BYTES);

@@ -26,7 +26,10 @@
 #include "vd_tx.h"
 
 enum {
-    VD_BLOCK_MAX_EVENTS = 32768,
+    VD_BLOCK_MAX_EVENTS = 65536,
+    /* Clocks and windows that one block ends; more of the same height wait for the next block. A block cannot
+     * make so many of them, so they do not pile up, and each makes four events at most. */
+    VD_BLOCK_MAX_DEADLINES = 8192,
     /* A block never needs more than this arena (pages that are not touched cost nothing). */
     VD_LEDGER_ARENA_BYTES = 192 << 20,
 };

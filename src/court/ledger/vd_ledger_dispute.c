@@ -2,7 +2,10 @@
  *
  * When a verdict voids a receipt, its other disputes are not touched in that block, because there may be
  * many: each finds the receipt void when its own clock runs out, and its challenger gets the bond back then.
- * So a block never does more than its transactions and the clocks that an earlier block set. */
+ *
+ * Somebody may challenge an honest worker many times at once and hope that it is late with one answer. So a
+ * worker's clock is as many times longer as it has disputes to answer, and when it is late all the same,
+ * bonds of disputes in which the challenger has not moved are burned: to open them must cost something. */
 #include "vd_game.h"
 #include "vd_ledger_impl.h"
 
@@ -35,11 +38,21 @@ static void put_game(struct vd_ledger_block *b, const struct vd_hash *dispute_id
     vd_block_put(b, &k, w->buf, n);
 }
 
-static void set_clock(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d,
-                      enum vd_game_side turn)
+/* Is a replay of the job needed to make this move? */
+static bool needs_replay(enum vd_game_phase phase)
 {
-    d->status = turn == VD_GAME_WORKER ? VD_DISPUTE_WORKER_MOVES : VD_DISPUTE_CHALLENGER_MOVES;
-    d->deadline_height = b->height + b->ledger->genesis->move_clock_blocks;
+    return phase == VD_PHASE_W_STATE || phase == VD_PHASE_C_STATE || phase == VD_PHASE_W_OPS ||
+           phase == VD_PHASE_C_OP;
+}
+
+/* Factors are below 2^31 and 2^32: a height cannot overflow. */
+static void set_clock(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d,
+                      const struct vd_game *game)
+{
+    bool worker = vd_game_turn(game) == VD_GAME_WORKER;
+    uint64_t one = b->ledger->genesis->move_clock_blocks + (needs_replay(game->phase) ? d->replay_blocks : 0);
+    d->status = worker ? VD_DISPUTE_WORKER_MOVES : VD_DISPUTE_CHALLENGER_MOVES;
+    d->deadline_height = b->height + one * (worker ? d->clocks : 1);
     vd_block_deadline_add(b, d->deadline_height, VD_DEADLINE_DISPUTE, id);
     vd_block_put_dispute(b, id, d);
 }
@@ -54,6 +67,17 @@ static struct vd_event event_of(enum vd_event_kind kind, const struct vd_hash *i
 {
     return (struct vd_event){
         .kind = kind, .id = *id, .id2 = d->receipt_id, .a = d->worker, .b = d->challenger, .amount = amount};
+}
+
+static uint64_t replay_blocks(struct vd_ledger_block *b, const struct vd_receipt_record *r)
+{
+    uint64_t per_block = b->ledger->genesis->steps_per_block;
+    struct vd_receipt receipt;
+    if (vd_receipt_decode(r->body, &receipt) != VD_RECEIPT_OK) {
+        b->broken = true;
+        return 0;
+    }
+    return per_block ? (vd_receipt_n_steps(&receipt) + per_block - 1) / per_block : 0;
 }
 
 enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
@@ -81,7 +105,9 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
                            .worker = r.worker,
                            .challenger = t->tx->sender,
                            .bond = bond,
-                           .open_height = b->height};
+                           .open_height = b->height,
+                           .clocks = s.n_open_disputes,
+                           .replay_blocks = replay_blocks(b, &r)};
     struct vd_state_key by_worker = index_worker(&d, &t->id);
     struct vd_state_key by_receipt =
         vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt_id->b, VD_HASH_BYTES, t->id.b);
@@ -89,13 +115,13 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
     vd_block_put(b, &by_receipt, NULL, 0);
     vd_game_open(&w->game);
     put_game(b, &t->id, w);
-    set_clock(b, &t->id, &d, vd_game_turn(&w->game));
+    set_clock(b, &t->id, &d, &w->game);
     vd_block_event(b, event_of(VD_EVENT_CHALLENGED, &t->id, &d, bond));
     return VD_TX_OK;
 }
 
-/* The dispute is over: the game's bytes go, the bond goes to `to`, and the counters of receipt and worker
- * fall. */
+/* The dispute is over: the game's bytes go, the bond goes to `to` (NULL: it burns), and the counters of
+ * receipt and worker fall. */
 static void close_dispute(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d,
                           enum vd_dispute_status status, const struct vd_pubkey *to,
                           struct vd_receipt_record *r)
@@ -110,7 +136,10 @@ static void close_dispute(struct vd_ledger_block *b, const struct vd_hash *id, s
     d->deadline_height = 0;
     d->end_height = b->height;
     vd_block_put_dispute(b, id, d);
-    vd_block_credit(b, to, bond);
+    if (to)
+        vd_block_credit(b, to, bond);
+    else
+        vd_block_burn(b, bond);
     vd_block_get_stake(b, &d->worker, &s);
     if (!vd_block_get_receipt(b, &d->receipt_id, r) || r->n_open_disputes == 0 || s.n_open_disputes == 0) {
         b->broken = true;
@@ -129,6 +158,7 @@ static void worker_loses(struct vd_ledger_block *b, const struct vd_hash *id, st
     close_dispute(b, id, d, status, &d->challenger, &r);
     if (b->broken)
         return;
+    r.worker_was_late = status == VD_DISPUTE_WORKER_LATE;
     struct vd_amount share = vd_receipt_void(b, &d->receipt_id, &r);
     vd_block_credit(b, &d->challenger, share);
     vd_block_event(b, event_of(VD_EVENT_WORKER_LOST, id, d, share));
@@ -145,12 +175,17 @@ static void challenger_loses(struct vd_ledger_block *b, const struct vd_hash *id
         vd_receipt_try_final(b, &d->receipt_id, &r);
 }
 
-static void moot(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d)
+/* `late`: the receipt is void because the worker was late in another dispute. The sides move in turn, the
+ * worker first. */
+static void moot(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d, bool late)
 {
     struct vd_amount bond = d->bond;
     struct vd_receipt_record r;
-    close_dispute(b, id, d, VD_DISPUTE_MOOT, &d->challenger, &r);
-    vd_block_event(b, event_of(VD_EVENT_MOOT, id, d, bond));
+    bool idle = d->n_moves < 2, burn = late && idle;
+    close_dispute(b, id, d, VD_DISPUTE_MOOT, burn ? NULL : &d->challenger, &r);
+    vd_block_event(b, event_of(VD_EVENT_MOOT, id, d, burn ? VD_AMOUNT_ZERO : bond));
+    if (burn)
+        vd_block_event(b, event_of(VD_EVENT_BURNED, id, d, bond));
 }
 
 /* Loads what a move needs. The receipt is SETTLED, so its body is there. */
@@ -196,7 +231,7 @@ static void moved(struct vd_deliver *t, const struct vd_hash *id, struct vd_disp
         challenger_loses(b, id, d, VD_DISPUTE_CHALLENGER_LOST);
     } else {
         put_game(b, id, w);
-        set_clock(b, id, d, vd_game_turn(&w->game));
+        set_clock(b, id, d, &w->game);
     }
 }
 
@@ -207,6 +242,8 @@ enum vd_tx_verdict vd_apply_move(struct vd_deliver *t)
     struct vd_receipt_record r;
     struct vd_dispute d;
     if (!vd_block_get_dispute(b, &m->dispute_id, &d) || !vd_dispute_open(d.status))
+        return VD_TX_UNKNOWN_DISPUTE;
+    if (b->height > d.deadline_height) /* it has run out, and waits for its turn at the end of a block */
         return VD_TX_UNKNOWN_DISPUTE;
     if (!vd_block_get_receipt(b, &d.receipt_id, &r) || r.status != VD_RECEIPT_SETTLED)
         return VD_TX_UNKNOWN_DISPUTE; /* void already: the bond returns when the clock runs out */
@@ -234,7 +271,7 @@ void vd_end_dispute_clock(struct vd_ledger_block *b, const struct vd_hash *dispu
         return;
     }
     if (r.status == VD_RECEIPT_VOID)
-        moot(b, dispute_id, &d);
+        moot(b, dispute_id, &d, r.worker_was_late);
     else if (d.status == VD_DISPUTE_WORKER_MOVES)
         worker_loses(b, dispute_id, &d, VD_DISPUTE_WORKER_LATE);
     else

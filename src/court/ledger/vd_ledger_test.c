@@ -8,6 +8,7 @@
 
 #include "vd_court_kit.h"
 #include "vd_game.h"
+#include "vd_ledger_impl.h"
 #include "vd_trace_hash.h"
 
 enum { CLIENT, GATEWAY, WORKER, WORKER2, CHALLENGER, CHALLENGER2, TREASURY, STRANGER };
@@ -500,7 +501,7 @@ static void test_slash_is_at_most_the_stake(void **state)
     OK(GATEWAY, settle(r, 2));
     challenge(CHALLENGER, &r[0].id);
     challenge(CHALLENGER2, &r[1].id);
-    blocks(KIT_CLOCK + 1);
+    blocks(2 * KIT_CLOCK + 1);
     assert_int_equal(stake(WORKER).amount.micro, 0);
     assert_int_equal(balance(CHALLENGER) + balance(CHALLENGER2) + bucket(VD_BUCKET_BURNED),
                      2 * KIT_BALANCE + KIT_MIN_STAKE);
@@ -583,6 +584,91 @@ static void test_void_after_the_escrow_ended_pays_the_owner(void **state)
     assert_int_equal(escrow(&e).settled.micro, 0);
 }
 
+static void play(const struct vd_hash *id, struct vd_move m, int who)
+{
+    static uint8_t buf[VD_MOVE_MAX_BYTES];
+    size_t n = vd_move_encode(&m, buf, sizeof buf);
+    OK(who, {.kind = VD_TX_MOVE, .u.move = {*id, {buf, n}}});
+}
+
+/* Many challenges at once on one honest receipt: the worker, who answers one in a block, has time for all. */
+static void test_many_challenges_at_once(void **state)
+{
+    enum { MANY = 12 };
+    struct vd_hash e, id = settled_receipt(500, &e), d[MANY];
+    for (int i = 0; i < MANY; i++)
+        d[i] = challenge(CHALLENGER, &id);
+    assert_int_equal(dispute(&d[0]).clocks, 1);
+    assert_int_equal(dispute(&d[MANY - 1]).deadline_height, net.height + 1 + MANY * KIT_CLOCK);
+    for (int i = 0; i < MANY; i++) {
+        OK(WORKER, state_move(&d[i], 1));
+        blocks(1);
+    }
+    assert_int_equal(dispute(&d[MANY - 1]).deadline_height,
+                     net.height + KIT_CLOCK); /* the challenger's: one */
+    blocks(KIT_CLOCK + 1);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(dispute(&d[i]).status, VD_DISPUTE_CHALLENGER_LATE);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_FINAL);
+    assert_int_equal(balance(WORKER), KIT_BALANCE - KIT_MIN_STAKE + MANY * KIT_BOND + 450);
+}
+
+/* The worker is late in one: the bonds of those who did nothing but challenge burn, who played gets it back.
+ */
+static void test_idle_bonds_burn_when_the_worker_was_late(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e);
+    struct vd_hash first = challenge(CHALLENGER, &id), idle = challenge(CHALLENGER, &id),
+                   played = challenge(CHALLENGER2, &id);
+    OK(WORKER, state_move(&played, 1));
+    play(&played, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER2);
+    blocks(KIT_CLOCK + 1);
+    assert_int_equal(dispute(&first).status, VD_DISPUTE_WORKER_LATE);
+    assert_true(receipt(&id).worker_was_late);
+    blocks(3 * KIT_CLOCK);
+    assert_int_equal(dispute(&idle).status, VD_DISPUTE_MOOT);
+    assert_int_equal(dispute(&played).status, VD_DISPUTE_MOOT);
+    assert_int_equal(balance(CHALLENGER), KIT_BALANCE + KIT_SLASH * 4 / 10 - KIT_BOND);
+    assert_int_equal(balance(CHALLENGER2), KIT_BALANCE);
+    assert_int_equal(bucket(VD_BUCKET_BURNED), KIT_SLASH * 6 / 10 + KIT_BOND);
+}
+
+/* A clock that has run out and is left over for the next block: a move does not save it. */
+static void test_a_left_over_clock_has_run_out(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e), d = challenge(CHALLENGER, &id);
+    struct vd_dispute late = dispute(&d);
+    late.deadline_height = net.height;
+    vd_block_put_dispute(&net.block, &d, &late);
+    REFUSED(VD_TX_UNKNOWN_DISPUTE, WORKER, state_move(&d, 1));
+}
+
+/* STATE and OPS and what answers them have time for a replay: 1 position here, at 1 in a block. */
+static void test_replays_have_time(void **state)
+{
+    struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}};
+    struct vd_trace_at at = {.salt = vd_trace_salt(k.job_salt, 0)};
+    unit[0] = vd_trace_unit(&at, &op, 1);
+    struct vd_hash step_root = vd_merkle_root(unit, 3), root = vd_trace_step(0, &step_root);
+    k.genesis.steps_per_block = 1;
+    struct vd_hash e, id = settled_receipt(500, &e), other = challenge(CHALLENGER, &id),
+                      d = challenge(CHALLENGER, &id);
+    uint64_t now = net.height + 1;
+    assert_int_equal(dispute(&other).deadline_height, now + KIT_CLOCK + 1);
+    assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
+    play(&d, (struct vd_move){.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}}, WORKER);
+    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
+    play(&d, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER);
+    assert_int_equal(dispute(&d).deadline_height, now + 2 * KIT_CLOCK);
+    play(&d, (struct vd_move){.kind = VD_MOVE_UNITS, .nodes = {unit[0].b, sizeof unit}}, WORKER);
+    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK);
+    play(&d, (struct vd_move){.kind = VD_MOVE_UNIT}, CHALLENGER);
+    assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
+    play(&d, (struct vd_move){.kind = VD_MOVE_OPS, .salt = at.salt, .nodes = {op.b, VD_HASH_BYTES}}, WORKER);
+    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
+    k.genesis.steps_per_block = 0;
+}
+
 /* A worker has a friend convict it for one receipt: the others are paid to nobody, its offers stand no more,
  * and nothing of its settles until it has a stake again. */
 static void test_a_conviction_reaches_all_that_is_unpaid(void **state)
@@ -621,13 +707,6 @@ static void test_a_conviction_reaches_all_that_is_unpaid(void **state)
 
 /* A game of five moves to a verdict. The worker shows a trace made for the occasion, whose salt is the right
  * one or not; the challenger reveals the job salt. */
-static void play(const struct vd_hash *id, struct vd_move m, int who)
-{
-    static uint8_t buf[VD_MOVE_MAX_BYTES];
-    size_t n = vd_move_encode(&m, buf, sizeof buf);
-    OK(who, {.kind = VD_TX_MOVE, .u.move = {*id, {buf, n}}});
-}
-
 static void play_salt_game(const struct vd_hash *id, bool honest)
 {
     struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}}, job_salt;
@@ -694,12 +773,36 @@ static void test_block_limits(void **state)
         challenge(CHALLENGER, &id);
     REFUSED(VD_TX_BLOCK_FULL, CHALLENGER, {.kind = VD_TX_CHALLENGE, .u.challenge = {id}});
     OK(CHALLENGER, {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[0].pub, {1}}}); /* other kinds have room */
-    blocks(KIT_CLOCK + 1); /* all of them end in one block */
+    blocks(VD_BLOCK_MAX_MOVES * KIT_CLOCK + 1);
     assert_int_equal(bucket(VD_BUCKET_BONDS), 0);
     while (net.block.n_txs < VD_BLOCK_MAX_TXS)
         OK(CLIENT, {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[0].pub, {1}}});
     REFUSED(VD_TX_BLOCK_FULL, CLIENT, {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[0].pub, {1}}});
     kit_end(&net);
+}
+
+/* More deadlines of one height than a block ends: the rest comes first in the next. */
+static struct vd_hash numbered(int i)
+{
+    return (struct vd_hash){{(uint8_t)(i >> 8), (uint8_t)i}};
+}
+
+static void test_deadlines_of_a_block_are_bounded(void **state)
+{
+    enum { ALL = VD_BLOCK_MAX_DEADLINES + 10 };
+    struct vd_escrow e = {.open_height = 1, .end_height = net.height + 1};
+    struct vd_hash last = numbered(ALL - 1), in_time = numbered(VD_BLOCK_MAX_DEADLINES - 1),
+                   too_many = numbered(VD_BLOCK_MAX_DEADLINES);
+    for (int i = 0; i < ALL; i++) {
+        struct vd_hash id = numbered(i);
+        vd_block_put_escrow(&net.block, &id, &e);
+        vd_block_deadline_add(&net.block, e.end_height, VD_DEADLINE_ESCROW, &id);
+    }
+    kit_end(&net);
+    assert_true(escrow(&in_time).ended);
+    assert_false(escrow(&too_many).ended);
+    kit_end(&net);
+    assert_true(escrow(&last).ended);
 }
 
 /* The check at the end of a block is a real one: with a record made by hand it fails. */
@@ -763,7 +866,12 @@ int main(void)
         T(test_two_state_roots_and_many_challengers),
         T(test_losing_on_purpose_finalises_nothing),
         T(test_void_after_the_escrow_ended_pays_the_owner),
+        T(test_many_challenges_at_once),
+        T(test_idle_bonds_burn_when_the_worker_was_late),
+        T(test_a_left_over_clock_has_run_out),
+        T(test_replays_have_time),
         T(test_a_conviction_reaches_all_that_is_unpaid),
+        T(test_deadlines_of_a_block_are_bounded),
         T(test_verdict_against_the_challenger),
         T(test_verdict_against_the_worker),
         T(test_a_lost_dispute_shortens_no_window),

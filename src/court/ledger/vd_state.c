@@ -239,6 +239,7 @@ size_t vd_receipt_record_encode(const struct vd_receipt_record *v, uint8_t *buf,
     vd_pb_put_u64(&w, 11, v->n_open_disputes);
     vd_pb_put_opt_fixed(&w, 12, v->state_root.b, VD_HASH_BYTES);
     vd_pb_put_bytes(&w, 13, v->body.p, v->body.n);
+    vd_pb_put_u64(&w, 14, v->worker_was_late);
     return done(&w);
 }
 
@@ -258,6 +259,7 @@ bool vd_receipt_record_decode(struct vd_bytes in, struct vd_receipt_record *out)
     out->n_open_disputes = get_u32(&r, 11);
     vd_pb_get_opt_fixed(&r, 12, out->state_root.b, VD_HASH_BYTES);
     out->body = vd_pb_get_bytes(&r, 13, VD_RECEIPT_MAX_BYTES);
+    out->worker_was_late = vd_pb_get_u64(&r, 14, 1) != 0;
     if (!vd_pb_done(&r) || status == 0)
         return false;
     out->status = (enum vd_receipt_status)status;
@@ -276,6 +278,8 @@ size_t vd_dispute_encode(const struct vd_dispute *v, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 7, v->deadline_height);
     vd_pb_put_u64(&w, 8, v->end_height);
     vd_pb_put_u64(&w, 9, v->n_moves);
+    vd_pb_put_u64(&w, 10, v->clocks);
+    vd_pb_put_u64(&w, 11, v->replay_blocks);
     return done(&w);
 }
 
@@ -291,6 +295,8 @@ bool vd_dispute_decode(struct vd_bytes in, struct vd_dispute *out)
     out->deadline_height = vd_pb_get_u64(&r, 7, UINT64_MAX);
     out->end_height = vd_pb_get_u64(&r, 8, UINT64_MAX);
     out->n_moves = get_u32(&r, 9);
+    out->clocks = vd_pb_get_u64(&r, 10, UINT64_MAX);
+    out->replay_blocks = vd_pb_get_u64(&r, 11, UINT64_MAX);
     if (!vd_pb_done(&r) || status == 0)
         return false;
     out->status = (enum vd_dispute_status)status;

@@ -135,6 +135,7 @@ struct vd_receipt_record {
     uint64_t settle_height, window_end_height; /* CHALLENGE is allowed up to and including the latter */
     uint64_t close_height;                     /* when it became FINAL or VOID; 0 before */
     uint32_t n_open_disputes;
+    bool worker_was_late;      /* VOID because the worker did not move in time */
     struct vd_hash state_root; /* the first that the worker showed, in any dispute; zero before */
     struct vd_bytes body; /* the receipt's bytes while SETTLED, empty after; points into the decoded bytes */
 };
@@ -168,6 +169,10 @@ struct vd_dispute {
     uint64_t deadline_height; /* the last block in which the side to move may move; 0 when not open */
     uint64_t end_height;      /* 0 while open */
     uint32_t n_moves;         /* both sides', accepted ones */
+    /* What the clock was when it opened. The worker has `clocks` times as long as the challenger: 1 and one
+     * for each dispute that was open against it then. */
+    uint64_t clocks;
+    uint64_t replay_blocks; /* added for a move that needs a replay */
 };
 
 struct vd_tx_place {

@@ -3,6 +3,7 @@
 Everything lives in one temporary folder and listens on free loopback ports. Standard library only.
 """
 
+import ctypes
 import http.client
 import json
 import os
@@ -50,6 +51,15 @@ def wait_for(what, seconds, probe, pause=0.05):
         time.sleep(pause)
 
 
+LIBC = ctypes.CDLL(None)
+
+
+def die_with_parent():
+    """In a child: if the test itself is killed (ctest does that when the time is over), no role stays behind. Counts from the
+    thread that starts it, so roles are started from the main one."""
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Role:
     """One process. Its home holds key, ports.json and log."""
 
@@ -65,7 +75,7 @@ class Role:
         ready.unlink(missing_ok=True)
         self.log = open(self.home / "log", "ab")
         self.proc = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                     env=self.net.env, start_new_session=True)
+                                     env=self.net.env, start_new_session=True, preexec_fn=die_with_parent)
 
         def probe():
             if self.proc.poll() is not None:

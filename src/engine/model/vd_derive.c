@@ -53,8 +53,7 @@ enum { TOKEN_TYPE_CONTROL = 3 };
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-/* ------------------------------------------------- keys --------------------------------------------------
- */
+/* ------------------------- keys ------------------------- */
 
 static bool known_key(struct vd_gguf_str key)
 {
@@ -166,8 +165,7 @@ static enum vd_err get_constants(struct vd_program *p, const struct vd_gguf *g, 
     return rc;
 }
 
-/* ---------------------------------------------- stop tokens ----------------------------------------------
- */
+/* ------------------------- stop tokens ------------------------- */
 
 /* Keeps the list ascending and without doubles. False when it is full. */
 static bool add_stop(struct vd_program *p, uint32_t token)
@@ -233,8 +231,7 @@ static enum vd_err get_stops(struct vd_program *p, const struct vd_gguf *g, stru
     return get_stop_pieces(p, g, err);
 }
 
-/* ------------------------------------------------ tensors ------------------------------------------------
- */
+/* ------------------------- tensors ------------------------- */
 
 void vd_derive_tensor_name(const struct vd_program *p, uint32_t tensor, char out[VD_GGUF_NAME_BYTES_MAX + 1])
 {

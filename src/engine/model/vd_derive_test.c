@@ -66,7 +66,7 @@ static void good_file(void **state)
     assert_int_equal(p.n_tensors, 3 + 9 * t.n_layers);
 }
 
-/* ------------------------------------------------- extras ----------------------------------------------- */
+/* ------------------------- extras ------------------------- */
 
 static void add_tokens(struct vd_gguf_writer *w, uint32_t n, bool control)
 {

@@ -19,8 +19,7 @@
 
 enum { N_TOK = 150, ROWS_MAX = 256, WIDEST = 1024 };
 
-/* ------------------------------------------------ the reference ------------------------------------------
- */
+/* ------------------------- the reference ------------------------- */
 
 /* Canonical rows of one position of one layer. */
 struct ref_row {
@@ -148,8 +147,7 @@ static void ref_free(struct ref *r)
     free(r->logits);
 }
 
-/* ------------------------------------------------- the engine --------------------------------------------
- */
+/* ------------------------- the engine ------------------------- */
 
 struct engine {
     struct vd_pool *pool;
@@ -213,8 +211,7 @@ static size_t tables(const struct vd_kern *out[4])
     return n;
 }
 
-/* --------------------------------------------------- tests -----------------------------------------------
- */
+/* ------------------------- tests ------------------------- */
 
 static void compare_model(const struct vd_test_model *t)
 {
@@ -342,8 +339,7 @@ static void mixed_batch(void **state)
     unlink(path);
 }
 
-/* ------------------------------------------------ the tap ------------------------------------------------
- */
+/* ------------------------- the tap ------------------------- */
 
 struct tap_check {
     const struct ref *ref;
@@ -427,8 +423,7 @@ static void tap_tells_all(void **state)
     unlink(path);
 }
 
-/* ---------------------------------------------- cutting and forking --------------------------------------
- */
+/* ------------------------- cutting and forking ------------------------- */
 
 static void fork_and_truncate(void **state)
 {

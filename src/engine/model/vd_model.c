@@ -33,8 +33,7 @@ struct packing {
     _Atomic uint32_t bad_tensor; /* the lowest with a non-finite weight, or UINT32_MAX */
 };
 
-/* ------------------------------------------------- opening -----------------------------------------------
- */
+/* ------------------------- opening ------------------------- */
 
 static void read_id(struct vd_file_id *id, const char *path)
 {
@@ -101,8 +100,7 @@ static enum vd_err read_program(struct vd_model *m, struct vd_error *err)
     return VD_OK;
 }
 
-/* ------------------------------------------------- norms -------------------------------------------------
- */
+/* ------------------------- norms ------------------------- */
 
 static const float *copy_norm(struct vd_model *m, size_t *at, uint32_t tensor)
 {
@@ -127,8 +125,7 @@ static enum vd_err copy_norms(struct vd_model *m, struct vd_error *err)
     return VD_OK;
 }
 
-/* ------------------------------------------------ matrices -----------------------------------------------
- */
+/* ------------------------- matrices ------------------------- */
 
 /* The packed matrix of a tensor, or NULL for norms and for an embedding that is not the head. */
 static struct vd_kern_mat *mat_of(struct vd_model *m, uint32_t tensor)
@@ -309,8 +306,7 @@ void vd_model_close(struct vd_model *m)
     free(m);
 }
 
-/* ------------------------------------------------ questions ----------------------------------------------
- */
+/* ------------------------- questions ------------------------- */
 
 const char *vd_model_path(const struct vd_model *m)
 {

@@ -23,8 +23,7 @@ static const uint8_t cache_magic[CACHE_HEAD_BYTES] = "veridem/roots 1";
 
 static_assert(VD_WEIGHT_PROOF_MAX >= 40, "a tensor has fewer than 2^32 leaves");
 
-/* ---------------------------------------------- hashing weights ------------------------------------------
- */
+/* ------------------------- hashing weights ------------------------- */
 
 struct leaf_job {
     const struct vd_tensor *t;
@@ -100,8 +99,7 @@ static struct vd_hash root_of(const struct vd_model *m, const struct vd_hash *le
     return vd_program_model_root(vd_model_program_bytes(m), m->program.n_tensors, &top);
 }
 
-/* ---------------------------------------------- the cache file -------------------------------------------
- */
+/* ------------------------- the cache file ------------------------- */
 
 /* Its path; false if there is no home or the model file's state is not certain. */
 static bool cache_path(const struct vd_model *m, char out[VD_PATH_MAX])
@@ -171,8 +169,7 @@ static void cache_write(const struct vd_model *m)
     free(file);
 }
 
-/* ------------------------------------------------- public ------------------------------------------------
- */
+/* ------------------------- public ------------------------- */
 
 enum vd_err vd_model_root_compute(const struct vd_model *m, struct vd_pool *pool, struct vd_hash *out,
                                   struct vd_error *err)

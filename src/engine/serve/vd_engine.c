@@ -17,8 +17,7 @@ enum {
     LOGITS_MIN = 64, /* rows of logits of a step: resumed outputs want many */
 };
 
-/* ------------------------------------------------- one job -----------------------------------------------
- */
+/* ------------------------- one job ------------------------- */
 
 static void job_free(struct job *j)
 {
@@ -70,8 +69,7 @@ static void job_done(struct job *j)
     job_free(j);
 }
 
-/* ---------------------------------------------- the scheduler --------------------------------------------
- */
+/* ------------------------- the scheduler ------------------------- */
 
 static size_t active_of(const struct vd_engine *e, const struct vd_hash *account)
 {
@@ -264,8 +262,7 @@ static void *schedule(void *arg)
     return NULL;
 }
 
-/* -------------------------------------------- creation and end -------------------------------------------
- */
+/* ------------------------- creation and end ------------------------- */
 
 static struct vd_engine_options with_defaults(const struct vd_engine_options *given)
 {
@@ -356,8 +353,7 @@ void vd_engine_destroy(struct vd_engine *e)
     engine_free(e);
 }
 
-/* ------------------------------------------------- requests ----------------------------------------------
- */
+/* ------------------------- requests ------------------------- */
 
 static enum vd_err check_tokens(const struct vd_program *p, const uint32_t *tokens, size_t n,
                                 const char *what, struct vd_error *err)

@@ -18,8 +18,7 @@ uint64_t vd_engine_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* ------------------------------------------------ planning -----------------------------------------------
- */
+/* ------------------------- planning ------------------------- */
 
 static size_t min2(size_t a, size_t b)
 {
@@ -109,8 +108,7 @@ static void choose_all(struct vd_engine *e)
         choose(e, 0, 0);
 }
 
-/* ----------------------------------------------- delivering ----------------------------------------------
- */
+/* ------------------------- delivering ------------------------- */
 
 static void end_job(struct job *j, enum vd_job_end end, enum vd_stop stop)
 {

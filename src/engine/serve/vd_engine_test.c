@@ -34,7 +34,7 @@ struct fixture {
     struct vd_engine *e;
 };
 
-/* ------------------------------------------------ callbacks --------------------------------------------- */
+/* ------------------------- callbacks ------------------------- */
 
 static void hash_position(struct vd_sha256 *s, const struct vd_model *m, const struct vd_position *p)
 {
@@ -147,7 +147,7 @@ static void run_job(struct vd_engine *e, struct vd_job job, struct log *l)
     wait_done(l);
 }
 
-/* ------------------------------------------------- fixture ---------------------------------------------- */
+/* ------------------------- fixture ------------------------- */
 
 static void open_model(struct fixture *f, const struct vd_test_model *t)
 {
@@ -220,8 +220,7 @@ static struct vd_job some_job(uint32_t first, uint32_t n_prompt, uint32_t max_to
         .prompt = prompt_text + first, .n_prompt = n_prompt, .max_tokens = max_tokens, .sampling = s};
 }
 
-/* ----------------------------------------- a plain loop to compare with ----------------------------------
- */
+/* ------------------------- a plain loop to compare with ------------------------- */
 
 struct plain {
     uint32_t token[OUT_MAX], n_tokens;
@@ -294,7 +293,7 @@ static void assert_same(struct log *l, const struct plain *want)
     assert_true(vd_hash_eq(&h, &want->positions));
 }
 
-/* --------------------------------------------------- tests ---------------------------------------------- */
+/* ------------------------- tests ------------------------- */
 
 static void alone(void **state)
 {

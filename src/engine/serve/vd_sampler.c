@@ -67,8 +67,7 @@ uint64_t vd_sampler_r64(const struct vd_sampling *p, uint32_t index)
     return vd_le64_load(h.b);
 }
 
-/* --------------------------------------------- following the order ---------------------------------------
- */
+/* ------------------------- following the order ------------------------- */
 
 static void sift_down(uint64_t *heap, uint32_t n, uint32_t i)
 {
@@ -128,8 +127,7 @@ static bool order_next(struct vd_sampler *s)
     return true;
 }
 
-/* ------------------------------------------------- the rules ---------------------------------------------
- */
+/* ------------------------- the rules ------------------------- */
 
 /* The order begins with the first k entries. */
 static bool order_count(struct vd_sampler *s, uint32_t k)

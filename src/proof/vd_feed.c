@@ -25,22 +25,27 @@ static void tap_row(void *arg, size_t row, uint32_t unit, const uint8_t *k, cons
     b->feed->tap(b->feed->arg, b->first + (uint32_t)row, unit, k, v, x);
 }
 
+/* The token at `step` as EMBED reads it: what is not in the vocabulary reads the last row. Such a job is no
+ * reason to refuse it: whoever cannot run it can neither audit nor dispute it. */
+static uint32_t token_at(const struct vd_feed *f, uint32_t step)
+{
+    uint32_t n_prompt = f->graph->job.n_prompt, vocab = f->graph->program->vocab;
+    uint32_t token = step < n_prompt ? f->prompt[step] : f->output[step - n_prompt];
+    return token < vocab ? token : vocab - 1;
+}
+
 /* As many rows as fit from b->first on. */
 static void fill(struct batch *b, uint32_t n_steps)
 {
     const struct vd_feed *f = b->feed;
     size_t most = vd_ctx_max_rows(f->ctx), logits = vd_ctx_max_logits(f->ctx);
-    const struct vd_graph_job *j = &f->graph->job;
     b->n = 0;
     for (uint32_t s = b->first; s < n_steps && b->n < most; s++) {
         bool head = vd_graph_has_head(f->graph, s);
         if (head && logits-- == 0)
             break;
-        b->rows[b->n++] =
-            (struct vd_row){.kv = b->kv,
-                            .pos = s,
-                            .token = s < j->n_prompt ? f->prompt[s] : f->output[s - j->n_prompt],
-                            .flags = head ? VD_ROW_LOGITS : 0};
+        b->rows[b->n++] = (struct vd_row){
+            .kv = b->kv, .pos = s, .token = token_at(f, s), .flags = head ? VD_ROW_LOGITS : 0};
     }
 }
 
@@ -134,11 +139,5 @@ bool vd_feed_graph(struct vd_graph *out, const struct vd_model *model, const str
                               .n_steps = vd_receipt_n_steps(job->receipt),
                               .max_tokens = q->max_tokens,
                               .sampling = q->sampling}};
-    for (uint32_t i = 0; i < q->n_prompt; i++)
-        if (job->prompt[i] >= out->program->vocab)
-            return false;
-    for (uint32_t i = 0; i < job->receipt->n_output; i++)
-        if (job->output[i] >= out->program->vocab)
-            return false;
     return vd_graph_valid(out);
 }

@@ -25,7 +25,8 @@ struct vd_feed {
 /* Feeds steps [0, n_steps). VD_ENOMEM and what vd_model_forward and the cache return. */
 enum vd_err vd_feed_run(struct vd_feed *f, uint32_t n_steps, struct vd_error *err);
 
-/* The graph of a job on a model. False: this model cannot run it. */
+/* The graph of a job on a model. False: this model cannot run it (no ledger settles such a receipt). Tokens
+ * that are not in the vocabulary are no reason: they are fed as EMBED reads them. */
 bool vd_feed_graph(struct vd_graph *out, const struct vd_model *model, const struct vd_proof_job *job);
 
 #endif

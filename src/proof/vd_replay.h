@@ -23,7 +23,7 @@ struct vd_proof_job {
 #define VD_REPLAY_LIST(X)                                                                                    \
     X(VD_REPLAY_OK, "the receipt stands")                                                                    \
     X(VD_REPLAY_MODEL, "the receipt is for another model")                                                   \
-    X(VD_REPLAY_JOB, "the model cannot run this job (prompt tokens, length or sampling)")                    \
+    X(VD_REPLAY_JOB, "the model cannot run this job (its lengths do not fit)")                               \
     X(VD_REPLAY_TOKEN, "a token is not the one the model chooses")                                           \
     X(VD_REPLAY_STOP, "the answer does not end where the model ends it")                                     \
     X(VD_REPLAY_COMMIT, "the commit root differs")

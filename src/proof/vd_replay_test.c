@@ -39,8 +39,9 @@ struct job {
 };
 
 /* Generates one token at a time, committing as a worker does; the receipt names the honest model in any case.
- */
-static void generate_on(const struct machine *m, struct job *j, const struct vd_sampling *sampling)
+ * third: the prompt's third token, if not 0. */
+static void generate_on(const struct machine *m, struct job *j, const struct vd_sampling *sampling,
+                        uint32_t third)
 {
     const struct vd_model *model = m->model;
     struct vd_ctx *ctx = m->ctx;
@@ -50,7 +51,7 @@ static void generate_on(const struct machine *m, struct job *j, const struct vd_
     uint8_t k[1024], v[1024];
     memset(j, 0, sizeof *j);
     for (unsigned i = 0; i < PROMPT; i++)
-        j->prompt[i] = 1000 + 37 * i;
+        j->prompt[i] = third && i == 2 ? third : 1000 + 37 * i;
     for (unsigned i = 0; i < VD_SALT_BYTES; i++)
         j->salt[i] = (uint8_t)(5 * i);
     *q = (struct vd_request){.arith_version = VD_ARITH_VERSION,
@@ -90,7 +91,7 @@ static void generate_on(const struct machine *m, struct job *j, const struct vd_
 
 static void generate(struct job *j, const struct vd_sampling *sampling)
 {
-    generate_on(&honest, j, sampling);
+    generate_on(&honest, j, sampling, 0);
 }
 
 static const struct vd_sampling greedy = {0};
@@ -146,8 +147,31 @@ static void replay_finds_lies(void **state)
     j.receipt.request.model_root.b[0] ^= 1;
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_MODEL);
     j.receipt.request.model_root.b[0] ^= 1;
-    j.prompt[0] = vd_model_program(honest.model)->vocab;
+    j.receipt.request.max_tokens = j.receipt.n_output - 1;
     assert_int_equal(replayed(&j).verdict, VD_REPLAY_JOB);
+}
+
+/* Token ids that no vocabulary has keep nobody from replaying and tracing: they are fed as EMBED reads them,
+ * and one in the output is a lie like any other. */
+static void tokens_outside_the_vocabulary(void **state)
+{
+    struct job j;
+    struct vd_trace_model *tm;
+    uint32_t vocab = vd_model_program(honest.model)->vocab;
+    generate_on(&honest, &j, &greedy, vocab - 1);
+    j.prompt[2] = vocab + 3;
+    assert_int_equal(replayed(&j).verdict, VD_REPLAY_OK);
+    j.output[1] = UINT32_MAX;
+    struct vd_replay_result r = replayed(&j);
+    assert_int_equal(r.verdict, VD_REPLAY_TOKEN);
+    assert_int_equal(r.step, PROMPT);
+    assert_int_equal(r.got, UINT32_MAX);
+    assert_int_equal(vd_trace_model_open(&tm, honest.model, honest.ctx, honest.cache, &j.proof, NULL), VD_OK);
+    struct vd_trace *t = vd_trace_model_trace(tm);
+    assert_int_equal(vd_trace_load(t, 2, 0, NULL), VD_OK); /* the scalar EMBED says the same */
+    assert_int_equal(vd_trace_load(t, PROMPT + 1, 0, NULL), VD_OK);
+    assert_int_equal(vd_trace_load(t, PROMPT + 1, 1, NULL), VD_OK);
+    vd_trace_model_close(tm);
 }
 
 /* vd_trace_load compares the unit hash of the scalar operators with the engine's: the first, a middle and the
@@ -296,7 +320,7 @@ static void a_layer_of_lower_precision_is_pinned(void **state)
     static struct vd_player_move move;
     struct vd_error err = {0};
     open_cheat();
-    generate_on(&cheat, &j, &greedy);
+    generate_on(&cheat, &j, &greedy, 0);
     assert_true(replayed(&j).verdict != VD_REPLAY_OK);
     assert_true(vd_ref_claim_init(&claim, &j.receipt, vd_model_program(honest.model),
                                   vd_model_program_bytes(honest.model)));
@@ -354,6 +378,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replay_equals_generation),
         cmocka_unit_test(replay_finds_lies),
+        cmocka_unit_test(tokens_outside_the_vocabulary),
         cmocka_unit_test(scalar_units_equal_the_engine),
         cmocka_unit_test(openings_of_the_real_model),
         cmocka_unit_test(a_layer_of_lower_precision_is_pinned),

@@ -55,8 +55,7 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
 {
     struct vd_graph graph;
     if (!vd_feed_graph(&graph, model, job))
-        return vd_error_set(err, VD_EUSE,
-                            "the model cannot run this job (prompt tokens, length or sampling)");
+        return vd_error_set(err, VD_EUSE, "the model cannot run this job (its lengths do not fit)");
     struct vd_trace_model *t = calloc(1, sizeof *t);
     if (!t)
         return vd_error_set(err, VD_ENOMEM, "no memory for a trace");

@@ -205,7 +205,8 @@ static enum vd_game_result do_state(struct turn *t)
         return VD_GAME_WORKER_STATE;
     }
     path_open(&path, t->g->job.n_steps, &t->move.root);
-    if (!path_fits(&path, t->move.nodes, VD_GAME_LEVELS))
+    /* A tree of one leaf could have the root zero, which for the ledger means that none was shown yet. */
+    if (vd_hash_is_zero(&t->move.root) || !path_fits(&path, t->move.nodes, VD_GAME_LEVELS))
         return VD_GAME_REJECT_FIT;
     game->state_root = t->move.root;
     game->steps = path;

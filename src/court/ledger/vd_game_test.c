@@ -146,6 +146,22 @@ static void two_descents(void **state)
     assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
 }
 
+/* A job of one step: its state root is the leaf itself, so nodes of the root zero would fit. Taken, it would
+ * leave the worker free to show another root in the next dispute. */
+static void no_zero_state_root(void **state)
+{
+    static const struct vd_hash zero, other = {{1}};
+    struct vd_ref_claim claim = claim_of(1);
+    struct vd_move m = {.kind = VD_MOVE_STATE, .nodes = {zero.b, VD_HASH_BYTES}};
+    vd_game_open(&game);
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_REJECT_FIT);
+    assert_int_equal(game.phase, VD_PHASE_W_STATE);
+    assert_int_equal(vd_game_move(&game, &claim, &other, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_WORKER_STATE);
+    vd_game_open(&game);
+    m = (struct vd_move){.kind = VD_MOVE_STATE, .root = other, .nodes = {other.b, VD_HASH_BYTES}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+}
+
 static void stored_games_are_checked(void **state)
 {
     static uint8_t bytes[VD_GAME_MAX_BYTES];
@@ -181,8 +197,11 @@ static void classes_of_results(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_round_trip),   cmocka_unit_test(moves_have_only_their_own_fields),
-        cmocka_unit_test(two_descents),       cmocka_unit_test(stored_games_are_checked),
+        cmocka_unit_test(moves_round_trip),
+        cmocka_unit_test(moves_have_only_their_own_fields),
+        cmocka_unit_test(two_descents),
+        cmocka_unit_test(no_zero_state_root),
+        cmocka_unit_test(stored_games_are_checked),
         cmocka_unit_test(classes_of_results),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

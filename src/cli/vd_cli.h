@@ -69,8 +69,8 @@ int vd_cli_run(const struct vd_cmd *const *list, int argc, char **argv, FILE *ou
 /* An option that the command's table has (assert): was it given, and its last value, or `otherwise`. */
 bool vd_cli_has(const struct vd_cli *cli, const char *name);
 const char *vd_cli_text(const struct vd_cli *cli, const char *name, const char *otherwise);
-/* The i-th value of a repeatable option, or NULL. */
-const char *vd_cli_nth(const struct vd_cli *cli, const char *name, int i);
+/* The value number `nth` (from 0) of a repeatable option, or NULL. */
+const char *vd_cli_nth(const struct vd_cli *cli, const char *name, int nth);
 
 /* *out = the value, a decimal integer in [min, max]; unchanged if the option was not given. VD_EUSE. */
 enum vd_err vd_cli_u64(const struct vd_cli *cli, const char *name, uint64_t min, uint64_t max, uint64_t *out,

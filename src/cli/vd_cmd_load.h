@@ -39,9 +39,9 @@ struct vd_cmd_engine {
     struct vd_model *model;
     struct vd_tok *tok;
 };
-enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *e, const struct vd_cli *cli, const char *name,
+enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
                                struct vd_error *err);
-void vd_cmd_engine_close(struct vd_cmd_engine *e);
+void vd_cmd_engine_close(struct vd_cmd_engine *g);
 
 /* Ids of a text; free() *ids. */
 enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_bytes, unsigned flags,

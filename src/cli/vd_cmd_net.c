@@ -55,7 +55,7 @@ enum vd_err vd_cmd_ledger_open(struct vd_ledger_client **out, const struct vd_cl
                                const struct vd_keypair *key, const struct vd_ledger_client_config *more,
                                struct vd_error *err)
 {
-    struct vd_cmd_peer peer;
+    struct vd_cmd_peer peer = {0};
     struct vd_keypair fresh;
     enum vd_err e = vd_cmd_ledger_peer(cli, &peer, err);
     if (e != VD_OK)

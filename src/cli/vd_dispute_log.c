@@ -217,7 +217,7 @@ static void vd_dispute_where(struct vd_dispute_reader *r, const struct vd_move *
     case VD_MOVE_TILE:
         vd_graph_op(&r->claim.graph, g->step, g->unit, op, &o);
         snprintf(out, VD_DISPUTE_WHERE_MAX, "record %llu of %llu, with its inputs opened in %zu bytes",
-                 (unsigned long long)(leaf * o.leaf_records + m->index), (unsigned long long)o.n_records,
+                 (unsigned long long)leaf * o.leaf_records + m->index, (unsigned long long)o.n_records,
                  m->data.n);
         break;
     case VD_MOVE_SALT:
@@ -308,9 +308,10 @@ enum vd_err vd_dispute_log_read(struct vd_dispute_log **out, const struct vd_cli
         r->game = malloc(sizeof *r->game);
     }
     bool memory = r && log && r->block && r->tx && r->program && r->game;
-    enum vd_err e = memory ? vd_cmd_ledger_open(&r->c, cli, NULL, NULL, err)
-                           : vd_error_set(err, VD_ENOMEM, "no memory to read a dispute");
-    if (e == VD_OK) {
+    enum vd_err e = memory ? VD_OK : vd_error_set(err, VD_ENOMEM, "no memory to read a dispute");
+    if (memory)
+        e = vd_cmd_ledger_open(&r->c, cli, NULL, NULL, err);
+    if (memory && e == VD_OK) {
         pthread_mutex_init(&r->mu, NULL);
         r->log = log;
         log->id = *id;

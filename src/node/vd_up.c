@@ -192,8 +192,8 @@ static enum vd_err vd_up_ask(struct vd_up *u, const char **arg, json_t **out, st
 {
     char log[VD_PATH_MAX], why[256], text[8192];
     size_t n = 0;
-    pid_t pid;
-    int fd, status;
+    pid_t pid = 0;
+    int fd = -1, status = 0;
     enum vd_err e = vd_up_path(log, u, "log/up.log", err);
     if (e == VD_OK)
         e = vd_up_spawn(u, arg, log, &fd, &pid, err);
@@ -294,7 +294,7 @@ static enum vd_err vd_up_make_api_key(struct vd_up *u, struct vd_error *err)
     if (e != VD_OK)
         return e;
     if (json_unpack(answer, "{s:s}", "api_key", &key) == 0 && strlen(key) < sizeof u->api_key)
-        strcpy(u->api_key, key);
+        snprintf(u->api_key, sizeof u->api_key, "%s", key);
     json_decref(answer);
     return vd_file_write_atomic(path, u->api_key, strlen(u->api_key), 0600, err);
 }

@@ -60,8 +60,8 @@ static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_audit *
 {
     struct vd_link *link = vd_audit_link(v, &a->gateway);
     struct vd_receipt r;
-    uint8_t *bytes;
-    size_t n;
+    uint8_t *bytes = NULL;
+    size_t n = 0;
     if (!link)
         return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
     enum vd_err code = vd_audit_ask(v, link, &a->receipt_id, &bytes, &n, err);
@@ -222,7 +222,7 @@ static bool vd_audit_take(struct vd_verifier *v, struct vd_audit *out)
 
 static void vd_audit_one(struct vd_verifier *v, const struct vd_audit *a)
 {
-    struct vd_envelope e;
+    struct vd_envelope e = {0};
     struct vd_error err;
     uint32_t *tokens = NULL;
     enum vd_err code = vd_audit_fetch(v, a, &e, &tokens, &err);
@@ -301,7 +301,7 @@ static enum vd_err vd_audit_move(struct vd_verifier *v, const struct vd_hash *di
 static bool vd_audit_look(struct vd_verifier *v, const struct vd_hash *dispute,
                           const struct vd_hash *receipt_id)
 {
-    struct vd_dispute record;
+    struct vd_dispute record = {0};
     struct vd_error err;
     char hex[65];
     vd_hex_encode(hex, dispute->b, VD_HASH_BYTES);

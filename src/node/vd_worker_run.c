@@ -74,11 +74,10 @@ static int vd_money_reserve(struct vd_worker *w, const struct vd_request *r, str
         pthread_mutex_lock(&w->mu);
         struct vd_worker_escrow *e = vd_escrow_find(w, &r->escrow_id);
         int code = 0;
-        if (!e || now - e->asked_ms > VD_WORKER_ESCROW_FRESH_MS)
-            code = VD_REFUSE_ESCROW;
-        else if (!vd_pubkey_eq(&e->record.gateway, &r->gateway) || e->record.ended ||
-                 (e->record.end_height && r->valid_until > e->record.end_height) ||
-                 vd_less(e->record.balance.micro, e->pending_micro) < amount.micro)
+        if (!e || now - e->asked_ms > VD_WORKER_ESCROW_FRESH_MS ||
+            !vd_pubkey_eq(&e->record.gateway, &r->gateway) || e->record.ended ||
+            (e->record.end_height && r->valid_until > e->record.end_height) ||
+            vd_less(e->record.balance.micro, e->pending_micro) < amount.micro)
             code = VD_REFUSE_ESCROW;
         else if (vd_less(w->stake_micro, w->exposed_micro) < amount.micro)
             code = VD_REFUSE_BUSY;

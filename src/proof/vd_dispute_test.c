@@ -312,6 +312,28 @@ static void false_challenges(void **state)
     }
 }
 
+/* The last block of an early step has no X row: its root is 32 zero bytes that no opening may carry. */
+static void rows_that_do_not_exist_are_not_opened(void **state)
+{
+    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct match m;
+    struct vd_move t;
+    static uint8_t opening[VD_OPENING_MAX_BYTES];
+    lead_to(&f, &m, PROMPT, 2, 15, 0, &tile_move); /* SCORE of head 0 and position 0 */
+    assert_true(vd_move_decode((struct vd_bytes){tile_move.bytes, tile_move.n_bytes}, &t));
+    const uint8_t *v_root = memmem(t.data.p, t.data.n, f.trace->u.cache_outs[0][1].b, VD_HASH_BYTES);
+    assert_non_null(v_root);
+    size_t n = (size_t)(v_root - t.data.p) + VD_HASH_BYTES;
+    memcpy(opening, t.data.p, n);
+    memset(opening + n, 0, VD_HASH_BYTES);
+    memcpy(opening + n + VD_HASH_BYTES, t.data.p + n, t.data.n - n);
+    t.data = (struct vd_bytes){opening, t.data.n + VD_HASH_BYTES};
+    bad_move.n_bytes = vd_move_encode(&t, bad_move.bytes, sizeof bad_move.bytes);
+    assert_int_equal(move_of(&m, &f.claim, &bad_move), VD_GAME_REJECT_OPENING);
+    assert_int_equal(move_of(&m, &f.claim, &tile_move), VD_GAME_CHALLENGER_TILE);
+    fixture_free(&f);
+}
+
 /* An honest worker, an honest challenger: nothing to point at. */
 static void nothing_to_point_at(void **state)
 {
@@ -557,13 +579,21 @@ static void failed_job(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nothing_to_point_at),  cmocka_unit_test(lies_in_greedy_job),
-        cmocka_unit_test(lies_in_sampling),     cmocka_unit_test(lies_in_early_cache_rows),
-        cmocka_unit_test(false_challenges),     cmocka_unit_test(honest_receipt_binds_everywhere),
-        cmocka_unit_test(lying_tokens),         cmocka_unit_test(lying_ends),
-        cmocka_unit_test(tokens_after_the_end), cmocka_unit_test(cancelled),
-        cmocka_unit_test(lying_commit_root),    cmocka_unit_test(wrong_salts),
-        cmocka_unit_test(second_state_root),    cmocka_unit_test(nodes_that_do_not_fit),
+        cmocka_unit_test(nothing_to_point_at),
+        cmocka_unit_test(lies_in_greedy_job),
+        cmocka_unit_test(lies_in_sampling),
+        cmocka_unit_test(lies_in_early_cache_rows),
+        cmocka_unit_test(rows_that_do_not_exist_are_not_opened),
+        cmocka_unit_test(false_challenges),
+        cmocka_unit_test(honest_receipt_binds_everywhere),
+        cmocka_unit_test(lying_tokens),
+        cmocka_unit_test(lying_ends),
+        cmocka_unit_test(tokens_after_the_end),
+        cmocka_unit_test(cancelled),
+        cmocka_unit_test(lying_commit_root),
+        cmocka_unit_test(wrong_salts),
+        cmocka_unit_test(second_state_root),
+        cmocka_unit_test(nodes_that_do_not_fit),
         cmocka_unit_test(failed_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -153,7 +153,7 @@ static void put_other_outs(struct opener *f, uint32_t step, uint32_t unit, uint3
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(&f->t->graph, step, unit, ops);
     for (unsigned i = 0; i < n; i++)
-        if (ops[i] != op)
+        if (ops[i] != op && ops[i] != VD_GRAPH_NO_OP)
             put_hash(&f->w, &outs[i]);
 }
 

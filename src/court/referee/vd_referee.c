@@ -99,16 +99,18 @@ static void read_op(struct referee *f, const struct vd_graph_input *in, const ui
     demand(&f->r, &root, &f->pt->op_roots[in->op]);
 }
 
-/* The unit hash from the root of its operator `op` and the other roots under it, which come next. */
+/* The unit hash from the root of its operator `op` and the other roots under it, which come next. A row that
+ * does not exist is 32 zero bytes and not in the opening: a unit has one hash only. */
 static struct vd_hash take_unit(struct referee *f, const struct vd_hash *salt, uint32_t step, uint32_t unit,
                                 uint32_t op, const struct vd_hash *root)
 {
-    struct vd_hash outs[VD_GRAPH_OUTS_MAX];
+    struct vd_hash outs[VD_GRAPH_OUTS_MAX] = {{{0}}};
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(f->g, step, unit, ops);
     struct vd_trace_at at = {*salt, step, unit, 0};
     for (unsigned i = 0; i < n; i++)
-        outs[i] = ops[i] == op ? *root : take_hash(&f->r);
+        if (ops[i] != VD_GRAPH_NO_OP)
+            outs[i] = ops[i] == op ? *root : take_hash(&f->r);
     return vd_trace_unit(&at, outs, n);
 }
 

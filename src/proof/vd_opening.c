@@ -239,13 +239,7 @@ static enum vd_err put_token_proof(struct writer *w, const struct vd_trace *t, u
     return VD_OK;
 }
 
-static enum vd_err open_token(struct opener *f, const struct vd_graph_input *in, uint8_t token[4])
-{
-    put(&f->w, token, 4);
-    return put_token_proof(&f->w, f->t, (uint32_t)in->first, f->err);
-}
-
-static enum vd_err open_input(struct opener *f, unsigned i, uint8_t token[4])
+static enum vd_err open_input(struct opener *f, unsigned i)
 {
     const struct vd_graph_input *in = &f->tile.in[i];
     switch (in->kind) {
@@ -258,7 +252,7 @@ static enum vd_err open_input(struct opener *f, unsigned i, uint8_t token[4])
     case VD_IN_WEIGHT:
         return open_weight(f, in);
     case VD_IN_TOKEN:
-        return open_token(f, in, token);
+        return VD_OK; /* the worker has opened it */
     }
     return VD_EINTERNAL;
 }
@@ -290,16 +284,27 @@ enum vd_err vd_opening_tile(struct vd_trace *t, const struct vd_game *game, uint
     struct opener f = {.t = t, .game = game, .w = {buf, cap_bytes, 0, false}, .err = err};
     uint8_t token[4];
     assert(t->u.loaded);
-    vd_le32_store(token, vd_trace_token(t, t->u.step));
+    vd_le32_store(token, game->token);
     vd_tile_init(&f.tile, &t->graph, t->u.step, t->u.unit, op, record);
     for (unsigned i = 0; i < f.tile.n_in; i++) {
         if (f.tile.in[i].dynamic)
             resolve(&f, i, token);
-        enum vd_err e = open_input(&f, i, token);
+        enum vd_err e = open_input(&f, i);
         if (e != VD_OK)
             return e;
     }
     return finish(&f.w, n_bytes, err);
+}
+
+enum vd_err vd_opening_token(struct vd_trace *t, uint32_t step, uint8_t *buf, size_t cap_bytes,
+                             size_t *n_bytes, struct vd_error *err)
+{
+    struct writer w = {buf, cap_bytes, 0, false};
+    uint8_t token[4];
+    vd_le32_store(token, vd_trace_token(t, step));
+    put(&w, token, sizeof token);
+    enum vd_err e = put_token_proof(&w, t, step, err);
+    return e == VD_OK ? finish(&w, n_bytes, err) : e;
 }
 
 enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, size_t cap_bytes,

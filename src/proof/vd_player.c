@@ -92,10 +92,17 @@ static enum vd_err open_records(struct play *p)
 {
     const struct vd_graph_op *o = &p->t->u.op[p->game->op];
     uint64_t k = p->game->leaves.span.first;
+    const uint8_t *leaf = p->t->u.records[p->game->op] + k * o->leaf_records * o->record_bytes;
+    size_t n = vd_graph_leaf_bytes(o, k), n_token;
     p->move.kind = VD_MOVE_RECORDS;
-    p->move.data = (struct vd_bytes){p->t->u.records[p->game->op] + k * o->leaf_records * o->record_bytes,
-                                     vd_graph_leaf_bytes(o, k)};
-    return VD_OK;
+    p->move.data = (struct vd_bytes){leaf, n};
+    if (o->kind != VD_OP_EMBED)
+        return VD_OK;
+    memcpy(p->data, leaf, n);
+    enum vd_err e = vd_opening_token(p->t, p->game->step, p->data + n, sizeof p->data - n, &n_token, p->err);
+    if (e == VD_OK)
+        p->move.data = (struct vd_bytes){p->data, n + n_token};
+    return e;
 }
 
 static enum vd_err open_bind(struct play *p)

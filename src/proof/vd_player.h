@@ -31,6 +31,9 @@ enum vd_err vd_player_challenger_point(struct vd_trace *t, const struct vd_ref_c
  * right of the path. VD_ELIMIT if cap_bytes does not suffice (VD_OPENING_MAX_BYTES does). */
 enum vd_err vd_opening_tile(struct vd_trace *t, const struct vd_game *game, uint32_t op, uint64_t record,
                             uint8_t *buf, size_t cap_bytes, size_t *n_bytes, struct vd_error *err);
+/* What RECORDS shows behind a leaf of EMBED: the token at `step` and its proof. */
+enum vd_err vd_opening_token(struct vd_trace *t, uint32_t step, uint8_t *buf, size_t cap_bytes,
+                             size_t *n_bytes, struct vd_error *err);
 /* BIND_OPEN of a step. */
 enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, size_t cap_bytes,
                             size_t *n_bytes, struct vd_error *err);

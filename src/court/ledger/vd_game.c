@@ -276,20 +276,29 @@ static enum vd_game_result do_leaves(struct turn *t)
     return VD_GAME_ACCEPTED;
 }
 
+/* With a leaf of EMBED comes the token that it embeds, under the salt of this step: the worker signed the
+ * tree that holds it, so a worker that cannot open it has nobody else to blame for its clock. */
 static enum vd_game_result do_records(struct turn *t)
 {
     struct vd_game *game = t->game;
+    struct vd_bytes data = t->move.data;
     struct vd_graph_op o;
     uint64_t leaf = game->leaves.span.first;
+    uint32_t token = 0;
     vd_graph_op(t->g, game->step, game->unit, game->op, &o);
-    if (t->move.data.n != vd_graph_leaf_bytes(&o, leaf))
+    size_t n = vd_graph_leaf_bytes(&o, leaf);
+    if (data.n < n || (data.n > n && o.kind != VD_OP_EMBED))
         return VD_GAME_REJECT_FIT;
     struct vd_trace_at at = {game->salt, game->step, game->unit, game->op};
-    struct vd_hash h = vd_trace_leaf(&at, (uint32_t)leaf, t->move.data.p, t->move.data.n);
+    struct vd_hash h = vd_trace_leaf(&at, (uint32_t)leaf, data.p, n);
     if (!vd_hash_eq(&h, &game->leaves.node))
         return VD_GAME_REJECT_FIT;
-    game->n_record_bytes = (uint32_t)t->move.data.n;
-    memcpy(game->records, t->move.data.p, t->move.data.n);
+    if (o.kind == VD_OP_EMBED && !vd_referee_token(t->claim, &game->salt, game->step,
+                                                   (struct vd_bytes){data.p + n, data.n - n}, &token))
+        return VD_GAME_REJECT_OPENING;
+    game->token = token;
+    game->n_record_bytes = (uint32_t)n;
+    memcpy(game->records, data.p, n);
     game->phase = VD_PHASE_C_TILE;
     return VD_GAME_ACCEPTED;
 }
@@ -367,6 +376,7 @@ static enum vd_game_result do_tile(struct turn *t)
                               .unit = game->unit,
                               .op = game->op,
                               .record = game->leaves.span.first * o.leaf_records + t->move.index,
+                              .token = game->token,
                               .salt = game->salt,
                               .state_root = game->state_root,
                               .step_root = game->step_root,

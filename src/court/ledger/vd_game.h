@@ -58,9 +58,10 @@ enum vd_move_kind {
 const char *vd_move_name(enum vd_move_kind kind);
 
 /* A move; what a kind does not use is zero.
- *   STATE root, nodes | NODES nodes | UNITS nodes | OPS salt, nodes | LEAVES nodes | RECORDS data |
- * BIND_NODES nodes | BIND_OPEN data | STEP, UNIT, OP, LEAF, BIND_NODE, BIND index | TILE index (record in the
- * leaf), data (opening) | SALT salt (the job salt) */
+ *   STATE root, nodes | NODES nodes | UNITS nodes | OPS salt, nodes | LEAVES nodes | RECORDS data (the leaf;
+ * for EMBED then the token at this position and its proof) | BIND_NODES nodes | BIND_OPEN data | STEP, UNIT,
+ * OP, LEAF, BIND_NODE, BIND index | TILE index (record in the leaf), data (opening) | SALT salt (the job
+ * salt) */
 struct vd_move {
     enum vd_move_kind kind;
     uint64_t index;
@@ -140,6 +141,7 @@ struct vd_game {
     struct vd_hash op_root[VD_GRAPH_OPS_MAX];
     uint32_t n_shown; /* the nodes that the challenger must choose from now */
     struct vd_hash shown[VD_GAME_SHOWN_MAX];
+    uint32_t token;          /* that the worker opened with its leaf of EMBED: in C_TILE */
     uint32_t n_record_bytes; /* the worker's leaf: in C_TILE */
     uint8_t records[VD_GRAPH_LEAF_BYTES_MAX];
 };

@@ -33,6 +33,7 @@ size_t vd_game_encode(const struct vd_game *game, uint8_t *buf, size_t cap_bytes
     vd_pb_put_bytes(&w, 11, game->op_root, game->n_ops * sizeof game->op_root[0]);
     vd_pb_put_bytes(&w, 12, game->shown, game->n_shown * sizeof game->shown[0]);
     vd_pb_put_bytes(&w, 13, game->records, game->n_record_bytes);
+    vd_pb_put_u64(&w, 14, game->token);
     return w.overflow ? 0 : w.n_bytes;
 }
 
@@ -184,5 +185,6 @@ bool vd_game_decode(struct vd_bytes in, const struct vd_ref_claim *claim, struct
     game->n_record_bytes = (uint32_t)records.n;
     if (records.n)
         memcpy(game->records, records.p, records.n);
+    game->token = (uint32_t)vd_pb_get_u64(&r, 14, UINT32_MAX);
     return vd_pb_done(&r) && shape_ok(game, &claim->graph);
 }

@@ -65,6 +65,7 @@ struct referee {
     const struct vd_ref_claim *claim;
     const struct vd_graph *g;
     const struct vd_ref_point *pt;
+    uint8_t token[4]; /* of the point: where EMBED reads it */
     struct reader r;
 };
 
@@ -187,13 +188,6 @@ static void check_token(const struct vd_ref_claim *claim, struct reader *r, cons
     demand(r, &h, in_prompt ? &claim->prompt_root : &claim->output_root);
 }
 
-static void read_token(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
-{
-    *data = take(&f->r, 4);
-    if (*data)
-        check_token(f->claim, &f->r, &f->pt->salt, (uint32_t)in->first, vd_le32_load(*data));
-}
-
 /* ---- verdicts ---- */
 
 bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receipt,
@@ -236,7 +230,8 @@ static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct 
         read_weight(f, &t->in[i], &data->in[i]);
         break;
     case VD_IN_TOKEN:
-        read_token(f, &t->in[i], &data->in[i]);
+        vd_le32_store(f->token, f->pt->token);
+        data->in[i] = f->token;
         break;
     }
 }
@@ -244,7 +239,7 @@ static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct 
 enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
                                     const uint8_t *worker_record, struct vd_bytes opening)
 {
-    struct referee f = {claim, &claim->graph, pt, reader_of(opening)};
+    struct referee f = {.claim = claim, .g = &claim->graph, .pt = pt, .r = reader_of(opening)};
     struct vd_tile_data data = {{NULL}, {NULL}};
     struct vd_tile t;
     uint8_t record[VD_GRAPH_RECORD_BYTES_MAX];
@@ -255,6 +250,19 @@ enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const stru
         return VD_REF_REJECTED;
     vd_tile_eval(&t, f.g, &data, record);
     return memcmp(record, worker_record, t.o.record_bytes) ? VD_REF_WORKER_LOSES : VD_REF_CHALLENGER_LOSES;
+}
+
+bool vd_referee_token(const struct vd_ref_claim *claim, const struct vd_hash *salt, uint32_t at,
+                      struct vd_bytes opening, uint32_t *token)
+{
+    struct reader r = reader_of(opening);
+    const uint8_t *p = take(&r, 4);
+    assert(at < (uint64_t)claim->graph.job.n_prompt + claim->graph.job.n_output);
+    if (!p)
+        return false;
+    *token = vd_le32_load(p);
+    check_token(claim, &r, salt, at, *token);
+    return !r.bad && r.p == r.end;
 }
 
 /* What TOKEN says must be what the receipt says: its token the next output token, if there is one, and its

@@ -38,6 +38,7 @@ bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receip
 struct vd_ref_point {
     uint32_t step, unit, op; /* exist in claim->graph */
     uint64_t record;         /* exists */
+    uint32_t token;          /* EMBED: the token of this position (vd_referee_token) */
     struct vd_hash salt;     /* salt(step), as the worker showed it */
     struct vd_hash state_root, step_root;
     const struct vd_hash *op_roots; /* of the unit's operators, all of them */
@@ -46,6 +47,12 @@ struct vd_ref_point {
 /* Recomputes the record at `pt` from the inputs in `opening` and compares it with the worker's. */
 enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
                                     const uint8_t *worker_record, struct vd_bytes opening);
+
+/* The token at sequence position `at` (< n_prompt + n_output), opened under the prompt or the output root
+ * with this salt: what the worker must show before EMBED is recomputed, since only who made the trees can be
+ * sure to know them. False: the opening does not verify. */
+bool vd_referee_token(const struct vd_ref_claim *claim, const struct vd_hash *salt, uint32_t at,
+                      struct vd_bytes opening, uint32_t *token);
 
 /* BIND_OPEN: true if `opening` shows that commit tree, state tree and receipt agree at `step` (< n_steps). */
 bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *state_root, uint32_t step,

@@ -1,5 +1,6 @@
 /* Any opening, at any record: a verdict, and never one against the worker, since no bytes verify under these
- * roots. Input: u8 step, unit, op, record, then the opening. Odd steps go to vd_referee_bind. */
+ * roots. Input: u8 step, unit, op, record, then the opening. Odd steps go to vd_referee_bind, or, if unit is
+ * odd too, to vd_referee_token. */
 #include "vd_referee.h"
 
 #include <assert.h>
@@ -46,11 +47,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         return 0;
     struct vd_bytes opening = {data + 4, n_bytes - 4};
     uint32_t step = data[0] / 2 % claim.graph.job.n_steps;
+    if (data[0] & data[1] & 1) {
+        uint32_t token;
+        assert(!vd_referee_token(&claim, &zero, step, opening, &token));
+        return 0;
+    }
     if (data[0] & 1) {
         assert(!vd_referee_bind(&claim, &zero, step, opening));
         return 0;
     }
-    struct vd_ref_point pt = {.step = step, .op_roots = op_roots};
+    struct vd_ref_point pt = {.step = step, .token = data[3] * 1000u, .op_roots = op_roots};
     struct vd_graph_op o;
     pt.unit = data[1] % vd_graph_units(&claim.graph, step);
     pt.op = data[2] % vd_graph_ops(&claim.graph, step, pt.unit);

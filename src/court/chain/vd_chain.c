@@ -9,6 +9,7 @@
 #include "vd_chain.h"
 #include "vd_clock.h"
 #include "vd_pb.h"
+#include "vd_txqueue.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -17,22 +18,6 @@
 #include <sys/mman.h>
 
 enum { GROW_TRIES = 48 };
-
-struct entry {
-    struct entry *next;
-    vd_chain_done_fn *done;
-    void *arg;
-    struct vd_chain_result result;
-    bool deferred; /* the block was full */
-    size_t n_bytes;
-    uint8_t bytes[];
-};
-
-struct queue {
-    struct entry *head, **tail;
-    uint32_t n_txs;
-    size_t n_bytes;
-};
 
 struct vd_chain {
     void (*on_block)(void *arg, const struct vd_chain_block_info *block);
@@ -49,77 +34,38 @@ struct vd_chain {
     pthread_mutex_t mutex; /* what follows */
     pthread_cond_t wake;   /* the sequencer: stop */
     pthread_cond_t moved;  /* waiters: tip or health changed */
-    struct queue queue;
+    struct vd_txqueue queue;
     bool stopping;
     struct vd_chain_status status;
 };
 
 /* --- queue --- */
 
-static void queue_init(struct queue *q)
+static void take_batch(struct vd_chain *c, struct vd_txq_list *batch)
 {
-    *q = (struct queue){.head = NULL};
-    q->tail = &q->head;
-}
-
-static void queue_push(struct queue *q, struct entry *e)
-{
-    e->next = NULL;
-    *q->tail = e;
-    q->tail = &e->next;
-    q->n_txs++;
-    q->n_bytes += e->n_bytes;
-}
-
-static struct entry *queue_pop(struct queue *q)
-{
-    struct entry *e = q->head;
-    if (!e)
-        return NULL;
-    q->head = e->next;
-    if (!q->head)
-        q->tail = &q->head;
-    q->n_txs--;
-    q->n_bytes -= e->n_bytes;
-    return e;
-}
-
-/* What fits a block, at most. */
-static void take_batch(struct vd_chain *c, struct queue *batch)
-{
-    queue_init(batch);
     pthread_mutex_lock(&c->mutex);
-    while (c->queue.head && batch->n_txs < VD_BLOCK_MAX_TXS &&
-           batch->n_bytes + c->queue.head->n_bytes <= VD_BLOCK_MAX_TX_BYTES)
-        queue_push(batch, queue_pop(&c->queue));
+    vd_txq_take(&c->queue, batch);
     pthread_mutex_unlock(&c->mutex);
 }
 
-/* Entries that a full block left over go first next time, in their order; the others are finished. */
-static void finish_batch(struct vd_chain *c, struct queue *batch)
+/* What a full block left over goes first next time; the others are finished, and count no longer when their
+ * senders hear of it. */
+static void finish_batch(struct vd_chain *c, struct vd_txq_list *batch)
 {
-    struct queue again;
-    struct entry *e;
-    queue_init(&again);
-    while ((e = queue_pop(batch))) {
-        if (e->deferred) {
-            queue_push(&again, e);
-            continue;
-        }
+    struct vd_txq_list finished;
+    struct vd_txq_entry *e;
+    pthread_mutex_lock(&c->mutex);
+    vd_txq_return(&c->queue, batch, &finished);
+    pthread_mutex_unlock(&c->mutex);
+    while ((e = vd_txq_list_pop(&finished))) {
         e->done(e->arg, &e->result);
         free(e);
     }
-    pthread_mutex_lock(&c->mutex);
-    while ((e = queue_pop(&c->queue)))
-        queue_push(&again, e);
-    while ((e = queue_pop(&again)))
-        queue_push(&c->queue, e);
-    pthread_mutex_unlock(&c->mutex);
 }
 
-static void fail_batch(struct queue *batch, enum vd_err err)
+static void fail_batch(struct vd_txq_list *batch, enum vd_err err)
 {
-    for (struct entry *e = batch->head; e; e = e->next) {
+    for (struct vd_txq_entry *e = batch->head; e; e = e->next) {
         e->result.err = err;
         e->deferred = false;
     }
@@ -166,20 +112,22 @@ struct draft {
     struct vd_bytes *tx; /* VD_BLOCK_MAX_TXS */
 };
 
-/* Runs the batch. After the first transaction for which the block has no room nothing more is tried, so that
- * one sender's transactions keep their order. */
-static void deliver_batch(struct draft *d, struct queue *batch)
+/* Runs the batch. What the block has no room for waits, and all of the same sender behind it, so that its
+ * nonces keep their order; the others go on. */
+static void deliver_batch(struct vd_txqueue *q, struct draft *d, struct vd_txq_list *batch)
 {
-    bool full = false;
-    for (struct entry *e = batch->head; e; e = e->next) {
+    vd_txq_round(q);
+    for (struct vd_txq_entry *e = batch->head; e; e = e->next) {
         struct vd_bytes tx = {e->bytes, e->n_bytes};
         struct vd_tx_place place = {d->work.height, d->work.n_txs};
-        enum vd_tx_verdict v = full ? VD_TX_BLOCK_FULL : vd_ledger_deliver(&d->work, tx, true);
-        full |= v == VD_TX_BLOCK_FULL;
+        enum vd_tx_verdict v =
+            vd_txq_skipped(q, e) ? VD_TX_BLOCK_FULL : vd_ledger_deliver(&d->work, tx, true);
         e->deferred = v == VD_TX_BLOCK_FULL;
-        if (v == VD_TX_OK)
+        if (e->deferred)
+            vd_txq_skip(q, e);
+        else if (v == VD_TX_OK)
             d->tx[place.index] = tx;
-        else if (!full && vd_ledger_get_tx(&d->work.overlay.kv, &e->result.tx_id, &place))
+        else if (vd_ledger_get_tx(&d->work.overlay.kv, &e->result.tx_id, &place))
             v = VD_TX_DUPLICATE;
         e->result.err = VD_OK;
         e->result.verdict = v;
@@ -202,7 +150,7 @@ static enum vd_err encode_block(struct draft *d, struct vd_arena *arena, struct 
 }
 
 /* Everything of a block but the commit, inside the write transaction. */
-static enum vd_err fill_block(struct vd_chain *c, struct vd_store_writer *w, struct queue *batch,
+static enum vd_err fill_block(struct vd_chain *c, struct vd_store_writer *w, struct vd_txq_list *batch,
                               struct draft *d, struct vd_error *err)
 {
     struct vd_store_tip last;
@@ -216,7 +164,7 @@ static enum vd_err fill_block(struct vd_chain *c, struct vd_store_writer *w, str
                             now > last.time_ms ? now : last.time_ms, err);
     if (e != VD_OK)
         return e;
-    deliver_batch(d, batch);
+    deliver_batch(&c->queue, d, batch);
     d->header = (struct vd_block_header){.height = d->work.height,
                                          .time_ms = d->work.time_ms,
                                          .prev_hash = last.block_hash,
@@ -234,7 +182,7 @@ static enum vd_err fill_block(struct vd_chain *c, struct vd_store_writer *w, str
     return vd_store_put_block(w, &d->tip, bytes, d->events, err);
 }
 
-static enum vd_err write_block_once(struct vd_chain *c, struct queue *batch, struct draft *d,
+static enum vd_err write_block_once(struct vd_chain *c, struct vd_txq_list *batch, struct draft *d,
                                     struct vd_error *err)
 {
     struct vd_store_writer *w;
@@ -251,7 +199,8 @@ static enum vd_err write_block_once(struct vd_chain *c, struct queue *batch, str
     return g != VD_OK ? g : e;
 }
 
-static enum vd_err write_block(struct vd_chain *c, struct queue *batch, struct draft *d, struct vd_error *err)
+static enum vd_err write_block(struct vd_chain *c, struct vd_txq_list *batch, struct draft *d,
+                               struct vd_error *err)
 {
     enum vd_err e = VD_EAGAIN;
     for (int i = 0; e == VD_EAGAIN && i < GROW_TRIES; i++)
@@ -279,7 +228,7 @@ static bool may_pass(enum vd_err e)
 
 static bool make_block(struct vd_chain *c)
 {
-    struct queue batch;
+    struct vd_txq_list batch;
     struct draft d;
     struct vd_error err = {0};
     take_batch(c, &batch);
@@ -455,7 +404,7 @@ enum vd_err vd_chain_open(struct vd_chain **out, const struct vd_chain_config *c
         return vd_error_set(err, VD_ENOMEM, "chain: not enough memory");
     c->on_block = config->on_block;
     c->on_block_arg = config->on_block_arg;
-    queue_init(&c->queue);
+    vd_txq_init(&c->queue);
     init_sync(c);
     enum vd_err e = open_parts(c, config, err);
     c->block_time_ms = config->block_time_ms ? config->block_time_ms : c->genesis.block_time_ms;
@@ -472,7 +421,7 @@ enum vd_err vd_chain_open(struct vd_chain **out, const struct vd_chain_config *c
 
 void vd_chain_close(struct vd_chain *c)
 {
-    struct entry *e;
+    struct vd_txq_list rest;
     if (!c)
         return;
     pthread_mutex_lock(&c->mutex);
@@ -481,11 +430,11 @@ void vd_chain_close(struct vd_chain *c)
     pthread_mutex_unlock(&c->mutex);
     if (c->started)
         pthread_join(c->thread, NULL);
-    while ((e = queue_pop(&c->queue))) { /* nobody else may submit any more: stopping is set */
-        e->result.err = VD_ECANCELLED;
-        e->done(e->arg, &e->result);
-        free(e);
-    }
+    do { /* nobody else may submit any more: stopping is set */
+        take_batch(c, &rest);
+        fail_batch(&rest, VD_ECANCELLED);
+        finish_batch(c, &rest);
+    } while (c->queue.waiting.head);
     vd_store_close(c->store);
     if (c->arena.base)
         munmap(c->arena.base, c->arena.size_bytes);
@@ -532,20 +481,17 @@ static enum vd_err check_now(struct vd_chain *c, struct vd_bytes tx, struct vd_c
     return e;
 }
 
-static enum vd_err enqueue(struct vd_chain *c, struct entry *e, struct vd_error *err)
+static enum vd_err enqueue(struct vd_chain *c, struct vd_txq_entry *e, const struct vd_tx *tx,
+                           struct vd_error *err)
 {
-    enum vd_err code = VD_OK;
+    enum vd_err code;
     pthread_mutex_lock(&c->mutex);
     if (c->stopping)
         code = vd_error_set(err, VD_ECANCELLED, "chain: closing");
     else if (c->status.health != VD_OK && !may_pass(c->status.health))
         code = vd_error_set(err, c->status.health, "chain: stopped: %s", c->status.why.msg);
-    else if (c->queue.n_txs == VD_CHAIN_QUEUE_MAX_TXS ||
-             c->queue.n_bytes + e->n_bytes > VD_CHAIN_QUEUE_MAX_BYTES)
-        code = vd_error_set(err, VD_EAGAIN, "chain: %u transactions are waiting; try again after a block",
-                            c->queue.n_txs);
     else
-        queue_push(&c->queue, e);
+        code = vd_txq_add(&c->queue, e, tx, err);
     pthread_mutex_unlock(&c->mutex);
     return code;
 }
@@ -554,19 +500,20 @@ enum vd_err vd_chain_submit(struct vd_chain *c, struct vd_bytes tx, vd_chain_don
                             struct vd_error *err)
 {
     struct vd_chain_result r = {.err = VD_OK};
+    struct vd_tx_signed s;
     enum vd_err e = check_now(c, tx, &r, err);
     if (e != VD_OK)
         return e;
-    if (r.verdict != VD_TX_OK) {
+    if (r.verdict != VD_TX_OK || !vd_tx_decode(tx, &s)) {
         done(arg, &r);
         return VD_OK;
     }
-    struct entry *n = malloc(sizeof *n + tx.n);
+    struct vd_txq_entry *n = malloc(sizeof *n + tx.n);
     if (!n)
         return vd_error_set(err, VD_ENOMEM, "chain: not enough memory to queue %zu bytes", tx.n);
-    *n = (struct entry){.done = done, .arg = arg, .result = r, .n_bytes = tx.n};
+    *n = (struct vd_txq_entry){.done = done, .arg = arg, .result = r, .n_bytes = tx.n};
     memcpy(n->bytes, tx.p, tx.n);
-    e = enqueue(c, n, err);
+    e = enqueue(c, n, &s.tx, err);
     if (e != VD_OK)
         free(n);
     return e;
@@ -610,7 +557,7 @@ void vd_chain_status(struct vd_chain *c, struct vd_chain_status *out)
 {
     pthread_mutex_lock(&c->mutex);
     *out = c->status;
-    out->queued_txs = c->queue.n_txs;
+    out->queued_txs = c->queue.waiting.n_txs;
     pthread_mutex_unlock(&c->mutex);
 }
 

@@ -21,6 +21,12 @@
 enum {
     VD_CHAIN_QUEUE_MAX_TXS = 16384,
     VD_CHAIN_QUEUE_MAX_BYTES = 64 << 20,
+    /* Of these, what only MOVEs may use. */
+    VD_CHAIN_QUEUE_MOVE_TXS = 4096,
+    VD_CHAIN_QUEUE_MOVE_BYTES = 16 << 20,
+    VD_CHAIN_QUEUE_MAX_CHALLENGES = 1024,
+    VD_CHAIN_SENDER_MAX_TXS = 64, /* of one sender, MOVEs apart */
+    VD_CHAIN_SENDER_MAX_MOVES = 256,
 };
 
 struct vd_chain;
@@ -73,9 +79,10 @@ struct vd_chain_result {
 typedef void vd_chain_done_fn(void *arg, const struct vd_chain_result *result);
 
 /* Copies and queues. What can be refused without state (form, network, signature: checked in this thread),
- * and what the committed state already shows as applied, is reported at once, by `done`, before this returns.
- * VD_EAGAIN: the queue is full (done is not called); VD_ECANCELLED: the chain is closing (done is not
- * called). */
+ * and what the committed state already shows as applied or refuses (vd_ledger_check), is reported at once, by
+ * `done`, before this returns. A sender may have several on their way, nonce after nonce. VD_EAGAIN: the
+ * queue, or the sender's part of it, is full (done is not called); VD_ECANCELLED: the chain is closing (done
+ * is not called). */
 enum vd_err vd_chain_submit(struct vd_chain *c, struct vd_bytes tx, vd_chain_done_fn *done, void *arg,
                             struct vd_error *err);
 /* vd_chain_submit, and waits. Not from a callback. */

@@ -214,34 +214,39 @@ static void test_closing_cancels_what_is_queued(void **state)
     assert_int_equal(n.other, 10); /* each exactly once */
 }
 
-static void test_queue_is_bounded(void **state)
+/* What does not get in, and at once. */
+static void test_admission(void **state)
 {
     static struct kit_tx t;
     struct counts n = {PTHREAD_MUTEX_INITIALIZER, 0, 0};
     struct vd_chain *c;
     struct vd_chain_config config = {.dir = dir, .genesis = &k.genesis, .block_time_ms = 60000};
-    enum vd_err e = VD_OK;
-    uint32_t queued = 0;
-    static uint8_t big[VD_TX_MOVE_MAX_BYTES];
-    struct vd_tx tx = {.kind = VD_TX_MOVE, .u.move = {{{1}}, {big, sizeof big}}};
+    static uint8_t big[1000];
     assert_int_equal(vd_chain_open(&c, &config, &err), VD_OK);
-    kit_sign(&k, &t, 0, 0, tx);
-    while (e == VD_OK && queued < VD_CHAIN_QUEUE_MAX_TXS) {
-        e = vd_chain_submit(c, kit_tx_bytes(&t), count, &n, &err);
-        queued += e == VD_OK;
+    transfer(&t, 7, 0, 1);
+    assert_int_equal(submit(c, &t).verdict, VD_TX_UNKNOWN_ACCOUNT); /* without waiting for a block */
+    transfer(&t, 0, 123456, 1);
+    assert_int_equal(submit(c, &t).verdict, VD_TX_BAD_NONCE);
+    kit_sign(&k, &t, 0, 0, (struct vd_tx){.kind = VD_TX_MOVE, .u.move = {{{1}}, {big, sizeof big}}});
+    assert_int_equal(submit(c, &t).verdict, VD_TX_UNKNOWN_DISPUTE);
+    for (uint64_t i = 0; i < VD_CHAIN_SENDER_MAX_TXS; i++) { /* a pipeline */
+        transfer(&t, 0, i, 1);
+        assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t), count, &n, &err), VD_OK);
     }
-    assert_int_equal(e, VD_EAGAIN);
-    assert_int_equal(queued, VD_CHAIN_QUEUE_MAX_BYTES / t.n);
+    transfer(&t, 0, VD_CHAIN_SENDER_MAX_TXS, 1);
+    assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t), count, &n, &err), VD_EAGAIN);
+    transfer(&t, 1, 0, 1);
+    assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t), count, &n, &err), VD_OK);
     vd_chain_close(c);
-    assert_int_equal(n.other, queued);
+    assert_int_equal(n.other, VD_CHAIN_SENDER_MAX_TXS + 1);
 }
 
-/* More disputes than a block has room for: the rest waits for the next block, and a sender's order is kept.
- */
+/* More disputes than a block has room for: the rest waits for the next block in its order, and holds up
+ * nobody else. */
 static void test_a_full_block_defers_the_rest_in_order(void **state)
 {
-    enum { CHALLENGES = VD_BLOCK_MAX_MOVES + 40 };
-    static struct kit_tx t[CHALLENGES + 1];
+    enum { EACH_ONE = 60 };
+    static struct kit_tx t[2 * EACH_ONE + 2];
     struct counts n = {PTHREAD_MUTEX_INITIALIZER, 0, 0};
     struct kit_receipt r;
     struct vd_chain *c;
@@ -260,15 +265,21 @@ static void test_a_full_block_defers_the_rest_in_order(void **state)
         assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t[i]), count, &n, &err), VD_OK);
     assert_int_equal(submit(c, &t[3]).verdict, VD_TX_OK);
     assert_int_equal(n.applied, 3);
-    for (uint64_t i = 0; i < CHALLENGES; i++)
-        kit_sign(&k, &t[i], 4, i, (struct vd_tx){.kind = VD_TX_CHALLENGE, .u.challenge = {r.id}});
-    transfer(&t[CHALLENGES], 4, CHALLENGES, 1);
-    for (int i = 0; i < CHALLENGES; i++)
+    for (int i = 0; i < 2 * EACH_ONE; i++)
+        kit_sign(&k, &t[i], 4 + i / EACH_ONE, (uint64_t)(i % EACH_ONE),
+                 (struct vd_tx){.kind = VD_TX_CHALLENGE, .u.challenge = {r.id}});
+    transfer(&t[2 * EACH_ONE], 5, EACH_ONE, 1);
+    transfer(&t[2 * EACH_ONE + 1], 0, 1, 1);
+    for (int i = 0; i < 2 * EACH_ONE + 1; i++)
         assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t[i]), count, &n, &err), VD_OK);
-    assert_int_equal(submit(c, &t[CHALLENGES]).verdict, VD_TX_OK);
+    struct vd_chain_result other = submit(c, &t[2 * EACH_ONE + 1]), held = submit(c, &t[2 * EACH_ONE]);
+    assert_int_equal(other.verdict, VD_TX_OK);
+    while (held.verdict != VD_TX_DUPLICATE) /* that is: until it is applied */
+        held = submit(c, &t[2 * EACH_ONE]);
+    assert_true(other.height <= held.height);
     vd_chain_close(c);
     assert_int_equal(n.other, 0);
-    assert_int_equal(n.applied, 3 + CHALLENGES);
+    assert_int_equal(n.applied, 3 + 2 * EACH_ONE + 1);
     verify(3);
 }
 
@@ -375,7 +386,10 @@ static void test_the_map_grows_under_load(void **state)
     assert_int_equal(vd_chain_open(&c, &config, &err), VD_OK);
     for (uint64_t i = 0; i < 1000; i++) {
         transfer(&t, 0, i, 1);
-        assert_int_equal(vd_chain_submit(c, kit_tx_bytes(&t), count, &n, &err), VD_OK);
+        enum vd_err e;
+        while ((e = vd_chain_submit(c, kit_tx_bytes(&t), count, &n, &err)) == VD_EAGAIN)
+            usleep(1000); /* its quota is used up until the next block */
+        assert_int_equal(e, VD_OK);
     }
     for (int i = 0; i < 1000 && balance(c, 7) < 1000; i++)
         usleep(10000);
@@ -427,7 +441,7 @@ int main(void)
         T(test_empty_blocks_come_in_time),
         T(test_many_submitters),
         T(test_closing_cancels_what_is_queued),
-        T(test_queue_is_bounded),
+        T(test_admission),
         T(test_a_full_block_defers_the_rest_in_order),
         T(test_following),
         T(test_full_disk_and_recovery),

@@ -15,9 +15,10 @@ enum {
     VD_BLOCK_MAX_TXS = 4096,
     VD_BLOCK_MAX_TX_BYTES = 2 << 20, /* all transactions together */
     VD_BLOCK_MAX_BYTES = (2 << 20) + (64 << 10),
-    /* Moves cost the referee up to a millisecond and rewrite the state of a game; a block has room for this
-     * many CHALLENGE and MOVE transactions. It bounds the clocks that can run out in one block as well. */
+    /* Moves cost the referee up to a millisecond and rewrite the state of a game. Whoever makes a block
+     * counts those that the game rejects as well: they cost the same. */
     VD_BLOCK_MAX_MOVES = 256,
+    VD_BLOCK_MAX_CHALLENGES = 64,
     VD_BLOCK_HEADER_MAX_BYTES = 160,
 };
 

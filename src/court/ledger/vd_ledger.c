@@ -40,11 +40,6 @@ static apply_fn *apply_of(enum vd_tx_kind kind)
     return NULL;
 }
 
-static bool is_costly(enum vd_tx_kind kind)
-{
-    return kind == VD_TX_CHALLENGE || kind == VD_TX_MOVE;
-}
-
 enum vd_err vd_ledger_init(struct vd_ledger *l, const struct vd_genesis *genesis, struct vd_arena *scratch,
                            struct vd_error *err)
 {
@@ -135,8 +130,6 @@ enum vd_tx_verdict vd_ledger_deliver(struct vd_ledger_block *b, struct vd_bytes 
     enum vd_tx_verdict v = check_form(b->ledger, tx, verified, &s);
     if (v != VD_TX_OK)
         return v;
-    if (is_costly(s.tx.kind) && b->n_moves == VD_BLOCK_MAX_MOVES)
-        return VD_TX_BLOCK_FULL;
     vd_overlay_mark(&b->overlay);
     v = take_nonce(b, &s.tx);
     if (v == VD_TX_OK) {
@@ -152,7 +145,6 @@ enum vd_tx_verdict vd_ledger_deliver(struct vd_ledger_block *b, struct vd_bytes 
     index_tx(b, &s.id);
     b->totals.n_txs++;
     b->n_txs++;
-    b->n_moves += is_costly(s.tx.kind);
     b->tx_bytes += tx.n;
     return VD_TX_OK;
 }
@@ -253,12 +245,37 @@ static enum vd_tx_verdict check_kind(const struct vd_ledger *l, const struct vd_
     return VD_TX_OK;
 }
 
+static enum vd_tx_verdict check_dispute_side(struct vd_kvs *kv, const struct vd_tx *tx)
+{
+    struct vd_dispute d;
+    if (!vd_ledger_get_dispute(kv, &tx->u.move.dispute_id, &d) || !vd_dispute_open(d.status))
+        return VD_TX_UNKNOWN_DISPUTE;
+    bool worker = d.status == VD_DISPUTE_WORKER_MOVES;
+    return vd_pubkey_eq(&tx->sender, worker ? &d.worker : &d.challenger) ? VD_TX_OK : VD_TX_NOT_YOUR_TURN;
+}
+
+/* There is no fee, so what the state already refuses must not wait in a queue. */
+static enum vd_tx_verdict check_state(struct vd_kvs *kv, const struct vd_tx *tx)
+{
+    struct vd_receipt_record r;
+    struct vd_account a;
+    if (!vd_ledger_get_account(kv, &tx->sender, &a))
+        return VD_TX_UNKNOWN_ACCOUNT;
+    if (tx->nonce < a.nonce || tx->nonce - a.nonce >= VD_LEDGER_NONCE_AHEAD)
+        return VD_TX_BAD_NONCE;
+    if (tx->kind == VD_TX_CHALLENGE) {
+        if (!vd_ledger_get_receipt(kv, &tx->u.challenge.receipt_id, &r))
+            return VD_TX_UNKNOWN_RECEIPT;
+        return r.status == VD_RECEIPT_SETTLED ? VD_TX_OK : VD_TX_WINDOW_CLOSED;
+    }
+    return tx->kind == VD_TX_MOVE ? check_dispute_side(kv, tx) : VD_TX_OK;
+}
+
 enum vd_tx_verdict vd_ledger_check(const struct vd_ledger *l, struct vd_kvs *kv, struct vd_bytes tx,
                                    struct vd_hash *id)
 {
     struct vd_tx_signed s;
     struct vd_tx_place place;
-    struct vd_account a;
     memset(id, 0, sizeof *id);
     enum vd_tx_verdict v = check_form(l, tx, true, &s);
     if (v == VD_TX_MALFORMED)
@@ -268,10 +285,11 @@ enum vd_tx_verdict vd_ledger_check(const struct vd_ledger *l, struct vd_kvs *kv,
         return v;
     if (kv && vd_ledger_get_tx(kv, &s.id, &place))
         return VD_TX_DUPLICATE;
+    v = kv ? check_state(kv, &s.tx) : VD_TX_OK;
+    if (v != VD_TX_OK)
+        return v;
     if (!vd_tx_verify(&s))
         return VD_TX_BAD_SIGNATURE;
-    if (kv && vd_ledger_get_account(kv, &s.tx.sender, &a) && s.tx.nonce < a.nonce)
-        return VD_TX_BAD_NONCE;
     return check_kind(l, &s.tx);
 }
 

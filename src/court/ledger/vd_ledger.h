@@ -30,6 +30,7 @@ enum {
     /* Clocks and windows that one block ends; more of the same height wait for the next block. A block cannot
      * make so many of them, so they do not pile up, and each makes four events at most. */
     VD_BLOCK_MAX_DEADLINES = 8192,
+    VD_LEDGER_NONCE_AHEAD = 640, /* transactions of one sender that may be on their way */
     /* A block never needs more than this arena (pages that are not touched cost nothing). */
     VD_LEDGER_ARENA_BYTES = 192 << 20,
 };
@@ -54,7 +55,7 @@ struct vd_ledger_block {
     struct vd_arena *arena;
     struct vd_totals totals;
     struct vd_event *event;
-    uint32_t n_events, n_txs, n_moves;
+    uint32_t n_events, n_txs, n_moves, n_challenges; /* n_moves: tried */
     size_t tx_bytes;
     bool ending; /* the transactions are done, deadlines run */
     bool broken; /* a record of the state does not decode, or a bucket would go below zero */
@@ -75,7 +76,9 @@ enum vd_tx_verdict vd_ledger_deliver(struct vd_ledger_block *b, struct vd_bytes 
 enum vd_err vd_ledger_end(struct vd_ledger_block *b, struct vd_error *err);
 
 /* Without state (kv NULL): form, network, signature. With the committed state also: is it applied already,
- * has the sender an account, is the nonce not below the sender's next one. Costs one signature check. */
+ * has the sender an account, is the nonce the sender's next one or at most VD_LEDGER_NONCE_AHEAD - 1 further,
+ * is the receipt of a CHALLENGE open, and is the sender of a MOVE the side to move. Costs one signature
+ * check. */
 enum vd_tx_verdict vd_ledger_check(const struct vd_ledger *l, struct vd_kvs *kv, struct vd_bytes tx,
                                    struct vd_hash *id);
 

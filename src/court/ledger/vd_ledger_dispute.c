@@ -87,6 +87,8 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
     struct vd_amount bond = b->ledger->genesis->challenge_bond;
     struct vd_receipt_record r;
     struct vd_stake s;
+    if (b->n_challenges == VD_BLOCK_MAX_CHALLENGES)
+        return VD_TX_BLOCK_FULL;
     if (!vd_block_get_receipt(b, receipt_id, &r))
         return VD_TX_UNKNOWN_RECEIPT;
     if (r.status != VD_RECEIPT_SETTLED || b->height > r.window_end_height)
@@ -117,6 +119,7 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
     put_game(b, &t->id, w);
     set_clock(b, &t->id, &d, &w->game);
     vd_block_event(b, event_of(VD_EVENT_CHALLENGED, &t->id, &d, bond));
+    b->n_challenges++;
     return VD_TX_OK;
 }
 
@@ -250,6 +253,9 @@ enum vd_tx_verdict vd_apply_move(struct vd_deliver *t)
     enum vd_game_side turn = d.status == VD_DISPUTE_WORKER_MOVES ? VD_GAME_WORKER : VD_GAME_CHALLENGER;
     if (!sender_is(t, &d, turn))
         return VD_TX_NOT_YOUR_TURN;
+    if (b->n_moves == VD_BLOCK_MAX_MOVES)
+        return VD_TX_BLOCK_FULL;
+    b->n_moves++; /* and stays so if the move is rejected */
     struct bench *w = bench_make(b);
     if (!w || !load_game(b, &m->dispute_id, &r, w))
         return VD_TX_BLOCK_FULL; /* and the block is broken */

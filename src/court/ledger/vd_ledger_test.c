@@ -115,7 +115,11 @@ static void test_check(void **state)
     static struct kit_tx t;
     struct vd_hash id;
     struct vd_tx tx = {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[GATEWAY].pub, {1}}};
-    kit_sign(&k, &t, CLIENT, 5, tx); /* a nonce ahead may come true */
+    kit_sign(&k, &t, STRANGER, 0, tx);
+    assert_int_equal(vd_ledger_check(&k.ledger, &net.state.kv, kit_tx_bytes(&t), &id), VD_TX_UNKNOWN_ACCOUNT);
+    kit_sign(&k, &t, CLIENT, VD_LEDGER_NONCE_AHEAD, tx);
+    assert_int_equal(vd_ledger_check(&k.ledger, &net.state.kv, kit_tx_bytes(&t), &id), VD_TX_BAD_NONCE);
+    kit_sign(&k, &t, CLIENT, VD_LEDGER_NONCE_AHEAD - 1, tx); /* those before it may be on their way */
     assert_int_equal(vd_ledger_check(&k.ledger, &net.state.kv, kit_tx_bytes(&t), &id), VD_TX_OK);
     t.bytes[t.n - 1] ^= 1;
     assert_int_equal(vd_ledger_check(&k.ledger, NULL, kit_tx_bytes(&t), &id), VD_TX_BAD_SIGNATURE);
@@ -472,6 +476,32 @@ static void test_challenge_refusals(void **state)
     assert_int_equal(receipt(&id).status, VD_RECEIPT_SETTLED); /* kept open by the dispute */
 }
 
+/* What the committed state refuses does not get as far as a queue. */
+static enum vd_tx_verdict check(int from, struct vd_tx tx)
+{
+    static struct kit_tx t;
+    struct vd_hash id;
+    kit_sign(&k, &t, from, net.nonce[from], tx);
+    return vd_ledger_check(&k.ledger, &net.state.kv, kit_tx_bytes(&t), &id);
+}
+
+static void test_check_of_disputes(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e), none = {{9}};
+    struct vd_tx unknown = {.kind = VD_TX_CHALLENGE, .u.challenge = {none}};
+    struct vd_tx good = {.kind = VD_TX_CHALLENGE, .u.challenge = {id}};
+    assert_int_equal(check(CHALLENGER, unknown), VD_TX_UNKNOWN_RECEIPT);
+    assert_int_equal(check(CHALLENGER, good), VD_TX_OK);
+    struct vd_hash d = challenge(CHALLENGER, &id);
+    kit_end(&net);
+    assert_int_equal(check(WORKER, state_move(&none, 1)), VD_TX_UNKNOWN_DISPUTE);
+    assert_int_equal(check(CHALLENGER, state_move(&d, 1)), VD_TX_NOT_YOUR_TURN);
+    assert_int_equal(check(WORKER, state_move(&d, 1)), VD_TX_OK);
+    blocks(KIT_CLOCK + 1);
+    assert_int_equal(check(WORKER, state_move(&d, 1)), VD_TX_UNKNOWN_DISPUTE);
+    assert_int_equal(check(CHALLENGER2, good), VD_TX_WINDOW_CLOSED);
+}
+
 static void test_silent_worker_loses(void **state)
 {
     struct vd_hash e, id = settled_receipt(500, &e), d = challenge(CHALLENGER, &id);
@@ -769,11 +799,18 @@ static void test_a_lost_dispute_shortens_no_window(void **state)
 static void test_block_limits(void **state)
 {
     struct vd_hash e, id = settled_receipt(500, &e);
-    for (int i = 0; i < VD_BLOCK_MAX_MOVES; i++)
-        challenge(CHALLENGER, &id);
+    struct vd_hash d = {{0}};
+    for (int i = 0; i < VD_BLOCK_MAX_CHALLENGES; i++)
+        d = challenge(CHALLENGER, &id);
     REFUSED(VD_TX_BLOCK_FULL, CHALLENGER, {.kind = VD_TX_CHALLENGE, .u.challenge = {id}});
     OK(CHALLENGER, {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[0].pub, {1}}}); /* other kinds have room */
-    blocks(VD_BLOCK_MAX_MOVES * KIT_CLOCK + 1);
+    struct vd_tx junk = {.kind = VD_TX_MOVE, .u.move = {d, {(const uint8_t *)"x", 1}}};
+    for (int i = 0; i < VD_BLOCK_MAX_MOVES; i++) /* rejected ones count */
+        REFUSED(VD_TX_BAD_MOVE, WORKER, junk);
+    REFUSED(VD_TX_BLOCK_FULL, WORKER, state_move(&d, 1));
+    blocks(1);
+    OK(WORKER, state_move(&d, 1));
+    blocks(VD_BLOCK_MAX_CHALLENGES * KIT_CLOCK + 1);
     assert_int_equal(bucket(VD_BUCKET_BONDS), 0);
     while (net.block.n_txs < VD_BLOCK_MAX_TXS)
         OK(CLIENT, {.kind = VD_TX_TRANSFER, .u.transfer = {k.key[0].pub, {1}}});
@@ -860,6 +897,7 @@ int main(void)
         T(test_a_batch_is_all_or_nothing),
         T(test_settling_after_close),
         T(test_challenge_refusals),
+        T(test_check_of_disputes),
         T(test_silent_worker_loses),
         T(test_slash_is_at_most_the_stake),
         T(test_silent_challenger_loses),

@@ -23,6 +23,8 @@ static void make_state(void)
     struct vd_hash escrow;
     struct kit_receipt r;
     kit_init(&k);
+    k.genesis.steps_per_block = 4;
+    k.genesis.max_receipt.micro = 1000;
     kit_net_init(&net, &k);
     give(2, (struct vd_tx){.kind = VD_TX_STAKE, .u.stake = {{2000}}}, NULL);
     give(3, (struct vd_tx){.kind = VD_TX_STAKE, .u.stake = {{2000}}}, NULL);

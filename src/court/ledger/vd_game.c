@@ -365,23 +365,40 @@ static enum vd_game_result do_leaf(struct turn *t)
     return VD_GAME_ACCEPTED;
 }
 
-static enum vd_game_result do_tile(struct turn *t)
+uint32_t vd_game_tile_records(const struct vd_game *game, const struct vd_ref_claim *claim)
 {
-    struct vd_game *game = t->game;
     struct vd_graph_op o;
-    vd_graph_op(t->g, game->step, game->unit, game->op, &o);
-    if (t->move.index >= game->n_record_bytes / o.record_bytes)
-        return VD_GAME_REJECT_RANGE;
+    assert(game->phase == VD_PHASE_C_TILE);
+    vd_graph_op(&claim->graph, game->step, game->unit, game->op, &o);
+    return game->n_record_bytes / o.record_bytes;
+}
+
+enum vd_ref_verdict vd_game_tile(const struct vd_game *game, const struct vd_ref_claim *claim, uint64_t index,
+                                 struct vd_bytes opening, struct vd_game_tile *out)
+{
+    assert(index < vd_game_tile_records(game, claim));
+    vd_graph_op(&claim->graph, game->step, game->unit, game->op, &out->op);
+    out->record = game->leaves.span.first * out->op.leaf_records + index;
+    out->worker_record = game->records + index * out->op.record_bytes;
     struct vd_ref_point pt = {.step = game->step,
                               .unit = game->unit,
                               .op = game->op,
-                              .record = game->leaves.span.first * o.leaf_records + t->move.index,
+                              .record = out->record,
                               .token = game->token,
                               .salt = game->salt,
                               .state_root = game->state_root,
                               .step_root = game->step_root,
                               .op_roots = game->op_root};
-    switch (vd_referee_tile(t->claim, &pt, game->records + t->move.index * o.record_bytes, t->move.data)) {
+    return vd_referee_tile(claim, &pt, out->worker_record, opening, out->true_record);
+}
+
+static enum vd_game_result do_tile(struct turn *t)
+{
+    struct vd_game *game = t->game;
+    struct vd_game_tile tile;
+    if (t->move.index >= vd_game_tile_records(game, t->claim))
+        return VD_GAME_REJECT_RANGE;
+    switch (vd_game_tile(game, t->claim, t->move.index, t->move.data, &tile)) {
     case VD_REF_REJECTED:
         break;
     case VD_REF_WORKER_LOSES:

@@ -157,6 +157,22 @@ enum vd_game_result vd_game_move(struct vd_game *game, const struct vd_ref_claim
                                  const struct vd_hash *known_state_root, enum vd_game_side side,
                                  struct vd_bytes move);
 
+/* What the game ends at: one record, as the worker opened it and as the referee computed it. */
+struct vd_game_tile {
+    struct vd_graph_op op;
+    uint64_t record;              /* number in the operator */
+    const uint8_t *worker_record; /* op.record_bytes, in the game */
+    uint8_t true_record[VD_GRAPH_RECORD_BYTES_MAX];
+};
+
+/* Recomputes what a TILE move points at, without making the move; requires phase C_TILE and index below the
+ * leaf's records. true_record is written unless the opening is rejected. */
+enum vd_ref_verdict vd_game_tile(const struct vd_game *game, const struct vd_ref_claim *claim, uint64_t index,
+                                 struct vd_bytes opening, struct vd_game_tile *out);
+
+/* Records in the leaf that the worker opened: in C_TILE. */
+uint32_t vd_game_tile_records(const struct vd_game *game, const struct vd_ref_claim *claim);
+
 /* A game's bytes (canonical protobuf), at most VD_GAME_MAX_BYTES. Decoding checks that they are a position of
  * the game on this claim, as far as its shape goes. */
 size_t vd_game_encode(const struct vd_game *game, uint8_t *buf, size_t cap_bytes);

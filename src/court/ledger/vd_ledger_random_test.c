@@ -226,6 +226,8 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_history)};
     kit_init(&k);
     kit_init(&k2);
+    k.genesis.steps_per_block = k2.genesis.steps_per_block = 1;
+    k.genesis.max_receipt.micro = k2.genesis.max_receipt.micro = 370;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     for (int i = 0; i <= VD_TX_RECEIPT_TOO_LARGE; i++)
         printf("%s %llu\n", vd_tx_verdict_name((enum vd_tx_verdict)i), (unsigned long long)w.refused[i]);

@@ -237,19 +237,20 @@ static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct 
 }
 
 enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
-                                    const uint8_t *worker_record, struct vd_bytes opening)
+                                    const uint8_t *worker_record, struct vd_bytes opening,
+                                    uint8_t true_record[VD_GRAPH_RECORD_BYTES_MAX])
 {
     struct referee f = {.claim = claim, .g = &claim->graph, .pt = pt, .r = reader_of(opening)};
     struct vd_tile_data data = {{NULL}, {NULL}};
     struct vd_tile t;
-    uint8_t record[VD_GRAPH_RECORD_BYTES_MAX];
     vd_tile_init(&t, f.g, pt->step, pt->unit, pt->op, pt->record);
     for (unsigned i = 0; i < t.n_in && !f.r.bad; i++)
         read_input(&f, &t, i, &data);
     if (f.r.bad || f.r.p != f.r.end)
         return VD_REF_REJECTED;
-    vd_tile_eval(&t, f.g, &data, record);
-    return memcmp(record, worker_record, t.o.record_bytes) ? VD_REF_WORKER_LOSES : VD_REF_CHALLENGER_LOSES;
+    vd_tile_eval(&t, f.g, &data, true_record);
+    return memcmp(true_record, worker_record, t.o.record_bytes) ? VD_REF_WORKER_LOSES
+                                                                : VD_REF_CHALLENGER_LOSES;
 }
 
 bool vd_referee_token(const struct vd_ref_claim *claim, const struct vd_hash *salt, uint32_t at,

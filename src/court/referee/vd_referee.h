@@ -44,9 +44,11 @@ struct vd_ref_point {
     const struct vd_hash *op_roots; /* of the unit's operators, all of them */
 };
 
-/* Recomputes the record at `pt` from the inputs in `opening` and compares it with the worker's. */
+/* Recomputes the record at `pt` from the inputs in `opening` and compares it with the worker's. true_record:
+ * what was recomputed, as many bytes as the operator's records have; not written if VD_REF_REJECTED. */
 enum vd_ref_verdict vd_referee_tile(const struct vd_ref_claim *claim, const struct vd_ref_point *pt,
-                                    const uint8_t *worker_record, struct vd_bytes opening);
+                                    const uint8_t *worker_record, struct vd_bytes opening,
+                                    uint8_t true_record[VD_GRAPH_RECORD_BYTES_MAX]);
 
 /* The token at sequence position `at` (< n_prompt + n_output), opened under the prompt or the output root
  * with this salt: what the worker must show before EMBED is recomputed, since only who made the trees can be

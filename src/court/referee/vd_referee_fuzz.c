@@ -62,6 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     pt.op = data[2] % vd_graph_ops(&claim.graph, step, pt.unit);
     vd_graph_op(&claim.graph, step, pt.unit, pt.op, &o);
     pt.record = data[3] * o.n_records / 256;
-    assert(vd_referee_tile(&claim, &pt, record, opening) == VD_REF_REJECTED);
+    uint8_t computed[VD_GRAPH_RECORD_BYTES_MAX];
+    assert(vd_referee_tile(&claim, &pt, record, opening, computed) == VD_REF_REJECTED);
     return 0;
 }

@@ -160,11 +160,15 @@ static void vd_dispute_print_json(struct vd_cli *cli, const struct vd_dispute_lo
     json_t *moves = json_array(), *events = json_array();
     for (size_t i = 0; i < log->n_moves; i++) {
         const struct vd_dispute_step *m = &log->move[i];
-        json_array_append_new(moves, json_pack("{s:I,s:I,s:s,s:s,s:I,s:s,s:s,s:f}", "n", (json_int_t)i + 1,
-                                               "height", (json_int_t)m->height, "side", vd_side_name(m->side),
-                                               "kind", vd_move_name(m->kind), "bytes", (json_int_t)m->n_bytes,
-                                               "where", m->where, "result", m->result, "check_us",
-                                               (double)m->referee_ns / 1e3));
+        json_t *j = json_pack("{s:I,s:I,s:s,s:s,s:I,s:s,s:s,s:f}", "n", (json_int_t)i + 1, "height",
+                              (json_int_t)m->height, "side", vd_side_name(m->side), "kind",
+                              vd_move_name(m->kind), "bytes", (json_int_t)m->n_bytes, "where", m->where,
+                              "result", m->result, "check_us", (double)m->referee_ns / 1e3);
+        if (m->kind == VD_MOVE_TILE) {
+            json_object_set_new(j, "worker_record", json_string(log->worker_record));
+            json_object_set_new(j, "true_record", json_string(log->true_record));
+        }
+        json_array_append_new(moves, j);
     }
     for (size_t i = 0; i < log->n_events; i++) {
         const struct vd_event *e = &log->event[i].event;

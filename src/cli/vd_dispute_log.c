@@ -179,6 +179,39 @@ static const char *vd_unit_name(const struct vd_graph *g, uint32_t unit, char bu
     return buf;
 }
 
+/* Records of 4 bytes are floats (docs/spec/proof.md, section 2); 9 digits tell any two apart. */
+static void vd_record_text(char out[VD_DISPUTE_RECORD_MAX], const uint8_t *record, size_t n_bytes)
+{
+    if (n_bytes != 4) {
+        vd_hex_encode(out, record, n_bytes);
+        return;
+    }
+    snprintf(out, VD_DISPUTE_RECORD_MAX, "%.9g", (double)vd_f32_from_bits(vd_le32_load(record)));
+}
+
+/* The whole address of the tile, and both values; of a long record the 8 bytes in which they first differ. */
+static void vd_dispute_tile(struct vd_dispute_reader *r, const struct vd_move *m, char *where)
+{
+    struct vd_dispute_log *log = r->log;
+    struct vd_game_tile tile;
+    char unit[32], at[32] = "";
+    if (vd_game_tile(r->game, &r->claim, m->index, m->data, &tile) == VD_REF_REJECTED)
+        return;
+    size_t n = tile.op.record_bytes, from = 0, shown = n == 4 ? VD_DISPUTE_RECORD_MAX : 16;
+    vd_record_text(log->worker_record, tile.worker_record, n);
+    vd_record_text(log->true_record, tile.true_record, n);
+    if (n > 8) {
+        while (from + 8 < n && memcmp(tile.worker_record + from, tile.true_record + from, 8) == 0)
+            from += 8;
+        snprintf(at, sizeof at, " (bytes from %zu on)", from);
+    }
+    snprintf(where, VD_DISPUTE_WHERE_MAX,
+             "position %u, %s, operator %u %s, record %llu of %llu%s: worker %.*s, recomputed %.*s",
+             r->game->step, vd_unit_name(&r->claim.graph, r->game->unit, unit), r->game->op,
+             vd_op_name(tile.op.kind), (unsigned long long)tile.record, (unsigned long long)tile.op.n_records,
+             at, (int)shown, log->worker_record + 2 * from, (int)shown, log->true_record + 2 * from);
+}
+
 static void vd_span_text(char *out, const char *what, struct vd_merkle_span s)
 {
     if (s.count == 1)
@@ -188,9 +221,8 @@ static void vd_span_text(char *out, const char *what, struct vd_merkle_span s)
                  (unsigned long long)(s.first + s.count - 1));
 }
 
-/* What a move says, in the field's words. `before` is the game before it, r->game after it. */
-static void vd_dispute_where(struct vd_dispute_reader *r, const struct vd_move *m, uint32_t op, uint64_t leaf,
-                             char *out)
+/* What a move says, in the field's words; r->game is the game after it. TILE: vd_dispute_tile. */
+static void vd_dispute_where(struct vd_dispute_reader *r, const struct vd_move *m, char *out)
 {
     const struct vd_game *g = r->game;
     struct vd_graph_op o;
@@ -215,10 +247,6 @@ static void vd_dispute_where(struct vd_dispute_reader *r, const struct vd_move *
         vd_span_text(out, "leaf", g->leaves.span);
         break;
     case VD_MOVE_TILE:
-        vd_graph_op(&r->claim.graph, g->step, g->unit, op, &o);
-        snprintf(out, VD_DISPUTE_WHERE_MAX, "record %llu of %llu, with its inputs opened in %zu bytes",
-                 (unsigned long long)leaf * o.leaf_records + m->index, (unsigned long long)o.n_records,
-                 m->data.n);
         break;
     case VD_MOVE_SALT:
         snprintf(out, VD_DISPUTE_WHERE_MAX, "the position's salt");
@@ -252,17 +280,18 @@ static enum vd_err vd_dispute_play(struct vd_dispute_reader *r, uint64_t height,
         return vd_error_set(err, VD_EFORMAT, "block %llu should hold a move, but does not",
                             (unsigned long long)height);
     struct vd_dispute_step *step = &log->move[log->n_moves++];
-    uint32_t op = r->game->op;
-    uint64_t leaf = r->game->leaves.span.first;
     step->height = height;
     step->kind = m.kind;
     step->n_bytes = s.tx.u.move.move.n;
     step->side = vd_pubkey_eq(&s.tx.sender, &log->record.worker) ? VD_GAME_WORKER : VD_GAME_CHALLENGER;
+    if (m.kind == VD_MOVE_TILE && r->game->phase == VD_PHASE_C_TILE &&
+        m.index < vd_game_tile_records(r->game, &r->claim))
+        vd_dispute_tile(r, &m, step->where);
     uint64_t began = vd_clock_ns();
     enum vd_game_result result = vd_game_move(r->game, &r->claim, NULL, step->side, s.tx.u.move.move);
     step->referee_ns = vd_clock_ns() - began;
     step->result = vd_game_result_text(result);
-    vd_dispute_where(r, &m, op, leaf, step->where);
+    vd_dispute_where(r, &m, step->where);
     if (vd_game_rejected(result))
         return vd_error_set(err, VD_EFALSE, "the ledger accepted move %zu, %s, but here it is: %s",
                             log->n_moves, vd_move_name(m.kind), step->result);

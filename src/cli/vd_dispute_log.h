@@ -9,7 +9,13 @@
 #include "vd_game.h"
 #include "vd_ledger_client.h"
 
-enum { VD_DISPUTE_MOVES_MAX = 64, VD_DISPUTE_EVENTS_MAX = 64, VD_DISPUTE_WHERE_MAX = 160 };
+enum {
+    VD_DISPUTE_MOVES_MAX = 64,
+    VD_DISPUTE_EVENTS_MAX = 64,
+    VD_DISPUTE_WHERE_MAX = 320,
+    /* A record as text: a number, or its bytes in hex. */
+    VD_DISPUTE_RECORD_MAX = 2 * VD_GRAPH_RECORD_BYTES_MAX + 1
+};
 
 struct vd_dispute_step {
     uint64_t height;
@@ -27,6 +33,8 @@ struct vd_dispute_log {
     struct vd_receipt_record receipt; /* without body */
     size_t n_moves;
     struct vd_dispute_step move[VD_DISPUTE_MOVES_MAX];
+    /* Of the TILE move, else empty: a number where records are floats, else hex. */
+    char worker_record[VD_DISPUTE_RECORD_MAX], true_record[VD_DISPUTE_RECORD_MAX];
     size_t n_events; /* all of this dispute and its receipt, in order */
     struct {
         uint64_t height;

@@ -266,6 +266,21 @@ static void corrupt_opening(struct fixture *f, const struct match *at)
     }
 }
 
+/* What is shown of a tile: where it is, the worker's record and the true one. */
+static void expect_tile(struct fixture *f, const struct vd_game *lying, struct vd_bytes bytes,
+                        uint64_t record)
+{
+    struct vd_game_tile tile;
+    struct vd_move t;
+    assert_true(vd_move_decode(bytes, &t));
+    assert_int_equal(vd_game_tile(lying, &f->claim, t.index, t.data, &tile), VD_REF_WORKER_LOSES);
+    const uint8_t *own = f->trace->u.records[lying->op] + record * tile.op.record_bytes;
+    assert_int_equal(tile.record, record);
+    assert_memory_equal(tile.true_record, own, tile.op.record_bytes);
+    assert_int_equal(tile.worker_record[0], own[0] ^ 1);
+    assert_memory_equal(tile.worker_record + 1, own + 1, tile.op.record_bytes - 1);
+}
+
 static void false_challenges_in(struct fixture *f, uint32_t step, uint32_t unit)
 {
     struct vd_rng rng = {step * 100 + unit, 5};
@@ -282,6 +297,7 @@ static void false_challenges_in(struct fixture *f, uint32_t step, uint32_t unit)
             struct vd_game lying = m.game;
             lying.records[records[i] % op.leaf_records * op.record_bytes] ^= 1;
             struct vd_bytes bytes = {tile_move.bytes, tile_move.n_bytes};
+            expect_tile(f, &lying, bytes, records[i]);
             enum vd_game_result r = vd_game_move(&lying, &f->claim, NULL, VD_GAME_CHALLENGER, bytes);
             if (r != VD_GAME_WORKER_TILE)
                 fail_msg("%s, step %u: %s", vd_op_name(op.kind), step, vd_game_result_text(r));

@@ -3,7 +3,7 @@
  * string at all.
  *
  * The hashes have no key, so a file can be made whose entries collide. Probing therefore has a limit, beyond
- * which the file is refused: no honest vocabulary comes near it at half load. */
+ * which the file is refused. */
 #include "vd_tok_impl.h"
 
 #include "vd_unicode.h"
@@ -11,8 +11,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { PROBES_MAX = 2000 };
 
 uint32_t vd_tok_byte_cpt(uint8_t b)
 {
@@ -110,7 +108,7 @@ static enum vd_err names_add(struct loader *l, uint32_t id, uint32_t *there)
         *there = m->slots[i].id;
         if (m->slots[i].hash == h && same(l->t->text[*there], s))
             return VD_OK;
-        if (++probes == PROBES_MAX)
+        if (++probes == VD_TOK_PROBES_MAX)
             return too_many_probes(l);
     }
     m->slots[i].hash = h;
@@ -261,7 +259,7 @@ static enum vd_err add_merge(struct loader *l, struct vd_gguf_str left, struct v
     for (int probes = 0; t->merges[i].pair != UINT64_MAX; i = (i + 1) & t->merge_mask) {
         if (t->merges[i].pair == pair)
             return VD_OK; /* the first rule for a pair holds */
-        if (++probes == PROBES_MAX)
+        if (++probes == VD_TOK_PROBES_MAX)
             return too_many_probes(l);
     }
     t->merges[i] = (struct vd_tok_merge){pair, rank, c};

@@ -193,6 +193,33 @@ static void test_small_vocabulary(void **state)
     free(file);
 }
 
+/* A long word of characters that no token can hold: nothing merges, all is dropped, in n log n. */
+static void test_long_unknown_run(void **state)
+{
+    enum { N = 1 << 18 };
+    const struct small s = {
+        .tokens = {"a", "b", "ab"}, .merges = {"a b"}, .pre = "gpt-2", .model = "gpt2", .bos = -1};
+    struct vd_gguf *g;
+    struct vd_tok *t;
+    uint8_t *file;
+    struct vd_error err = {0};
+    uint32_t id[4];
+    struct vd_tok_ids ids = {id, 4, 0, 0};
+    char *text = malloc(N);
+    (void)state;
+    memset(text, 'z', N);
+    memcpy(text + N - 2, "ab", 2);
+    assert_int_equal(load_small(&s, &g, &file, &t, &err), VD_OK);
+    assert_int_equal(vd_tok_encode(t, text, N, 0, &ids, &err), VD_OK);
+    assert_int_equal(ids.n, 1);
+    assert_int_equal(id[0], 2);
+    assert_int_equal(ids.n_dropped_bytes, N - 2);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+    free(text);
+}
+
 static void test_bad_vocabularies(void **state)
 {
     (void)state;
@@ -296,9 +323,8 @@ static void test_unicode(void **state)
 int main(void)
 {
     const struct CMUnitTest always[] = {
-        cmocka_unit_test(test_small_vocabulary),
-        cmocka_unit_test(test_bad_vocabularies),
-        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_small_vocabulary), cmocka_unit_test(test_long_unknown_run),
+        cmocka_unit_test(test_bad_vocabularies), cmocka_unit_test(test_stream),
         cmocka_unit_test(test_unicode),
     };
     int failed = cmocka_run_group_tests(always, NULL, NULL);

@@ -106,26 +106,76 @@ static void vd_audit_count(struct vd_verifier *v, uint64_t *counter)
     pthread_mutex_unlock(&v->mu);
 }
 
-static void vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c)
+/* ---- Challenges ---- */
+
+struct vd_audit_found {
+    struct vd_hash id[VD_VERIFIER_DISPUTES_MAX];
+    size_t n;
+};
+
+static bool vd_audit_add_found(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct vd_audit_found *f = arg;
+    (void)value;
+    if (key.n == 1 + 2 * VD_HASH_BYTES)
+        memcpy(f->id[f->n++].b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
+    return f->n < VD_VERIFIER_DISPUTES_MAX;
+}
+
+/* *ours: this verifier has an open dispute about the receipt, and plays it from now on. The ledger knows of
+ * some that this process does not: of an earlier life that ended right after its challenge, or of a challenge
+ * whose outcome never came. */
+static enum vd_err vd_audit_adopt(struct vd_verifier *v, const struct vd_hash *receipt_id, bool *ours,
+                                  struct vd_error *err)
+{
+    struct vd_audit_found f = {.n = 0};
+    struct vd_dispute record;
+    struct vd_state_key prefix =
+        vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt_id->b, VD_HASH_BYTES, NULL);
+    *ours = false;
+    for (size_t i = 0; i < v->n_disputes; i++)
+        *ours |= vd_hash_eq(&v->dispute[i].receipt_id, receipt_id);
+    if (*ours)
+        return VD_OK;
+    enum vd_err e = vd_ledger_client_list(v->ledger, &prefix, vd_audit_add_found, &f, err);
+    for (size_t i = 0; e == VD_OK && i < f.n && v->n_disputes < VD_VERIFIER_DISPUTES_MAX; i++) {
+        e = vd_ledger_client_dispute(v->ledger, &f.id[i], &record, err);
+        if (e != VD_OK || !vd_dispute_open(record.status) || !vd_pubkey_eq(&record.challenger, &v->key.pub))
+            continue;
+        v->dispute[v->n_disputes].id = f.id[i];
+        v->dispute[v->n_disputes++].receipt_id = *receipt_id;
+        *ours = true;
+    }
+    return e;
+}
+
+/* An error: to be tried again. */
+static enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c,
+                                      struct vd_error *err)
 {
     struct vd_tx tx = {.kind = VD_TX_CHALLENGE};
     struct vd_ledger_outcome o;
-    struct vd_error err;
     char hex[65];
+    bool ours;
     /* On disk first: a verifier that dies now finds the dispute by the receipt. */
-    enum vd_err e = vd_worker_jobs_put(&v->cases, &c->envelope, &err);
+    enum vd_err e = vd_worker_jobs_put(&v->cases, &c->envelope, err);
     tx.u.challenge.receipt_id = c->receipt_id;
-    if (e == VD_OK && v->n_disputes == VD_VERIFIER_DISPUTES_MAX)
-        e = vd_error_set(&err, VD_EAGAIN, "%d disputes are open already", VD_VERIFIER_DISPUTES_MAX);
     if (e == VD_OK)
-        e = vd_ledger_client_send(v->ledger, &tx, VD_CHALLENGE_WAIT_MS, &o, &err);
+        e = vd_audit_adopt(v, &c->receipt_id, &ours, err);
+    if (e == VD_OK && ours)
+        return VD_OK;
+    if (e == VD_OK && v->n_disputes == VD_VERIFIER_DISPUTES_MAX)
+        e = vd_error_set(err, VD_EAGAIN, "%d disputes are open already", VD_VERIFIER_DISPUTES_MAX);
+    if (e == VD_OK)
+        e = vd_ledger_client_send(v->ledger, &tx, VD_CHALLENGE_WAIT_MS, &o, err);
     vd_hex_encode(hex, c->receipt_id.b, VD_HASH_BYTES);
     if (e != VD_OK) {
         vd_log_event(&v->log, VD_LOG_ERROR, "a receipt that does not stand could not be challenged",
-                     "receipt=%s error=%s", hex, err.msg);
-        if (e == VD_EFALSE)
-            vd_worker_jobs_drop(&v->cases, &c->receipt_id, NULL);
-        return;
+                     "receipt=%s error=%s", hex, err->msg);
+        if (e != VD_EFALSE)
+            return e;
+        vd_worker_jobs_drop(&v->cases, &c->receipt_id, NULL);
+        return VD_OK;
     }
     vd_audit_count(v, &v->stats.n_challenges);
     v->dispute[v->n_disputes].id = o.tx_id;
@@ -133,6 +183,7 @@ static void vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case 
     vd_hex_encode(hex, o.tx_id.b, VD_HASH_BYTES);
     vd_log_event(&v->log, VD_LOG_WARN, "challenged", "dispute=%s height=%llu", hex,
                  (unsigned long long)o.height);
+    return VD_OK;
 }
 
 /* Replays one; takes the tokens over. */
@@ -172,7 +223,7 @@ static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelo
         v->stats.replay_ns += took;
         pthread_mutex_unlock(&v->mu);
         if (!stands)
-            vd_audit_challenge(v, &c);
+            code = vd_audit_challenge(v, &c, err);
     }
     vd_game_case_free(&c);
     return code;
@@ -338,47 +389,35 @@ static void vd_audit_look_at_all(struct vd_verifier *v)
         vd_audit_forget_trace(v);
 }
 
-struct vd_audit_find {
-    struct vd_verifier *v;
-    const struct vd_hash *receipt_id;
-};
-
-static bool vd_audit_add_open(void *arg, struct vd_bytes key, struct vd_bytes value)
+/* A case that was kept when this verifier last ran: its dispute, or the challenge that it did not come to. */
+static enum vd_err vd_audit_resume_one(struct vd_verifier *v, const struct vd_hash *receipt_id,
+                                       struct vd_error *err)
 {
-    const struct vd_audit_find *f = arg;
-    struct vd_verifier *v = f->v;
-    if (key.n != 1 + 2 * VD_HASH_BYTES || v->n_disputes == VD_VERIFIER_DISPUTES_MAX)
-        return true;
-    memcpy(v->dispute[v->n_disputes].id.b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
-    v->dispute[v->n_disputes++].receipt_id = *f->receipt_id;
-    return true;
+    struct vd_envelope e;
+    uint32_t *tokens;
+    bool ours;
+    enum vd_err code = vd_audit_adopt(v, receipt_id, &ours, err);
+    if (code != VD_OK || ours)
+        return code;
+    if (vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err) == VD_OK)
+        return vd_audit_replay(v, &e, tokens, err);
+    vd_log_event(&v->log, VD_LOG_ERROR, "a case cannot be read", "error=%s", err->msg);
+    return VD_OK;
 }
 
-/* The disputes that were open when this verifier last ran: of the receipts it kept, those that are its own.
- */
-static void vd_audit_resume(struct vd_verifier *v)
+/* False: the ledger did not answer, to be asked again. */
+static bool vd_audit_resume(struct vd_verifier *v)
 {
     struct vd_hash *ids;
     size_t n;
     struct vd_error err;
+    bool all = true;
     if (vd_worker_jobs_list(&v->cases, &ids, &n, &err) != VD_OK)
-        return;
-    for (size_t i = 0; i < n; i++) {
-        struct vd_audit_find f = {v, &ids[i]};
-        struct vd_state_key prefix =
-            vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, ids[i].b, VD_HASH_BYTES, NULL);
-        (void)vd_ledger_client_list(v->ledger, &prefix, vd_audit_add_open, &f, &err);
-    }
+        return true;
+    for (size_t i = 0; i < n && all; i++)
+        all = vd_audit_resume_one(v, &ids[i], &err) == VD_OK;
     free(ids);
-    for (size_t i = 0; i < v->n_disputes;) {
-        struct vd_dispute record;
-        bool ours = vd_ledger_client_dispute(v->ledger, &v->dispute[i].id, &record, &err) == VD_OK &&
-                    vd_pubkey_eq(&record.challenger, &v->key.pub);
-        if (ours)
-            i++;
-        else
-            v->dispute[i] = v->dispute[--v->n_disputes];
-    }
+    return all;
 }
 
 /* Remembers up to where everything drawn has been seen to: below the oldest that still waits. */
@@ -399,13 +438,15 @@ void *vd_verifier_auditor(void *verifier)
 {
     struct vd_verifier *v = verifier;
     uint64_t saved = 0, save_at = 0;
-    vd_audit_resume(v);
+    bool resumed = false;
     pthread_mutex_lock(&v->mu);
     while (!v->stopping) {
         struct vd_audit a;
         bool moved = v->moved;
         v->moved = false;
         pthread_mutex_unlock(&v->mu);
+        if (!resumed)
+            moved = resumed = vd_audit_resume(v);
         if (moved && v->n_disputes)
             vd_audit_look_at_all(v);
         bool worked = vd_audit_take(v, &a);

@@ -1,6 +1,7 @@
-/* vd_cheat_worker: takes the options of `veridem worker`, and --layer N. It offers the honest model by its honest
- * root, and answers with a copy of it whose layer N has weights of lower precision. Everything else is the shipped
- * worker: the receipts are well-formed and signed, and it defends them in disputes as well as it can. */
+/* vd_cheat_worker: takes the options of `veridem worker`, and --layer N. It offers the honest model by its
+ * honest root, and answers with a copy of it whose layer N has weights of lower precision. Everything else is
+ * the shipped worker: the receipts are well-formed and signed, and it defends them in disputes as well as it
+ * can. */
 #include "vd_cmd_load.h"
 #include "vd_cmd_net.h"
 #include "vd_cmd_role.h"

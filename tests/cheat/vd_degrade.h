@@ -1,5 +1,5 @@
-/* Copies a GGUF file and lowers the precision of one layer's quantised weights: of every 4-bit weight of Q4_1 and
- * Q4_0 the lowest bit is rounded away (3 bits are left), of every Q8_0 weight the lower four. */
+/* Copies a GGUF file and lowers the precision of one layer's quantised weights: of every 4-bit weight of Q4_1
+ * and Q4_0 the lowest bit is rounded away (3 bits are left), of every Q8_0 weight the lower four. */
 #ifndef VD_DEGRADE_H
 #define VD_DEGRADE_H
 
@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Writes `to` from `from` with layer `layer` (0-based) degraded; *n_changed is the number of bytes that differ. */
+/* Writes `to` from `from` with layer `layer` (0-based) degraded; *n_changed is the number of bytes that
+ * differ. */
 enum vd_err vd_degrade_layer(const char *from, const char *to, uint32_t layer, size_t *n_changed,
                              struct vd_error *err);
 

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("VD_BUILD_DIR", ROOT / "build"))
 VERIDEM = BUILD / "veridem"
 CHEAT = BUILD / "tests" / "vd_cheat_worker"
+FALSE_VERIFIER = BUILD / "tests" / "vd_false_verifier"
 MODEL = pathlib.Path(
     os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")
 ) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -196,8 +197,8 @@ class Network:
                                 ",".join(g.addr for g in gateways), "--model", model, "--threads", threads,
                                 "--price-in", price_in, "--price-out", price_out, "--stake", stake, *flags(opts)])
 
-    def verifier(self, name="verifier", gateways=(), threads=1, **opts):
-        return self._add(name, [VERIDEM, "verifier", "--home", self.dir / name, "--ledger", self.ledger_addr, "--gateway",
+    def verifier(self, name="verifier", gateways=(), threads=1, binary=VERIDEM, **opts):
+        return self._add(name, [binary, "verifier", "--home", self.dir / name, "--ledger", self.ledger_addr, "--gateway",
                                 ",".join(g.addr for g in gateways), "--model", MODEL, "--threads", threads, *flags(opts)])
 
     # ---- looking ----

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Disputes between real processes: a cheat is caught down to the tile and pays, whoever dies meanwhile; silence loses; a false
+challenge costs its bond and changes nothing else."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import veridem_net as vn  # noqa: E402
+import e2e  # noqa: E402
+from e2e import check  # noqa: E402
+
+BOND, SLASH, CHALLENGER_SHARE = 1 * vn.MICRO, 100 * vn.MICRO, 0.4
+
+
+def disputes(net, receipt):
+    return [d for d in vn.run_json("dispute", "list", "--ledger", net.ledger_addr) if d["receipt"] == receipt]
+
+
+def wait_over(net, receipt, seconds=120):
+    """The one dispute about the receipt, move by move, when it is over."""
+    found = vn.wait_for("the dispute is over", seconds, lambda: [d for d in disputes(net, receipt) if not d["open"]], pause=0.2)
+    show = vn.run_json("dispute", "show", found[0]["dispute"], "--ledger", net.ledger_addr)
+    check(show["status"] == found[0]["status"] and show["receipt"] == receipt, show)
+    return show
+
+
+def wait_moves(net, receipt, n):
+    """Until the dispute has n moves; it must still be open then."""
+    d = vn.wait_for(f"{n} moves", 90, lambda: [d for d in disputes(net, receipt) if d["moves"] >= n], pause=0.02)[0]
+    check(d["open"], f"the dispute was over before its move {n} could be seen")
+
+
+def new_cheat(net, gateway, name):
+    """A cheat that is cheaper than all others."""
+    role = net.worker(name, [gateway], binary=vn.CHEAT, price_out=1)
+    return role
+
+
+def receipt_of(net, gateway, key, model, worker, question, n=12):
+    """An answer by this worker; returns its receipt."""
+    for i in range(20):
+        a = e2e.ask(gateway, key, model, f"{question} ({i})", n=n)
+        check(a.receipt, "no answer:", a.error)
+        r = e2e.get_receipt(gateway, key, a.receipt)
+        if r["request"]["worker"] == worker.key:
+            return r
+    raise vn.Failed(f"{worker.name} never got a job")
+
+
+def by_verdict(show):
+    """Asserts what every dispute with a verdict has."""
+    opened = [m for m in show["moves"] if m["side"] == "worker"]
+    check(1 <= len(opened) <= 7, f"{len(opened)} moves of the worker")
+    check(max(m["bytes"] for m in show["moves"]) <= 65 * 1024, "an opening above 64 KiB")
+    heights = [m["height"] for m in show["moves"]]
+    check(heights == sorted(heights) and show["open_height"] <= heights[0] and heights[-1] <= show["end_height"], heights)
+    check(show["verdict"] and not show["open"], show["verdict"])
+
+
+def caught(net, gateway, key, receipt, cheat, before, events=()):
+    """Asserts that the cheat lost by the referee's word, and that the money went where it must."""
+    show = wait_over(net, receipt["id"])
+    check(show["status"] == "worker lost by verdict", show["status"], show["verdict"])
+    by_verdict(show)
+    check(show["worker"] == cheat.key and show["challenger"] == net.roles["verifier"].key, show)
+    check(len(disputes(net, receipt["id"])) == 1, "challenged twice")
+    status = e2e.get_receipt(gateway, key, receipt["id"])["status"]
+    check(status == "void", f"the false receipt is {status}")
+    mine = net.account(cheat.name)
+    check(mine["stake_micro"] == 0, f"the cheat's stake is {mine['stake_micro']}")
+    after = net.account("verifier")["balance_micro"]
+    check(after == before + SLASH * CHALLENGER_SHARE, f"the verifier had {before}, has {after}")
+    e2e.conserved(net)
+    return show
+
+
+def test_cheat_is_caught(net, gateway, key, model, **_):
+    cheat = new_cheat(net, gateway, "cheat-1")
+    before = net.account("verifier")["balance_micro"]
+    burned = net.status()["money"]["burned_micro"]
+    r = receipt_of(net, gateway, key, model, cheat, "Who wrote the Odyssey?")
+    path = e2e.envelope(net, gateway, key, r["id"])
+    seen = vn.run_json("verify", path, "--model", vn.MODEL, ok=(1,))
+    check(seen["signatures_valid"] and seen["stands"] is False, "the cheat's receipt is well signed, and does not stand:", seen)
+    show = caught(net, gateway, key, r, cheat, before)
+    check(any("layer 17" in m["where"] for m in show["moves"]), "the layer that was spoilt is not named:", show["moves"])
+    check(show["moves"][-1]["check_us"] < 20000, "the referee is slow:", show["moves"][-1])
+    gone = net.status()["money"]["burned_micro"] - burned
+    check(gone == SLASH * (1 - CHALLENGER_SHARE), f"burned: {gone}")
+    text = vn.run("dispute", "show", show["dispute"], "--ledger", net.ledger_addr)
+    check("layer 17" in text and "worker lost" in text, text)
+    served = {e2e.get_receipt(gateway, key, e2e.ask(gateway, key, model, f"And {i}?", n=2).receipt)["request"]["worker"] for i in range(3)}
+    check(cheat.key not in served, "a convicted worker got jobs")
+    cheat.stop()
+
+
+def test_verifier_dies_in_a_dispute(net, gateway, key, model, **_):
+    verifier = net.roles["verifier"]
+    for name, at in (("cheat-2", 0), ("cheat-3", 5)):
+        cheat = new_cheat(net, gateway, name)
+        before = net.account("verifier")["balance_micro"]
+        r = receipt_of(net, gateway, key, model, cheat, f"Who wrote the Iliad? {name}")
+        wait_moves(net, r["id"], at)
+        verifier.kill9()
+        verifier.start()
+        caught(net, gateway, key, r, cheat, before)
+        cheat.stop()
+
+
+def test_worker_dies_in_a_dispute(net, gateway, key, model, **_):
+    """The cheat itself, started again, goes on answering, and loses by the referee's word, not on the clock."""
+    cheat = new_cheat(net, gateway, "cheat-4")
+    before = net.account("verifier")["balance_micro"]
+    r = receipt_of(net, gateway, key, model, cheat, "Who wrote the Aeneid?")
+    wait_moves(net, r["id"], 4)
+    cheat.kill9()
+    cheat.start()
+    caught(net, gateway, key, r, cheat, before)
+    cheat.stop()
+
+
+def test_silence_loses(net, gateway, key, model, later, **_):
+    """A cheat that vanishes when it is challenged. The clock runs while the other tests go on."""
+    cheat = new_cheat(net, gateway, "cheat-5")
+    r = receipt_of(net, gateway, key, model, cheat, "Who wrote the Divine Comedy?")
+    wait_moves(net, r["id"], 1)
+    cheat.kill9()
+    later.append((r["id"], cheat))
+
+
+def test_silence_has_lost(net, gateway, key, later, **_):
+    check(later, "nobody was silent")
+    for receipt, cheat in later:
+        show = wait_over(net, receipt, 150)
+        check(show["status"].startswith("worker lost") and show["status"] != "worker lost by verdict", show["status"])
+        check(e2e.get_receipt(gateway, key, receipt)["status"] == "void", "the receipt is not void")
+        check(net.account(cheat.name)["stake_micro"] == 0, "the stake is there still")
+    e2e.conserved(net)
+
+
+def test_false_challenge(net, gateway, key, model, **_):
+    """Somebody whose model is damaged challenges an honest worker, which dies and comes back in mid-dispute: the referee finds for
+    it, it gets the bond, and the receipt is paid."""
+    worker = net.roles["worker-1"]
+    wrong = net.verifier("wrong", [gateway], binary=vn.FALSE_VERIFIER)
+    stake = net.account("worker-1")["stake_micro"]
+    bad_before, good_before = net.account("wrong")["balance_micro"], net.account("worker-1")["balance_micro"]
+    r = receipt_of(net, gateway, key, model, worker, "Who wrote Faust?")
+    wait_moves(net, r["id"], 3)
+    worker.kill9()
+    worker.start()
+    show = wait_over(net, r["id"])
+    check(show["status"].startswith("challenger lost"), show["status"], show["verdict"])
+    by_verdict(show)
+    check(show["challenger"] == wrong.key and len(disputes(net, r["id"])) == 1, show)
+    wrong.stop()
+    lost = bad_before - net.account("wrong")["balance_micro"]
+    n = len([d for d in vn.run_json("dispute", "list", "--ledger", net.ledger_addr) if d["challenger"] == wrong.key])
+    check(lost == n * BOND, f"{n} false challenges cost {lost}")
+    check(net.account("worker-1")["stake_micro"] == stake, "an honest worker lost stake")
+    final = vn.wait_for("the receipt is final", 90, lambda: e2e.get_receipt(gateway, key, r["id"])["status"] == "final", pause=0.5)
+    check(final, "the honest receipt is not paid")
+    check(net.account("worker-1")["balance_micro"] > good_before, "the bond did not come to the worker")
+    e2e.conserved(net)
+
+
+def test_nobody_else_was_hurt(net, **_):
+    """All that is left open ends, the sums are right, and the chain replays."""
+    vn.wait_for("all receipts are closed", 120, lambda: net.status()["money"]["pending_micro"] == 0, pause=0.5)
+    lost = {d["worker"] for d in vn.run_json("dispute", "list", "--ledger", net.ledger_addr) if d["status"].startswith("worker lost")}
+    check(lost == {net.key(f"cheat-{i}") for i in range(1, 6)}, "not exactly the cheats lost:", lost)
+    money = net.status()["money"]
+    check(money["bonds_micro"] == 0, "a bond is still held:", money)
+    e2e.conserved(net)
+    for role in reversed(list(net.roles.values())):
+        check(not role.alive() or role.stop() == 0, f"{role.name}'s exit status")
+    check(vn.run_json("ledger", "check", "--home", net.dir / "ledger")["valid"], "the chain does not replay")
+
+
+TESTS = [test_cheat_is_caught, test_silence_loses, test_verifier_dies_in_a_dispute, test_worker_dies_in_a_dispute, test_false_challenge,
+         test_silence_has_lost, test_nobody_else_was_hurt]
+
+
+def main():
+    e2e.need_network_of_roles()
+    for need in (vn.CHEAT, vn.FALSE_VERIFIER):
+        if not need.exists():
+            print(f"{need} is missing: run scripts/build", file=sys.stderr)
+            return 1
+    with vn.Network(params={"block_time_ms": 150, "audit_window_blocks": 80, "move_clock_blocks": 120}) as net:
+        names = ["gateway", "worker-1", "verifier", "wrong", *(f"cheat-{i}" for i in range(1, 6))]
+        net.genesis(**{name: 1000 for name in names}, treasury=0)
+        net.ledger()
+        gateway = net.gateway(escrow=200)
+        net.worker("worker-1", [gateway])
+        net.verifier(gateways=[gateway])
+        key = net.api_key()
+        model = e2e.wait_model(gateway, key)
+        return e2e.main(TESTS, net=net, gateway=gateway, key=key, model=model, later=[])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

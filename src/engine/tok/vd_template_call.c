@@ -74,6 +74,12 @@ static size_t strip_at(struct vd_str s, struct vd_str set, bool left)
     return in_set(set, left ? s.p : s.p + s.n - len, len) ? len : 0;
 }
 
+/* The steps that strip may take: every character of s may be looked for in the set. */
+static uint64_t strip_steps(struct vd_str s, struct vd_str set)
+{
+    return (uint64_t)(s.n / 32) * (1 + set.n / 32);
+}
+
 static struct vd_str strip(struct vd_str s, struct vd_str set, bool left, bool right)
 {
     size_t len;
@@ -116,6 +122,8 @@ static bool replace(struct vd_run *r, struct vd_str s, const struct vd_args *a, 
         return false;
     if (old.n == 0)
         return vd_run_fail(r, VD_EUNSUPPORTED, "replacing the empty string is not supported");
+    if (!vd_run_charge(r, s.n / 32))
+        return false;
     *out = vd_value_str("", 0);
     for (size_t at = 0;;) {
         size_t hit = count == 0 ? s.n : find(s, at, old);
@@ -157,7 +165,7 @@ static bool split(struct vd_run *r, struct vd_str s, const struct vd_args *a, st
     const struct vd_value *v = arg(a, 0, "sep");
     if (v && v->type != VD_VALUE_NONE && (!str_arg(r, a, 0, "sep", NULL, &sep) || sep.n == 0))
         return vd_run_fail(r, VD_EFORMAT, "the argument sep must be a string that is not empty");
-    if (!int_arg(r, a, 1, "maxsplit", -1, &max))
+    if (!int_arg(r, a, 1, "maxsplit", -1, &max) || !vd_run_charge(r, s.n / 32))
         return false;
     if (sep.n == 0)
         s = strip(s, sep, true, max < 0);
@@ -218,11 +226,12 @@ typedef bool filter_fn(struct vd_run *r, const struct vd_value *v, const struct 
 static bool f_trim(struct vd_run *r, const struct vd_value *v, const struct vd_args *a, struct vd_value *out)
 {
     struct vd_str s, set;
-    if (!vd_op_str(r, v, &s) || !str_arg(r, a, 0, "chars", "", &set))
+    if (!vd_op_str(r, v, &s) || !str_arg(r, a, 0, "chars", "", &set) ||
+        !vd_run_charge(r, strip_steps(s, set)))
         return false;
     s = strip(s, set, true, true);
     *out = vd_value_str(s.p, s.n);
-    return vd_run_charge(r, s.n / 32);
+    return true;
 }
 
 static bool f_length(struct vd_run *r, const struct vd_value *v, const struct vd_args *a,
@@ -318,6 +327,8 @@ static bool f_int(struct vd_run *r, const struct vd_value *v, const struct vd_ar
         *out = vd_value_int(v->type == VD_VALUE_INT ? v->i : v->b);
     if (v->type != VD_VALUE_STR)
         return true;
+    if (!vd_run_charge(r, v->s.n / 32))
+        return false;
     struct vd_str s = strip(v->s, (struct vd_str){"", 0}, true, true);
     bool minus = s.n && s.p[0] == '-', dot = false;
     size_t digits = 0;
@@ -540,6 +551,8 @@ static bool has_end(struct vd_run *r, struct vd_str s, const struct vd_value *en
         if (p[i].type != VD_VALUE_STR)
             return vd_run_fail(r, VD_EFORMAT, "startswith and endswith need a string");
         struct vd_str e = p[i].s;
+        if (!vd_run_charge(r, 1 + e.n / 32))
+            return false;
         if (e.n <= s.n && memcmp(front ? s.p : s.p + s.n - e.n, e.p, e.n) == 0)
             *out = vd_value_bool(true);
     }
@@ -591,11 +604,11 @@ static bool call_strip(struct vd_run *r, struct vd_str s, const struct vd_args *
                        struct vd_value *out)
 {
     struct vd_str set;
-    if (!str_arg(r, a, 0, "chars", "", &set))
+    if (!str_arg(r, a, 0, "chars", "", &set) || !vd_run_charge(r, strip_steps(s, set)))
         return false;
     s = strip(s, set, id != M_RSTRIP, id != M_LSTRIP);
     *out = vd_value_str(s.p, s.n);
-    return vd_run_charge(r, s.n / 32);
+    return true;
 }
 
 static bool run_method(struct vd_run *r, enum method_id id, const struct vd_value *self,
@@ -628,7 +641,7 @@ static bool run_method(struct vd_run *r, enum method_id id, const struct vd_valu
     case M_GET:
         found = a->v[0].type == VD_VALUE_STR ? vd_value_get(self, a->v[0].s) : NULL;
         *out = found ? *found : a->n > 1 ? a->v[1] : vd_value_none();
-        return vd_run_charge(r, self->list.n / 8);
+        return a->v[0].type != VD_VALUE_STR || vd_run_charge(r, vd_run_find_steps(self->list.n, a->v[0].s));
     case M_CYCLE:
         *out = a->v[(size_t)self->loop->index0 % a->n];
         return true;

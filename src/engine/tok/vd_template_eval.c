@@ -61,11 +61,11 @@ static bool lookup(struct vd_run *r, struct vd_str name, struct vd_value *out)
     for (size_t i = r->n_vars; i-- > 0;)
         if (vd_str_eq(r->vars[i].name, name)) {
             *out = r->vars[i].value;
-            return vd_run_charge(r, (r->n_vars - i) / 8);
+            return vd_run_charge(r, vd_run_find_steps(r->n_vars - i, name));
         }
     const struct vd_value *v = vd_value_get(r->globals, name);
     *out = v ? *v : (struct vd_value){.type = VD_VALUE_UNDEFINED, .s = name};
-    return true;
+    return vd_run_charge(r, vd_run_find_steps(r->n_vars + r->globals->list.n, name));
 }
 
 static bool push_var(struct vd_run *r, struct vd_str name, const struct vd_value *v)
@@ -165,7 +165,7 @@ static bool eval_map(struct vd_run *r, const struct vd_node *n, struct vd_value 
         pairs[2 * k] = pairs[i];
         pairs[2 * k + 1] = pairs[i + 1];
         n_pairs += k == n_pairs;
-        if (!vd_run_charge(r, k))
+        if (!vd_run_charge(r, k + vd_run_find_steps(k, pairs[i].s)))
             return false;
     }
     *out = vd_value_map(pairs, n_pairs);

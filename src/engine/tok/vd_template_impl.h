@@ -158,6 +158,12 @@ bool vd_run_fail(struct vd_run *r, enum vd_err code, const char *fmt, ...)
 void *vd_run_alloc(struct vd_run *r, size_t n_bytes);
 bool vd_run_charge(struct vd_run *r, uint64_t steps);
 
+/* The steps of looking for a key among n others: a long one may have to be compared to its end each time. */
+static inline uint64_t vd_run_find_steps(size_t n, struct vd_str key)
+{
+    return n / 8 + (uint64_t)n * (key.n / 32);
+}
+
 enum { VD_ARGS_MAX = 32 };
 
 struct vd_args {

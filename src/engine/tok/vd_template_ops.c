@@ -81,7 +81,8 @@ static bool equal_maps(struct vd_run *r, const struct vd_value *a, const struct 
     for (size_t i = 0; *out && i < a->list.n; i++) {
         const struct vd_value *other = vd_value_get(b, a->list.p[2 * i].s);
         *out = other != NULL;
-        if (!vd_run_charge(r, i) || (other && !vd_op_equal(r, &a->list.p[2 * i + 1], other, depth + 1, out)))
+        if (!vd_run_charge(r, i + vd_run_find_steps(b->list.n, a->list.p[2 * i].s)) ||
+            (other && !vd_op_equal(r, &a->list.p[2 * i + 1], other, depth + 1, out)))
             return false;
     }
     return true;
@@ -173,7 +174,7 @@ bool vd_op_contains(struct vd_run *r, const struct vd_value *in, const struct vd
         if ((v->type == VD_VALUE_LIST && !v->is_tuple) || v->type == VD_VALUE_MAP)
             return refuse(r, "a key", v);
         *out = v->type == VD_VALUE_STR && vd_value_get(in, v->s);
-        return vd_run_charge(r, in->list.n / 8);
+        return v->type != VD_VALUE_STR || vd_run_charge(r, vd_run_find_steps(in->list.n, v->s));
     }
     if (in->type != VD_VALUE_LIST)
         return refuse(r, "in", in->type == VD_VALUE_STR ? v : in);
@@ -373,7 +374,7 @@ bool vd_op_attr(struct vd_run *r, const struct vd_value *v, struct vd_str name, 
     for (size_t i = 0; v->type == VD_VALUE_NAMESPACE && i < v->ns->n; i++)
         if (vd_str_eq(v->ns->keys[i], name))
             *out = v->ns->values[i];
-    return vd_run_charge(r, v->type == VD_VALUE_MAP ? v->list.n / 8 : 1);
+    return vd_run_charge(r, v->type == VD_VALUE_MAP ? vd_run_find_steps(v->list.n, name) : 1);
 }
 
 /* The character at index i of a string; its length, 0 if there are not so many. */
@@ -410,11 +411,13 @@ bool vd_op_item(struct vd_run *r, const struct vd_value *v, const struct vd_valu
             *out = *found;
         else if (v->type == VD_VALUE_LOOP || v->type == VD_VALUE_NAMESPACE)
             return vd_op_attr(r, v, key->s, out);
-        return vd_run_charge(r, v->type == VD_VALUE_MAP ? v->list.n / 8 : 1);
+        return vd_run_charge(r, v->type == VD_VALUE_MAP ? vd_run_find_steps(v->list.n, key->s) : 1);
     }
     if (!as_int(key, &i) || (v->type != VD_VALUE_LIST && v->type != VD_VALUE_STR))
         return true;
     bool is_str = v->type == VD_VALUE_STR;
+    if (!vd_run_charge(r, is_str ? v->s.n / 16 : 1))
+        return false;
     int64_t n = (int64_t)(is_str ? count_chars(v->s) : v->list.n);
     i += i < 0 ? n : 0;
     if (i < 0 || i >= n)
@@ -424,7 +427,7 @@ bool vd_op_item(struct vd_run *r, const struct vd_value *v, const struct vd_valu
         *out = v->list.p[i];
     else if ((len = char_at(v->s, (size_t)i, &at)) > 0)
         *out = vd_value_str(v->s.p + at, len);
-    return vd_run_charge(r, is_str ? v->s.n / 32 : 1);
+    return true;
 }
 
 /* One bound of a slice, brought into lo .. hi as Python does. */

@@ -163,6 +163,15 @@ static void test_limits(void **state)
         "%}{% endfor %}{{ ns.x == ns.y }}",
         "{% for i in range(100000) %}{{ 'abcdefghijklmnopqrstuvwxyz' }}{% endfor %}",
         "{{ range(1000000) | list | join('x') | length }}{{ ('x' * 30000000)[::-1] | length }}",
+        "{% set s = ' ' * 20000000 %}{% for i in range(1000000) %}{{ s.strip() }}{% endfor %}",
+        "{% set s = 'a' * 20000000 %}{% set t = 'b' * 999999 ~ 'a' %}{{ s.strip(t) }}",
+        "{% set s = 'x' * 20000000 %}{% for i in range(1000000) %}{{ s[99999999] }}{% endfor %}",
+        "{% set s = 'x' * 20000000 %}{% set t = 'y' * 9999999 %}{% for i in range(1000000) %}{% set p = "
+        "s.split(t) "
+        "%}{% endfor %}",
+        "{% set s = 'x' * 20000000 %}{% for i in range(1000000) %}{{ s.startswith(s) }}{% endfor %}",
+        "{% set s = '0' * 20000000 %}{% for i in range(1000000) %}{{ s | int }}{% endfor %}",
+        "{% set k = 'k' * 9999999 %}{% set m = {k: 1} %}{% for i in range(1000000) %}{{ m[k] }}{% endfor %}",
     };
     struct vd_error err = {0};
     size_t n;

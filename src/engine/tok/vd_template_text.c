@@ -97,6 +97,8 @@ static bool put_items(struct writer *w, const struct vd_value *v, int depth)
         if (i > 0)
             put_text(w, w->indent < 0 ? ", " : ",");
         put_line(w, depth + 1);
+        if (!vd_run_charge(w->r, w->indent < 0 ? 0 : (uint64_t)(depth * w->indent) / 32))
+            return false;
         if (!put_value(w, item, depth + 1))
             return false;
         if (map) {

@@ -7,6 +7,7 @@
 #include "vd_kern.h"
 #include "vd_ledger_client.h"
 #include "vd_ledgerd.h"
+#include "vd_trace_hash.h"
 #include "vd_worker.h"
 
 #include <curl/curl.h>
@@ -743,6 +744,134 @@ static void test_audits(void **state)
     vd_link_finish(l);
 }
 
+/* A worker with a stake that lies: what it sends is refused, it is not paid, and nobody countersigns for it.
+ */
+struct liar {
+    pthread_mutex_t mu;
+    bool says_tokens; /* else an id that the vocabulary does not have */
+    unsigned n_jobs, n_accepts;
+    struct vd_error why; /* its link ended */
+};
+
+static void liar_send(struct vd_link *l, unsigned type, const struct vd_pb_writer *w)
+{
+    assert_false(w->overflow);
+    vd_link_send(l, type, w->p, w->n_bytes, NULL);
+}
+
+/* As many tokens as were asked for, and a receipt that is right but for a root of other tokens. */
+static void liar_answers(struct vd_link *l, const struct vd_wire_job *m, const struct vd_request *q)
+{
+    static const uint32_t said[3] = {100, 101, 102}, signed_for[3] = {100, 101, 103};
+    uint8_t buf[VD_RECEIPT_MAX_BYTES + 256], body[VD_RECEIPT_MAX_BYTES];
+    struct vd_wire_token t1 = {.job = vd_sha256_of(m->request.p, m->request.n), .ids = {said, 3}};
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    assert_int_equal(q->max_tokens, 3);
+    vd_wire_put_token(&w, &t1);
+    liar_send(l, VD_WIRE_TOKEN, &w);
+    struct vd_receipt r = {.request = *q,
+                           .output_root = vd_token_root(m->salt.b, q->n_prompt, signed_for, 3),
+                           .n_output = 3,
+                           .finish = VD_FINISH_LENGTH,
+                           .commit_root = {{1}}};
+    assert_true(vd_request_amount(q, 3, &r.amount));
+    struct vd_wire_receipt x = {.job = t1.job, .receipt = {body, vd_receipt_encode(&r, body, sizeof body)}};
+    vd_key_sign(&x.worker_sig, &t.key[WORKER_B], VD_TAG_RECEIPT, body, x.receipt.n);
+    w = vd_pb_writer_init(buf, sizeof buf);
+    vd_wire_put_receipt(&w, &x);
+    liar_send(l, VD_WIRE_RECEIPT, &w);
+}
+
+static void liar_frame(void *arg, struct vd_link *l, unsigned type, struct vd_bytes body)
+{
+    struct liar *a = arg;
+    struct vd_wire_job m;
+    struct vd_request q;
+    pthread_mutex_lock(&a->mu);
+    a->n_jobs += type == VD_WIRE_JOB;
+    a->n_accepts += type == VD_WIRE_ACCEPT;
+    pthread_mutex_unlock(&a->mu);
+    if (type != VD_WIRE_JOB)
+        return;
+    void *memory = malloc(4 * body.n + 8);
+    struct vd_arena arena = vd_arena_init(memory, 4 * body.n + 8);
+    assert_true(vd_wire_get_job(&m, body, &arena));
+    assert_int_equal(vd_request_decode(m.request, &q), VD_RECEIPT_OK);
+    if (a->says_tokens) {
+        liar_answers(l, &m, &q);
+    } else {
+        uint8_t buf[64];
+        uint32_t id = vd_model_program(t.model)->vocab;
+        struct vd_wire_token bad = {.job = vd_sha256_of(m.request.p, m.request.n), .ids = {&id, 1}};
+        struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+        vd_wire_put_token(&w, &bad);
+        liar_send(l, VD_WIRE_TOKEN, &w);
+    }
+    free(memory);
+}
+
+static void liar_close(void *arg, struct vd_link *l, const struct vd_error *why)
+{
+    struct liar *a = arg;
+    (void)l;
+    pthread_mutex_lock(&a->mu);
+    a->why = *why;
+    pthread_mutex_unlock(&a->mu);
+}
+
+/* Links as a worker that is cheaper than the honest one, so that it gets the job. */
+static struct vd_link *liar_up(struct liar *a)
+{
+    static struct vd_wire_hello hello;
+    static uint8_t buf[512];
+    struct vd_link_config c = {.key = &t.key[WORKER_B],
+                               .cb = {.arg = a, .on_frame = liar_frame, .on_close = liar_close}};
+    struct vd_link *l;
+    struct vd_error err;
+    uint64_t n = stats().n_workers, until = vd_clock_ms() + WAIT_MS;
+    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
+    hello = (struct vd_wire_hello){.role = VD_ROLE_WORKER, .arithmetic = VD_ARITH_VERSION, .n_offers = 1};
+    hello.offer[0] = (struct vd_wire_offer){t.root, 1, {PRICE_IN}, {PRICE_OUT - 1}, 2048};
+    must(vd_genesis_network_hash(&t.genesis, &hello.genesis, &err), &err);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    assert_true(vd_wire_put_hello(&w, &hello));
+    liar_send(l, VD_WIRE_HELLO, &w);
+    while (stats().n_workers == n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    return l;
+}
+
+static void test_a_token_outside_the_vocabulary(void **state)
+{
+    struct liar a = {.says_tokens = false};
+    pthread_mutex_init(&a.mu, NULL);
+    struct vd_link *l = liar_up(&a);
+    struct reply r = post(CHAT, ASK("Say hello.", GREEDY ",\"max_tokens\":3"));
+    assert_int_equal(r.status, 200); /* by the honest worker */
+    free(r.body);
+    vd_link_finish(l);
+    assert_int_equal(a.n_jobs, 1);
+    assert_int_equal(a.n_accepts, 0);
+    assert_int_equal(a.why.code, VD_EFORMAT);
+    settle();
+}
+
+static void test_a_root_of_other_tokens(void **state)
+{
+    struct liar a = {.says_tokens = true};
+    pthread_mutex_init(&a.mu, NULL);
+    settle();
+    struct vd_gateway_stats before = stats();
+    struct vd_link *l = liar_up(&a);
+    expect_error(post(CHAT, ASK("Say hello.", GREEDY ",\"max_tokens\":3")), 502, "worker_failed", NULL);
+    settle();
+    vd_link_finish(l);
+    assert_int_equal(a.n_jobs, 1);
+    assert_int_equal(a.n_accepts, 0);
+    assert_int_equal(stats().n_answers, before.n_answers);
+    assert_int_equal(stats().escrow_balance.micro, before.escrow_balance.micro);
+}
+
 int main(void)
 {
     struct vd_error err;
@@ -766,6 +895,8 @@ int main(void)
         cmocka_unit_test(test_audits),
         cmocka_unit_test(test_worker_vanishes),
         cmocka_unit_test(test_no_worker),
+        cmocka_unit_test(test_a_token_outside_the_vocabulary),
+        cmocka_unit_test(test_a_root_of_other_tokens),
         cmocka_unit_test(test_restart_of_the_gateway),
     };
     return cmocka_run_group_tests(tests, network_up, network_down);

@@ -1,5 +1,6 @@
 /* Runs a fuzz target over files instead of under libFuzzer: every file of the folders and files named as
- * arguments, each also cut short at a few places. With this the corpora are regression tests of any compiler. */
+ * arguments, each also cut short at a few places. With this the corpora are regression tests of any compiler.
+ */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* See vd_pb.h. Kept free of tables and reflection: each message is a page of put and get calls that reads like
- * its schema, and both sides can be checked by eye against proto/veridem.proto. */
+/* See vd_pb.h. Kept free of tables and reflection: each message is a page of put and get calls that reads
+ * like its schema, and both sides can be checked by eye against proto/veridem.proto. */
 #include "vd_pb.h"
 
 enum { WIRE_VARINT = 0, WIRE_LEN = 2 };

@@ -8,7 +8,8 @@
 #include "vd_pb.h"
 #include "vd_rng.h"
 
-/* A message with one field of each kind: 1 u64, 2 bytes, 3 fixed 4 bytes, 4 packed, 5 repeated bytes, 6 nested. */
+/* A message with one field of each kind: 1 u64, 2 bytes, 3 fixed 4 bytes, 4 packed, 5 repeated bytes, 6
+ * nested. */
 struct sample {
     uint64_t u;
     uint8_t bytes[300];
@@ -132,21 +133,22 @@ static bool decodes(const char *bytes, size_t n)
 static void test_refusals(void **state)
 {
     (void)state;
-#define FIXED "\x1a\x04"                                                                                     \
-              "abcd"
+#define FIXED                                                                                                \
+    "\x1a\x04"                                                                                               \
+    "abcd"
     assert_true(decodes(FIXED, 6));
-    assert_false(decodes("", 0));                         /* the fixed field is missing */
-    assert_false(decodes("\x08\x00" FIXED, 8));           /* zero scalar written */
-    assert_false(decodes("\x08\x81\x00" FIXED, 9));       /* varint not minimal */
-    assert_false(decodes("\x12\x00" FIXED, 8));           /* empty bytes written */
-    assert_false(decodes(FIXED FIXED, 12));               /* duplicate */
-    assert_false(decodes(FIXED "\x08\x01", 8));           /* out of order */
-    assert_false(decodes(FIXED "\x38\x01", 8));           /* unknown field */
-    assert_false(decodes("\x0a\x01x" FIXED, 9));          /* wrong wire type */
+    assert_false(decodes("", 0));                   /* the fixed field is missing */
+    assert_false(decodes("\x08\x00" FIXED, 8));     /* zero scalar written */
+    assert_false(decodes("\x08\x81\x00" FIXED, 9)); /* varint not minimal */
+    assert_false(decodes("\x12\x00" FIXED, 8));     /* empty bytes written */
+    assert_false(decodes(FIXED FIXED, 12));         /* duplicate */
+    assert_false(decodes(FIXED "\x08\x01", 8));     /* out of order */
+    assert_false(decodes(FIXED "\x38\x01", 8));     /* unknown field */
+    assert_false(decodes("\x0a\x01x" FIXED, 9));    /* wrong wire type */
     assert_false(decodes("\x1a\x05"
                          "abcde",
-                         7));                             /* wrong fixed length */
-    assert_false(decodes(FIXED "\x22\x00", 8));           /* empty packed written */
+                         7));                   /* wrong fixed length */
+    assert_false(decodes(FIXED "\x22\x00", 8)); /* empty packed written */
     assert_false(decodes("\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02" FIXED, 17)); /* over 64 bits */
     assert_true(decodes("\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01" FIXED, 17));
     assert_false(decodes("\x12\xff\xff\xff\xff\x0f" FIXED, 12)); /* length beyond the end */

@@ -30,8 +30,7 @@ static enum vd_err make(struct vd_keypair *out, const char *path, struct vd_erro
         unlink(path);
     sodium_memzero(seed, sizeof seed);
     sodium_memzero(text, sizeof text);
-    return ok ? VD_OK
-              : vd_error_set(err, VD_EIO, "cannot write the key file %s: %s", path, strerror(saved));
+    return ok ? VD_OK : vd_error_set(err, VD_EIO, "cannot write the key file %s: %s", path, strerror(saved));
 }
 
 enum vd_err vd_key_load(struct vd_keypair *out, const char *path, bool create, struct vd_error *err)
@@ -40,8 +39,8 @@ enum vd_err vd_key_load(struct vd_keypair *out, const char *path, bool create, s
     if (fd < 0 && errno == ENOENT && create)
         return make(out, path, err);
     if (fd < 0)
-        return vd_error_set(err, errno == ENOENT ? VD_ENOTFOUND : VD_EIO, "cannot open the key file %s: %s", path,
-                            strerror(errno));
+        return vd_error_set(err, errno == ENOENT ? VD_ENOTFOUND : VD_EIO, "cannot open the key file %s: %s",
+                            path, strerror(errno));
     struct stat st;
     char text[KEY_FILE_BYTES + 1];
     uint8_t seed[VD_SEED_BYTES];
@@ -51,8 +50,9 @@ enum vd_err vd_key_load(struct vd_keypair *out, const char *path, bool create, s
     }
     if (st.st_mode & 077) {
         close(fd);
-        return vd_error_set(err, VD_EAUTH, "the key file %s can be read by others (mode %03o): run chmod 600 %s",
-                            path, (unsigned)st.st_mode & 0777u, path);
+        return vd_error_set(err, VD_EAUTH,
+                            "the key file %s can be read by others (mode %03o): run chmod 600 %s", path,
+                            (unsigned)st.st_mode & 0777u, path);
     }
     ssize_t n = read(fd, text, sizeof text);
     close(fd);
@@ -67,5 +67,6 @@ enum vd_err vd_key_load(struct vd_keypair *out, const char *path, bool create, s
     sodium_memzero(text, sizeof text);
     return ok ? VD_OK
               : vd_error_set(err, VD_EFORMAT,
-                             "the key file %s is damaged: it must hold 64 hexadecimal digits and a newline", path);
+                             "the key file %s is damaged: it must hold 64 hexadecimal digits and a newline",
+                             path);
 }

@@ -1,4 +1,5 @@
-/* All walks are the same recursion on (first leaf, number of leaves); the split is the one rule of RFC 6962. */
+/* All walks are the same recursion on (first leaf, number of leaves); the split is the one rule of RFC 6962.
+ */
 #include "vd_merkle.h"
 
 #include <assert.h>
@@ -92,8 +93,8 @@ size_t vd_merkle_range_proof_len(size_t n, size_t first, size_t count)
     return proof_len(first, count, 0, n);
 }
 
-static struct vd_hash *prove(const struct vd_hash *leaf, uint64_t first, uint64_t count, uint64_t lo, uint64_t n,
-                             struct vd_hash *out)
+static struct vd_hash *prove(const struct vd_hash *leaf, uint64_t first, uint64_t count, uint64_t lo,
+                             uint64_t n, struct vd_hash *out)
 {
     if (apart(first, count, lo, n)) {
         *out = vd_merkle_root(leaf + lo, n);
@@ -133,7 +134,8 @@ struct vd_hash vd_merkle_range_root(size_t n, size_t first, size_t count, const 
     return range_root(first, count, 0, n, leaf, &proof);
 }
 
-static size_t spans(struct vd_merkle_span top, unsigned levels, struct vd_merkle_span *out, size_t cap, size_t at)
+static size_t spans(struct vd_merkle_span top, unsigned levels, struct vd_merkle_span *out, size_t cap,
+                    size_t at)
 {
     if (levels == 0 || top.count == 1) {
         if (at < cap)

@@ -1,4 +1,5 @@
-/* The envelope is the one message whose size follows the answer's length; its tokens are bounded by VD_JOB_MAX_TOKENS. */
+/* The envelope is the one message whose size follows the answer's length; its tokens are bounded by
+ * VD_JOB_MAX_TOKENS. */
 #include "vd_pb.h"
 #include "vd_receipt.h"
 #include "vd_trace_hash.h"

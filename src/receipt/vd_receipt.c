@@ -1,5 +1,6 @@
-/* One page per message: put and get calls in the order of proto/veridem.proto. A decoder that accepts only what the
- * encoder writes makes "decode, encode again, compare" true by construction; the fuzz target checks it. */
+/* One page per message: put and get calls in the order of proto/veridem.proto. A decoder that accepts only
+ * what the encoder writes makes "decode, encode again, compare" true by construction; the fuzz target checks
+ * it. */
 #include "vd_receipt.h"
 #include "vd_pb.h"
 
@@ -63,8 +64,8 @@ static enum vd_receipt_verdict request_check(const struct vd_request *r)
         return VD_RECEIPT_BAD_ARITH;
     if (r->n_prompt < 1 || r->max_tokens < 1 || (uint64_t)r->n_prompt + r->max_tokens > VD_JOB_MAX_TOKENS)
         return VD_RECEIPT_BAD_LIMITS;
-    if (r->sampling.temp_micro > 2000000 || r->sampling.top_p_micro < 1 || r->sampling.top_p_micro > 1000000 ||
-        r->sampling.min_p_micro > 1000000)
+    if (r->sampling.temp_micro > 2000000 || r->sampling.top_p_micro < 1 ||
+        r->sampling.top_p_micro > 1000000 || r->sampling.min_p_micro > 1000000)
         return VD_RECEIPT_BAD_LIMITS;
     return vd_request_max_amount(r, &most) ? VD_RECEIPT_OK : VD_RECEIPT_BAD_LIMITS;
 }

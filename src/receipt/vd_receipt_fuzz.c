@@ -1,5 +1,5 @@
-/* Arbitrary bytes as an envelope, a signed receipt, a receipt and a request: no crash, and whatever decodes encodes
- * to the same bytes. */
+/* Arbitrary bytes as an envelope, a signed receipt, a receipt and a request: no crash, and whatever decodes
+ * encodes to the same bytes. */
 #include <stdlib.h>
 
 #include "vd_receipt.h"

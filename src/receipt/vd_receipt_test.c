@@ -54,8 +54,12 @@ static struct fixture *make(void)
     q->prompt_root = vd_token_root(f.envelope.job_salt, 0, f.prompt, 5);
     q->n_prompt = 5;
     q->salt_commit = vd_salt_commit(f.envelope.job_salt);
-    q->sampling = (struct vd_sampling){.temp_micro = 700000, .top_k = 1 << 20, .top_p_micro = 1000000,
-                                       .min_p_micro = 1000000, .seed = UINT64_MAX, .choice = UINT32_MAX};
+    q->sampling = (struct vd_sampling){.temp_micro = 700000,
+                                       .top_k = 1 << 20,
+                                       .top_p_micro = 1000000,
+                                       .min_p_micro = 1000000,
+                                       .seed = UINT64_MAX,
+                                       .choice = UINT32_MAX};
     q->max_tokens = 3;
     q->price_in.micro = 10;
     q->price_out.micro = VD_PRICE_MAX_MICRO;
@@ -85,7 +89,8 @@ static void test_round_trip_and_size(void **state)
     struct vd_envelope e;
     struct vd_receipt out;
     (void)state;
-    assert_true(vd_signed_receipt_encode(&f->envelope.receipt, buf, sizeof buf) <= VD_SIGNED_RECEIPT_MAX_BYTES);
+    assert_true(vd_signed_receipt_encode(&f->envelope.receipt, buf, sizeof buf) <=
+                VD_SIGNED_RECEIPT_MAX_BYTES);
     size_t n = vd_envelope_encode(&f->envelope, buf, sizeof buf);
     assert_true(n > 0 && n <= vd_envelope_max_bytes(5, 3));
     assert_true(vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 64));

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -162,7 +163,41 @@ static void test_key_file(void **state)
     assert_int_equal(truncate(path, 64), 0);
     assert_int_equal(vd_key_load(&b, path, false, &err), VD_EFORMAT);
     unlink(path);
-    rmdir(dir);
+    snprintf(path, sizeof path, "%s/none/key", dir);
+    assert_int_equal(vd_key_load(&b, path, true, &err), VD_EIO); /* no folder: nothing is made */
+    assert_int_equal(rmdir(dir), 0);                             /* and no temporary file is left anywhere */
+}
+
+/* Several processes that make the same key at once all end with the one that is in the file. */
+static void test_key_file_race(void **state)
+{
+    char dir[] = "/tmp/vd_key_testXXXXXX", path[64];
+    struct vd_keypair mine, got;
+    int pipes[2], status;
+    enum { PROCESSES = 8 };
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/key", dir);
+    assert_int_equal(pipe(pipes), 0);
+    for (int i = 0; i < PROCESSES; i++)
+        if (fork() == 0) {
+            bool ok = vd_key_load(&mine, path, true, NULL) == VD_OK &&
+                      write(pipes[1], mine.pub.b, sizeof mine.pub.b) == (ssize_t)sizeof mine.pub.b;
+            _exit(ok ? 0 : 1);
+        }
+    for (int i = 0; i < PROCESSES; i++) {
+        assert_true(wait(&status) > 0);
+        assert_int_equal(status, 0);
+    }
+    assert_int_equal(vd_key_load(&mine, path, false, NULL), VD_OK);
+    for (int i = 0; i < PROCESSES; i++) {
+        assert_int_equal(read(pipes[0], got.pub.b, sizeof got.pub.b), sizeof got.pub.b);
+        assert_memory_equal(got.pub.b, mine.pub.b, sizeof got.pub.b);
+    }
+    close(pipes[0]);
+    close(pipes[1]);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0);
 }
 
 int main(void)
@@ -171,6 +206,7 @@ int main(void)
         cmocka_unit_test(test_sha256),        cmocka_unit_test(test_merkle_vectors),
         cmocka_unit_test(test_merkle_ranges), cmocka_unit_test(test_merkle_descent),
         cmocka_unit_test(test_sign),          cmocka_unit_test(test_key_file),
+        cmocka_unit_test(test_key_file_race),
     };
     if (vd_key_init(NULL) != VD_OK)
         return 1;

@@ -11,33 +11,71 @@
 
 enum { KEY_FILE_BYTES = 2 * VD_SEED_BYTES + 1 };
 
+/* fsync of the folder that holds `path`: until then a power cut may take the new name away, and the key with
+ * it. */
+static bool sync_folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char folder[4096] = ".";
+    if (slash && snprintf(folder, sizeof folder, "%.*s", slash == path ? 1 : (int)(slash - path), path) >=
+                     (int)sizeof folder)
+        return false;
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool ok = fsync(fd) == 0;
+    close(fd);
+    return ok;
+}
+
+/* Writes the text to a new file and gives it its name only when it is whole and on the disk: a process that
+ * is killed on the way leaves no damaged key, and of two at once the second finds the first one's. */
+static enum vd_err publish(const char *path, const char text[KEY_FILE_BYTES], struct vd_error *err)
+{
+    char tmp[4096];
+    if (snprintf(tmp, sizeof tmp, "%s.new-%ld", path, (long)getpid()) >= (int)sizeof tmp)
+        return vd_error_set(err, VD_ELIMIT, "the path of the key file %.60s... is too long", path);
+    unlink(tmp); /* left by a process that had this id and was killed */
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return vd_error_set(err, VD_EIO, "cannot make the key file %s: %s", path, strerror(errno));
+    errno = 0; /* a short write sets none */
+    bool ok = write(fd, text, KEY_FILE_BYTES) == KEY_FILE_BYTES && fsync(fd) == 0 && link(tmp, path) == 0 &&
+              sync_folder_of(path);
+    int saved = errno ? errno : ENOSPC;
+    close(fd);
+    unlink(tmp);
+    if (ok)
+        return VD_OK;
+    return vd_error_set(err,
+                        saved == EEXIST   ? VD_ECONFLICT
+                        : saved == ENOSPC ? VD_ENOSPACE
+                                          : VD_EIO,
+                        "cannot write the key file %s: %s", path, strerror(saved));
+}
+
 static enum vd_err make(struct vd_keypair *out, const char *path, struct vd_error *err)
 {
     uint8_t seed[VD_SEED_BYTES];
     char text[KEY_FILE_BYTES + 1];
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return vd_error_set(err, VD_EIO, "cannot make the key file %s: %s", path, strerror(errno));
     randombytes_buf(seed, sizeof seed);
     vd_hex_encode(text, seed, sizeof seed);
     text[KEY_FILE_BYTES - 1] = '\n';
-    bool ok = write(fd, text, KEY_FILE_BYTES) == KEY_FILE_BYTES && fsync(fd) == 0;
-    int saved = errno;
-    close(fd);
-    if (ok)
+    enum vd_err rc = publish(path, text, err);
+    if (rc == VD_OK)
         vd_key_from_seed(out, seed);
-    else
-        unlink(path);
     sodium_memzero(seed, sizeof seed);
     sodium_memzero(text, sizeof text);
-    return ok ? VD_OK : vd_error_set(err, VD_EIO, "cannot write the key file %s: %s", path, strerror(saved));
+    return rc;
 }
 
 enum vd_err vd_key_load(struct vd_keypair *out, const char *path, bool create, struct vd_error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT && create)
-        return make(out, path, err);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a named pipe must not block the open */
+    if (fd < 0 && errno == ENOENT && create) {
+        enum vd_err rc = make(out, path, err);
+        return rc == VD_ECONFLICT ? vd_key_load(out, path, false, err) : rc; /* another process was quicker */
+    }
     if (fd < 0)
         return vd_error_set(err, errno == ENOENT ? VD_ENOTFOUND : VD_EIO, "cannot open the key file %s: %s",
                             path, strerror(errno));

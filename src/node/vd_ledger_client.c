@@ -403,28 +403,52 @@ static void remove_wait(struct vd_ledger_client *c, struct wait *w)
     *at = w->next;
 }
 
-/* Sends the question, again over each new link, until its answer has come. w->body is then the caller's. */
-static enum vd_err exchange(struct vd_ledger_client *c, unsigned type, struct vd_bytes question,
-                            struct wait *w, const struct timespec *until, struct vd_error *err)
+static bool all_done(const struct wait *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!w[i].done)
+            return false;
+    return true;
+}
+
+/* Under mu: what is not on its way yet, in order. False: the link's queue is full. */
+static bool send_questions(struct vd_ledger_client *c, unsigned type, const struct vd_bytes *question,
+                           struct wait *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!w[i].sent && !w[i].done)
+            w[i].sent = vd_link_send(c->link, type, question[i].p, question[i].n, NULL) == VD_OK;
+        if (!w[i].sent && !w[i].done)
+            return false;
+    }
+    return true;
+}
+
+/* Sends n questions, again over each new link, until their answers have come. The bodies are then the
+ * caller's, also of those that came when others did not. */
+static enum vd_err exchange(struct vd_ledger_client *c, unsigned type, const struct vd_bytes *question,
+                            struct wait *w, size_t n, const struct timespec *until, struct vd_error *err)
 {
     bool in_time = true;
     pthread_mutex_lock(&c->mu);
-    w->next = c->waits;
-    c->waits = w;
-    while (!w->done && !c->cancelled && in_time) {
-        if (c->up && !w->sent)
-            w->sent = vd_link_send(c->link, type, question.p, question.n, NULL) == VD_OK;
+    for (size_t i = 0; i < n; i++) {
+        w[i].next = c->waits;
+        c->waits = &w[i];
+    }
+    while (!all_done(w, n) && !c->cancelled && in_time) {
+        bool sent = !c->up || send_questions(c, type, question, w, n);
         struct timespec soon = vd_clock_after_ms(RETRY_MS);
-        if (w->sent || !c->up)
+        if (sent)
             in_time = wait_change(c, until);
         else /* the queue is full */
             in_time = wait_change(c, &soon) || vd_clock_ns() < (uint64_t)until->tv_sec * 1000000000u;
     }
-    remove_wait(c, w);
-    bool cancelled = c->cancelled, up = c->up;
+    for (size_t i = 0; i < n; i++)
+        remove_wait(c, &w[i]);
+    bool done = all_done(w, n), cancelled = c->cancelled, up = c->up;
     struct vd_error last = c->last;
     pthread_mutex_unlock(&c->mu);
-    if (w->done)
+    if (done)
         return VD_OK;
     if (cancelled)
         return vd_error_set(err, VD_ECANCELLED, "stopping");
@@ -489,7 +513,7 @@ enum vd_err vd_ledger_client_submit(struct vd_ledger_client *c, struct vd_bytes 
             break;
         }
         again = false;
-        e = exchange(c, VD_WIRE_SUBMIT, (struct vd_bytes){buf, pw.n_bytes}, &w, &until, err);
+        e = exchange(c, VD_WIRE_SUBMIT, &(struct vd_bytes){buf, pw.n_bytes}, &w, 1, &until, err);
         if (e == VD_OK)
             e = read_result(&w, out, &again, err);
         free(w.body);
@@ -507,47 +531,137 @@ static enum vd_err fetch_nonce(struct vd_ledger_client *c, struct vd_error *err)
     return c->nonce_known ? VD_OK : e;
 }
 
-static enum vd_err send_once(struct vd_ledger_client *c, struct vd_tx *tx, uint8_t *buf, uint32_t timeout_ms,
-                             struct vd_ledger_outcome *out, struct vd_error *err)
+/* A batch on its way. */
+struct batch {
+    struct wait wait[VD_LEDGER_SEND_MAX];
+    struct vd_bytes question[VD_LEDGER_SEND_MAX];
+    struct vd_ledger_sending *item[VD_LEDGER_SEND_MAX]; /* those that are not decided yet */
+    size_t n;
+};
+
+/* Signs with the next nonce; what cannot be sent is decided at once. */
+static void batch_add(struct vd_ledger_client *c, struct batch *b, struct vd_ledger_sending *s, uint8_t *tx)
 {
-    enum vd_err e = c->nonce_known ? VD_OK : fetch_nonce(c, err);
-    if (e != VD_OK)
-        return e;
-    tx->nonce = c->nonce;
-    size_t n = vd_tx_sign(tx, &c->key, buf, VD_TX_MAX_BYTES, NULL);
-    if (n == 0)
-        return vd_error_set(err, VD_ELIMIT, "the transaction is longer than %d bytes", VD_TX_MAX_BYTES);
-    e = vd_ledger_client_submit(c, (struct vd_bytes){buf, n}, timeout_ms, out, err);
-    if (e == VD_OK && out->verdict == VD_TX_OK)
-        c->nonce++;
-    else
-        c->nonce_known = false;
-    return e;
+    uint64_t tag = new_tag(c);
+    s->tx->nonce = c->nonce + b->n;
+    size_t n = vd_tx_sign(s->tx, &c->key, tx, VD_TX_MAX_BYTES, NULL);
+    uint8_t *buf = n ? malloc(n + 64) : NULL;
+    struct vd_pb_writer pw = vd_pb_writer_init(buf, buf ? n + 64 : 0);
+    struct vd_wire_submit m = {tag, {tx, n}};
+    if (!vd_wire_put_submit(&pw, &m)) {
+        free(buf);
+        s->result = vd_error_set(&s->err, VD_ELIMIT, "the transaction is longer than %d bytes, or no memory",
+                                 VD_TX_MAX_BYTES);
+        return;
+    }
+    b->wait[b->n] = (struct wait){.tag = tag, .type = VD_WIRE_RESULT};
+    b->question[b->n] = (struct vd_bytes){buf, pw.n_bytes};
+    b->item[b->n++] = s;
+}
+
+/* What came of one of a batch. True: it is decided. */
+static bool batch_result(struct batch *b, size_t i, enum vd_err e, const struct vd_error *err)
+{
+    struct vd_ledger_sending *s = b->item[i];
+    bool again = false;
+    if (b->wait[i].done) {
+        s->result = read_result(&b->wait[i], &s->out, &again, &s->err);
+    } else {
+        s->result = e;
+        s->err = *err;
+    }
+    free(b->wait[i].body);
+    free((void *)b->question[i].p);
+    if (again || (s->result == VD_OK && s->out.verdict == VD_TX_BAD_NONCE))
+        return false;
+    if (s->result == VD_OK && s->out.verdict != VD_TX_OK)
+        s->result = vd_error_set(&s->err, VD_EFALSE, "the ledger refused the %s: %s",
+                                 vd_tx_kind_name(s->tx->kind), vd_tx_verdict_text(s->out.verdict));
+    return true;
+}
+
+/* One go at all that are not decided. Behind a refused one the nonces of the others are wrong, so they are
+ * signed anew in the next go. Returns how many are left. */
+static size_t send_round(struct vd_ledger_client *c, struct vd_ledger_sending **open, size_t n, uint8_t *tx,
+                         const struct timespec *until)
+{
+    struct batch b = {.n = 0};
+    struct vd_error err = {0};
+    size_t left = 0;
+    enum vd_err e = c->nonce_known ? VD_OK : fetch_nonce(c, &err);
+    if (e != VD_OK) {
+        for (size_t i = 0; i < n; i++) {
+            open[i]->result = e;
+            open[i]->err = err;
+        }
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++)
+        batch_add(c, &b, open[i], tx);
+    e = exchange(c, VD_WIRE_SUBMIT, b.question, b.wait, b.n, until, &err);
+    for (size_t i = 0; i < b.n; i++) {
+        if (!batch_result(&b, i, e, &err))
+            open[left++] = b.item[i];
+        else if (b.item[i]->result == VD_OK)
+            c->nonce++;
+        c->nonce_known &= b.item[i]->result == VD_OK && b.item[i]->out.verdict == VD_TX_OK;
+    }
+    return left;
+}
+
+void vd_ledger_client_send_all(struct vd_ledger_client *c, struct vd_ledger_sending *s, size_t n,
+                               uint32_t timeout_ms)
+{
+    const struct vd_genesis *g;
+    struct vd_hash genesis;
+    struct vd_error err;
+    struct vd_ledger_sending *open[VD_LEDGER_SEND_MAX];
+    struct timespec until = vd_clock_after_ms(timeout_ms);
+    assert(n <= VD_LEDGER_SEND_MAX);
+    enum vd_err e = vd_ledger_client_wait(c, timeout_ms, &err);
+    if (e == VD_OK)
+        e = vd_ledger_client_genesis(c, &g, &genesis, &err);
+    uint8_t *tx = malloc(VD_TX_MAX_BYTES);
+    if (e == VD_OK && !tx)
+        e = vd_error_set(&err, VD_ENOMEM, "no memory for a transaction");
+    for (size_t i = 0; i < n; i++) {
+        open[i] = &s[i];
+        s[i].result = e;
+        s[i].err = err;
+        s[i].tx->genesis = genesis;
+        s[i].tx->sender = c->key.pub;
+    }
+    pthread_mutex_lock(&c->send_mu);
+    size_t left = e == VD_OK ? n : 0;
+    for (int tries = 0; left && tries < NONCE_TRIES;) {
+        size_t before = left;
+        left = send_round(c, open, left, tx, &until);
+        if (left < before)
+            continue;
+        /* Nobody got further: the ledger is busy (until the time is over), or another program sends for this
+         * account. */
+        tries += open[0]->result == VD_OK;
+        if (!pause_before_retry(c, &until))
+            break;
+    }
+    pthread_mutex_unlock(&c->send_mu);
+    for (size_t i = 0; i < left; i++)
+        if (open[i]->result == VD_OK)
+            open[i]->result =
+                vd_error_set(&open[i]->err, VD_EFALSE, "the ledger refused the %s: %s",
+                             vd_tx_kind_name(open[i]->tx->kind), vd_tx_verdict_text(open[i]->out.verdict));
+    free(tx);
 }
 
 enum vd_err vd_ledger_client_send(struct vd_ledger_client *c, struct vd_tx *tx, uint32_t timeout_ms,
                                   struct vd_ledger_outcome *out, struct vd_error *err)
 {
-    const struct vd_genesis *g;
-    enum vd_err e = vd_ledger_client_wait(c, timeout_ms, err);
-    if (e == VD_OK)
-        e = vd_ledger_client_genesis(c, &g, &tx->genesis, err);
-    uint8_t *buf = malloc(VD_TX_MAX_BYTES);
-    if (e == VD_OK && !buf)
-        e = vd_error_set(err, VD_ENOMEM, "no memory for a transaction");
-    tx->sender = c->key.pub;
-    pthread_mutex_lock(&c->send_mu);
-    for (int i = 0; e == VD_OK && i < NONCE_TRIES; i++) {
-        e = send_once(c, tx, buf, timeout_ms, out, err);
-        if (e != VD_OK || out->verdict != VD_TX_BAD_NONCE)
-            break; /* BAD_NONCE: another program sends for this account; read the nonce again */
-    }
-    pthread_mutex_unlock(&c->send_mu);
-    free(buf);
-    if (e == VD_OK && out->verdict != VD_TX_OK)
-        e = vd_error_set(err, VD_EFALSE, "the ledger refused the %s: %s", vd_tx_kind_name(tx->kind),
-                         vd_tx_verdict_text(out->verdict));
-    return e;
+    struct vd_ledger_sending s = {.tx = tx};
+    vd_ledger_client_send_all(c, &s, 1, timeout_ms);
+    *out = s.out;
+    if (s.result != VD_OK && err)
+        *err = s.err;
+    return s.result;
 }
 
 void vd_ledger_answer_free(struct vd_ledger_answer *a)
@@ -600,7 +714,7 @@ enum vd_err vd_ledger_client_query(struct vd_ledger_client *c, const struct vd_w
     m.tag = w.tag;
     if (!vd_wire_put_query(&pw, &m))
         return vd_error_set(err, VD_ELIMIT, "a query's key is longer than %d bytes", VD_WIRE_KEY_MAX);
-    enum vd_err e = exchange(c, VD_WIRE_QUERY, (struct vd_bytes){buf, pw.n_bytes}, &w, &until, err);
+    enum vd_err e = exchange(c, VD_WIRE_QUERY, &(struct vd_bytes){buf, pw.n_bytes}, &w, 1, &until, err);
     if (e != VD_OK) {
         free(w.body);
         return e;

@@ -70,6 +70,18 @@ enum vd_err vd_ledger_client_submit(struct vd_ledger_client *c, struct vd_bytes 
 enum vd_err vd_ledger_client_send(struct vd_ledger_client *c, struct vd_tx *tx, uint32_t timeout_ms,
                                   struct vd_ledger_outcome *out, struct vd_error *err);
 
+/* The same for several at once, in this order: they do not wait for each other's block. Each has its own
+ * result; one that is refused keeps no other from being applied. `tx` is the caller's. */
+enum { VD_LEDGER_SEND_MAX = 32 };
+struct vd_ledger_sending {
+    struct vd_tx *tx;
+    enum vd_err result;
+    struct vd_ledger_outcome out;
+    struct vd_error err; /* unless result is VD_OK */
+};
+void vd_ledger_client_send_all(struct vd_ledger_client *c, struct vd_ledger_sending *s, size_t n,
+                               uint32_t timeout_ms);
+
 /* Queries. Bytes that come back are the caller's: free(). */
 struct vd_ledger_answer {
     uint64_t height; /* of the state that answered */

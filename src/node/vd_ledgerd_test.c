@@ -182,6 +182,36 @@ static void test_send_and_query(void **state)
     assert_int_equal(t.bucket[VD_BUCKET_ACCOUNTS].micro, 2 * BALANCE);
 }
 
+/* One of them is refused; the others are applied, and not each in a block of its own. */
+static void test_many_at_once(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 20, BAD = 7 };
+    struct vd_ledger_sending s[N];
+    struct vd_tx tx[N];
+    struct vd_keypair to;
+    struct vd_account have;
+    uint64_t first = UINT64_MAX, last = 0;
+    key_of(&to, 77);
+    for (int i = 0; i < N; i++) {
+        tx[i] = (struct vd_tx){.kind = VD_TX_TRANSFER};
+        tx[i].u.transfer.to = to.pub;
+        tx[i].u.transfer.amount = vd_amount_micro(i == BAD ? UINT64_MAX / 2 : 1);
+        s[i] = (struct vd_ledger_sending){.tx = &tx[i]};
+    }
+    vd_ledger_client_send_all(f->c, s, N, WAIT_MS);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(s[i].result, i == BAD ? VD_EFALSE : VD_OK);
+        if (i == BAD)
+            continue;
+        first = s[i].out.height < first ? s[i].out.height : first;
+        last = s[i].out.height > last ? s[i].out.height : last;
+    }
+    assert_true(last - first < N / 2);
+    assert_int_equal(vd_ledger_client_account(f->c, &to.pub, &have, NULL), VD_OK);
+    assert_int_equal(have.balance.micro, N - 1);
+}
+
 static void test_same_bytes_twice(void **state)
 {
     struct fixture *f = *state;
@@ -385,6 +415,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_send_and_query),
+        T(test_many_at_once),
         T(test_same_bytes_twice),
         T(test_list_and_status),
         T(test_blocks_without_gaps_over_a_restart),

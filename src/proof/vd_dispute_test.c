@@ -104,6 +104,16 @@ static void fixture_free(struct fixture *f)
     toy_model_free(f->model);
 }
 
+static struct fixture shared;
+
+/* The greedy job, made once: to make it takes longer than most of these tests. Nobody changes or frees it. */
+static struct fixture fixture_shared(void)
+{
+    if (!shared.model)
+        shared = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    return shared;
+}
+
 /* ---- lies ---- */
 
 static size_t most_opening, most_move;
@@ -145,7 +155,7 @@ static void lie_everywhere(struct fixture *f, uint32_t step, uint32_t unit)
 
 static void lies_in_greedy_job(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     uint32_t last = f.job->graph.job.n_steps - 1;
     lie_everywhere(&f, 2, 0);
     lie_everywhere(&f, last, 0);
@@ -153,7 +163,6 @@ static void lies_in_greedy_job(void **state)
     lie_everywhere(&f, 3, 2); /* a short last block */
     lie_everywhere(&f, last, 2);
     lie_everywhere(&f, PROMPT - 1, 3);
-    fixture_free(&f);
     print_message("    %u worker moves, openings up to %zu bytes, moves up to %zu\n", most_moves,
                   most_opening, most_move);
 }
@@ -173,14 +182,13 @@ static void lies_in_sampling(void **state)
 /* A tampered K or V row of an early step, first seen at the very step, however late the answer changes. */
 static void lies_in_early_cache_rows(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct vd_graph_op op;
     for (uint32_t o = 13; o <= 14; o++) {
         vd_graph_op(&f.job->graph, 0, 1, o, &op);
         expect_pinned(&f, (struct vd_toy_lie){true, 0, 1, o, 1, op.record_bytes});
         expect_pinned(&f, (struct vd_toy_lie){true, 63, 2, o, 0, op.record_bytes});
     }
-    fixture_free(&f);
 }
 
 /* ---- false challenges and openings ---- */
@@ -331,7 +339,7 @@ static void false_challenges(void **state)
 /* The last block of an early step has no X row: its root is 32 zero bytes that no opening may carry. */
 static void rows_that_do_not_exist_are_not_opened(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct match m;
     struct vd_move t;
     static uint8_t opening[VD_OPENING_MAX_BYTES];
@@ -347,7 +355,6 @@ static void rows_that_do_not_exist_are_not_opened(void **state)
     bad_move.n_bytes = vd_move_encode(&t, bad_move.bytes, sizeof bad_move.bytes);
     assert_int_equal(move_of(&m, &f.claim, &bad_move), VD_GAME_REJECT_OPENING);
     assert_int_equal(move_of(&m, &f.claim, &tile_move), VD_GAME_CHALLENGER_TILE);
-    fixture_free(&f);
 }
 
 /* An honest worker, an honest challenger: nothing to point at. */
@@ -397,7 +404,7 @@ static void expect_unbound(struct fixture *f, const struct vd_ref_claim *claim, 
 
 static void lying_tokens(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct vd_toy_job *liar = toy_job_copy(f.job, PROMPT);
     liar->output[1] ^= 1; /* chosen at step PROMPT, fed at PROMPT + 1 */
     struct vd_trace *t = toy_trace(liar);
@@ -405,12 +412,11 @@ static void lying_tokens(void **state)
     expect_unbound(&f, &claim, t, PROMPT);
     vd_trace_destroy(t);
     toy_job_free(liar);
-    fixture_free(&f);
 }
 
 static void lying_ends(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     uint32_t last = f.job->graph.job.n_steps - 1;
     struct vd_ref_claim claim = f.claim;
     assert_int_equal(f.claim.finish, VD_FINISH_LENGTH);
@@ -420,7 +426,6 @@ static void lying_ends(void **state)
     expect_unbound(&f, &claim, f.trace, last);
     claim.finish = VD_FINISH_FAIL;
     expect_unbound(&f, &claim, f.trace, last);
-    fixture_free(&f);
 }
 
 /* The first of the output's tokens is a stop token, and the worker went on. */
@@ -441,7 +446,7 @@ static void tokens_after_the_end(void **state)
 /* A cancelled answer: fewer tokens than the model would give, no stop. */
 static void cancelled(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct vd_toy_job *j = toy_job_copy(f.job, PROMPT + 1);
     j->graph.job.n_output = 2;
     j->graph.job.n_steps = PROMPT + 1;
@@ -455,13 +460,12 @@ static void cancelled(void **state)
     expect_unbound(&g, &claim, t, PROMPT);
     vd_trace_destroy(t);
     toy_job_free(j);
-    fixture_free(&f);
 }
 
 /* A commit root that belongs to another trace: found by the descent in the commit tree. */
 static void lying_commit_root(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct vd_hash leaf = f.trace->commit[3];
     struct match m;
     struct vd_ref_claim claim = f.claim;
@@ -476,7 +480,6 @@ static void lying_commit_root(void **state)
     assert_int_equal(m.game.phase, VD_PHASE_W_BIND_OPEN);
     assert_int_equal(m.game.step, 3);
     free(liar.commit);
-    fixture_free(&f);
 }
 
 /* ---- tokens ---- */
@@ -517,7 +520,7 @@ static void poison_records(const struct poison *p, uint32_t i, struct vd_player_
  * make: the worker must open the token, so that helps it nothing. */
 static void poisoned_token_trees(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct vd_toy_job *liar = toy_job_copy(f.job, PROMPT);
     assert_int_equal(f.job->graph.job.n_output, TOKENS);
     liar->lie = (struct vd_toy_lie){true, PROMPT, 0, 0, 5, 4};
@@ -546,13 +549,12 @@ static void poisoned_token_trees(void **state)
     }
     vd_trace_destroy(t);
     toy_job_free(liar);
-    fixture_free(&f);
 }
 
 /* Every byte of token and proof counts, there is nothing behind them, and only EMBED has them. */
 static void tokens_are_opened_exactly(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct match m;
     struct vd_move r;
     static uint8_t data[VD_OPENING_MAX_BYTES];
@@ -586,13 +588,12 @@ static void tokens_are_opened_exactly(void **state)
     r.data = (struct vd_bytes){data, r.data.n + 4};
     bad_move.n_bytes = vd_move_encode(&r, bad_move.bytes, sizeof bad_move.bytes);
     assert_int_equal(move_of(&m, &f.claim, &bad_move), VD_GAME_REJECT_FIT);
-    fixture_free(&f);
 }
 
 /* Token ids that the vocabulary does not have read the last row, for tracer and referee alike. */
 static void tokens_outside_the_vocabulary(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct vd_toy_job *j = toy_job_copy(f.job, 2);
     j->prompt[2] = f.model->program.vocab;
     j->output[1] = UINT32_MAX;
@@ -604,14 +605,13 @@ static void tokens_outside_the_vocabulary(void **state)
     expect_pinned(&g, (struct vd_toy_lie){true, PROMPT + 1, 0, 0, 9, 4});
     vd_trace_destroy(t);
     toy_job_free(j);
-    fixture_free(&f);
 }
 
 /* ---- salts and roots ---- */
 
 static void wrong_salts(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct match m;
     struct vd_toy_job *liar = toy_job_copy(f.job, TOY_MAX_POS);
     liar->job_salt[0] ^= 1;
@@ -638,12 +638,11 @@ static void wrong_salts(void **state)
     bytes.n = bad_move.n_bytes;
     assert_int_equal(vd_game_move(&m.game, &f.claim, NULL, VD_GAME_CHALLENGER, bytes),
                      VD_GAME_CHALLENGER_SALT);
-    fixture_free(&f);
 }
 
 static void second_state_root(void **state)
 {
-    struct fixture f = fixture_new(&greedy, VD_ROPE_ADJACENT);
+    struct fixture f = fixture_shared();
     struct match m = {0};
     struct vd_hash known = f.trace->state_root;
     vd_game_open(&m.game);
@@ -653,7 +652,6 @@ static void second_state_root(void **state)
     assert_int_equal(vd_game_move(&game, &f.claim, &known, VD_GAME_WORKER, bytes), VD_GAME_ACCEPTED);
     known.b[9] ^= 1;
     assert_int_equal(vd_game_move(&m.game, &f.claim, &known, VD_GAME_WORKER, bytes), VD_GAME_WORKER_STATE);
-    fixture_free(&f);
 }
 
 /* A worker that shows nodes of another tree is not heard. */
@@ -743,5 +741,8 @@ int main(void)
         cmocka_unit_test(tokens_are_opened_exactly),
         cmocka_unit_test(tokens_outside_the_vocabulary),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int bad = cmocka_run_group_tests(tests, NULL, NULL);
+    if (shared.model)
+        fixture_free(&shared);
+    return bad;
 }

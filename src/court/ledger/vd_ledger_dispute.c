@@ -178,13 +178,14 @@ static void challenger_loses(struct vd_ledger_block *b, const struct vd_hash *id
         vd_receipt_try_final(b, &d->receipt_id, &r);
 }
 
-/* `late`: the receipt is void because the worker was late in another dispute. The sides move in turn, the
- * worker first. */
+/* `late`: the receipt is void because the worker was late in another dispute. The worker moves first: a
+ * challenger to whom it has shown its state root, and who has not pointed at anything, was idle; one that the
+ * worker has not answered could do nothing. */
 static void moot(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d, bool late)
 {
     struct vd_amount bond = d->bond;
     struct vd_receipt_record r;
-    bool idle = d->n_moves < 2, burn = late && idle;
+    bool idle = d->n_moves == 1, burn = late && idle;
     close_dispute(b, id, d, VD_DISPUTE_MOOT, burn ? NULL : &d->challenger, &r);
     vd_block_event(b, event_of(VD_EVENT_MOOT, id, d, burn ? VD_AMOUNT_ZERO : bond));
     if (burn)

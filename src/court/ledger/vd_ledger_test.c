@@ -643,13 +643,15 @@ static void test_many_challenges_at_once(void **state)
     assert_int_equal(balance(WORKER), KIT_BALANCE - KIT_MIN_STAKE + MANY * KIT_BOND + 450);
 }
 
-/* The worker is late in one: the bonds of those who did nothing but challenge burn, who played gets it back.
- */
+/* The worker is late in one: the bond of a challenger that it answered and that did nothing burns; who
+ * played, and whom the worker never answered, get theirs back. */
 static void test_idle_bonds_burn_when_the_worker_was_late(void **state)
 {
     struct vd_hash e, id = settled_receipt(500, &e);
     struct vd_hash first = challenge(CHALLENGER, &id), idle = challenge(CHALLENGER, &id),
-                   played = challenge(CHALLENGER2, &id);
+                   played = challenge(CHALLENGER2, &id), unanswered = challenge(CHALLENGER2, &id);
+    blocks(KIT_CLOCK / 2); /* so that the worker is late in the first while the others' clocks still run */
+    OK(WORKER, state_move(&idle, 1));
     OK(WORKER, state_move(&played, 1));
     play(&played, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER2);
     blocks(KIT_CLOCK + 1);
@@ -658,6 +660,7 @@ static void test_idle_bonds_burn_when_the_worker_was_late(void **state)
     blocks(3 * KIT_CLOCK);
     assert_int_equal(dispute(&idle).status, VD_DISPUTE_MOOT);
     assert_int_equal(dispute(&played).status, VD_DISPUTE_MOOT);
+    assert_int_equal(dispute(&unanswered).status, VD_DISPUTE_MOOT);
     assert_int_equal(balance(CHALLENGER), KIT_BALANCE + KIT_SLASH * 4 / 10 - KIT_BOND);
     assert_int_equal(balance(CHALLENGER2), KIT_BALANCE);
     assert_int_equal(bucket(VD_BUCKET_BURNED), KIT_SLASH * 6 / 10 + KIT_BOND);

@@ -79,12 +79,22 @@ static size_t key_len(const char *s)
     return n && s[n] == '=' ? n : 0;
 }
 
-static void put_fields(struct line *l, const char *s, bool json)
+/* The next "key=" behind a space in a format, or its end. */
+static const char *next_key(const char *fmt)
 {
-    size_t k;
-    while ((k = key_len(s)) > 0) {
-        const char *value = s + k + 1, *end = value;
-        while (*end && !(*end == ' ' && key_len(end + 1)))
+    while (*fmt && !(*fmt == ' ' && key_len(fmt + 1)))
+        fmt++;
+    return *fmt ? fmt + 1 : fmt;
+}
+
+/* Keys come from the format alone, so that no value can bring one of its own. */
+static void put_fields(struct line *l, const char *s, const char *fmt, bool json)
+{
+    size_t k = key_len(fmt);
+    while (k > 0 && strncmp(s, fmt, k + 1) == 0) {
+        const char *value = s + k + 1, *end = value, *next = next_key(fmt + k + 1);
+        size_t n_next = key_len(next);
+        while (*end && !(*end == ' ' && n_next && strncmp(end + 1, next, n_next + 1) == 0))
             end++;
         bool quote = json || memchr(value, ' ', (size_t)(end - value));
         put_str(l, json ? ",\"" : " ");
@@ -94,6 +104,8 @@ static void put_fields(struct line *l, const char *s, bool json)
         put_escaped(l, value, (size_t)(end - value));
         put(l, "\"", quote);
         s = *end ? end + 1 : end;
+        fmt = next;
+        k = n_next;
     }
 }
 
@@ -156,7 +168,7 @@ void vd_log_event(const struct vd_log *log, enum vd_log_level level, const char 
         va_start(ap, fields);
         vsnprintf(text, sizeof text, fields, ap);
         va_end(ap);
-        put_fields(&l, text, log->json);
+        put_fields(&l, text, fields, log->json);
     }
     const char *tail = log->json ? "}\n" : log->colour && *level_colour[level] ? "\033[0m\n" : "\n";
     memcpy(l.p + l.n, tail, strlen(tail));

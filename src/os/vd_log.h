@@ -36,9 +36,9 @@ struct vd_log vd_log_init(int fd, const char *role, enum vd_log_level level, boo
 /* "debug", "info", "warn", "error"; false for another name. */
 bool vd_log_level_parse(enum vd_log_level *out, const char *name);
 
-/* Logs `event`. `fields` is printf-style and makes "key=value key=value": keys are [a-z_]+, and a value goes
- * to the next space that is followed by another key and '=', so that texts may hold spaces. NULL: no fields.
- */
+/* Logs `event`. `fields` is printf-style and makes "key=value key=value": keys are [a-z_]+ and stand in
+ * the format itself; a value goes to the next space that is followed by the format's next key and '=', so
+ * that texts may hold spaces and no value can bring a key of its own. NULL: no fields. */
 void vd_log_event(const struct vd_log *log, enum vd_log_level level, const char *event, const char *fields,
                   ...) __attribute__((format(printf, 4, 5)));
 

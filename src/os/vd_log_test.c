@@ -35,6 +35,8 @@ static void test_text(void **state)
     check_line(false, "a b", "an event peer=\"a b\" n=7\n");
     check_line(false, "x\ny\"", "an event peer=x\\u000ay\\\" n=7\n");
     check_line(false, "\xff\x1b", "an event peer=\\u00ff\\u001b n=7\n");
+    check_line(false, "x level=error y=1", "an event peer=\"x level=error y=1\" n=7\n");
+    check_line(false, "x n=8", "an event peer=x n=\"8 n=7\"\n"); /* seen, and no field more */
     check_line(false, "Z\xc3\xbcrich", "an event peer=Z\xc3\xbcrich n=7\n");
 }
 
@@ -43,6 +45,7 @@ static void test_json(void **state)
     check_line(
         true, "a b",
         "\"level\":\"warn\",\"role\":\"gateway\",\"event\":\"an event\",\"peer\":\"a b\",\"n\":\"7\"}\n");
+    check_line(true, "x level=error", "\"peer\":\"x level=error\",\"n\":\"7\"}\n");
     check_line(true, "\"}\n", "\"peer\":\"\\\"}\\u000a\",\"n\":\"7\"}\n");
 }
 

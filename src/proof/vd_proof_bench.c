@@ -1,16 +1,22 @@
 /* What proofs cost, on the real model:
  *
- *   vd_proof_bench [MODEL] [--threads N] [--reps N]
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--peer-tg TOK_PER_S]
  *
- *   replay   of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
- * in this process: the ratio of the best times commit   time per generated position dispute  over 256
+ *   generate 128 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
+ * roots, signature), alternating in this process: the share of that work, and the paired ratio of the whole
+ * runs replay   of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits,
+ * alternating in this process: the ratio of the best times; with --peer-tg also against the time in which
+ * another engine generates 128 tokens at that rate commit   time per generated position dispute  over 256
  * positions, the lie in one tile of each operator of a middle block and the head: worker moves, largest move
- * and opening, and the referee's time for the tile (best of several) */
+ * and opening, and the referee's time for the tile (best of several)
+ */
 #include "vd_clock.h"
 #include "vd_commit.h"
 #include "vd_file.h"
+#include "vd_key.h"
 #include "vd_player.h"
 #include "vd_replay.h"
+#include "vd_sampler.h"
 #include "vd_trace_model.h"
 
 #include <stdio.h>
@@ -30,6 +36,7 @@ struct bench {
     uint8_t salt[VD_SALT_BYTES];
     struct vd_proof_job job;
     unsigned reps;
+    double peer_tg; /* tokens/s; 0: no peer */
 };
 
 static void check(enum vd_err e, const struct vd_error *err)
@@ -79,6 +86,98 @@ static double replay_s(struct bench *b, struct vd_replay_result *r)
     return 1e-9 * (double)(vd_clock_ns() - t);
 }
 
+/* ---- generation ---- */
+
+struct generation {
+    double all_s, receipt_s;
+};
+
+/* The commit data of one position, as a worker adds them. */
+static void add_position(struct bench *b, struct vd_commit *c, const struct vd_kv *kv, uint32_t pos,
+                         const float *x, uint32_t token)
+{
+    static uint8_t k[16384], v[16384];
+    vd_kv_read(kv, vd_model_program(b->model)->n_layers - 1, pos, k, v);
+    vd_commit_add(c, k, v, x, token, VD_STOP_NONE);
+}
+
+static void finish_receipt(struct bench *b, const struct vd_commit *c, const struct vd_keypair *key)
+{
+    uint8_t body[VD_RECEIPT_MAX_BYTES];
+    struct vd_sig sig;
+    b->receipt.commit_root = vd_commit_root(c);
+    b->receipt.output_root = vd_commit_output_root(c);
+    size_t n = vd_receipt_encode(&b->receipt, body, sizeof body);
+    vd_key_sign(&sig, key, VD_TAG_RECEIPT, body, n);
+}
+
+/* Prompt in one pass, then 128 tokens one by one. */
+static struct generation generate(struct bench *b, struct vd_sampler *sampler, const struct vd_keypair *key,
+                                  bool receipt)
+{
+    const struct vd_sampling greedy = {0};
+    struct generation g = {0};
+    struct vd_commit c;
+    struct vd_error err;
+    struct vd_kv *kv;
+    struct vd_row rows[PROMPT];
+    size_t n = PROMPT;
+    check(vd_kv_open(&kv, b->cache, &err), &err);
+    vd_commit_init(&c, vd_model_program(b->model), PROMPT, OUTPUT, &greedy, b->salt);
+    for (uint32_t i = 0; i < PROMPT; i++)
+        rows[i] = (struct vd_row){kv, i, b->tokens[i], i == PROMPT - 1 ? VD_ROW_LOGITS : 0};
+    uint64_t began = vd_clock_ns(), spent = 0;
+    for (uint32_t made = 0; made < OUTPUT; made++) {
+        check(vd_model_forward(b->ctx, rows, n, NULL, &err), &err);
+        uint32_t token =
+            vd_sampler_choose(sampler, vd_model_kern(b->model), vd_ctx_logits(b->ctx, n - 1), &greedy, 0);
+        uint64_t t = vd_clock_ns();
+        for (size_t i = 0; receipt && i < n; i++)
+            add_position(b, &c, kv, rows[i].pos, i == n - 1 ? vd_ctx_hidden(b->ctx, i) : NULL, token);
+        if (receipt && made == OUTPUT - 1)
+            finish_receipt(b, &c, key);
+        spent += vd_clock_ns() - t;
+        rows[0] = (struct vd_row){kv, PROMPT + made, token, VD_ROW_LOGITS};
+        n = 1;
+    }
+    g.all_s = 1e-9 * (double)(vd_clock_ns() - began);
+    g.receipt_s = 1e-9 * (double)spent;
+    vd_kv_close(kv);
+    return g;
+}
+
+static int double_cmp(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void bench_generate(struct bench *b)
+{
+    enum { PAIRS_MAX = 64 };
+    double ratio[PAIRS_MAX], best = 1e9, share = 1e9;
+    const struct vd_sampling greedy = {0};
+    struct vd_keypair key;
+    struct vd_sampler *sampler = vd_sampler_new(vd_model_program(b->model)->vocab);
+    unsigned pairs = b->reps < PAIRS_MAX ? b->reps : PAIRS_MAX;
+    if (!sampler)
+        exit(3);
+    make_job(b, &greedy);
+    vd_key_generate(&key);
+    for (unsigned i = 0; i < pairs; i++) {
+        struct generation plain = generate(b, sampler, &key, false), with = generate(b, sampler, &key, true);
+        ratio[i] = with.all_s / plain.all_s;
+        best = plain.all_s < best ? plain.all_s : best;
+        share = with.receipt_s / with.all_s < share ? with.receipt_s / with.all_s : share;
+    }
+    qsort(ratio, pairs, sizeof *ratio, double_cmp);
+    vd_sampler_free(sampler);
+    printf("generate       %7.1f ms for 128 + 128 tokens; the receipt's work is %.2f %% of it, paired ratio "
+           "%.3f "
+           "(median)\n",
+           1e3 * best, 100 * share, ratio[pairs / 2]);
+}
+
 static void bench_replay(struct bench *b, const char *name, const struct vd_sampling *sampling)
 {
     double prefill = 1e9, replay = 1e9;
@@ -96,6 +195,9 @@ static void bench_replay(struct bench *b, const char *name, const struct vd_samp
            "ms)\n",
            name, 1e3 * replay, 1e3 * prefill, replay / prefill, 1e-6 * (double)best.forward_ns,
            1e-6 * (double)best.sample_ns, 1e-6 * (double)best.hash_ns);
+    if (b->peer_tg > 0)
+        printf("               the peer generates 128 tokens in %.1f ms: replay is %.1f times faster\n",
+               1e3 * OUTPUT / b->peer_tg, OUTPUT / b->peer_tg / replay);
 }
 
 static void bench_commit(struct bench *b)
@@ -227,9 +329,12 @@ int main(int argc, char **argv)
             threads = (unsigned)atoi(argv[++i]);
         else if (i + 1 < argc && strcmp(argv[i], "--reps") == 0)
             b.reps = (unsigned)atoi(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--peer-tg") == 0)
+            b.peer_tg = atof(argv[++i]);
         else
             snprintf(path, sizeof path, "%s", argv[i]);
     }
+    check(vd_key_init(&err), &err);
     check(vd_pool_create(&b.pool, threads, &err), &err);
     check(vd_model_open(&b.model, path, vd_kern_pick(NULL, NULL), b.pool, &err), &err);
     check(vd_model_root(b.model, b.pool, &b.root, &err), &err);
@@ -238,6 +343,7 @@ int main(int argc, char **argv)
     printf("kernel %s, %u threads, best of %u\n", vd_model_kern(b.model)->name, threads, b.reps);
     const struct vd_sampling greedy = {0};
     const struct vd_sampling warm = {.temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .seed = 3};
+    bench_generate(&b);
     bench_replay(&b, "greedy", &greedy);
     bench_replay(&b, "top-p", &warm);
     bench_commit(&b);

@@ -159,6 +159,9 @@ static enum vd_err vd_worker_connect(struct vd_worker *w, const struct vd_worker
 static enum vd_err vd_worker_start_threads(struct vd_worker *w, struct vd_error *err)
 {
     w->finisher_runs = pthread_create(&w->finisher, NULL, vd_worker_finisher, w) == 0;
+    enum vd_err e = vd_courier_start(&w->courier, w->ledger, vd_worker_sent, w, err);
+    if (e != VD_OK)
+        return e;
     w->court_runs = w->finisher_runs && pthread_create(&w->court, NULL, vd_worker_court, w) == 0;
     return w->court_runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "starting a thread: %s", strerror(errno));
 }
@@ -236,6 +239,7 @@ void vd_worker_stop(struct vd_worker *w)
         vd_link_dialer_stop(w->dialer[i]);
     if (w->court_runs)
         pthread_join(w->court, NULL);
+    vd_courier_stop(w->courier);
     for (size_t i = 0; i < w->n_offers; i++)
         vd_engine_destroy(w->offer[i].engine);
     pthread_mutex_lock(&w->mu);
@@ -291,6 +295,7 @@ void vd_worker_metrics(void *worker, struct vd_metrics *m)
     vd_metrics_put(m, "worker_challenges_total", "counter", "challenges of this worker's receipts",
                    s.n_challenges);
     vd_metrics_put(m, "worker_moves_total", "counter", "moves made in disputes", s.n_moves);
+    vd_metrics_put(m, "worker_replays_total", "counter", "runs of a job again for its disputes", s.n_replays);
     vd_metrics_put(m, "worker_disputes_won_total", "counter", "challengers that lost", s.n_won);
     vd_metrics_put(m, "worker_disputes_lost_total", "counter", "disputes lost", s.n_lost);
     vd_metrics_put(m, "worker_earned_micro_total", "counter",

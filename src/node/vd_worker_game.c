@@ -5,6 +5,9 @@
 
 enum { VD_MOVE_WAIT_MS = 30000 };
 
+/* Of all traces and units that are kept; one alone may have more. */
+static const uint64_t cache_bytes_max = 1 << 30;
+
 enum vd_err vd_game_case_init(struct vd_game_case *c, const struct vd_envelope *envelope, uint32_t *tokens,
                               const struct vd_model *model, struct vd_error *err)
 {
@@ -59,4 +62,170 @@ enum vd_err vd_game_send(struct vd_ledger_client *ledger, const struct vd_hash *
     tx.u.move.dispute_id = *dispute;
     tx.u.move.move = (struct vd_bytes){move->bytes, move->n_bytes};
     return vd_ledger_client_send(ledger, &tx, VD_MOVE_WAIT_MS, &o, err);
+}
+
+/* ---- Traces that are kept ---- */
+
+static uint64_t unit_bytes(const struct vd_trace_unit_data *u)
+{
+    uint64_t n = (uint64_t)u->step * (u->k_row_bytes + u->v_row_bytes + sizeof u->cache_outs[0]);
+    if (!u->memory)
+        return 0;
+    for (uint32_t i = 0; i < u->n_ops; i++)
+        n += u->op[i].n_records * u->op[i].record_bytes;
+    return n;
+}
+
+static uint64_t trace_bytes(const struct vd_game_trace *t)
+{
+    if (!t->trace)
+        return 0;
+    const struct vd_trace *trace = vd_trace_model_trace(t->trace);
+    return (uint64_t)trace->graph.job.n_steps * (trace->n_units + 3) * VD_HASH_BYTES;
+}
+
+static void unit_free(struct vd_game_unit *u)
+{
+    free(u->u.memory);
+    memset(u, 0, sizeof *u);
+}
+
+static struct vd_game_unit *unit_of(struct vd_game_traces *ts, const struct vd_hash *dispute)
+{
+    for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++)
+        if (ts->unit[i].u.memory && vd_hash_eq(&ts->unit[i].dispute, dispute))
+            return &ts->unit[i];
+    return NULL;
+}
+
+/* A free place, or that of the unit used longest ago. */
+static struct vd_game_unit *unit_place(struct vd_game_traces *ts)
+{
+    struct vd_game_unit *oldest = &ts->unit[0];
+    for (size_t i = 0; i < VD_GAME_UNITS_MAX && oldest->u.memory; i++)
+        if (!ts->unit[i].u.memory || ts->unit[i].used < oldest->used)
+            oldest = &ts->unit[i];
+    unit_free(oldest);
+    return oldest;
+}
+
+/* Frees what was used longest ago until the rest has room; never what was used last. */
+static void trim(struct vd_game_traces *ts)
+{
+    for (;;) {
+        struct vd_game_unit *unit = NULL;
+        struct vd_game_trace *trace = NULL;
+        uint64_t bytes = 0, used = ts->used;
+        for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++) {
+            bytes += unit_bytes(&ts->unit[i].u);
+            if (ts->unit[i].u.memory && ts->unit[i].used < used) {
+                unit = &ts->unit[i];
+                used = unit->used;
+            }
+        }
+        for (size_t i = 0; i < VD_GAME_TRACES_MAX; i++) {
+            bytes += ts->trace[i] ? trace_bytes(ts->trace[i]) : 0;
+            if (ts->trace[i] && ts->trace[i]->used < used) {
+                trace = ts->trace[i];
+                used = trace->used;
+            }
+        }
+        if (bytes <= cache_bytes_max || (!unit && !trace))
+            return;
+        if (trace)
+            vd_game_traces_drop(ts, trace);
+        else
+            unit_free(unit);
+    }
+}
+
+struct vd_game_trace *vd_game_traces_get(struct vd_game_traces *ts, const struct vd_hash *receipt_id)
+{
+    for (size_t i = 0; i < VD_GAME_TRACES_MAX; i++)
+        if (ts->trace[i] && vd_hash_eq(&ts->trace[i]->c.receipt_id, receipt_id)) {
+            ts->trace[i]->used = ++ts->used;
+            return ts->trace[i];
+        }
+    return NULL;
+}
+
+enum vd_err vd_game_traces_put(struct vd_game_traces *ts, const struct vd_envelope *envelope,
+                               uint32_t *tokens, struct vd_model *model, struct vd_game_trace **out,
+                               struct vd_error *err)
+{
+    struct vd_game_trace **place = &ts->trace[0];
+    for (size_t i = 0; i < VD_GAME_TRACES_MAX && *place; i++)
+        if (!ts->trace[i] || ts->trace[i]->used < (*place)->used)
+            place = &ts->trace[i];
+    struct vd_game_trace *t = calloc(1, sizeof *t);
+    if (!t) {
+        free(tokens);
+        return vd_error_set(err, VD_ENOMEM, "no memory for a trace");
+    }
+    enum vd_err e = vd_game_case_init(&t->c, envelope, tokens, model, err);
+    if (e != VD_OK) {
+        free(t);
+        return e;
+    }
+    if (*place)
+        vd_game_traces_drop(ts, *place);
+    t->model = model;
+    t->used = ++ts->used;
+    *place = *out = t;
+    return VD_OK;
+}
+
+void vd_game_traces_drop(struct vd_game_traces *ts, struct vd_game_trace *t)
+{
+    for (size_t i = 0; i < VD_GAME_TRACES_MAX; i++)
+        if (ts->trace[i] == t)
+            ts->trace[i] = NULL;
+    vd_trace_model_close(t->trace);
+    vd_game_case_free(&t->c);
+    free(t);
+}
+
+void vd_game_traces_clear(struct vd_game_traces *ts)
+{
+    for (size_t i = 0; i < VD_GAME_TRACES_MAX; i++)
+        if (ts->trace[i])
+            vd_game_traces_drop(ts, ts->trace[i]);
+    for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++)
+        unit_free(&ts->unit[i]);
+}
+
+enum vd_err vd_game_trace_open(struct vd_game_trace *t, struct vd_ctx *ctx, struct vd_kv_pool *cache,
+                               struct vd_error *err)
+{
+    return t->trace ? VD_OK : vd_trace_model_open(&t->trace, t->model, ctx, cache, &t->c.job, err);
+}
+
+void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_hash *dispute)
+{
+    struct vd_game_unit *kept = unit_of(ts, dispute);
+    struct vd_trace *trace = vd_trace_model_trace(t->trace);
+    if (!kept)
+        return;
+    free(trace->u.memory);
+    trace->u = kept->u;
+    memset(kept, 0, sizeof *kept);
+}
+
+void vd_game_unit_out(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_hash *dispute)
+{
+    struct vd_trace *trace = vd_trace_model_trace(t->trace);
+    t->used = ++ts->used;
+    if (!trace->u.loaded) /* half of one is none */
+        free(trace->u.memory);
+    else
+        *unit_place(ts) = (struct vd_game_unit){*dispute, ts->used, trace->u};
+    memset(&trace->u, 0, sizeof trace->u);
+    trim(ts);
+}
+
+void vd_game_unit_drop(struct vd_game_traces *ts, const struct vd_hash *dispute)
+{
+    struct vd_game_unit *kept = unit_of(ts, dispute);
+    if (kept)
+        unit_free(kept);
 }

@@ -2,13 +2,14 @@
  * from the gateway to its receipt; vd_worker_court.c follows the ledger and answers challenges.
  *
  * Threads: the gateways' link threads (jobs in), each engine's scheduler (tokens), the finisher (receipts: it
- * may sync a disk), the ledger's link thread (events), the court thread (disputes, old jobs). `mu` guards
- * everything that is not constant after start. No callback of a link or an engine is called with it held, and
- * nothing that waits is called under it. */
+ * may sync a disk), the ledger's link thread (events), the court thread (disputes, old jobs), the courier
+ * (its transactions). `mu` guards everything that is not constant after start. No callback of a link or an
+ * engine is called with it held, and nothing that waits is called under it. */
 #ifndef VD_WORKER_IMPL_H
 #define VD_WORKER_IMPL_H
 
 #include "vd_commit.h"
+#include "vd_courier.h"
 #include "vd_engine.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
@@ -25,6 +26,7 @@ enum {
     VD_WORKER_ESCROWS_MAX = 64,
     VD_WORKER_ESCROW_FRESH_MS = 2000, /* so long a record of an escrow is taken as it was */
     VD_WORKER_PRUNE_MS = 20000,       /* between two looks at all kept jobs */
+    VD_WORKER_AGAIN_MS = 500,         /* before a move that failed is tried again */
 };
 
 /* One job, from JOB to RECEIPT. */
@@ -61,6 +63,14 @@ struct vd_worker_escrow {
     uint64_t pending_micro; /* promised to this worker: running jobs, and receipts not settled */
 };
 
+/* A dispute that is followed: what the ledger last said of it, and whether that is old. */
+struct vd_worker_dispute {
+    struct vd_hash id;
+    bool stale, sending; /* a move is on its way: nothing to do until it has arrived */
+    struct vd_dispute record;
+    uint64_t not_before_ms;
+};
+
 struct vd_worker {
     struct vd_keypair key;
     struct vd_log log;
@@ -84,18 +94,13 @@ struct vd_worker {
     struct vd_worker_escrow escrow[VD_WORKER_ESCROWS_MAX];
     size_t n_escrows;
     uint64_t stake_micro, exposed_micro; /* exposed: promised or unsettled; a slash must cover it */
-    struct vd_hash dispute[VD_WORKER_DISPUTES_MAX];
+    struct vd_worker_dispute dispute[VD_WORKER_DISPUTES_MAX];
     size_t n_disputes;
     bool court_dirty, stake_changed;
     struct vd_worker_stats stats;
 
-    struct { /* the court thread's own: the trace of the receipt last disputed */
-        bool open;
-        struct vd_hash receipt_id;
-        struct vd_game_case c;
-        struct vd_worker_offer *offer;
-        struct vd_trace_model *trace;
-    } trace;
+    struct vd_courier *courier;
+    struct vd_game_traces traces; /* the court thread's own */
 };
 
 /* vd_worker_run.c */
@@ -109,6 +114,10 @@ void *vd_worker_finisher(void *worker);
 void vd_worker_on_block(void *worker, uint64_t height, uint64_t time_ms, const struct vd_event *event,
                         size_t n_events);
 void *vd_worker_court(void *worker);
+/* A transaction of the court thread has come to its end. */
+void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent);
+/* Of the disputes where it is the worker's turn, the one whose deadline is first; n: there is none. */
+size_t vd_worker_next_dispute(const struct vd_worker_dispute *d, size_t n, uint64_t now_ms);
 struct vd_worker_offer *vd_worker_find_offer(struct vd_worker *w, const struct vd_hash *root);
 
 /* vd_worker_setup.c: stake, models and offers on the ledger. */

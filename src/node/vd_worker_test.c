@@ -19,8 +19,7 @@
 #include "vd_verifier.h"
 #include "vd_wire.h"
 #include "vd_worker.h"
-#include "vd_worker_game.h"
-#include "vd_worker_jobs.h"
+#include "vd_worker_impl.h"
 
 #define HOST "127.0.0.1"
 enum { WAIT_MS = 30000, PROMPT = 40, TOKENS_MAX = 256, RECEIPTS_MAX = 16, BALANCE = 100000000 };
@@ -530,6 +529,13 @@ static void an_honest_job_is_paid(void **state)
     assert_int_equal(after.balance.micro - before.balance.micro, 116 - 10 - 1);
 }
 
+static bool nothing_runs(struct fixture *f)
+{
+    struct vd_worker_stats w;
+    vd_worker_get_stats(f->worker, &w);
+    return w.n_running == 0;
+}
+
 static void what_is_wrong_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -554,9 +560,9 @@ static void what_is_wrong_is_refused(void **state)
     /* and afterwards it works as before */
     ask(f, (struct question){.max_tokens = 4, .price_out = 3});
     assert_true(f->a.receipt);
+    assert_true(wait_for(nothing_runs, f));
     vd_worker_get_stats(f->worker, &w);
     assert_int_equal(w.n_refused, 6);
-    assert_int_equal(w.n_running, 0);
 }
 
 static void a_second_job_at_capacity_is_refused(void **state)
@@ -688,6 +694,136 @@ static void an_idle_challenge_costs_its_bond(void **state)
     assert_true(wait_for(one_challenge_won, f)); /* nobody points: the challenger's clock runs out */
 }
 
+/* ---- Many disputes at once ---- */
+
+static struct vd_hash a_settled_receipt(struct fixture *f)
+{
+    ask(f, (struct question){.max_tokens = 6, .price_out = 3});
+    assert_true(f->a.receipt);
+    return vd_signed_receipt_id(&f->a.signed_receipt);
+}
+
+/* Sends what is in tx, all of which must be applied; the ids of the transactions. */
+static void send_all(struct fixture *f, struct vd_tx *tx, size_t n, struct vd_hash *id)
+{
+    struct vd_ledger_sending s[VD_LEDGER_SEND_MAX];
+    for (size_t i = 0; i < n; i++)
+        s[i] = (struct vd_ledger_sending){.tx = &tx[i]};
+    vd_ledger_client_send_all(f->ledger, s, n, WAIT_MS);
+    for (size_t i = 0; i < n; i++) {
+        sure(s[i].result, &s[i].err);
+        id[i] = s[i].out.tx_id;
+    }
+}
+
+static void challenge_all(struct fixture *f, const struct vd_hash *receipt, size_t n, struct vd_hash *dispute)
+{
+    struct vd_tx tx[VD_LEDGER_SEND_MAX];
+    for (size_t i = 0; i < n; i++) {
+        tx[i] = (struct vd_tx){.kind = VD_TX_CHALLENGE};
+        tx[i].u.challenge.receipt_id = receipt[i];
+    }
+    send_all(f, tx, n, dispute);
+}
+
+/* Waits until the worker has answered in all of them. */
+static void await_answers(struct fixture *f, const struct vd_hash *dispute, size_t n, struct vd_dispute *d)
+{
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    for (size_t i = 0; i < n; i++) {
+        struct vd_error err;
+        do {
+            sure(vd_ledger_client_dispute(f->ledger, &dispute[i], &d[i], &err), &err);
+            vd_clock_sleep_ms(2);
+        } while (d[i].status == VD_DISPUTE_WORKER_MOVES && vd_clock_ms() < until);
+        assert_int_equal(d[i].status, VD_DISPUTE_CHALLENGER_MOVES);
+    }
+}
+
+/* A challenger that points without a trace: at step 10 + i, the first block, its first operator. */
+static void point(struct vd_tx *tx, uint8_t buf[256], const struct vd_hash *dispute, uint32_t n_moves,
+                  size_t i)
+{
+    struct vd_move m = {.kind = n_moves == 1   ? VD_MOVE_STEP
+                                : n_moves == 3 ? VD_MOVE_UNIT
+                                               : VD_MOVE_OP,
+                        .index = n_moves == 1   ? 10 + i
+                                 : n_moves == 3 ? 1
+                                                : 0};
+    *tx = (struct vd_tx){.kind = VD_TX_MOVE};
+    tx->u.move.dispute_id = *dispute;
+    tx->u.move.move = (struct vd_bytes){buf, vd_move_encode(&m, buf, 256)};
+}
+
+static void disputes_that_take_turns_cost_one_replay_each(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 4 };
+    struct vd_hash receipt[N], dispute[N], ids[N];
+    struct vd_dispute d[N];
+    struct vd_worker_stats w;
+    uint8_t buf[N][256];
+    start_worker(f, f->honest, f->pool[0]);
+    for (size_t i = 0; i < N; i += 2) {
+        receipt[i] = receipt[i + 1] = a_settled_receipt(f);
+        settle_last(f);
+    }
+    challenge_all(f, receipt, N, dispute);
+    for (uint32_t n_moves = 1; n_moves <= 5; n_moves += 2) {
+        struct vd_tx tx[N];
+        await_answers(f, dispute, N, d);
+        for (size_t i = 0; i < N; i++) {
+            assert_int_equal(d[i].n_moves, n_moves);
+            point(&tx[i], buf[i], &dispute[i], n_moves, i);
+        }
+        send_all(f, tx, N, ids);
+    }
+    await_answers(f, dispute, N, d);
+    vd_worker_get_stats(f->worker, &w);
+    assert_int_equal(w.n_moves, 4 * N);
+    assert_int_equal(w.n_replays, 2 + N); /* the trace of each receipt, the unit of each dispute */
+}
+
+static void many_challenges_are_answered_in_few_blocks(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 16 };
+    struct vd_hash receipt[N], dispute[N];
+    struct vd_dispute d[N];
+    uint64_t first = UINT64_MAX, last = 0;
+    start_worker(f, f->honest, f->pool[0]);
+    receipt[0] = a_settled_receipt(f);
+    settle_last(f);
+    vd_worker_stop(f->worker); /* challenged while it is away */
+    f->worker = NULL;
+    for (size_t i = 1; i < N; i++)
+        receipt[i] = receipt[0];
+    challenge_all(f, receipt, N, dispute);
+    start_worker(f, f->honest, f->pool[0]);
+    await_answers(f, dispute, N, d);
+    for (size_t i = 0; i < N; i++) { /* the challengers' deadlines say when the worker answered */
+        first = d[i].deadline_height < first ? d[i].deadline_height : first;
+        last = d[i].deadline_height > last ? d[i].deadline_height : last;
+    }
+    assert_true(last - first < N - 1); /* with a block for each it would be N - 1 */
+}
+
+static void the_earliest_deadline_is_first(void **state)
+{
+    struct vd_worker_dispute d[] = {
+        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 50}},
+        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 30}},
+        {.record = {.status = VD_DISPUTE_CHALLENGER_MOVES, .deadline_height = 10}},
+        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 20}, .sending = true},
+        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 15}, .stale = true},
+        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 12}, .not_before_ms = 1001},
+    };
+    assert_int_equal(vd_worker_next_dispute(d, 6, 1000), 1);
+    assert_int_equal(vd_worker_next_dispute(d, 6, 1001), 5);
+    assert_int_equal(vd_worker_next_dispute(d, 1, 1000), 0);
+    assert_int_equal(vd_worker_next_dispute(d + 2, 3, 1000), 3);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -700,6 +836,9 @@ int main(void)
         T(another_worker_goes_on_from_the_tokens_given),
         T(a_cheat_is_found_and_slashed),
         T(an_idle_challenge_costs_its_bond),
+        T(disputes_that_take_turns_cost_one_replay_each),
+        T(many_challenges_are_answered_in_few_blocks),
+        cmocka_unit_test(the_earliest_deadline_is_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,6 +94,12 @@ static void vd_verifier_on_open(void *arg, struct vd_link *link)
             v->stats.n_links++;
             break;
         }
+    for (size_t i = 0; i < v->n_queued; i++) { /* what waits for this gateway is due */
+        struct vd_audit *a = &v->queue[(v->queue_at + i) % VD_VERIFIER_QUEUE_MAX];
+        if (vd_pubkey_eq(&a->gateway, vd_link_peer(link)))
+            a->not_before_ms = 0;
+    }
+    pthread_cond_signal(&v->work);
     pthread_mutex_unlock(&v->mu);
     vd_log_event(&v->log, VD_LOG_INFO, "linked to a gateway", "peer=%s", vd_link_peer_addr(link));
 }

@@ -229,16 +229,18 @@ static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelo
     return code;
 }
 
-/* Puts it back to the end of the queue for another try, or gives up. */
+/* Puts it back to the end of the queue for another try, as long as it may still be challenged: a gateway that
+ * is away for a while must not save a cheat. */
 static void vd_audit_again(struct vd_verifier *v, struct vd_audit a, const struct vd_error *why)
 {
     char hex[65];
     vd_hex_encode(hex, a.receipt_id.b, VD_HASH_BYTES);
     pthread_mutex_lock(&v->mu);
-    bool again =
-        ++a.n_tries < VD_VERIFIER_TRIES && v->n_queued < VD_VERIFIER_QUEUE_MAX && why->code != VD_EFALSE;
+    bool again = v->height < a.height + v->rules->audit_window_blocks &&
+                 v->n_queued < VD_VERIFIER_QUEUE_MAX && why->code != VD_EFALSE;
     if (again) {
-        a.not_before_ms = vd_clock_ms() + VD_VERIFIER_RETRY_MS;
+        a.not_before_ms = vd_clock_ms() + ((uint64_t)VD_VERIFIER_RETRY_MS << a.n_tries);
+        a.n_tries += a.n_tries < VD_VERIFIER_SLOWER_MAX;
         v->queue[(v->queue_at + v->n_queued++) % VD_VERIFIER_QUEUE_MAX] = a;
     } else if (why->code == VD_EFALSE) {
         v->stats.n_bad_data++;

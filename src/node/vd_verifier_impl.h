@@ -18,9 +18,9 @@ enum {
     VD_VERIFIER_QUEUE_MAX =
         1 << 16, /* receipts drawn and not replayed yet; more are passed over, and counted */
     VD_VERIFIER_DISPUTES_MAX = 256,
-    VD_VERIFIER_TRIES = 5,
     VD_VERIFIER_FETCH_MS = 10000,
-    VD_VERIFIER_RETRY_MS = 2000,
+    VD_VERIFIER_RETRY_MS = 1000, /* to the next try, and twice as long after each, */
+    VD_VERIFIER_SLOWER_MAX = 3,  /* but not more often than this */
     VD_VERIFIER_TICK_MS = 5000,
 };
 
@@ -30,7 +30,7 @@ struct vd_audit {
     uint64_t height; /* that settled it */
     bool drawn;      /* false: the rate was not known yet */
     uint64_t not_before_ms;
-    unsigned n_tries;
+    unsigned n_tries; /* as far as it matters for the next one's time */
 };
 
 struct vd_verifier_desk { /* one model's workplace */

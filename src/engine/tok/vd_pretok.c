@@ -78,21 +78,316 @@ static const uint8_t *split_gpt2(const uint8_t *p, const uint8_t *end)
     return c != CLASS_NONE ? skip_class(q, end, c) : split_space(p, end);
 }
 
-/* \p{N}, everything between left whole */
-static const uint8_t *split_digit(const uint8_t *p, const uint8_t *end)
+/* ---- the expressions of Llama 3 and what descends from it ---- */
+
+static bool is_newline(const uint8_t *p, const uint8_t *end)
+{
+    return p < end && (*p == '\r' || *p == '\n');
+}
+
+static const uint8_t *skip_newlines(const uint8_t *p, const uint8_t *end)
+{
+    while (is_newline(p, end))
+        p++;
+    return p;
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d): the length, or 0. */
+static size_t contraction_any_case(const uint8_t *p, const uint8_t *end)
+{
+    uint8_t lower[3] = {*p};
+    size_t n = (size_t)(end - p) < 3 ? (size_t)(end - p) : 3;
+    for (size_t i = 1; i < n; i++)
+        lower[i] = p[i] >= 'A' && p[i] <= 'Z' ? (uint8_t)(p[i] + 32) : p[i];
+    return contraction(lower, lower + n);
+}
+
+/* \s*[\r\n]+|\s+(?!\S)|\s+ */
+static const uint8_t *split_space_lines(const uint8_t *p, const uint8_t *end)
+{
+    const uint8_t *after_line = NULL;
+    size_t len;
+    uint32_t f;
+    for (const uint8_t *q = p; (f = peek(q, end, &len)) != UINT32_MAX && (f & VD_UFLAG_SPACE); q += len)
+        if (is_newline(q, end))
+            after_line = q + len;
+    return after_line ? after_line : split_space(p, end);
+}
+
+/* Llama 3's expression, with the two things in which its descendants differ: the digits that stay together,
+ * and whether marks count as letters. */
+struct words {
+    uint32_t digits_max;
+    bool marks;
+};
+
+static bool is_wordy(uint32_t flags, bool marks)
+{
+    return class_of(flags) == CLASS_LETTER ||
+           (marks && flags != UINT32_MAX && (flags & VD_UFLAG_CATEGORY) == VD_UCAT_MARK);
+}
+
+static const uint8_t *split_words(const uint8_t *p, const uint8_t *end, struct words w)
+{
+    size_t n = contraction_any_case(p, end), len, next_len;
+    if (n)
+        return p + n;
+    uint32_t flags = peek(p, end, &len), next = peek(p + len, end, &next_len);
+    enum word_class c = class_of(flags);
+    if (!is_newline(p, end) && c != CLASS_NUMBER && (is_wordy(flags, w.marks) || is_wordy(next, w.marks))) {
+        for (p += len; is_wordy(peek(p, end, &len), w.marks);)
+            p += len;
+        return p;
+    }
+    if (c == CLASS_NUMBER) {
+        for (uint32_t i = 0; i < w.digits_max && class_of(peek(p, end, &len)) == CLASS_NUMBER; i++)
+            p += len;
+        return p;
+    }
+    const uint8_t *q = p + (*p == ' ');
+    if (class_of(peek(q, end, &len)) != CLASS_REST)
+        return split_space_lines(p, end);
+    while (class_of(flags = peek(q, end, &len)) == CLASS_REST && !is_wordy(flags, w.marks))
+        q += len;
+    return skip_newlines(q, end);
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
+ * \s+(?!\S)|\s+ */
+static const uint8_t *split_llama3(const uint8_t *p, const uint8_t *end)
+{
+    return split_words(p, end, (struct words){3, false});
+}
+
+/* The same with \p{N} for \p{N}{1,3}. */
+static const uint8_t *split_qwen2(const uint8_t *p, const uint8_t *end)
+{
+    return split_words(p, end, (struct words){1, false});
+}
+
+/* As Qwen 2's with [\p{L}\p{M}]+ for \p{L}+ and [^\s\p{L}\p{M}\p{N}]+ for [^\s\p{L}\p{N}]+. */
+static const uint8_t *split_qwen35(const uint8_t *p, const uint8_t *end)
+{
+    return split_words(p, end, (struct words){1, true});
+}
+
+/* ---- expressions of which every match is a piece, and what is between two matches is one too ---- */
+
+/* The end of the match that starts at p; p if there is none. Takes constant time if there is none. */
+typedef const uint8_t *match_fn(const uint8_t *p, const uint8_t *end);
+
+static const uint8_t *isolate(const uint8_t *p, const uint8_t *end, match_fn *match)
+{
+    const uint8_t *q = match(p, end);
+    size_t len;
+    if (q > p)
+        return q;
+    do {
+        peek(q, end, &len);
+        q += len;
+    } while (q < end && match(q, end) == q);
+    return q;
+}
+
+static bool is_category(uint32_t flags, enum vd_ucat c)
+{
+    return flags != UINT32_MAX && (flags & VD_UFLAG_CATEGORY) == c;
+}
+
+static const uint8_t *skip_category(const uint8_t *p, const uint8_t *end, enum vd_ucat c)
 {
     size_t len;
-    if (class_of(peek(p, end, &len)) == CLASS_NUMBER)
-        return p + len;
-    while (p < end && class_of(peek(p, end, &len)) != CLASS_NUMBER)
+    while (is_category(peek(p, end, &len), c))
         p += len;
     return p;
 }
 
+/* \s?\p{c}+ */
+static const uint8_t *match_spaced(const uint8_t *p, const uint8_t *end, enum vd_ucat c)
+{
+    size_t len;
+    uint32_t f = peek(p, end, &len);
+    const uint8_t *from = f != UINT32_MAX && (f & VD_UFLAG_SPACE) ? p + len : p;
+    const uint8_t *q = skip_category(from, end, c);
+    return q > from ? q : p;
+}
+
+static const uint8_t *match_spaced_letters(const uint8_t *p, const uint8_t *end)
+{
+    return match_spaced(p, end, VD_UCAT_LETTER);
+}
+static const uint8_t *match_spaced_punctuation(const uint8_t *p, const uint8_t *end)
+{
+    return match_spaced(p, end, VD_UCAT_PUNCTUATION);
+}
+static const uint8_t *match_digit(const uint8_t *p, const uint8_t *end)
+{
+    size_t len;
+    return is_category(peek(p, end, &len), VD_UCAT_NUMBER) ? p + len : p;
+}
+static const uint8_t *match_digits(const uint8_t *p, const uint8_t *end)
+{
+    return skip_category(p, end, VD_UCAT_NUMBER);
+}
+static const uint8_t *match_newline(const uint8_t *p, const uint8_t *end)
+{
+    return p + is_newline(p, end);
+}
+
+/* [0-9][0-9][0-9] */
+static const uint8_t *match_three(const uint8_t *p, const uint8_t *end)
+{
+    if (end - p < 3)
+        return p;
+    for (int i = 0; i < 3; i++)
+        if (p[i] < '0' || p[i] > '9')
+            return p;
+    return p + 3;
+}
+
+/* [\p{P}\$\+<=>\^~\|`]+ */
+static const uint8_t *match_signs(const uint8_t *p, const uint8_t *end)
+{
+    size_t len;
+    uint32_t f;
+    while ((f = peek(p, end, &len)) != UINT32_MAX &&
+           (is_category(f, VD_UCAT_PUNCTUATION) || (*p < 0x80 && is_category(f, VD_UCAT_SYMBOL))))
+        p += len;
+    return p;
+}
+
+struct range {
+    uint32_t first, last;
+};
+
+/* [ranges]+, where the ranges are sorted. White space beyond ASCII is in no range, as in the peers, which
+ * turn it into U+000B before they match. */
+static const uint8_t *skip_ranges(const uint8_t *p, const uint8_t *end, const struct range *r, size_t n)
+{
+    while (p < end) {
+        uint32_t c;
+        size_t len = vd_utf8_read(p, (size_t)(end - p), &c), lo = 0, hi = n;
+        while (lo < hi) {
+            size_t mid = (lo + hi) / 2;
+            if (r[mid].last < c)
+                lo = mid + 1;
+            else
+                hi = mid;
+        }
+        if (lo == n || c < r[lo].first || (c >= 0x80 && (vd_unicode_flags(c) & VD_UFLAG_SPACE)))
+            break;
+        p += len;
+    }
+    return p;
+}
+
+/* \s?[ranges]+ */
+static const uint8_t *match_spaced_ranges(const uint8_t *p, const uint8_t *end, const struct range *r,
+                                          size_t n)
+{
+    size_t len;
+    uint32_t f = peek(p, end, &len);
+    const uint8_t *from = f != UINT32_MAX && (f & VD_UFLAG_SPACE) ? p + len : p;
+    const uint8_t *q = skip_ranges(from, end, r, n);
+    return q > from ? q : p;
+}
+
+/* DeepSeek's list of letters with case, as its tokenizer spells it. */
+static const uint8_t *match_cased(const uint8_t *p, const uint8_t *end)
+{
+    static const struct range letters[] = {
+        {0x41, 0x5a},       {0x61, 0x7a},       {0xb5, 0xb5},       {0xc0, 0xd6},       {0xd8, 0xf6},
+        {0xf8, 0x1ba},      {0x1bc, 0x1bf},     {0x1c4, 0x293},     {0x295, 0x2af},     {0x370, 0x373},
+        {0x376, 0x377},     {0x37b, 0x37d},     {0x37f, 0x37f},     {0x386, 0x386},     {0x388, 0x38a},
+        {0x38c, 0x38c},     {0x38e, 0x3a1},     {0x3a3, 0x3f5},     {0x3f7, 0x481},     {0x48a, 0x52f},
+        {0x531, 0x556},     {0x10a0, 0x10c5},   {0x13a0, 0x13f5},   {0x13f8, 0x13fd},   {0x1c90, 0x1cba},
+        {0x1cbd, 0x1cbf},   {0x1d00, 0x1d2b},   {0x1d6b, 0x1d77},   {0x1d79, 0x1d9a},   {0x1e00, 0x1f15},
+        {0x1f18, 0x1f1d},   {0x1f20, 0x1f45},   {0x1f48, 0x1f4d},   {0x1f50, 0x1f57},   {0x1f59, 0x1f59},
+        {0x1f5b, 0x1f5b},   {0x1f5d, 0x1f5d},   {0x1f5f, 0x1f7d},   {0x1f80, 0x1fb4},   {0x1fb6, 0x1fbc},
+        {0x1fbe, 0x1fbe},   {0x1fc2, 0x1fc4},   {0x1fc6, 0x1fcc},   {0x1fd0, 0x1fd3},   {0x1fd6, 0x1fdb},
+        {0x1fe0, 0x1fec},   {0x1ff2, 0x1ff4},   {0x1ff6, 0x1ffc},   {0x2102, 0x2102},   {0x2107, 0x2107},
+        {0x210a, 0x2113},   {0x2115, 0x2115},   {0x2119, 0x211d},   {0x2124, 0x2124},   {0x2126, 0x2126},
+        {0x2128, 0x2128},   {0x212a, 0x212d},   {0x212f, 0x2134},   {0x2139, 0x2139},   {0x213c, 0x213f},
+        {0x2145, 0x2149},   {0x214e, 0x214e},   {0x2183, 0x2184},   {0x2c00, 0x2c7b},   {0x2c7e, 0x2ce4},
+        {0x2ceb, 0x2cee},   {0x2cf2, 0x2cf3},   {0xa640, 0xa66d},   {0xa680, 0xa69b},   {0xa722, 0xa76f},
+        {0xa771, 0xa787},   {0xa78b, 0xa78e},   {0xab70, 0xabbf},   {0xfb00, 0xfb06},   {0xfb13, 0xfb17},
+        {0xff21, 0xff3a},   {0xff41, 0xff5a},   {0x10400, 0x1044f}, {0x104b0, 0x104d3}, {0x104d8, 0x104fb},
+        {0x10c80, 0x10cb2}, {0x10cc0, 0x10cf2}, {0x118a0, 0x118df}, {0x1e900, 0x1e943}};
+    return match_spaced_ranges(p, end, letters, sizeof letters / sizeof letters[0]);
+}
+
+/* \s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+ */
+static const uint8_t *match_deepseek_signs(const uint8_t *p, const uint8_t *end)
+{
+    static const struct range signs[] = {{'!', '/'},       {':', '~'},       {0x2018, 0x201F},
+                                         {0x3000, 0x3002}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}};
+    return match_spaced_ranges(p, end, signs, sizeof signs / sizeof signs[0]);
+}
+
+/* [\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+ */
+static const uint8_t *match_deepseek_east(const uint8_t *p, const uint8_t *end)
+{
+    static const struct range east[] = {{0x800, 0x9FA5}, {0xAC00, 0xD7FF}};
+    return skip_ranges(p, end, east, sizeof east / sizeof east[0]);
+}
+
+/* The splitters that isolate what these match. */
+#define ISOLATE(name, match)                                                                                 \
+    static const uint8_t *name(const uint8_t *p, const uint8_t *end)                                         \
+    {                                                                                                        \
+        return isolate(p, end, match);                                                                       \
+    }
+ISOLATE(split_digit, match_digit)
+ISOLATE(split_digits, match_digits)
+ISOLATE(split_three, match_three)
+ISOLATE(split_signs, match_signs)
+ISOLATE(split_newline, match_newline)
+ISOLATE(split_letters, match_spaced_letters)
+ISOLATE(split_punctuation, match_spaced_punctuation)
+ISOLATE(split_cased, match_cased)
+ISOLATE(split_deepseek_signs, match_deepseek_signs)
+ISOLATE(split_deepseek_east, match_deepseek_east)
+
+/* \s+$ : the white space at the end, and what is before it. */
+static const uint8_t *split_last_space(const uint8_t *p, const uint8_t *end)
+{
+    const uint8_t *after = p; /* after the last character that is no white space */
+    size_t len;
+    for (const uint8_t *q = p; q < end; q += len)
+        if (!(peek(q, end, &len) & VD_UFLAG_SPACE))
+            after = q + len;
+    return after > p ? after : end;
+}
+
+/* ---- the rows ---- */
+
+#define DEEPSEEK_LLM                                                                                         \
+    {                                                                                                        \
+        split_newline, split_cased, split_deepseek_signs, split_last_space, split_deepseek_east,             \
+            split_digits                                                                                     \
+    }
+
 static const struct vd_pretok rows[] = {
-    {"smollm", {split_digit, split_gpt2}},
-    {"gpt-2", {split_gpt2}},
-    {NULL, {NULL}},
+    {.name = "smollm", .stages = {split_digit, split_gpt2}},
+    {.name = "starcoder", .stages = {split_digit, split_gpt2}},
+    {.name = "refact", .stages = {split_digit, split_gpt2}},
+    {.name = "command-r", .stages = {split_digit, split_gpt2}},
+    {.name = "gpt-2", .stages = {split_gpt2}},
+    {.name = "phi-2", .stages = {split_gpt2}},
+    {.name = "mpt", .stages = {split_gpt2}},
+    {.name = "olmo", .stages = {split_gpt2}},
+    {.name = "llama-bpe", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "llama3", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "llama-v3", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "qwen2", .stages = {split_qwen2}},
+    {.name = "deepseek-r1-qwen", .stages = {split_qwen2}},
+    {.name = "stablelm2", .stages = {split_qwen2}},
+    {.name = "qwen35", .stages = {split_qwen35}},
+    {.name = "deepseek-llm", .stages = DEEPSEEK_LLM},
+    {.name = "deepseek-coder",
+     .stages = {split_newline, split_letters, split_punctuation, split_deepseek_east, split_digit}},
+    {.name = "falcon", .stages = {split_signs, split_gpt2, split_three}},
+    {.name = NULL},
 };
 
 const struct vd_pretok *vd_pretok_all(void)

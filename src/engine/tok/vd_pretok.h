@@ -13,11 +13,13 @@
  * well-formed in the sense of vd_utf8_read (no VD_CPT_REPLACEMENT arises from a bad byte). */
 typedef const uint8_t *vd_split_fn(const uint8_t *p, const uint8_t *end);
 
-enum { VD_PRETOK_STAGES_MAX = 4 };
+enum { VD_PRETOK_STAGES_MAX = 6 };
 
 struct vd_pretok {
     const char *name;                          /* as in the file */
     vd_split_fn *stages[VD_PRETOK_STAGES_MAX]; /* in order, NULL after the last */
+    bool whole_words;                          /* a word that is a token is that token, whatever the merges */
+    bool add_bos;                              /* what holds if the file does not say */
 };
 
 /* NULL if this version does not know the name (n bytes, not NUL-terminated). */

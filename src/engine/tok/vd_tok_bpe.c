@@ -181,10 +181,28 @@ static void encode_long(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
         emit_symbol(s, l[i].id, (l[i].next == VD_TOK_NONE ? n : l[i].next) - i);
 }
 
+/* The token whose text is this whole word, or VD_TOK_NONE. */
+static uint32_t whole_word(const struct vd_tok *t, const uint8_t *p, size_t n)
+{
+    char text[VD_TOK_PIECE_MAX_BYTES + VD_UTF8_MAX];
+    size_t n_text = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (n_text >= VD_TOK_PIECE_MAX_BYTES)
+            return VD_TOK_NONE;
+        n_text += vd_utf8_write((uint8_t *)text + n_text, vd_tok_byte_cpt(p[i]));
+    }
+    return vd_tok_find(t, text, n_text);
+}
+
 static bool encode_word(void *ctx, const uint8_t *p, const uint8_t *end)
 {
     struct vd_tok_bpe *s = ctx;
     size_t n = (size_t)(end - p);
+    uint32_t whole = s->t->pre->whole_words ? whole_word(s->t, p, n) : VD_TOK_NONE;
+    if (whole != VD_TOK_NONE) {
+        emit(s, whole);
+        return true;
+    }
     if (n <= SHORT_WORD) {
         encode_short(s, p, (uint32_t)n);
         return true;

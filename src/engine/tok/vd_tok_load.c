@@ -418,7 +418,7 @@ static enum vd_err load_special(struct loader *l)
 /* Lists the known names for a message. */
 static enum vd_err unknown_pre(const struct loader *l, struct vd_gguf_str pre)
 {
-    char known[128] = "";
+    char known[300] = "";
     for (const struct vd_pretok *r = vd_pretok_all(); r->name; r++) {
         strncat(known, known[0] ? ", " : "", sizeof known - strlen(known) - 1);
         strncat(known, r->name, sizeof known - strlen(known) - 1);
@@ -442,7 +442,10 @@ static enum vd_err load_model(struct loader *l)
     if (e)
         return e;
     l->t->pre = vd_pretok_find(pre.p, pre.n);
-    return l->t->pre ? VD_OK : unknown_pre(l, pre);
+    if (!l->t->pre)
+        return unknown_pre(l, pre);
+    l->t->add_bos = l->t->pre->add_bos;
+    return VD_OK;
 }
 
 static enum vd_err load_all(struct loader *l)

@@ -237,7 +237,7 @@ static void test_bad_vocabularies(void **state)
         {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false}, VD_EFORMAT, "entry 0 is not two texts"},
         {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false},
          VD_EUNSUPPORTED,
-         "small.gguf: tokenizer.ggml.pre is \"llama-9\"; this version knows smollm, gpt-2"},
+         "small.gguf: tokenizer.ggml.pre is \"llama-9\"; this version knows smollm, starcoder"},
         {{{"a"}, {1}, {"a b"}, NULL, "bert", -1, false}, VD_EUNSUPPORTED, "tokenizer.ggml.model is \"bert\""},
         {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false},
          VD_EFORMAT,

@@ -276,6 +276,7 @@ static void on_bye(struct vd_link *l, struct vd_bytes body)
         return;
     }
     enum vd_err code = m.code <= VD_EINTERNAL ? (enum vd_err)m.code : VD_ENET;
+    l->refused = true;
     vd_link_end(l, code, "%s ended the link: %.*s", l->addr, (int)m.text.n, (const char *)m.text.p);
 }
 

@@ -87,7 +87,8 @@ struct vd_link_dialer {
     pthread_t thread;
 };
 
-/* One attempt on this thread; true if the link was open. */
+/* One attempt on this thread; true if the link was open, and not ended by the peer because of what we are or
+ * said: that would be so again at once. */
 static bool dialer_once(struct vd_link_dialer *d)
 {
     struct vd_error err;
@@ -101,12 +102,12 @@ static bool dialer_once(struct vd_link_dialer *d)
     bool stop = d->stop;
     d->current = l;
     pthread_mutex_unlock(&d->mu);
-    bool opened = !stop && vd_link_run(l);
+    bool good = !stop && vd_link_run(l) && !l->refused;
     pthread_mutex_lock(&d->mu);
     d->current = NULL;
     pthread_mutex_unlock(&d->mu);
     vd_link_unref(l);
-    return opened;
+    return good;
 }
 
 static void *dialer_main(void *arg)

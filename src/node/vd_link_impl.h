@@ -48,7 +48,8 @@ struct vd_link {
     size_t rx_n; /* bytes of head and body that have come */
     uint8_t *body;
     size_t body_cap;
-    bool over; /* the loop ends; why is set */
+    bool over;    /* the loop ends; why is set */
+    bool refused; /* by the peer's BYE */
     uint64_t last_rx_ms, last_ping_ms, start_ms;
     short want; /* poll events that TLS waits for */
     pthread_t thread;

@@ -489,6 +489,27 @@ static void test_dialer_comes_back(void **state)
     assert_int_equal(f->client.n_close, 2);
 }
 
+static void refuse_at_once(void *arg, struct vd_link *l)
+{
+    saw_open(arg, l);
+    vd_link_close(l, VD_ECONFLICT, "not you");
+}
+
+static void test_dialer_that_is_refused_backs_off(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_link_dialer *d = NULL;
+    f->server_cfg.cb.on_open = refuse_at_once;
+    up(f);
+    assert_int_equal(vd_link_dialer_start(&d, &f->client_cfg, HOST, f->port, &f->server_key.pub, NULL),
+                     VD_OK);
+    wait_for(&f->client, &f->client.n_open, 2);
+    vd_clock_sleep_ms(1000);
+    vd_link_dialer_stop(d);
+    assert_in_range(f->client.n_open, 2, 6); /* it was 10 and more with the shortest pause each time */
+    assert_non_null(strstr(f->client.why.msg, "not you"));
+}
+
 static void test_backoff(void **state)
 {
     for (unsigned a = 0; a < 40; a++) {
@@ -533,6 +554,7 @@ int main(void)
         T(test_links_max),
         T(test_port_in_use),
         T(test_dialer_comes_back),
+        T(test_dialer_that_is_refused_backs_off),
         cmocka_unit_test(test_backoff),
         cmocka_unit_test(test_parse_addr),
     };

@@ -229,6 +229,12 @@ void vd_kv_truncate(struct vd_kv *kv, size_t n_pos)
     drop_pages_from(kv, pages_for(n_pos));
 }
 
+void vd_kv_rewind(struct vd_kv *kv, size_t n_pos)
+{
+    assert(n_pos <= kv->len);
+    kv->len = n_pos;
+}
+
 enum vd_err vd_kv_fork(struct vd_kv **out, const struct vd_kv *src, size_t n_pos, struct vd_error *err)
 {
     assert(n_pos <= src->len);

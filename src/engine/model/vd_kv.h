@@ -37,6 +37,8 @@ size_t vd_kv_pages(const struct vd_kv *kv); /* pages it holds, shared ones inclu
 enum vd_err vd_kv_reserve(struct vd_kv *kv, size_t n_pos, struct vd_error *err);
 /* Cuts back to n_pos <= len positions and returns the pages behind them. */
 void vd_kv_truncate(struct vd_kv *kv, size_t n_pos);
+/* Cuts back to n_pos <= len positions and keeps every page: what was reserved stays reserved. */
+void vd_kv_rewind(struct vd_kv *kv, size_t n_pos);
 /* A new sequence with the first n_pos <= len positions of src. */
 enum vd_err vd_kv_fork(struct vd_kv **out, const struct vd_kv *src, size_t n_pos, struct vd_error *err);
 

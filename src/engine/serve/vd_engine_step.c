@@ -152,7 +152,8 @@ static enum vd_stop stop_of(const struct vd_engine *e, const struct job *j, cons
     return c->index + 1 == j->spec.max_tokens ? VD_STOP_LENGTH : VD_STOP_NONE;
 }
 
-/* The given token of this index is not what the job yields: what follows it is void. */
+/* The given token of this index is not what the job yields: what follows it is void. The pages stay the
+ * job's: it may need them all again. */
 static void on_mismatch(struct job *j, const struct choice *c)
 {
     uint32_t at = j->spec.n_prompt + c->index;
@@ -160,7 +161,7 @@ static void on_mismatch(struct job *j, const struct choice *c)
         j->spec.on_mismatch(j->spec.arg, c->index, j->tokens[at], c->token);
     j->n_given = c->index;
     j->n_known = at;
-    vd_kv_truncate(j->kv, at);
+    vd_kv_rewind(j->kv, at);
 }
 
 /* Takes the token of one row. Returns false if the rest of the job's rows is void. */

@@ -419,6 +419,35 @@ static void resumed(void **state)
     }
 }
 
+/* Tokens to resume from that are wrong early on: what the job gives up of them is not somebody else's memory.
+ */
+static void mismatch_keeps_its_memory(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    struct vd_engine_options o = {.max_kv_bytes = 4 * s.kv_page_bytes};
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    static struct log logs[2];
+    struct vd_job job[2] = {some_job(0, 30, 160, greedy), some_job(7, 30, 160, warm(2))}; /* 3 pages each */
+    struct plain want[2] = {plain_of(f, &job[0]), plain_of(f, &job[1])};
+    uint32_t wrong[150];
+    memcpy(wrong, want[0].token, sizeof wrong);
+    wrong[1] = (wrong[1] + 1) % vd_test_model_default.vocab;
+    job[0].resume = wrong;
+    job[0].n_resume = 150;
+    for (uint32_t i = 0; i < 2; i++)
+        log_init(&logs[i], f->e);
+    for (uint32_t i = 0; i < 2; i++)
+        submit(f->e, job[i], &logs[i]);
+    for (uint32_t i = 0; i < 2; i++) {
+        wait_done(&logs[i]);
+        assert_same(&logs[i], &want[i]);
+    }
+    assert_int_equal(logs[0].n_mismatches, 1);
+}
+
 static void stop_token(void **state)
 {
     struct fixture *f = *state;
@@ -611,9 +640,19 @@ int main(void)
     fill_prompt();
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(alone),    TEST(among_others),     TEST(prefix_is_reused),    TEST(conversation),
-        TEST(resumed),  TEST(stop_token),       TEST(cancelled),           TEST(memory_limit),
-        TEST(bad_jobs), TEST(queue_is_bounded), TEST(accounts_take_turns), TEST(non_finite_logits),
+        TEST(alone),
+        TEST(among_others),
+        TEST(prefix_is_reused),
+        TEST(conversation),
+        TEST(resumed),
+        TEST(stop_token),
+        TEST(cancelled),
+        TEST(memory_limit),
+        TEST(bad_jobs),
+        TEST(queue_is_bounded),
+        TEST(accounts_take_turns),
+        TEST(non_finite_logits),
+        TEST(mismatch_keeps_its_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

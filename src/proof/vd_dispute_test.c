@@ -718,9 +718,30 @@ static void failed_job(void **state)
     }
 }
 
+/* The hashes of a long job, and the scores of many heads over a long cache, go beyond a trace's memory. */
+static void what_a_trace_can_hold(void **state)
+{
+    struct vd_program p = toy_program(VD_ROPE_ADJACENT);
+    struct vd_graph g = {&p, {.n_prompt = 1 << 16, .n_output = 64, .max_tokens = 64}};
+    g.job.n_steps = g.job.n_prompt + 63;
+    p.ctx = 1 << 20;
+    assert_true(vd_trace_fits(&g));
+    p.n_layers = 256;
+    assert_true(vd_trace_fits(&g));
+    g.job.n_prompt = 1 << 18;
+    g.job.n_steps = g.job.n_prompt + 63;
+    assert_false(vd_trace_fits(&g));
+    p.n_layers = 2;
+    assert_true(vd_trace_fits(&g));
+    p.n_heads = 256;
+    p.head_dim = 256;
+    assert_false(vd_trace_fits(&g));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_a_trace_can_hold),
         cmocka_unit_test(nothing_to_point_at),
         cmocka_unit_test(lies_in_greedy_job),
         cmocka_unit_test(lies_in_sampling),

@@ -130,18 +130,40 @@ static uint64_t lay_out(const struct vd_trace *t, struct vd_trace_unit_data *u, 
     return c.used;
 }
 
+/* Fills in u's operators and sizes; returns the bytes that its arrays need. */
+static uint64_t describe(const struct vd_trace *t, struct vd_trace_unit_data *u)
+{
+    const struct vd_program *p = t->graph.program;
+    u->n_ops = vd_graph_ops(&t->graph, u->step, u->unit);
+    for (uint32_t o = 0; o < u->n_ops; o++)
+        vd_graph_op(&t->graph, u->step, u->unit, o, &u->op[o]);
+    u->k_row_bytes = p->n_kv_heads * (p->head_dim / 32 * 4 + p->head_dim);
+    u->v_row_bytes = p->n_kv_heads * (4 + p->head_dim);
+    return lay_out(t, u, NULL);
+}
+
+/* No unit is larger than a block or the head of the last step. */
+bool vd_trace_fits(const struct vd_graph *graph)
+{
+    uint32_t n = graph->job.n_steps, n_layers = graph->program->n_layers;
+    struct vd_trace t = {.graph = *graph};
+    assert(vd_graph_valid(graph));
+    if ((uint64_t)n * (n_layers + 2) * sizeof(struct vd_hash) > MEMORY_MAX)
+        return false;
+    for (uint32_t unit = n_layers; unit <= n_layers + 1; unit++) {
+        t.u = (struct vd_trace_unit_data){.step = n - 1, .unit = unit};
+        if (describe(&t, &t.u) > MEMORY_MAX)
+            return false;
+    }
+    return true;
+}
+
 enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)
 {
     struct vd_trace_unit_data *u = &t->u;
-    const struct vd_program *p = t->graph.program;
     free(u->memory);
-    *u =
-        (struct vd_trace_unit_data){.step = step, .unit = unit, .n_ops = vd_graph_ops(&t->graph, step, unit)};
-    for (uint32_t o = 0; o < u->n_ops; o++)
-        vd_graph_op(&t->graph, step, unit, o, &u->op[o]);
-    u->k_row_bytes = p->n_kv_heads * (p->head_dim / 32 * 4 + p->head_dim);
-    u->v_row_bytes = p->n_kv_heads * (4 + p->head_dim);
-    uint64_t n_bytes = lay_out(t, u, NULL);
+    *u = (struct vd_trace_unit_data){.step = step, .unit = unit};
+    uint64_t n_bytes = describe(t, u);
     if (n_bytes > MEMORY_MAX)
         return vd_error_set(err, VD_ELIMIT, "step %u, unit %u: its records need more than 1 GiB", step, unit);
     u->memory = calloc(1, n_bytes);

@@ -72,6 +72,9 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
                             const uint32_t *output, const uint8_t job_salt[VD_JOB_SALT_BYTES],
                             const struct vd_trace_source *source, struct vd_error *err);
 void vd_trace_destroy(struct vd_trace *t); /* NULL is allowed */
+/* Whether a trace of this job, with any of its units, stays below the limit of memory (1 GiB each); create
+ * and load return VD_ELIMIT for one that does not. A worker asks before it takes a job. */
+bool vd_trace_fits(const struct vd_graph *graph);
 
 /* Computes t->u of that unit; at once if it is there already. A second run of the source. */
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);

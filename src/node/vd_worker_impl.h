@@ -24,6 +24,7 @@
 enum {
     VD_WORKER_DISPUTES_MAX = 1024, /* that are followed at once */
     VD_WORKER_ESCROWS_MAX = 64,
+    VD_WORKER_SEEN_MAX = 4096, /* sequences of jobs that are remembered; older ones the ledger has settled */
     VD_WORKER_ESCROW_FRESH_MS = 2000, /* so long a record of an escrow is taken as it was */
     VD_WORKER_PRUNE_MS = 20000,       /* between two looks at all kept jobs */
     VD_WORKER_AGAIN_MS = 500,         /* before a move that failed is tried again */
@@ -93,6 +94,11 @@ struct vd_worker {
     struct vd_worker_job *done_first, **done_last;
     struct vd_worker_escrow escrow[VD_WORKER_ESCROWS_MAX];
     size_t n_escrows;
+    struct { /* ring: what was given to this worker. A second receipt for it would never be paid */
+        struct vd_hash escrow;
+        uint64_t sequence;
+    } seen[VD_WORKER_SEEN_MAX];
+    size_t n_seen;                       /* so far */
     uint64_t stake_micro, exposed_micro; /* exposed: promised or unsettled; a slash must cover it */
     struct vd_worker_dispute dispute[VD_WORKER_DISPUTES_MAX];
     size_t n_disputes;
@@ -109,6 +115,8 @@ void vd_worker_on_cancel(struct vd_worker *w, struct vd_link *link, struct vd_by
 void vd_worker_on_accept(struct vd_worker *w, struct vd_link *link, struct vd_bytes body);
 void vd_worker_link_gone(struct vd_worker *w, struct vd_link *link);
 void *vd_worker_finisher(void *worker);
+/* Notes a sequence; false: it was noted before. Under mu. */
+bool vd_worker_see(struct vd_worker *w, const struct vd_hash *escrow, uint64_t sequence);
 
 /* vd_worker_court.c */
 void vd_worker_on_block(void *worker, uint64_t height, uint64_t time_ms, const struct vd_event *event,

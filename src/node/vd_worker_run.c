@@ -1,10 +1,10 @@
 /* A job's way through the worker: JOB frame -> checks -> engine -> tokens -> receipt on disk -> RECEIPT ->
  * ACCEPT.
  *
- * The checks come in the order of their cost, the ledger's answer about the escrow last, and that one is kept
- * for two seconds: a busy gateway's jobs do not cost a query each. What a job can cost is added to what the
- * escrow has promised to this worker and to what the stake answers for before it runs, and corrected when its
- * end is known. */
+ * The checks come in the order of their cost, the ledger's answers last: that this sequence of the escrow is
+ * not settled yet, and what the escrow holds, which is kept for two seconds. What a job can cost is added to
+ * what the escrow has promised to this worker and to what the stake answers for before it runs, and corrected
+ * when its end is known. */
 #include "vd_clock.h"
 #include "vd_trace_hash.h"
 #include "vd_worker_impl.h"
@@ -112,6 +112,30 @@ struct vd_worker_offer *vd_worker_find_offer(struct vd_worker *w, const struct v
     return NULL;
 }
 
+/* Long enough to be run and settled, by the worker itself if need be; and not longer than the network's rule,
+ * since an escrow's rest returns that long after its closing. Gateway and worker may know different heights.
+ */
+static const char *vd_job_validity(const struct vd_worker *w, uint64_t valid_until)
+{
+    uint64_t height = vd_ledger_client_height(w->ledger), rule = w->rules->request_validity_blocks;
+    return valid_until <= height                        ? "expired"
+           : valid_until < height + rule / 4            ? "it expires too soon to be settled"
+           : valid_until - height > rule + rule / 8 + 1 ? "it is valid for longer than an escrow stands"
+                                                        : NULL;
+}
+
+/* Could the worker defend the longest answer? */
+static bool vd_job_trace_fits(const struct vd_program *program, const struct vd_request *r)
+{
+    struct vd_graph g = {program,
+                         {.n_prompt = r->n_prompt,
+                          .n_output = r->max_tokens,
+                          .n_steps = r->n_prompt + r->max_tokens - 1,
+                          .max_tokens = r->max_tokens,
+                          .sampling = r->sampling}};
+    return vd_graph_valid(&g) && vd_trace_fits(&g);
+}
+
 /* 0, or why this worker does not run the job; *why says more. */
 static int vd_job_check(struct vd_worker *w, const struct vd_pubkey *peer, const struct vd_wire_job *m,
                         struct vd_request *r, struct vd_worker_offer **offer, const char **why)
@@ -122,12 +146,11 @@ static int vd_job_check(struct vd_worker *w, const struct vd_pubkey *peer, const
         *why = vd_receipt_verdict_text(v);
         return VD_REFUSE_REQUEST;
     }
-    *why = !vd_hash_eq(&r->genesis, &w->genesis)                  ? "another network"
-           : !vd_pubkey_eq(&r->worker, &w->key.pub)               ? "for another worker"
-           : !vd_pubkey_eq(&r->gateway, peer)                     ? "of another gateway than this link's"
-           : r->n_prompt != m->prompt.n                           ? "the prompt has another length"
-           : r->valid_until <= vd_ledger_client_height(w->ledger) ? "expired"
-                                                                  : NULL;
+    *why = !vd_hash_eq(&r->genesis, &w->genesis)    ? "another network"
+           : !vd_pubkey_eq(&r->worker, &w->key.pub) ? "for another worker"
+           : !vd_pubkey_eq(&r->gateway, peer)       ? "of another gateway than this link's"
+           : r->n_prompt != m->prompt.n             ? "the prompt has another length"
+                                                    : vd_job_validity(w, r->valid_until);
     if (*why)
         return VD_REFUSE_REQUEST;
     *why = "";
@@ -140,6 +163,10 @@ static int vd_job_check(struct vd_worker *w, const struct vd_pubkey *peer, const
         return VD_REFUSE_RESUME;
     if ((uint64_t)r->n_prompt + r->max_tokens - 1 > vd_model_program((*offer)->m.model)->ctx)
         return VD_REFUSE_CONTEXT;
+    if (!vd_job_trace_fits(vd_model_program((*offer)->m.model), r)) {
+        *why = "its trace would be larger than this worker can defend";
+        return VD_REFUSE_CONTEXT;
+    }
     struct vd_hash salt = vd_salt_commit(m->salt.b),
                    prompt = vd_token_root(m->salt.b, 0, m->prompt.v, r->n_prompt);
     if (!vd_hash_eq(&salt, &r->salt_commit) || !vd_hash_eq(&prompt, &r->prompt_root)) {
@@ -197,6 +224,34 @@ static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_o
     vd_commit_init(&j->commit, vd_model_program(offer->m.model), r->n_prompt, r->max_tokens, &r->sampling,
                    j->salt);
     return j;
+}
+
+bool vd_worker_see(struct vd_worker *w, const struct vd_hash *escrow, uint64_t sequence)
+{
+    size_t n = w->n_seen < VD_WORKER_SEEN_MAX ? w->n_seen : VD_WORKER_SEEN_MAX;
+    for (size_t i = 0; i < n; i++)
+        if (w->seen[i].sequence == sequence && vd_hash_eq(&w->seen[i].escrow, escrow))
+            return false;
+    size_t at = w->n_seen++ % VD_WORKER_SEEN_MAX;
+    w->seen[at].escrow = *escrow;
+    w->seen[at].sequence = sequence;
+    return true;
+}
+
+/* True if another receipt has this place already, or the ledger does not say: nothing would be paid. */
+static bool vd_job_sequence_used(struct vd_worker *w, const struct vd_request *r)
+{
+    struct vd_ledger_answer a;
+    pthread_mutex_lock(&w->mu);
+    bool fresh = vd_worker_see(w, &r->escrow_id, r->sequence);
+    pthread_mutex_unlock(&w->mu);
+    if (!fresh)
+        return true;
+    struct vd_state_key key = vd_state_key_settled(&r->escrow_id, r->sequence);
+    enum vd_err e = vd_ledger_client_get(w->ledger, &key, VD_LEDGER_QUERY_TIMEOUT_MS, &a, NULL);
+    if (e == VD_OK)
+        vd_ledger_answer_free(&a);
+    return e != VD_ENOTFOUND;
 }
 
 /* Puts the job into the table; false when the offer's capacity, or the table, is full, or it is there
@@ -343,13 +398,16 @@ static void vd_worker_take_job(struct vd_worker *w, struct vd_link *link, const 
         vd_job_refuse(w, link, &id, VD_REFUSE_BUSY, "");
         return;
     }
-    code = vd_money_reserve(w, &r, most);
+    code = vd_job_sequence_used(w, &r) ? VD_REFUSE_ESCROW : 0;
+    why = code ? "this sequence of the escrow was used before" : "";
+    if (!code)
+        code = vd_money_reserve(w, &r, most);
     if (code) {
         vd_job_leave(w, j);
         j->n_refs = 1;
         vd_job_unref(j);
         vd_job_refuse(w, link, &id, (enum vd_wire_refuse_code)code,
-                      code == VD_REFUSE_BUSY ? "the stake answers for as much as it can" : "");
+                      code == VD_REFUSE_BUSY ? "the stake answers for as much as it can" : why);
         return;
     }
     j->reserved = most;

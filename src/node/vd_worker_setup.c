@@ -104,9 +104,32 @@ static enum vd_err vd_setup_offer(struct vd_worker *w, struct vd_worker_offer *o
     return vd_setup_send(w, &tx, err);
 }
 
+/* The sequences of the receipts that an earlier life of this worker signed. */
+static enum vd_err vd_setup_seen(struct vd_worker *w, struct vd_error *err)
+{
+    struct vd_hash *ids;
+    size_t n;
+    enum vd_err e = vd_worker_jobs_list(&w->jobs, &ids, &n, err);
+    for (size_t i = 0; e == VD_OK && i < n; i++) {
+        struct vd_envelope env;
+        struct vd_receipt r;
+        uint32_t *tokens;
+        if (vd_worker_jobs_get(&w->jobs, &ids[i], &env, &tokens, NULL) != VD_OK)
+            continue; /* told when it is needed */
+        if (vd_receipt_decode((struct vd_bytes){env.receipt.body, env.receipt.body_bytes}, &r) ==
+            VD_RECEIPT_OK)
+            (void)vd_worker_see(w, &r.request.escrow_id, r.request.sequence);
+        free(tokens);
+    }
+    free(ids);
+    return e;
+}
+
 enum vd_err vd_worker_setup(struct vd_worker *w, struct vd_amount stake, struct vd_error *err)
 {
-    enum vd_err e = vd_setup_stake(w, stake, err);
+    enum vd_err e = vd_setup_seen(w, err);
+    if (e == VD_OK)
+        e = vd_setup_stake(w, stake, err);
     for (size_t i = 0; e == VD_OK && i < w->n_offers; i++) {
         e = vd_setup_model(w, &w->offer[i], err);
         if (e == VD_OK)

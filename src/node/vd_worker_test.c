@@ -406,6 +406,8 @@ struct question {
     uint32_t max_tokens, price_out, n_resume;
     const uint32_t *resume;
     bool bad_prompt, bad_escrow, bad_signature;
+    uint32_t valid_blocks; /* 0: 1500 */
+    uint64_t sequence;     /* 0: the next */
 };
 
 static bool answered(struct fixture *f)
@@ -421,9 +423,10 @@ static void send_job(struct fixture *f, struct question q)
     uint8_t request[VD_REQUEST_MAX_BYTES];
     struct vd_request r = {.genesis = f->genesis_hash,
                            .arith_version = VD_ARITH_VERSION,
-                           .valid_until = vd_ledger_client_height(f->ledger) + 1500,
+                           .valid_until =
+                               vd_ledger_client_height(f->ledger) + (q.valid_blocks ? q.valid_blocks : 1500),
                            .escrow_id = f->escrow,
-                           .sequence = ++f->sequence,
+                           .sequence = q.sequence ? q.sequence : ++f->sequence,
                            .gateway = f->gateway_key.pub,
                            .worker = f->worker_key.pub,
                            .model_root = f->root,
@@ -549,6 +552,8 @@ static void what_is_wrong_is_refused(void **state)
         {{.max_tokens = 4, .price_out = 3, .bad_escrow = true}, VD_REFUSE_ESCROW},
         {{.max_tokens = 4000, .price_out = 3}, VD_REFUSE_CONTEXT},
         {{.max_tokens = 200, .price_out = 900000}, VD_REFUSE_ESCROW}, /* more than the escrow holds */
+        {{.max_tokens = 4, .price_out = 3, .valid_blocks = 400}, VD_REFUSE_REQUEST}, /* less than 2000 / 4 */
+        {{.max_tokens = 4, .price_out = 3, .valid_blocks = 2400}, VD_REFUSE_REQUEST},
     };
     struct vd_worker_stats w;
     start_worker(f, f->honest, f->pool[0]);
@@ -562,7 +567,37 @@ static void what_is_wrong_is_refused(void **state)
     assert_true(f->a.receipt);
     assert_true(wait_for(nothing_runs, f));
     vd_worker_get_stats(f->worker, &w);
-    assert_int_equal(w.n_refused, 6);
+    assert_int_equal(w.n_refused, sizeof cases / sizeof cases[0]);
+}
+
+/* A place in the escrow is paid once: not for a second job, also not after a restart, nor after it was
+ * settled and forgotten. */
+static void a_sequence_is_good_for_one_job(void **state)
+{
+    struct fixture *f = *state;
+    const struct question again = {.max_tokens = 5, .price_out = 3, .sequence = 1};
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+    assert_true(f->a.receipt);
+    struct vd_signed_receipt first = f->a.signed_receipt;
+    assert_true(wait_for(nothing_runs, f));
+    ask(f, again);
+    assert_true(f->a.refused && f->a.code == VD_REFUSE_ESCROW);
+    vd_worker_stop(f->worker);
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, again);
+    assert_true(f->a.refused && f->a.code == VD_REFUSE_ESCROW);
+    f->a.signed_receipt = first;
+    settle_last(f);
+    vd_worker_stop(f->worker);
+    char line[160];
+    snprintf(line, sizeof line, "rm -rf '%s/worker/jobs'", f->dir);
+    assert_int_equal(system(line), 0);
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, again);
+    assert_true(f->a.refused && f->a.code == VD_REFUSE_ESCROW);
+    ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+    assert_true(f->a.receipt);
 }
 
 static void a_second_job_at_capacity_is_refused(void **state)
@@ -831,6 +866,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(an_honest_job_is_paid),
         T(what_is_wrong_is_refused),
+        T(a_sequence_is_good_for_one_job),
         T(a_second_job_at_capacity_is_refused),
         T(a_cancelled_job_is_receipted_as_far_as_it_went),
         T(another_worker_goes_on_from_the_tokens_given),

@@ -12,7 +12,8 @@
 enum { FREE_MAX = 16 };
 
 struct page {
-    _Alignas(VD_KERN_ALIGN) unsigned refs; /* under the pool's lock */
+    _Alignas(VD_KERN_ALIGN) unsigned refs; /* under the pool's lock, as all below */
+    unsigned ignored;                      /* refs that vd_kv_fits_without leaves out; else 0 */
     struct page *next_free;
     _Alignas(VD_KERN_ALIGN) uint8_t data[];
 };
@@ -108,6 +109,7 @@ static struct page *page_take(struct vd_kv_pool *pool)
             return NULL;
     }
     p->refs = 1;
+    p->ignored = 0;
     pool->n_used++;
     return p;
 }
@@ -187,19 +189,34 @@ static bool page_copy(struct vd_kv *kv, size_t i)
     return true;
 }
 
+/* Will the last page of kv, partly filled, be written to while others hold it? With the lock held. */
+static bool copies_last(const struct vd_kv *kv, size_t n_pos)
+{
+    if (n_pos <= kv->len || kv->len % VD_KV_PAGE_POS == 0)
+        return false;
+    const struct page *p = page_of(kv->pages[kv->len / VD_KV_PAGE_POS]);
+    return p->refs - p->ignored > 1;
+}
+
+/* Pages that are missing for positions up to n_pos. With the lock held. */
+static size_t pages_missing(const struct vd_kv *kv, size_t n_pos)
+{
+    size_t want = pages_for(n_pos);
+    return (want > kv->n_pages ? want - kv->n_pages : 0) + copies_last(kv, n_pos);
+}
+
 /* With the lock held; on failure the pages taken so far stay, which is harmless: they are empty and counted.
  */
 static enum vd_err reserve_locked(struct vd_kv *kv, size_t n_pos, struct vd_error *err)
 {
     struct vd_kv_pool *pool = kv->pool;
     size_t want = pages_for(n_pos), last = kv->len / VD_KV_PAGE_POS;
-    bool copy = n_pos > kv->len && kv->len % VD_KV_PAGE_POS && page_of(kv->pages[last])->refs > 1;
-    size_t need = (want > kv->n_pages ? want - kv->n_pages : 0) + copy;
+    size_t need = pages_missing(kv, n_pos);
     if (need > pool->max_pages - pool->n_used)
         return vd_error_set(err, VD_ENOMEM,
                             "the KV cache is full: %zu more pages wanted, %zu of %zu in use; raise its limit",
                             need, pool->n_used, pool->max_pages);
-    if (copy && !page_copy(kv, last))
+    if (copies_last(kv, n_pos) && !page_copy(kv, last))
         return vd_error_set(err, VD_ENOMEM, "no memory for a page of the KV cache");
     while (kv->n_pages < want) {
         struct page *p = page_take(pool);
@@ -220,6 +237,24 @@ enum vd_err vd_kv_reserve(struct vd_kv *kv, size_t n_pos, struct vd_error *err)
     enum vd_err rc = reserve_locked(kv, n_pos, err);
     pthread_mutex_unlock(&kv->pool->lock);
     return rc;
+}
+
+bool vd_kv_fits_without(const struct vd_kv *kv, size_t n_pos, struct vd_kv *const *other, size_t n)
+{
+    struct vd_kv_pool *pool = kv->pool;
+    size_t freed = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < other[i]->n_pages; k++) {
+            struct page *p = page_of(other[i]->pages[k]);
+            freed += ++p->ignored == p->refs;
+        }
+    bool fits = pages_missing(kv, n_pos) <= pool->max_pages - pool->n_used + freed;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < other[i]->n_pages; k++)
+            page_of(other[i]->pages[k])->ignored = 0;
+    pthread_mutex_unlock(&pool->lock);
+    return fits;
 }
 
 void vd_kv_truncate(struct vd_kv *kv, size_t n_pos)

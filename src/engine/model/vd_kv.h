@@ -35,6 +35,10 @@ size_t vd_kv_pages(const struct vd_kv *kv); /* pages it holds, shared ones inclu
 /* Makes sure that positions [len, n_pos) can be written. VD_ENOMEM when the pool's limit is reached (the
  * message says limit and need), VD_ELIMIT above the model's context; then nothing has changed. */
 enum vd_err vd_kv_reserve(struct vd_kv *kv, size_t n_pos, struct vd_error *err);
+/* Would vd_kv_reserve(kv, n_pos) find the pages if these n other sequences of the pool (each once) were
+ * closed?
+ */
+bool vd_kv_fits_without(const struct vd_kv *kv, size_t n_pos, struct vd_kv *const *other, size_t n);
 /* Cuts back to n_pos <= len positions and returns the pages behind them. */
 void vd_kv_truncate(struct vd_kv *kv, size_t n_pos);
 /* Cuts back to n_pos <= len positions and keeps every page: what was reserved stays reserved. */

@@ -105,16 +105,18 @@ static struct job *unlink_queued(struct vd_engine *e, struct job **at)
     return j;
 }
 
-/* Gets the job's cache: what the account's prefixes offer, and room for the rest. Prefixes give way to it.
- * The last prompt token is always fed, since its row yields the first token. */
+/* Gets the job's cache: what the account's prefixes offer, and room for the rest. Prefixes give way to it,
+ * but only if that helps: a job that has to wait anyway is tried at every step, and must not cost the others
+ * theirs. The last prompt token is always fed, since its row yields the first token. */
 static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error *err)
 {
     size_t usable = vd_hash_is_zero(&j->spec.account) ? 0 : j->spec.n_prompt - 1;
     enum vd_err rc = vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, err);
     if (rc != VD_OK)
         return rc;
-    while ((rc = vd_kv_reserve(j->kv, job_positions(&j->spec), err)) == VD_ENOMEM &&
-           vd_prefix_evict(&e->prefix))
+    size_t n_pos = job_positions(&j->spec);
+    while ((rc = vd_kv_reserve(j->kv, n_pos, err)) == VD_ENOMEM &&
+           vd_prefix_can_make_room(&e->prefix, j->kv, n_pos) && vd_prefix_evict(&e->prefix))
         ;
     if (rc == VD_OK) {
         j->n_reused = (uint32_t)vd_kv_len(j->kv);

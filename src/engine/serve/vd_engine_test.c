@@ -20,6 +20,7 @@ struct log {
     struct vd_engine *engine;
     uint64_t id;
     uint32_t cancel_at; /* cancels itself at this output index */
+    uint32_t hold_at;   /* from this output index on the engine waits in on_token */
     uint32_t token[OUT_MAX], n_tokens, first_index;
     uint32_t n_positions, n_mismatches, mismatch_index, mismatch_own;
     struct vd_sha256 positions; /* everything that on_position gave */
@@ -69,6 +70,27 @@ static void on_token(void *arg, uint32_t index, uint32_t token)
     if (index == l->cancel_at)
         vd_engine_cancel(l->engine, l->id);
     pthread_cond_broadcast(&l->changed);
+    while (index >= l->hold_at)
+        pthread_cond_wait(&l->changed, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* Lets the job go on until it has said this many tokens, where it holds the engine. */
+static void go_on_to(struct log *l, uint32_t n_tokens)
+{
+    pthread_mutex_lock(&l->lock);
+    l->hold_at = n_tokens - 1;
+    pthread_cond_broadcast(&l->changed);
+    while (l->n_tokens < n_tokens)
+        pthread_cond_wait(&l->changed, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void let_go(struct log *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->hold_at = UINT32_MAX;
+    pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -99,7 +121,7 @@ static void log_init(struct log *l, struct vd_engine *e)
     pthread_cond_init(&l->changed, NULL);
     vd_sha256_init(&l->positions);
     l->engine = e;
-    l->cancel_at = UINT32_MAX;
+    l->cancel_at = l->hold_at = UINT32_MAX;
     l->in_order = true;
 }
 
@@ -560,6 +582,42 @@ static void memory_limit(void **state)
     assert_non_null(strstr(err.msg, "256"));
 }
 
+/* A job that will not fit however much gives way leaves the prefixes alone while it waits. */
+static void waiting_evicts_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    struct vd_engine_options o = {.max_kv_bytes = 6 * s.kv_page_bytes};
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    static struct log left, long_one, waits;
+    struct vd_job job = some_job(0, 100, 20, greedy); /* leaves 2 pages */
+    job.account = account(1);
+    run_job(f->e, job, &left);
+    log_init(&long_one, f->e);
+    long_one.hold_at = 0;
+    submit(f->e, some_job(5, 30, 200, greedy), &long_one); /* 4 pages */
+    go_on_to(&long_one, 2);
+    log_init(&waits, f->e);
+    submit(f->e, some_job(9, 30, 150, greedy), &waits); /* 3 pages */
+    go_on_to(&long_one, 20);
+    vd_engine_get_stats(f->e, &s);
+    let_go(&long_one);
+    wait_done(&long_one);
+    wait_done(&waits);
+    assert_int_equal(s.n_active, 1);
+    assert_int_equal(s.n_queued, 1);
+    assert_int_equal(s.n_prefixes, 1);
+    run_job(f->e, job, &left);
+    assert_int_equal(left.result.n_reused, 99);
+    struct vd_job large = some_job(20, 100, 200, greedy); /* 5 pages: the prefix gives way */
+    run_job(f->e, large, &left);
+    assert_int_equal(left.result.stop, VD_STOP_LENGTH);
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.n_prefixes, 0);
+}
+
 static void bad_jobs(void **state)
 {
     struct fixture *f = *state;
@@ -653,6 +711,7 @@ int main(void)
         TEST(accounts_take_turns),
         TEST(non_finite_logits),
         TEST(mismatch_keeps_its_memory),
+        TEST(waiting_evicts_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

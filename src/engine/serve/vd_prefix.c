@@ -82,6 +82,14 @@ bool vd_prefix_evict(struct vd_prefix *c)
     return true;
 }
 
+bool vd_prefix_can_make_room(const struct vd_prefix *c, const struct vd_kv *kv, size_t n_pos)
+{
+    struct vd_kv *all[VD_PREFIX_MAX];
+    for (size_t i = 0; i < c->n_entries; i++)
+        all[i] = c->entry[i].kv;
+    return vd_kv_fits_without(kv, n_pos, all, c->n_entries);
+}
+
 void vd_prefix_forget(struct vd_prefix *c, const struct vd_hash *account)
 {
     for (size_t i = c->n_entries; i-- > 0;)

@@ -34,7 +34,7 @@ struct vd_worker_model {
     struct vd_hash root;                  /* what its receipts say */
     struct vd_amount price_in, price_out; /* per token */
     uint32_t capacity;                    /* jobs at once, 1.. */
-    size_t max_kv_bytes;                  /* 0: the engine's default */
+    size_t max_kv_bytes;                  /* 0: the engine's default; disputes have their own besides */
 };
 
 struct vd_worker_config {

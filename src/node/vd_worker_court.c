@@ -147,6 +147,7 @@ static enum vd_err vd_court_case(struct vd_worker *w, const struct vd_hash *rece
 
 struct vd_court_move {
     struct vd_worker *w;
+    struct vd_worker_offer *offer;
     struct vd_game_trace *trace;
     const struct vd_hash *dispute;
     const struct vd_game *game;
@@ -156,12 +157,12 @@ struct vd_court_move {
     unsigned n_replays;
 };
 
-/* On the engine's thread, between two steps. */
-static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+/* On the engine's thread, between two steps, but not in its cache. */
+static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *engine_cache)
 {
     struct vd_court_move *m = arg;
     m->n_replays = m->trace->trace == NULL;
-    m->result = vd_game_trace_open(m->trace, ctx, cache, m->err);
+    m->result = vd_game_trace_open(m->trace, ctx, m->offer->court_cache, m->err);
     if (m->result != VD_OK)
         return;
     struct vd_trace *t = vd_trace_model_trace(m->trace->trace);
@@ -235,7 +236,7 @@ static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *disp
 {
     struct vd_player_move *move = malloc(sizeof *move);
     struct vd_court_move m = {
-        .w = w, .trace = trace, .dispute = dispute, .game = game, .out = move, .err = err};
+        .w = w, .offer = offer, .trace = trace, .dispute = dispute, .game = game, .out = move, .err = err};
     uint64_t began = vd_clock_ns();
     char hex[17];
     if (!move)

@@ -54,6 +54,9 @@ struct vd_worker_job {
 struct vd_worker_offer {
     struct vd_worker_model m;
     struct vd_engine *engine;
+    /* The court's own cache, for one job of the whole context: jobs that hold all of the engine's must not
+     * make the worker miss a clock. Used on the engine's thread only. */
+    struct vd_kv_pool *court_cache;
     uint32_t n_running;
 };
 

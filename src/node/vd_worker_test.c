@@ -16,7 +16,7 @@
 #include "vd_ledgerd.h"
 #include "vd_test_model.h"
 #include "vd_trace_hash.h"
-#include "vd_verifier.h"
+#include "vd_verifier_impl.h"
 #include "vd_wire.h"
 #include "vd_worker.h"
 #include "vd_worker_impl.h"
@@ -695,6 +695,44 @@ static void a_cheat_is_found_and_slashed(void **state)
     assert_int_equal(v.won_micro, 400000);
 }
 
+static bool one_has_bad_data(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_bad_data == 1;
+}
+
+/* A gateway that hands out other tokens than the worker signed for says nothing about the worker. */
+static void data_that_fail_the_check_are_no_reason_to_challenge(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    struct vd_envelope e;
+    uint32_t tokens[PROMPT + TOKENS_MAX];
+    start_worker(f, f->honest, f->pool[0]);
+    start_verifier(f);
+    ask(f, (struct question){.max_tokens = 8, .price_out = 3});
+    struct vd_bytes kept = {f->kept[0].bytes, f->kept[0].n};
+    assert_true(vd_envelope_decode(kept, &e, tokens, PROMPT + TOKENS_MAX));
+    tokens[PROMPT + 3] = (tokens[PROMPT + 3] + 1) % 100;
+    f->kept[0].n = vd_envelope_encode(&e, f->kept[0].bytes, vd_envelope_max_bytes(PROMPT, 8));
+    settle_last(f);
+    assert_true(wait_for(one_has_bad_data, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_int_equal(v.n_differ, 0);
+    assert_int_equal(v.n_challenges, 0);
+}
+
+static void only_what_can_be_proved_is_challenged(void **state)
+{
+    assert_true(vd_verifier_provable(VD_REPLAY_TOKEN));
+    assert_true(vd_verifier_provable(VD_REPLAY_STOP));
+    assert_true(vd_verifier_provable(VD_REPLAY_COMMIT));
+    assert_false(vd_verifier_provable(VD_REPLAY_OK));
+    assert_false(vd_verifier_provable(VD_REPLAY_JOB));
+    assert_false(vd_verifier_provable(VD_REPLAY_MODEL));
+}
+
 /* A challenger without reason: the honest worker answers everything, also after a restart in the middle. */
 static bool one_challenge_won(struct fixture *f)
 {
@@ -819,6 +857,44 @@ static void disputes_that_take_turns_cost_one_replay_each(void **state)
     assert_int_equal(w.n_replays, 2 + N); /* the trace of each receipt, the unit of each dispute */
 }
 
+static void hold_all(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct vd_kv **held = arg;
+    size_t n_pos = vd_kv_pool_max_pages(cache) * VD_KV_PAGE_POS;
+    struct vd_error err;
+    for (size_t i = 0; n_pos; i++) {
+        size_t here = n_pos < vd_test_model_default.ctx ? n_pos : vd_test_model_default.ctx;
+        sure(vd_kv_open(&held[i], cache, &err), &err);
+        sure(vd_kv_reserve(held[i], here, &err), &err);
+        n_pos -= here;
+    }
+}
+
+static void release_all(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct vd_kv **held = arg;
+    for (size_t i = 0; held[i]; i++)
+        vd_kv_close(held[i]);
+}
+
+static void jobs_that_hold_all_memory_do_not_hold_up_a_dispute(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_kv *held[64] = {NULL};
+    struct vd_hash dispute;
+    struct vd_dispute d;
+    start_worker(f, f->honest, f->pool[0]);
+    struct vd_hash receipt = a_settled_receipt(f);
+    settle_last(f);
+    assert_true(wait_for(nothing_runs, f));
+    struct vd_engine *engine = f->worker->offer[0].engine;
+    assert_int_equal(vd_engine_run(engine, hold_all, held, NULL), VD_OK);
+    challenge_all(f, &receipt, 1, &dispute);
+    await_answers(f, &dispute, 1, &d);
+    assert_int_equal(d.n_moves, 1);
+    assert_int_equal(vd_engine_run(engine, release_all, held, NULL), VD_OK);
+}
+
 static void many_challenges_are_answered_in_few_blocks(void **state)
 {
     struct fixture *f = *state;
@@ -871,8 +947,11 @@ int main(void)
         T(a_cancelled_job_is_receipted_as_far_as_it_went),
         T(another_worker_goes_on_from_the_tokens_given),
         T(a_cheat_is_found_and_slashed),
+        T(data_that_fail_the_check_are_no_reason_to_challenge),
+        cmocka_unit_test(only_what_can_be_proved_is_challenged),
         T(an_idle_challenge_costs_its_bond),
         T(disputes_that_take_turns_cost_one_replay_each),
+        T(jobs_that_hold_all_memory_do_not_hold_up_a_dispute),
         T(many_challenges_are_answered_in_few_blocks),
         cmocka_unit_test(the_earliest_deadline_is_first),
     };

@@ -1,9 +1,10 @@
 /* Tokenizers: text to ids and back, as the GGUF key tokenizer.ggml.model says. Known models: "gpt2"
- * (byte-level BPE) with the pre-tokenisers of vd_pretok.h. The ids are equal to those of llama.cpp's
- * tokenizer on the same file.
+ * (byte-level BPE) with the pre-tokenisers of vd_pretok.h, and "llama" (SentencePiece's BPE: scores, byte
+ * fallback). The ids are equal to those of llama.cpp's tokenizer on the same file.
  *
- * Text is bytes. What is not UTF-8 is tokenised as if each bad byte were U+FFFD (vd_utf8_read). Words that
- * contain a byte for which the vocabulary has no token lose that byte; vd_tok_encode counts these.
+ * Text is bytes. What is not UTF-8 is tokenised as if each bad byte were U+FFFD (vd_utf8_read), but by
+ * "llama" as the bytes that it is. Bytes for which the vocabulary has no token are lost; vd_tok_encode counts
+ * these.
  *
  * Ownership: a struct vd_tok borrows the vocabulary's texts from the struct vd_gguf, which must outlive it.
  * Errors: VD_EFORMAT, VD_EUNSUPPORTED, VD_ELIMIT for what is wrong with the file; the message names the key.
@@ -26,8 +27,8 @@ enum {
     VD_TOK_MERGES_MAX = 1 << 21,
     VD_TOK_SPECIAL_MAX = 1 << 13,
     VD_TOK_PIECE_MAX_BYTES = 1024,   /* the longest text of a token */
-    VD_TOK_TEXT_MAX_BYTES = 1 << 23, /* of one vd_tok_encode; its memory is at most 40 bytes per byte of the
-                                        longest word */
+    VD_TOK_TEXT_MAX_BYTES = 1 << 23, /* of one vd_tok_encode; its memory is at most 60 bytes per byte of
+                                        the longest word, of the whole text for "llama" */
 };
 
 struct vd_tok;
@@ -55,6 +56,7 @@ struct vd_bytes vd_tok_piece(const struct vd_tok *t, uint32_t id, bool special);
 
 enum {
     VD_TOK_ADD_BOS = 1,       /* begin with bos if the file wants that */
+    VD_TOK_ADD_END = 4,       /* end with eos or its like if the file wants that */
     VD_TOK_PARSE_SPECIAL = 2, /* control tokens' texts become the tokens; without it they are plain text */
 };
 

@@ -1,4 +1,4 @@
-/* Encoding. The rule of byte-level BPE: in each word, apply the merge of lowest rank, the leftmost of
+/* The rule of byte-level BPE: in each word, apply the merge of lowest rank, the leftmost of
  * several, until none applies. Short words (nearly all) do that by looking at every pair each time; longer
  * ones keep the pairs in a heap, so that a word of n bytes costs n log n whatever it holds.
  *
@@ -23,30 +23,21 @@ struct link {
     uint32_t id, prev, next, rank, merged; /* rank and merged: of the pair (this, next) */
 };
 
-struct vd_tok_bpe {
+struct bpe {
+    struct vd_tok_run *run;
     const struct vd_tok *t;
-    struct vd_tok_ids *ids;
     struct link *links; /* links_max of them */
-    uint64_t *heap;     /* 2 * links_max: a merge removes one entry and adds at most two */
-    size_t links_max, heap_n;
-    struct vd_error *err;
-    enum vd_err e;
+    size_t links_max;
+    struct vd_tok_heap heap; /* of 2 * links_max: a merge removes one entry and adds at most two */
 };
-
-static void emit(struct vd_tok_bpe *s, uint32_t id)
-{
-    if (s->ids->n < s->ids->max)
-        s->ids->p[s->ids->n] = id;
-    s->ids->n++;
-}
 
 /* A symbol that is no token falls back to the tokens of its text's single bytes; bytes without one are lost.
  */
-static void emit_symbol(struct vd_tok_bpe *s, uint32_t symbol, size_t n_bytes)
+static void emit_symbol(struct bpe *s, uint32_t symbol, size_t n_bytes)
 {
     const struct vd_tok *t = s->t;
     if (symbol < t->n_vocab) {
-        emit(s, symbol);
+        vd_tok_emit(s->run, symbol);
         return;
     }
     size_t n_found = 0;
@@ -54,13 +45,13 @@ static void emit_symbol(struct vd_tok_bpe *s, uint32_t symbol, size_t n_bytes)
         uint32_t id = t->byte_token[(uint8_t)t->text[symbol].p[i]];
         if (id == VD_TOK_NONE)
             continue;
-        emit(s, id);
+        vd_tok_emit(s->run, id);
         n_found++;
     }
-    s->ids->n_dropped_bytes += n_bytes > n_found ? n_bytes - n_found : 0;
+    s->run->ids->n_dropped_bytes += n_bytes > n_found ? n_bytes - n_found : 0;
 }
 
-static void encode_short(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
+static void encode_short(struct bpe *s, const uint8_t *p, uint32_t n)
 {
     uint32_t id[SHORT_WORD], rank[SHORT_WORD], merged[SHORT_WORD];
     uint8_t n_bytes[SHORT_WORD];
@@ -102,31 +93,8 @@ static void encode_short(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
         emit_symbol(s, id[i], n_bytes[i]);
 }
 
-static void heap_push(struct vd_tok_bpe *s, uint64_t key)
-{
-    size_t i = s->heap_n++;
-    for (; i > 0 && s->heap[(i - 1) / 2] > key; i = (i - 1) / 2)
-        s->heap[i] = s->heap[(i - 1) / 2];
-    s->heap[i] = key;
-}
-
-static uint64_t heap_pop(struct vd_tok_bpe *s)
-{
-    uint64_t top = s->heap[0], key = s->heap[--s->heap_n];
-    size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < s->heap_n; i = child) {
-        if (child + 1 < s->heap_n && s->heap[child + 1] < s->heap[child])
-            child++;
-        if (s->heap[child] >= key)
-            break;
-        s->heap[i] = s->heap[child];
-    }
-    s->heap[i] = key;
-    return top;
-}
-
 /* Looks up the pair that starts at position i and puts it on the heap. */
-static void update_pair(struct vd_tok_bpe *s, uint32_t i)
+static void update_pair(struct bpe *s, uint32_t i)
 {
     struct link *a = &s->links[i];
     const struct vd_tok_merge *m =
@@ -134,36 +102,34 @@ static void update_pair(struct vd_tok_bpe *s, uint32_t i)
     a->rank = m ? m->rank : NO_RANK;
     if (m) {
         a->merged = m->merged;
-        heap_push(s, (uint64_t)m->rank << 32 | i);
+        vd_tok_heap_push(&s->heap, (uint64_t)m->rank << 32 | i);
     }
 }
 
-static enum vd_err grow(struct vd_tok_bpe *s, size_t n)
+static bool grow(struct bpe *s, size_t n)
 {
     if (n <= s->links_max)
-        return VD_OK;
+        return true;
     free(s->links);
-    free(s->heap);
+    free(s->heap.p);
     s->links = malloc(n * sizeof *s->links);
-    s->heap = malloc(2 * n * sizeof *s->heap);
-    s->links_max = s->links && s->heap ? n : 0;
-    if (s->links_max)
-        return VD_OK;
-    return vd_error_set(s->err, VD_ENOMEM, "no memory to tokenise a word of %zu bytes", n);
+    s->heap.p = malloc(2 * n * sizeof *s->heap.p);
+    s->links_max = s->links && s->heap.p ? n : 0;
+    return s->links_max || vd_tok_no_memory(s->run, n);
 }
 
-static void encode_long(struct vd_tok_bpe *s, const uint8_t *p, uint32_t n)
+static void encode_long(struct bpe *s, const uint8_t *p, uint32_t n)
 {
     struct link *l = s->links;
     assert(n > 0);
     for (uint32_t i = 0; i < n; i++)
         l[i] = (struct link){
             .id = s->t->byte_symbol[p[i]], .prev = i - 1, .next = i + 1 < n ? i + 1 : VD_TOK_NONE};
-    s->heap_n = 0;
+    s->heap.n = 0;
     for (uint32_t i = 0; i < n; i++)
         update_pair(s, i);
-    while (s->heap_n > 0) {
-        uint64_t key = heap_pop(s);
+    while (s->heap.n > 0) {
+        uint64_t key = vd_tok_heap_pop(&s->heap);
         uint32_t i = (uint32_t)key;
         if (l[i].rank != key >> 32)
             continue;
@@ -196,21 +162,21 @@ static uint32_t whole_word(const struct vd_tok *t, const uint8_t *p, size_t n)
 
 static bool encode_word(void *ctx, const uint8_t *p, const uint8_t *end)
 {
-    struct vd_tok_bpe *s = ctx;
+    struct bpe *s = ctx;
     size_t n = (size_t)(end - p);
     uint32_t whole = s->t->pre->whole_words ? whole_word(s->t, p, n) : VD_TOK_NONE;
     if (whole != VD_TOK_NONE) {
-        emit(s, whole);
+        vd_tok_emit(s->run, whole);
         return true;
     }
     if (n <= SHORT_WORD) {
         encode_short(s, p, (uint32_t)n);
         return true;
     }
-    s->e = grow(s, n);
-    if (!s->e)
-        encode_long(s, p, (uint32_t)n);
-    return !s->e;
+    if (!grow(s, n))
+        return false;
+    encode_long(s, p, (uint32_t)n);
+    return true;
 }
 
 /* Where [p, end) stops being what its own decoding gives when it is written again; end if it nowhere does. */
@@ -231,17 +197,16 @@ static const uint8_t *first_bad(const uint8_t *p, const uint8_t *end)
     return end;
 }
 
-/* Text between special tokens. Bad bytes are replaced in a copy; good text is used where it is. */
-static void encode_text(struct vd_tok_bpe *s, const uint8_t *p, const uint8_t *end)
+/* Bad bytes are replaced in a copy; good text is used where it is. */
+static void encode_text(struct bpe *s, const uint8_t *p, const uint8_t *end)
 {
-    const uint8_t *bad = first_bad(p, end);
-    if (bad == end) {
+    if (first_bad(p, end) == end) {
         vd_pretok_run(s->t->pre, p, end, encode_word, s);
         return;
     }
     uint8_t *copy = malloc(3 * (size_t)(end - p)), *to = copy;
     if (!copy) {
-        s->e = vd_error_set(s->err, VD_ENOMEM, "no memory to tokenise %zu bytes", (size_t)(end - p));
+        vd_tok_no_memory(s->run, (size_t)(end - p));
         return;
     }
     while (p < end) {
@@ -253,61 +218,10 @@ static void encode_text(struct vd_tok_bpe *s, const uint8_t *p, const uint8_t *e
     free(copy);
 }
 
-/* Cuts [p, end) at special[0], the rest at the ones after it: all of one token's places are found before the
- * next token is looked for, as in the field's tokenizers. The recursion is as deep as there are special
- * tokens in the text (partition_init leaves out the others), at most VD_TOK_SPECIAL_MAX. */
-static void partition(struct vd_tok_bpe *s, const uint32_t *special, uint32_t n_special, const uint8_t *p,
-                      const uint8_t *end)
+void vd_tok_encode_bpe(struct vd_tok_run *run, const uint8_t *p, const uint8_t *end)
 {
-    while (p < end && n_special > 0 && !s->e) {
-        struct vd_gguf_str text = s->t->text[special[0]];
-        const uint8_t *at = memmem(p, (size_t)(end - p), text.p, text.n);
-        partition(s, special + 1, n_special - 1, p, at ? at : end);
-        if (!at)
-            return;
-        emit(s, special[0]);
-        p = at + text.n;
-    }
-    if (p < end && n_special == 0 && !s->e)
-        encode_text(s, p, end);
-}
-
-/* The special tokens that the text has, in `found`. */
-static uint32_t find_special(const struct vd_tok *t, const char *text, size_t n_bytes, unsigned flags,
-                             uint32_t *found)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < t->n_special; i++) {
-        uint32_t id = t->special[i];
-        if (!(flags & VD_TOK_PARSE_SPECIAL) && (t->flags[id] & VD_TOK_KIND) != VD_TOK_USER)
-            continue;
-        if (memmem(text, n_bytes, t->text[id].p, t->text[id].n))
-            found[n++] = id;
-    }
-    return n;
-}
-
-enum vd_err vd_tok_encode(const struct vd_tok *t, const char *text, size_t n_bytes, unsigned flags,
-                          struct vd_tok_ids *ids, struct vd_error *err)
-{
-    struct vd_tok_bpe s = {.t = t, .ids = ids, .err = err};
-    ids->n = ids->n_dropped_bytes = 0;
-    if (n_bytes > VD_TOK_TEXT_MAX_BYTES)
-        return vd_error_set(err, VD_ELIMIT, "the text has %zu bytes; at most %d can be tokenised at once",
-                            n_bytes, VD_TOK_TEXT_MAX_BYTES);
-    uint32_t *special = malloc((t->n_special + 1) * sizeof *special);
-    if (!special)
-        return vd_error_set(err, VD_ENOMEM, "no memory to tokenise %zu bytes", n_bytes);
-    uint32_t n_special = n_bytes ? find_special(t, text, n_bytes, flags, special) : 0;
-    if ((flags & VD_TOK_ADD_BOS) && t->add_bos)
-        emit(&s, t->bos);
-    if (n_bytes)
-        partition(&s, special, n_special, (const uint8_t *)text, (const uint8_t *)text + n_bytes);
-    free(special);
+    struct bpe s = {.run = run, .t = run->t};
+    encode_text(&s, p, end);
     free(s.links);
-    free(s.heap);
-    if (!s.e && ids->n > ids->max)
-        return vd_error_set(err, VD_ELIMIT, "the text has %zu tokens; there is room for %zu", ids->n,
-                            ids->max);
-    return s.e;
+    free(s.heap.p);
 }

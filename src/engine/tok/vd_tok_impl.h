@@ -32,10 +32,18 @@ enum vd_tok_kind {
     VD_TOK_BYTE
 };
 
-enum { VD_TOK_IS_EOG = 16, VD_TOK_KIND = 15 }; /* bits of vd_tok.flags */
+/* Bits of vd_tok.flags. A token that strips takes the white space beside it along. */
+enum { VD_TOK_KIND = 15, VD_TOK_IS_EOG = 16, VD_TOK_STRIPS_LEFT = 32, VD_TOK_STRIPS_RIGHT = 64 };
+
+enum vd_tok_model {
+    VD_TOK_BPE, /* tokenizer.ggml.model "gpt2" */
+    VD_TOK_SPM, /* "llama" */
+};
 
 struct vd_tok {
+    enum vd_tok_model model;
     uint32_t n_vocab, n_symbols, symbols_max;
+    uint32_t text_max;        /* bytes of the longest text of a token */
     struct vd_gguf_str *text; /* per symbol */
     uint8_t *flags;           /* per token: enum vd_tok_kind, VD_TOK_IS_EOG */
     uint32_t *piece_at;       /* n_vocab + 1 offsets into pieces */
@@ -45,11 +53,14 @@ struct vd_tok {
     struct vd_tok_merge *merges;
     uint64_t merge_mask;
     uint32_t byte_symbol[256]; /* the symbol of a byte's stand-in character, or VD_TOK_NONE */
-    uint32_t byte_token[256];  /* the token whose whole text is that one byte, or VD_TOK_NONE */
+    uint32_t byte_token[256];  /* the token that stands for that one byte, or VD_TOK_NONE */
+    uint32_t *rank;            /* SPM, per token: its score; a smaller rank is a higher score */
     uint32_t *special;         /* tokens found in text before anything else, longest first */
     uint32_t n_special;
-    uint32_t bos, eos;
-    bool add_bos;
+    uint32_t bos, eos, unk;
+    uint32_t end; /* what ends a text if the file wants that, or VD_TOK_NONE */
+    bool add_bos, add_eos;
+    bool space_prefix; /* a blank goes before text at the start or after a special token */
     const struct vd_pretok *pre;
 };
 
@@ -77,6 +88,34 @@ static inline const struct vd_tok_merge *vd_tok_merge_find(const struct vd_tok *
     }
     return NULL;
 }
+
+/* Which tokens are special; needs texts, kinds and the model's defaults. */
+enum vd_err vd_tok_load_special(struct vd_tok *t, const struct vd_gguf *g, struct vd_error *err);
+
+/* A min-heap of (rank, position) in one integer. The owner allocates. */
+struct vd_tok_heap {
+    uint64_t *p;
+    size_t n;
+};
+
+void vd_tok_heap_push(struct vd_tok_heap *h, uint64_t key);
+uint64_t vd_tok_heap_pop(struct vd_tok_heap *h);
+
+/* One vd_tok_encode. */
+struct vd_tok_run {
+    const struct vd_tok *t;
+    struct vd_tok_ids *ids;
+    bool after_special; /* nothing, or a special token, is before the text */
+    struct vd_error *err;
+    enum vd_err e;
+};
+
+void vd_tok_emit(struct vd_tok_run *r, uint32_t id);
+bool vd_tok_no_memory(struct vd_tok_run *r, size_t n_bytes); /* notes the error; returns false */
+
+/* The models: the ids of [p, end), p < end, which has no special token in it. */
+void vd_tok_encode_bpe(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
+void vd_tok_encode_spm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
 
 /* GPT-2's stand-in characters: every byte as a printable code point below 0x144. */
 uint32_t vd_tok_byte_cpt(uint8_t b);

@@ -145,6 +145,7 @@ static enum vd_err load_texts(struct loader *l)
         assert(more);
         (void)more;
         t->flags[id] = VD_TOK_NORMAL;
+        t->text_max = t->text[id].n > t->text_max ? (uint32_t)t->text[id].n : t->text_max;
         if (t->text[id].n > VD_TOK_PIECE_MAX_BYTES)
             return vd_error_set(l->err, VD_ELIMIT, "%.200s: %s: token %u has %zu bytes; the limit is %d",
                                 file, key, id, t->text[id].n, VD_TOK_PIECE_MAX_BYTES);
@@ -174,43 +175,6 @@ static enum vd_err load_kinds(struct loader *l)
         l->t->flags[id] = kind >= 0 && kind <= VD_TOK_BYTE ? (uint8_t)kind : VD_TOK_UNDEFINED;
     }
     return VD_OK;
-}
-
-/* Tokens that end an answer are known by their texts: GGUF has one eos only, and chat formats use others too.
- */
-static void mark_end_tokens(struct vd_tok *t)
-{
-    static const char *const texts[] = {
-        "<|eot_id|>", "<|im_end|>",    "<|end|>",    "<|endoftext|>",   "<|end_of_text|>",
-        "<|eom_id|>", "<end_of_turn>", "<|return|>", "<EOT>",           "[EOT]",
-        "[EOS]",      "</s>",          "<eos>",      "<|end_of_turn|>",
-    };
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        uint32_t id = find_symbol(t, (struct vd_gguf_str){texts[i], strlen(texts[i])});
-        if (id != VD_TOK_NONE)
-            t->flags[id] = VD_TOK_CONTROL | VD_TOK_IS_EOG;
-    }
-    if (t->eos != VD_TOK_NONE)
-        t->flags[t->eos] |= VD_TOK_IS_EOG;
-}
-
-static enum vd_err load_ids(struct loader *l)
-{
-    struct vd_tok *t = l->t;
-    t->bos = t->eos = VD_TOK_NONE;
-    uint32_t last = t->n_vocab - 1;
-    enum vd_err e =
-        vd_gguf_get_u32(l->g, "tokenizer.ggml.bos_token_id", VD_GGUF_OPTIONAL, last, &t->bos, l->err);
-    if (!e)
-        e = vd_gguf_get_u32(l->g, "tokenizer.ggml.eos_token_id", VD_GGUF_OPTIONAL, last, &t->eos, l->err);
-    if (!e)
-        e = vd_gguf_get_bool(l->g, "tokenizer.ggml.add_bos_token", VD_GGUF_OPTIONAL, &t->add_bos, l->err);
-    if (!e && t->add_bos && t->bos == VD_TOK_NONE)
-        e = vd_error_set(
-            l->err, VD_EFORMAT,
-            "%.200s: tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing",
-            vd_gguf_name(l->g));
-    return e;
 }
 
 /* The symbol with this text, made if there is none. `s` is borrowed only for the call. */
@@ -303,15 +267,49 @@ static enum vd_err load_merges(struct loader *l)
     return VD_OK;
 }
 
+/* The token of one byte: <0xHH> where the model writes bytes so, else the byte itself. */
+static uint32_t find_byte(const struct vd_tok *t, uint8_t b)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    const char hex[] = {'<', '0', 'x', digits[b >> 4], digits[b & 15], '>'}, one[] = {(char)b};
+    uint32_t id = t->model == VD_TOK_BPE ? VD_TOK_NONE : vd_tok_find(t, hex, sizeof hex);
+    return id != VD_TOK_NONE ? id : vd_tok_find(t, one, 1);
+}
+
 static void load_bytes(struct vd_tok *t)
 {
     for (int b = 0; b < 256; b++) {
-        uint8_t text[VD_UTF8_MAX], one = (uint8_t)b;
-        size_t n = vd_utf8_write(text, vd_tok_byte_cpt(one));
+        uint8_t text[VD_UTF8_MAX];
+        size_t n = vd_utf8_write(text, vd_tok_byte_cpt((uint8_t)b));
         t->byte_symbol[b] = find_symbol(t, (struct vd_gguf_str){(const char *)text, n});
-        uint32_t id = find_symbol(t, (struct vd_gguf_str){(const char *)&one, 1});
-        t->byte_token[b] = id < t->n_vocab ? id : VD_TOK_NONE;
+        t->byte_token[b] = find_byte(t, (uint8_t)b);
     }
+}
+
+/* Scores as ranks: the order of the floats, turned round, as an integer; -0 is 0. */
+static enum vd_err load_ranks(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    struct vd_gguf_array a;
+    const char *key = "tokenizer.ggml.scores", *file = vd_gguf_name(l->g);
+    enum vd_err e = vd_gguf_get_array(l->g, key, VD_GGUF_REQUIRED, VD_GGUF_F32, &a, l->err);
+    if (e)
+        return e;
+    if (a.n < t->n_vocab)
+        return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s has %llu entries for %u tokens", file, key,
+                            (unsigned long long)a.n, t->n_vocab);
+    t->rank = malloc(t->n_vocab * sizeof *t->rank);
+    if (!t->rank)
+        return no_memory(l);
+    for (uint32_t id = 0; id < t->n_vocab; id++) {
+        float score = (float)vd_gguf_array_float(&a, id) + 0.0f;
+        uint32_t bits;
+        if (score != score)
+            return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s: entry %u is not a number", file, key, id);
+        memcpy(&bits, &score, sizeof bits);
+        t->rank[id] = bits >> 31 ? bits : 0x7FFFFFFF - bits;
+    }
+    return VD_OK;
 }
 
 /* <0xHH> */
@@ -322,6 +320,18 @@ static bool byte_text(struct vd_gguf_str s, uint8_t *b)
         return false;
     memcpy(digits, s.p + 3, 2);
     return vd_hex_decode(b, 1, digits);
+}
+
+/* Writes a text with blanks for U+2581. */
+static size_t write_blanks(struct vd_gguf_str s, uint8_t *out)
+{
+    size_t n_out = 0;
+    for (size_t at = 0; at < s.n; n_out++) {
+        bool blank = s.n - at >= 3 && memcmp(s.p + at, "\xE2\x96\x81", 3) == 0;
+        out[n_out] = blank ? ' ' : (uint8_t)s.p[at];
+        at += blank ? 3 : 1;
+    }
+    return n_out;
 }
 
 /* Writes what token id stands for, at most its text's length. */
@@ -343,6 +353,8 @@ static size_t write_piece(const struct vd_tok *t, uint32_t id, const int16_t byt
     case VD_TOK_NORMAL:
         break;
     }
+    if (t->model != VD_TOK_BPE)
+        return write_blanks(s, out);
     size_t n_out = 0;
     for (size_t at = 0, len; at < s.n; at += len) {
         uint32_t cpt;
@@ -380,41 +392,6 @@ static enum vd_err load_pieces(struct loader *l)
     return VD_OK;
 }
 
-static int longer_first(const void *a, const void *b, void *tv)
-{
-    const struct vd_tok *t = tv;
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    if (t->text[x].n != t->text[y].n)
-        return t->text[x].n > t->text[y].n ? -1 : 1;
-    return (x > y) - (x < y);
-}
-
-static bool is_special(const struct vd_tok *t, uint32_t id)
-{
-    enum vd_tok_kind k = (enum vd_tok_kind)(t->flags[id] & VD_TOK_KIND);
-    return (k == VD_TOK_CONTROL || k == VD_TOK_USER || k == VD_TOK_UNKNOWN) && t->text[id].n > 0;
-}
-
-static enum vd_err load_special(struct loader *l)
-{
-    struct vd_tok *t = l->t;
-    for (uint32_t id = 0; id < t->n_vocab; id++)
-        t->n_special += is_special(t, id);
-    if (t->n_special > VD_TOK_SPECIAL_MAX)
-        return vd_error_set(l->err, VD_ELIMIT,
-                            "%.200s: the vocabulary has %u special tokens; the limit is %d",
-                            vd_gguf_name(l->g), t->n_special, VD_TOK_SPECIAL_MAX);
-    t->special = malloc((t->n_special + 1) * sizeof *t->special);
-    if (!t->special)
-        return no_memory(l);
-    uint32_t n = 0;
-    for (uint32_t id = 0; id < t->n_vocab; id++)
-        if (is_special(t, id))
-            t->special[n++] = id;
-    qsort_r(t->special, n, sizeof *t->special, longer_first, t);
-    return VD_OK;
-}
-
 /* Lists the known names for a message. */
 static enum vd_err unknown_pre(const struct loader *l, struct vd_gguf_str pre)
 {
@@ -428,39 +405,75 @@ static enum vd_err unknown_pre(const struct loader *l, struct vd_gguf_str pre)
                         (int)(pre.n < 40 ? pre.n : 40), pre.p, known);
 }
 
-static enum vd_err load_model(struct loader *l)
+static enum vd_err load_bpe(struct loader *l)
 {
-    struct vd_gguf_str model, pre;
-    enum vd_err e = vd_gguf_get_str(l->g, "tokenizer.ggml.model", VD_GGUF_REQUIRED, &model, l->err);
-    if (e)
-        return e;
-    if (!vd_gguf_str_eq(model, "gpt2"))
-        return vd_error_set(l->err, VD_EUNSUPPORTED,
-                            "%.200s: tokenizer.ggml.model is \"%.*s\"; this version knows gpt2",
-                            vd_gguf_name(l->g), (int)(model.n < 40 ? model.n : 40), model.p);
-    e = vd_gguf_get_str(l->g, "tokenizer.ggml.pre", VD_GGUF_REQUIRED, &pre, l->err);
+    struct vd_gguf_str pre;
+    enum vd_err e = vd_gguf_get_str(l->g, "tokenizer.ggml.pre", VD_GGUF_REQUIRED, &pre, l->err);
     if (e)
         return e;
     l->t->pre = vd_pretok_find(pre.p, pre.n);
     if (!l->t->pre)
         return unknown_pre(l, pre);
     l->t->add_bos = l->t->pre->add_bos;
-    return VD_OK;
+    return load_merges(l);
+}
+
+static enum vd_err load_spm(struct loader *l)
+{
+    l->t->add_bos = l->t->space_prefix = true;
+    enum vd_err e = vd_gguf_get_bool(l->g, "tokenizer.ggml.add_space_prefix", VD_GGUF_OPTIONAL,
+                                     &l->t->space_prefix, l->err);
+    return e ? e : load_ranks(l);
+}
+
+/* The models, and the ids that hold for them if the file does not say. */
+struct model_row {
+    const char *name;
+    enum vd_err (*load)(struct loader *l);
+    enum vd_tok_model model;
+    uint32_t bos, eos, unk;
+};
+
+static const struct model_row models[] = {
+    {"gpt2", load_bpe, VD_TOK_BPE, VD_TOK_NONE, VD_TOK_NONE, VD_TOK_NONE},
+    {"llama", load_spm, VD_TOK_SPM, 1, 2, 0},
+};
+
+static enum vd_err find_model(struct loader *l, const struct model_row **row)
+{
+    struct vd_gguf_str model;
+    enum vd_err e = vd_gguf_get_str(l->g, "tokenizer.ggml.model", VD_GGUF_REQUIRED, &model, l->err);
+    if (e)
+        return e;
+    char known[80] = "";
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        *row = &models[i];
+        if (vd_gguf_str_eq(model, models[i].name))
+            return VD_OK;
+        strncat(known, i ? ", " : "", sizeof known - strlen(known) - 1);
+        strncat(known, models[i].name, sizeof known - strlen(known) - 1);
+    }
+    return vd_error_set(l->err, VD_EUNSUPPORTED,
+                        "%.200s: tokenizer.ggml.model is \"%.*s\"; this version knows %s", vd_gguf_name(l->g),
+                        (int)(model.n < 40 ? model.n : 40), model.p, known);
 }
 
 static enum vd_err load_all(struct loader *l)
 {
-    enum vd_err (*const steps[])(struct loader *) = {load_model, load_texts, load_kinds, load_ids,
-                                                     load_merges};
-    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        enum vd_err e = steps[i](l);
-        if (e)
-            return e;
-    }
-    mark_end_tokens(l->t);
-    load_bytes(l->t);
-    enum vd_err e = load_pieces(l);
-    return e ? e : load_special(l);
+    struct vd_tok *t = l->t;
+    const struct model_row *row;
+    enum vd_err e = find_model(l, &row);
+    if (e)
+        return e;
+    t->model = row->model;
+    t->bos = row->bos;
+    t->eos = row->eos;
+    t->unk = row->unk;
+    if ((e = load_texts(l)) || (e = load_kinds(l)) || (e = row->load(l)) ||
+        (e = vd_tok_load_special(t, l->g, l->err)))
+        return e;
+    load_bytes(t);
+    return load_pieces(l);
 }
 
 enum vd_err vd_tok_load(struct vd_tok **out, const struct vd_gguf *g, struct vd_error *err)
@@ -494,6 +507,7 @@ void vd_tok_free(struct vd_tok *t)
     free(t->pieces);
     free(t->names.slots);
     free(t->merges);
+    free(t->rank);
     free(t->special);
     free(t);
 }

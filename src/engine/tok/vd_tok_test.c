@@ -3,6 +3,7 @@
 #include "vd_tok.h"
 #include "vd_unicode.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -103,6 +104,8 @@ struct small {
     const char *pre, *model;
     int32_t bos; /* -1: none */
     bool add_bos;
+    const float *scores; /* NULL: none; then, only with them: */
+    bool no_prefix;
 };
 
 static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t **file, struct vd_tok **t,
@@ -121,12 +124,37 @@ static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t
     vd_gguf_add_array_i32(w, "tokenizer.ggml.token_type", s->kinds, n_tokens);
     vd_gguf_add_array_str(w, "tokenizer.ggml.merges", merges, n_merges);
     vd_gguf_add_bool(w, "tokenizer.ggml.add_bos_token", s->add_bos);
+    if (s->scores) {
+        vd_gguf_add_array_f32(w, "tokenizer.ggml.scores", s->scores, n_tokens);
+        vd_gguf_add_bool(w, "tokenizer.ggml.add_space_prefix", !s->no_prefix);
+    }
     if (s->bos >= 0)
         vd_gguf_add_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)s->bos);
     assert_int_equal(vd_gguf_writer_finish(w, file, &n, err), VD_OK);
     vd_gguf_writer_free(w);
     assert_int_equal(vd_gguf_open(g, *file, n, "small.gguf", err), VD_OK);
     return vd_tok_load(t, *g, err);
+}
+
+struct encoding {
+    const char *text;
+    unsigned flags;
+    uint32_t ids[8];
+    size_t n, dropped;
+};
+
+static void check(const struct vd_tok *t, const struct encoding *cases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t p[8];
+        struct vd_tok_ids ids = {p, 8, 0, 0};
+        assert_int_equal(vd_tok_encode(t, cases[i].text, strlen(cases[i].text), cases[i].flags, &ids, NULL),
+                         VD_OK);
+        if (ids.n != cases[i].n || memcmp(p, cases[i].ids, ids.n * sizeof *p) != 0 ||
+            ids.n_dropped_bytes != cases[i].dropped)
+            fail_msg("\"%s\": %zu ids, first %u, %zu dropped", cases[i].text, ids.n, p[0],
+                     ids.n_dropped_bytes);
+    }
 }
 
 static void test_small_vocabulary(void **state)
@@ -143,12 +171,7 @@ static void test_small_vocabulary(void **state)
     uint8_t *file;
     struct vd_error err = {0};
     assert_int_equal(load_small(&s, &g, &file, &t, &err), VD_OK);
-    static const struct {
-        const char *text;
-        unsigned flags;
-        uint32_t ids[8];
-        size_t n, dropped;
-    } cases[] = {
+    static const struct encoding cases[] = {
         {"", 0, {0}, 0, 0},
         {"", VD_TOK_ADD_BOS, {4}, 1, 0},
         {"abc", 0, {6}, 1, 0},   /* bc before ab, by rank; bc itself is no token */
@@ -164,16 +187,7 @@ static void test_small_vocabulary(void **state)
         {"xay", 0, {0}, 1, 2},
         {"\xff", 0, {0}, 0, 3},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        uint32_t p[8];
-        struct vd_tok_ids ids = {p, 8, 0, 0};
-        assert_int_equal(vd_tok_encode(t, cases[i].text, strlen(cases[i].text), cases[i].flags, &ids, &err),
-                         VD_OK);
-        if (ids.n != cases[i].n || memcmp(p, cases[i].ids, ids.n * sizeof *p) != 0 ||
-            ids.n_dropped_bytes != cases[i].dropped)
-            fail_msg("\"%s\": %zu ids, first %u, %zu dropped", cases[i].text, ids.n, p[0],
-                     ids.n_dropped_bytes);
-    }
+    check(t, cases, sizeof cases / sizeof cases[0]);
     uint32_t two[2];
     struct vd_tok_ids ids = {two, 2, 0, 0};
     assert_int_equal(vd_tok_encode(t, "a1b1c", 5, 0, &ids, &err), VD_ELIMIT);
@@ -220,30 +234,115 @@ static void test_long_unknown_run(void **state)
     free(text);
 }
 
+/* Llama 3 takes a word that is a token as it is, also where merges lead elsewhere; its file need not say that
+ * bos comes first. */
+static void test_whole_words(void **state)
+{
+    (void)state;
+    const struct small s = {.tokens = {"a", "b", "ab", "abb", "<|b|>"},
+                            .kinds = {1, 1, 1, 1, 3},
+                            .merges = {"a b"},
+                            .pre = "llama-bpe",
+                            .bos = 4,
+                            .add_bos = true};
+    static const struct encoding cases[] = {
+        {"abb", VD_TOK_ADD_BOS, {4, 3}, 2, 0},
+        {"abba", 0, {2, 1, 0}, 3, 0},
+    };
+    struct vd_gguf *g;
+    struct vd_tok *t;
+    uint8_t *file;
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, cases, sizeof cases / sizeof cases[0]);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+}
+
+/* What SentencePiece's BPE does, on a vocabulary that one can follow by hand. */
+static void test_spm(void **state)
+{
+    (void)state;
+    static const float scores[12] = {0, 0, 0, 0, -1, -2, -3, -4, -5, -6, -4, 0};
+    struct small s = {.tokens = {"<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "ab", "\u2581a",
+                                 "\u2581ab", "ba", "<u>"},
+                      .kinds = {2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1, 4},
+                      .model = "llama",
+                      .bos = -1,
+                      .add_bos = true,
+                      .scores = scores};
+    static const struct encoding cases[] = {
+        {"", VD_TOK_ADD_BOS | VD_TOK_ADD_END, {1}, 1, 0}, /* the model's bos; no eos unless the file asks */
+        {"ab", 0, {9}, 1, 0},
+        {"aba", 0, {9, 5}, 2, 0}, /* ab and ba score the same: the left one */
+        {" a", 0, {4, 8}, 2, 0},
+        {"a\nb", 0, {8, 3, 6}, 3, 0},
+        {"a<u>b", 0, {8, 11, 4, 6}, 4, 0}, /* a blank comes before text after a special token too */
+        {"a</s>b", VD_TOK_PARSE_SPECIAL, {8, 2, 4, 6}, 4, 0},
+        {"a</s>b", 0, {8, 6}, 2, 4},
+        {"\xff", 0, {4}, 1, 1},
+        {"\xc3 a", 0, {4, 5}, 2, 4}, /* the first byte takes the next along, whatever it is */
+    };
+    static const struct encoding without_prefix[] = {
+        {"ab", 0, {7}, 1, 0},
+        {"a<u> b", 0, {5, 11, 4, 6}, 4, 0},
+    };
+    struct vd_gguf *g;
+    struct vd_tok *t;
+    uint8_t *file;
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, cases, sizeof cases / sizeof cases[0]);
+    const uint32_t back[] = {9, 3, 11, 1};
+    char out[16];
+    size_t n;
+    assert_int_equal(vd_tok_decode(t, back, 4, false, out, sizeof out, &n, NULL), VD_OK);
+    assert_true(n == 7 && memcmp(out, " ab\n<u>", 7) == 0);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+    s.no_prefix = true;
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, without_prefix, sizeof without_prefix / sizeof without_prefix[0]);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+}
+
 static void test_bad_vocabularies(void **state)
 {
     (void)state;
+    static const float not_a_number[] = {NAN};
     static const struct {
         struct small s;
         enum vd_err code;
         const char *message;
     } cases[] = {
-        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false},
+        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.tokens: tokens 0 and 2 are the same text"},
-        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false},
+        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.merges: entry 0 is not two texts with a space between"},
-        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false}, VD_EFORMAT, "entry 0 is not two texts"},
-        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false},
+        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false}, VD_EFORMAT, "entry 0 is not two texts"},
+        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false},
          VD_EUNSUPPORTED,
          "small.gguf: tokenizer.ggml.pre is \"llama-9\"; this version knows smollm, starcoder"},
-        {{{"a"}, {1}, {"a b"}, NULL, "bert", -1, false}, VD_EUNSUPPORTED, "tokenizer.ggml.model is \"bert\""},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false},
+        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false},
+         VD_EUNSUPPORTED,
+         "tokenizer.ggml.model is \"bart\""},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false},
          VD_EFORMAT,
          "the key tokenizer.ggml.bos_token_id is 5; 0 to 0 is allowed"},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true}, VD_EFORMAT, "tokenizer.ggml.bos_token_id is missing"},
-        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false}, VD_ELIMIT, "tokenizer.ggml.tokens has 0 entries"},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false},
+         VD_EFORMAT,
+         "tokenizer.ggml.bos_token_id is missing"},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false}, VD_ENOTFOUND, "tokenizer.ggml.scores"},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false},
+         VD_EFORMAT,
+         "small.gguf: tokenizer.ggml.scores: entry 0 is not a number"},
+        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false},
+         VD_ELIMIT,
+         "tokenizer.ggml.tokens has 0 entries"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct vd_gguf *g;
@@ -324,6 +423,7 @@ int main(void)
 {
     const struct CMUnitTest always[] = {
         cmocka_unit_test(test_small_vocabulary), cmocka_unit_test(test_long_unknown_run),
+        cmocka_unit_test(test_whole_words),      cmocka_unit_test(test_spm),
         cmocka_unit_test(test_bad_vocabularies), cmocka_unit_test(test_stream),
         cmocka_unit_test(test_unicode),
     };

@@ -277,6 +277,8 @@ enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier
     }
     if (e == VD_OK)
         e = vd_verifier_dial(v, config, err);
+    if (e == VD_OK)
+        e = vd_courier_start(&v->courier, v->ledger, vd_verifier_sent, v, err);
     if (e == VD_OK) {
         v->auditor_runs = pthread_create(&v->auditor, NULL, vd_verifier_auditor, v) == 0;
         if (!v->auditor_runs)
@@ -303,6 +305,7 @@ void vd_verifier_stop(struct vd_verifier *v)
         vd_ledger_client_cancel(v->ledger);
     if (v->auditor_runs)
         pthread_join(v->auditor, NULL);
+    vd_courier_stop(v->courier);
     for (size_t i = 0; i < v->n_dialers; i++)
         vd_link_dialer_stop(v->dialer[i]);
     vd_ledger_client_stop(v->ledger);
@@ -356,6 +359,9 @@ void vd_verifier_metrics(void *verifier, struct vd_metrics *m)
                    s.n_other_model);
     vd_metrics_put(m, "verifier_bad_data_total", "counter",
                    "answers of gateways that were not the receipt's data", s.n_bad_data);
+    vd_metrics_put(m, "verifier_unprovable_total", "counter",
+                   "receipts that do not stand here, and that this verifier could not dispute",
+                   s.n_unprovable);
     vd_metrics_put(m, "verifier_challenges_total", "counter", "challenges", s.n_challenges);
     vd_metrics_put(m, "verifier_moves_total", "counter", "moves made in disputes", s.n_moves);
     vd_metrics_put(m, "verifier_disputes_won_total", "counter", "disputes won", s.n_won);

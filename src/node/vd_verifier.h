@@ -3,8 +3,9 @@
  *
  * The sample is drawn with this verifier's own secret randomness after the receipt is on the ledger, at the
  * rate that the genesis states (or another). The data come from the gateway that countersigned the receipt. A
- * verifier challenges only what differs from its own replay, so its bond is safe if its model is the right
- * one; which it is, because the model root says so.
+ * verifier challenges only what differs from its own replay, and only when it has the trace to win with, so
+ * its bond is safe if its model is the right one; which it is, because the model root says so. Data that fail
+ * the envelope's check prove nothing about the worker, and are only reported.
  *
  * A receipt that is challenged is kept in <home>/disputes until the dispute is over: a verifier that is
  * started again goes on.
@@ -43,7 +44,7 @@ void vd_verifier_stop(struct vd_verifier *v); /* NULL is allowed */
 
 struct vd_verifier_stats {
     uint64_t n_links, n_queued;
-    uint64_t n_seen, n_sampled, n_stand, n_differ, n_unavailable, n_other_model, n_bad_data;
+    uint64_t n_seen, n_sampled, n_stand, n_differ, n_unavailable, n_other_model, n_bad_data, n_unprovable;
     uint64_t n_challenges, n_moves, n_won, n_lost;
     uint64_t n_tokens, replay_ns; /* of all replays */
     uint64_t won_micro;

@@ -106,6 +106,37 @@ static void vd_audit_count(struct vd_verifier *v, uint64_t *counter)
     pthread_mutex_unlock(&v->mu);
 }
 
+/* ---- Traces ---- */
+
+/* The open trace of a receipt whose case is on disk. */
+static enum vd_err vd_audit_open_trace(struct vd_verifier *v, const struct vd_hash *receipt_id,
+                                       struct vd_game_trace **out, struct vd_error *err)
+{
+    struct vd_envelope e;
+    struct vd_receipt r;
+    uint32_t *tokens;
+    struct vd_game_trace *t = vd_game_traces_get(&v->traces, receipt_id);
+    enum vd_err code = t ? VD_OK : vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err);
+    if (code != VD_OK)
+        return code;
+    struct vd_verifier_desk *d = NULL;
+    if (t)
+        d = vd_audit_desk(v, &t->c.receipt.request.model_root);
+    else if (vd_receipt_decode((struct vd_bytes){e.receipt.body, e.receipt.body_bytes}, &r) == VD_RECEIPT_OK)
+        d = vd_audit_desk(v, &r.request.model_root);
+    if (!d) {
+        free(tokens);
+        return vd_error_set(err, VD_ENOTFOUND,
+                            "the receipt's model is not loaded here; start the verifier with it again");
+    }
+    if (!t)
+        code = vd_game_traces_put(&v->traces, &e, tokens, d->m.model, &t, err);
+    if (code == VD_OK)
+        code = vd_game_trace_open(t, d->ctx, d->cache, err);
+    *out = t;
+    return code;
+}
+
 /* ---- Challenges ---- */
 
 struct vd_audit_found {
@@ -120,6 +151,33 @@ static bool vd_audit_add_found(void *arg, struct vd_bytes key, struct vd_bytes v
     if (key.n == 1 + 2 * VD_HASH_BYTES)
         memcpy(f->id[f->n++].b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
     return f->n < VD_VERIFIER_DISPUTES_MAX;
+}
+
+static void vd_audit_add_dispute(struct vd_verifier *v, const struct vd_hash *id,
+                                 const struct vd_hash *receipt_id)
+{
+    pthread_mutex_lock(&v->mu);
+    size_t i = v->n_disputes++;
+    v->dispute[i].id = *id;
+    v->dispute[i].receipt_id = *receipt_id;
+    v->dispute[i].sending = false;
+    v->dispute[i].not_before_ms = 0;
+    pthread_mutex_unlock(&v->mu);
+}
+
+bool vd_verifier_provable(enum vd_replay_verdict verdict)
+{
+    switch (verdict) {
+    case VD_REPLAY_TOKEN:
+    case VD_REPLAY_STOP:
+    case VD_REPLAY_COMMIT:
+        return true;
+    case VD_REPLAY_OK:
+    case VD_REPLAY_MODEL:
+    case VD_REPLAY_JOB:
+        break;
+    }
+    return false;
 }
 
 /* *ours: this verifier has an open dispute about the receipt, and plays it from now on. The ledger knows of
@@ -142,16 +200,30 @@ static enum vd_err vd_audit_adopt(struct vd_verifier *v, const struct vd_hash *r
         e = vd_ledger_client_dispute(v->ledger, &f.id[i], &record, err);
         if (e != VD_OK || !vd_dispute_open(record.status) || !vd_pubkey_eq(&record.challenger, &v->key.pub))
             continue;
-        v->dispute[v->n_disputes].id = f.id[i];
-        v->dispute[v->n_disputes++].receipt_id = *receipt_id;
+        vd_audit_add_dispute(v, &f.id[i], receipt_id);
         *ours = true;
     }
     return e;
 }
 
-/* An error: to be tried again. */
+/* What is needed to win is made before the bond is put down: the trace, and that it says what the replay
+ * said. */
+static enum vd_err vd_audit_prepare(struct vd_verifier *v, const struct vd_hash *receipt_id,
+                                    const struct vd_hash *commit_root, struct vd_error *err)
+{
+    struct vd_game_trace *t;
+    enum vd_err e = vd_audit_open_trace(v, receipt_id, &t, err);
+    if (e == VD_OK && !vd_hash_eq(&vd_trace_model_trace(t->trace)->commit_root, commit_root))
+        e = vd_error_set(err, VD_EINTERNAL,
+                         "replay and trace differ: this machine does not compute the same thing twice");
+    if (e != VD_OK)
+        vd_audit_count(v, &v->stats.n_unprovable);
+    return e;
+}
+
+/* commit_root: what the replay found. An error: to be tried again. */
 static enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c,
-                                      struct vd_error *err)
+                                      const struct vd_hash *commit_root, struct vd_error *err)
 {
     struct vd_tx tx = {.kind = VD_TX_CHALLENGE};
     struct vd_ledger_outcome o;
@@ -167,6 +239,8 @@ static enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_gam
     if (e == VD_OK && v->n_disputes == VD_VERIFIER_DISPUTES_MAX)
         e = vd_error_set(err, VD_EAGAIN, "%d disputes are open already", VD_VERIFIER_DISPUTES_MAX);
     if (e == VD_OK)
+        e = vd_audit_prepare(v, &c->receipt_id, commit_root, err);
+    if (e == VD_OK)
         e = vd_ledger_client_send(v->ledger, &tx, VD_CHALLENGE_WAIT_MS, &o, err);
     vd_hex_encode(hex, c->receipt_id.b, VD_HASH_BYTES);
     if (e != VD_OK) {
@@ -178,8 +252,7 @@ static enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_gam
         return VD_OK;
     }
     vd_audit_count(v, &v->stats.n_challenges);
-    v->dispute[v->n_disputes].id = o.tx_id;
-    v->dispute[v->n_disputes++].receipt_id = c->receipt_id;
+    vd_audit_add_dispute(v, &o.tx_id, &c->receipt_id);
     vd_hex_encode(hex, o.tx_id.b, VD_HASH_BYTES);
     vd_log_event(&v->log, VD_LOG_WARN, "challenged", "dispute=%s height=%llu", hex,
                  (unsigned long long)o.height);
@@ -209,7 +282,7 @@ static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelo
     code = vd_replay(d->ctx, d->cache, &d->m.root, &c.job, &result, err);
     uint64_t took = vd_clock_ns() - began;
     if (code == VD_OK) {
-        bool stands = result.verdict == VD_REPLAY_OK;
+        bool stands = result.verdict == VD_REPLAY_OK, provable = vd_verifier_provable(result.verdict);
         vd_hex_encode(hex, c.receipt_id.b, VD_HASH_BYTES);
         vd_log_event(&v->log, stands ? VD_LOG_INFO : VD_LOG_WARN,
                      stands ? "a receipt stands" : "a receipt does NOT stand",
@@ -219,11 +292,12 @@ static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelo
         pthread_mutex_lock(&v->mu);
         v->stats.n_stand += stands;
         v->stats.n_differ += !stands;
+        v->stats.n_unprovable += !stands && !provable;
         v->stats.n_tokens += c.receipt.request.n_prompt + c.receipt.n_output;
         v->stats.replay_ns += took;
         pthread_mutex_unlock(&v->mu);
-        if (!stands)
-            code = vd_audit_challenge(v, &c, err);
+        if (provable)
+            code = vd_audit_challenge(v, &c, &result.commit_root, err);
     }
     vd_game_case_free(&c);
     return code;
@@ -289,72 +363,78 @@ static void vd_audit_one(struct vd_verifier *v, const struct vd_audit *a)
 
 /* ---- Disputes ---- */
 
-static void vd_audit_forget_trace(struct vd_verifier *v)
+/* Gives the move to the courier. */
+static void vd_audit_give(struct vd_verifier *v, size_t i, const struct vd_player_move *move)
 {
-    if (v->trace.open) {
-        vd_trace_model_close(v->trace.trace);
-        vd_game_case_free(&v->trace.c);
-        memset(&v->trace, 0, sizeof v->trace);
-    }
+    struct vd_parcel *p = calloc(1, sizeof *p);
+    if (!p)
+        return; /* looked at again with the next block */
+    memcpy(p->bytes, move->bytes, move->n_bytes);
+    p->tx.kind = VD_TX_MOVE;
+    p->tx.u.move.move = (struct vd_bytes){p->bytes, move->n_bytes};
+    pthread_mutex_lock(&v->mu);
+    p->tx.u.move.dispute_id = v->dispute[i].id;
+    v->dispute[i].sending = true;
+    pthread_mutex_unlock(&v->mu);
+    if (vd_courier_give(v->courier, p))
+        return;
+    free(p);
+    pthread_mutex_lock(&v->mu);
+    v->dispute[i].sending = false;
+    pthread_mutex_unlock(&v->mu);
 }
 
-static enum vd_err vd_audit_open_trace(struct vd_verifier *v, const struct vd_hash *receipt_id,
-                                       struct vd_error *err)
+void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent)
 {
-    struct vd_envelope e;
-    struct vd_receipt r;
-    uint32_t *tokens;
-    struct vd_verifier_desk *d = NULL;
-    if (v->trace.open && vd_hash_eq(&v->trace.c.receipt_id, receipt_id))
-        return VD_OK;
-    vd_audit_forget_trace(v);
-    enum vd_err code = vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err);
-    if (code != VD_OK)
-        return code;
-    if (vd_receipt_decode((struct vd_bytes){e.receipt.body, e.receipt.body_bytes}, &r) == VD_RECEIPT_OK)
-        d = vd_audit_desk(v, &r.request.model_root);
-    if (!d) {
-        free(tokens);
-        return vd_error_set(err, VD_ENOTFOUND,
-                            "the receipt's model is not loaded here; start the verifier with it again");
-    }
-    code = vd_game_case_init(&v->trace.c, &e, tokens, d->m.model, err);
-    if (code == VD_OK)
-        code = vd_trace_model_open(&v->trace.trace, d->m.model, d->ctx, d->cache, &v->trace.c.job, err);
-    v->trace.open = v->trace.c.tokens != NULL;
-    if (code != VD_OK)
-        vd_audit_forget_trace(v);
-    return code;
+    struct vd_verifier *v = verifier;
+    bool ok = sent->result == VD_OK;
+    const struct vd_hash *id = &sent->tx->u.move.dispute_id;
+    char hex[65];
+    vd_hex_encode(hex, id->b, VD_HASH_BYTES);
+    if (!ok && sent->result != VD_ECANCELLED)
+        vd_log_event(&v->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
+                     sent->err.msg);
+    pthread_mutex_lock(&v->mu);
+    v->stats.n_moves += ok;
+    for (size_t i = 0; i < v->n_disputes; i++)
+        if (vd_hash_eq(&v->dispute[i].id, id)) {
+            v->dispute[i].sending = false;
+            v->dispute[i].not_before_ms = ok ? 0 : vd_clock_ms() + VD_VERIFIER_RETRY_MS;
+        }
+    v->moved = true;
+    pthread_cond_signal(&v->work);
+    pthread_mutex_unlock(&v->mu);
 }
 
-static enum vd_err vd_audit_move(struct vd_verifier *v, const struct vd_hash *dispute,
+static enum vd_err vd_audit_move(struct vd_verifier *v, size_t i, struct vd_game_trace *t,
                                  const struct vd_game *game, struct vd_error *err)
 {
     struct vd_player_move *move = malloc(sizeof *move);
+    const struct vd_hash *dispute = &v->dispute[i].id;
     uint64_t began = vd_clock_ns();
     char hex[65];
     if (!move)
         return vd_error_set(err, VD_ENOMEM, "no memory for a move");
     vd_hex_encode(hex, dispute->b, VD_HASH_BYTES);
-    enum vd_err e =
-        vd_player_challenger_point(vd_trace_model_trace(v->trace.trace), &v->trace.c.claim, game, move, err);
-    if (e == VD_OK)
-        e = vd_game_send(v->ledger, dispute, move, err);
+    vd_game_unit_in(&v->traces, t, dispute);
+    enum vd_err e = vd_player_challenger_point(vd_trace_model_trace(t->trace), &t->c.claim, game, move, err);
+    vd_game_unit_out(&v->traces, t, dispute);
     if (e == VD_OK) {
-        vd_audit_count(v, &v->stats.n_moves);
-        vd_log_event(&v->log, VD_LOG_INFO, "moved", "dispute=%s move=%s bytes=%zu ms=%llu", hex,
+        vd_log_event(&v->log, VD_LOG_INFO, "moves", "dispute=%s move=%s bytes=%zu ms=%llu", hex,
                      vd_move_name(move->kind), move->n_bytes,
                      (unsigned long long)((vd_clock_ns() - began) / 1000000));
+        vd_audit_give(v, i, move);
     }
     free(move);
     return e;
 }
 
 /* True: it is over. */
-static bool vd_audit_look(struct vd_verifier *v, const struct vd_hash *dispute,
-                          const struct vd_hash *receipt_id)
+static bool vd_audit_look(struct vd_verifier *v, size_t i)
 {
+    const struct vd_hash *dispute = &v->dispute[i].id, *receipt_id = &v->dispute[i].receipt_id;
     struct vd_dispute record = {0};
+    struct vd_game_trace *t;
     struct vd_error err;
     char hex[65];
     vd_hex_encode(hex, dispute->b, VD_HASH_BYTES);
@@ -366,13 +446,14 @@ static bool vd_audit_look(struct vd_verifier *v, const struct vd_hash *dispute,
         vd_log_event(&v->log, VD_LOG_WARN, "a dispute is over", "dispute=%s end=%s", hex,
                      vd_dispute_status_name(record.status));
         vd_worker_jobs_drop(&v->cases, receipt_id, NULL);
+        vd_game_unit_drop(&v->traces, dispute);
     }
     if (e == VD_OK && !over && record.status == VD_DISPUTE_CHALLENGER_MOVES) {
-        e = vd_audit_open_trace(v, receipt_id, &err);
+        e = vd_audit_open_trace(v, receipt_id, &t, &err);
         if (e == VD_OK)
-            e = vd_game_fetch(v->ledger, dispute, &v->trace.c, &record, game, &err);
+            e = vd_game_fetch(v->ledger, dispute, &t->c, &record, game, &err);
         if (e == VD_OK && record.status == VD_DISPUTE_CHALLENGER_MOVES)
-            e = vd_audit_move(v, dispute, game, &err);
+            e = vd_audit_move(v, i, t, game, &err);
     }
     if (e != VD_OK && e != VD_ECANCELLED)
         vd_log_event(&v->log, VD_LOG_ERROR, "a move could not be made", "dispute=%s error=%s", hex, err.msg);
@@ -382,13 +463,20 @@ static bool vd_audit_look(struct vd_verifier *v, const struct vd_hash *dispute,
 
 static void vd_audit_look_at_all(struct vd_verifier *v)
 {
-    for (size_t i = 0; i < v->n_disputes;)
-        if (vd_audit_look(v, &v->dispute[i].id, &v->dispute[i].receipt_id))
-            v->dispute[i] = v->dispute[--v->n_disputes];
-        else
+    for (size_t i = 0; i < v->n_disputes;) {
+        pthread_mutex_lock(&v->mu);
+        bool due = !v->dispute[i].sending && v->dispute[i].not_before_ms <= vd_clock_ms() && !v->stopping;
+        pthread_mutex_unlock(&v->mu);
+        if (!due || !vd_audit_look(v, i)) {
             i++;
+            continue;
+        }
+        pthread_mutex_lock(&v->mu);
+        v->dispute[i] = v->dispute[--v->n_disputes];
+        pthread_mutex_unlock(&v->mu);
+    }
     if (!v->n_disputes)
-        vd_audit_forget_trace(v);
+        vd_game_traces_clear(&v->traces);
 }
 
 /* A case that was kept when this verifier last ran: its dispute, or the challenge that it did not come to. */
@@ -401,9 +489,12 @@ static enum vd_err vd_audit_resume_one(struct vd_verifier *v, const struct vd_ha
     enum vd_err code = vd_audit_adopt(v, receipt_id, &ours, err);
     if (code != VD_OK || ours)
         return code;
-    if (vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err) == VD_OK)
-        return vd_audit_replay(v, &e, tokens, err);
-    vd_log_event(&v->log, VD_LOG_ERROR, "a case cannot be read", "error=%s", err->msg);
+    code = vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err);
+    if (code == VD_OK)
+        code = vd_audit_replay(v, &e, tokens, err);
+    if (code == VD_OK || code == VD_ETIMEOUT || code == VD_ECANCELLED)
+        return code;
+    vd_log_event(&v->log, VD_LOG_ERROR, "a case cannot be taken up again", "error=%s", err->msg);
     return VD_OK;
 }
 
@@ -467,6 +558,6 @@ void *vd_verifier_auditor(void *verifier)
     }
     pthread_mutex_unlock(&v->mu);
     vd_audit_save_height(v, &saved);
-    vd_audit_forget_trace(v);
+    vd_game_traces_clear(&v->traces);
     return NULL;
 }

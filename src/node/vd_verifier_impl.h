@@ -1,9 +1,10 @@
 /* Inside of a verifier. vd_verifier.c: start, links, events, sampling; vd_verifier_audit.c: replay and
- * disputes, all on the auditor's one thread, which alone uses contexts, caches and traces. `mu` guards the
- * rest. */
+ * disputes, all on the auditor's one thread, which alone uses contexts, caches and traces; the courier sends
+ * its moves. `mu` guards the rest. */
 #ifndef VD_VERIFIER_IMPL_H
 #define VD_VERIFIER_IMPL_H
 
+#include "vd_courier.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
 #include "vd_trace_model.h"
@@ -70,20 +71,25 @@ struct vd_verifier {
         char refused[VD_WIRE_TEXT_MAX + 64];
     } fetch;
 
-    /* The auditor's own: */
-    struct {
+    struct { /* only the auditor adds and removes */
         struct vd_hash id, receipt_id;
+        bool sending; /* a move is on its way */
+        uint64_t not_before_ms;
     } dispute[VD_VERIFIER_DISPUTES_MAX];
     size_t n_disputes;
-    struct {
-        bool open;
-        struct vd_game_case c;
-        struct vd_trace_model *trace;
-    } trace;
+    struct vd_courier *courier;
+    struct vd_game_traces traces; /* the auditor's own */
 };
 
 /* Whether to audit one receipt; counts it if so. Under mu. */
 bool vd_verifier_draw(struct vd_verifier *v);
-void *vd_verifier_auditor(void *verifier); /* vd_verifier_audit.c */
+/* Is a receipt of this verdict one that a dispute can be won about? Another model's, or one whose lengths do
+ * not fit, has no trace here. */
+bool vd_verifier_provable(enum vd_replay_verdict verdict);
+
+/* vd_verifier_audit.c */
+void *vd_verifier_auditor(void *verifier);
+/* A move has come to its end. */
+void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent);
 
 #endif

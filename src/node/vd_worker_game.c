@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VD_MOVE_WAIT_MS = 30000 };
-
 /* Of all traces and units that are kept; one alone may have more. */
 static const uint64_t cache_bytes_max = 1 << 30;
 
@@ -52,16 +50,6 @@ enum vd_err vd_game_fetch(struct vd_ledger_client *ledger, const struct vd_hash 
         e = vd_error_set(err, VD_EFORMAT, "the ledger's record of the game does not decode");
     vd_ledger_answer_free(&a);
     return e;
-}
-
-enum vd_err vd_game_send(struct vd_ledger_client *ledger, const struct vd_hash *dispute,
-                         const struct vd_player_move *move, struct vd_error *err)
-{
-    struct vd_ledger_outcome o;
-    struct vd_tx tx = {.kind = VD_TX_MOVE};
-    tx.u.move.dispute_id = *dispute;
-    tx.u.move.move = (struct vd_bytes){move->bytes, move->n_bytes};
-    return vd_ledger_client_send(ledger, &tx, VD_MOVE_WAIT_MS, &o, err);
 }
 
 /* ---- Traces that are kept ---- */

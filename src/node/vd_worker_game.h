@@ -1,5 +1,5 @@
 /* What worker and verifier share of a dispute: the receipt with what it hides, the game as the ledger stores
- * it, and the transaction that carries a move.
+ * it, and the traces that are kept to play it.
  *
  * Thread rule: a struct is used by one thread at a time; the functions that take a client may wait for it. */
 #ifndef VD_WORKER_GAME_H
@@ -32,10 +32,6 @@ void vd_game_case_free(struct vd_game_case *c);
 enum vd_err vd_game_fetch(struct vd_ledger_client *ledger, const struct vd_hash *dispute,
                           const struct vd_game_case *c, struct vd_dispute *record, struct vd_game *game,
                           struct vd_error *err);
-
-/* Sends the move and waits for its block. VD_EFALSE: the ledger refused it. */
-enum vd_err vd_game_send(struct vd_ledger_client *ledger, const struct vd_hash *dispute,
-                         const struct vd_player_move *move, struct vd_error *err);
 
 /* ---- Traces that are kept ----
  *

@@ -507,6 +507,17 @@ static uint32_t n_resume(const struct gw_job *j)
     return n;
 }
 
+/* docs/spec/wire.md, section 4. */
+static struct vd_hash account_for(const struct vd_gateway *g, const struct gw_job *j)
+{
+    static const char tag[] = "veridem/account";
+    uint8_t msg[sizeof tag + VD_PUBKEY_BYTES + VD_KEY_ID_BYTES];
+    memcpy(msg, tag, sizeof tag);
+    memcpy(msg + sizeof tag, j->worker.b, VD_PUBKEY_BYTES);
+    memcpy(msg + sizeof tag + VD_PUBKEY_BYTES, j->key.b, VD_KEY_ID_BYTES);
+    return vd_hmac_sha256(g->key.secret, VD_SEED_BYTES, msg, sizeof msg);
+}
+
 static bool send_job(struct vd_gateway *g, struct gw_job *j, struct vd_link *l)
 {
     size_t cap = 5 * ((size_t)j->n_prompt + j->n_output) + VD_REQUEST_MAX_BYTES + 256;
@@ -514,7 +525,8 @@ static bool send_job(struct vd_gateway *g, struct gw_job *j, struct vd_link *l)
     struct vd_pb_writer w = vd_pb_writer_init(buf, buf ? cap : 0);
     struct vd_wire_job m = {.request = {j->request_bytes, j->n_request},
                             .prompt = {j->prompt, j->n_prompt},
-                            .resume = {j->output, n_resume(j)}};
+                            .resume = {j->output, n_resume(j)},
+                            .account = account_for(g, j)};
     memcpy(m.salt.b, j->salt, VD_SALT_BYTES);
     vd_key_sign(&m.request_sig, &g->key, VD_TAG_REQUEST, j->request_bytes, j->n_request);
     bool ok = vd_wire_put_job(&w, &m) && vd_link_send(l, VD_WIRE_JOB, buf, w.n_bytes, NULL) == VD_OK;

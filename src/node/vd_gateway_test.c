@@ -484,6 +484,40 @@ static void test_seeds(void **state)
         free(text[i]);
 }
 
+/* Prompt tokens that the worker did not compute anew for this key, asked under a name of its own so that no
+ * kept answer is given. *text is the caller's. */
+static uint64_t reused_by(const char *secret, const char *name, char **text)
+{
+    struct vd_worker_stats before, after;
+    char extra[64];
+    snprintf(extra, sizeof extra, "Idempotency-Key: %s", name);
+    vd_worker_get_stats(t.worker[0], &before);
+    struct reply r = http(CHAT, secret, ASK("Name three rivers.", GREEDY ",\"max_tokens\":12"), extra, 0);
+    *text = chat_text(&r);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    do /* the worker counts after it has sent the receipt */
+        vd_worker_get_stats(t.worker[0], &after);
+    while (after.n_receipts == before.n_receipts && vd_clock_ms() < until);
+    assert_int_equal(after.n_receipts, before.n_receipts + 1);
+    return after.n_tokens_reused - before.n_tokens_reused;
+}
+
+static void test_no_cache_over_keys(void **state)
+{
+    char secret[2][VD_API_KEY_TEXT_MAX], *text[3];
+    struct vd_api_key key;
+    struct vd_error err;
+    must(vd_gateway_key_new(t.home, "cache1", VD_AMOUNT_ZERO, secret[0], &key, &err), &err);
+    must(vd_gateway_key_new(t.home, "cache2", VD_AMOUNT_ZERO, secret[1], &key, &err), &err);
+    assert_int_equal(reused_by(secret[0], "cache-1", &text[0]), 0);
+    assert_int_equal(reused_by(secret[1], "cache-2", &text[1]), 0);
+    assert_true(reused_by(secret[0], "cache-3", &text[2]) > 10);
+    assert_string_equal(text[0], text[1]);
+    assert_string_equal(text[0], text[2]);
+    for (size_t i = 0; i < 3; i++)
+        free(text[i]);
+}
+
 static void test_completions(void **state)
 {
     const char *text;
@@ -887,6 +921,7 @@ int main(void)
         cmocka_unit_test(test_an_answer_and_its_receipt),
         cmocka_unit_test(test_stream_equals_whole),
         cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_no_cache_over_keys),
         cmocka_unit_test(test_completions),
         cmocka_unit_test(test_retries_are_not_billed_twice),
         cmocka_unit_test(test_retry_after_a_lost_connection),

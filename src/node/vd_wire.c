@@ -219,6 +219,7 @@ bool vd_wire_put_job(struct vd_pb_writer *w, const struct vd_wire_job *m)
     put_hash(w, 3, &m->salt);
     put_tokens(w, 4, m->prompt);
     put_tokens(w, 5, m->resume);
+    put_hash(w, 6, &m->account);
     return !w->overflow;
 }
 
@@ -230,6 +231,7 @@ bool vd_wire_get_job(struct vd_wire_job *m, struct vd_bytes body, struct vd_aren
     get_hash(&r, 3, &m->salt);
     m->prompt = get_tokens(&r, 4, arena);
     m->resume = get_tokens(&r, 5, arena);
+    get_hash(&r, 6, &m->account);
     return vd_pb_done(&r);
 }
 

@@ -106,6 +106,9 @@ struct vd_wire_job {
     struct vd_sig request_sig;
     struct vd_hash salt; /* job salt */
     struct vd_wire_tokens prompt, resume;
+    /* Whose prompts share the worker's prefix cache with this one: the same for two jobs of one client, and
+     * nothing can be read off it. Zeros: the job uses no cache and leaves nothing in it. */
+    struct vd_hash account;
 };
 bool vd_wire_put_job(struct vd_pb_writer *w, const struct vd_wire_job *m);
 bool vd_wire_get_job(struct vd_wire_job *m, struct vd_bytes body, struct vd_arena *arena);

@@ -90,7 +90,8 @@ static void test_job(void **state)
     struct vd_wire_job m = {.request = {request, VD_REQUEST_MAX_BYTES},
                             .salt = hash(3),
                             .prompt = {prompt, 4},
-                            .resume = {resume, 1}};
+                            .resume = {resume, 1},
+                            .account = hash(6)};
     struct vd_wire_job got;
     memset(m.request_sig.b, 9, sizeof m.request_sig.b);
     struct vd_arena arena = vd_arena_init(token_memory, sizeof token_memory);
@@ -99,6 +100,7 @@ static void test_job(void **state)
     assert_memory_equal(got.prompt.v, prompt, sizeof prompt);
     assert_int_equal(got.resume.n, 1);
     assert_int_equal(got.resume.v[0], 5);
+    assert_true(vd_hash_eq(&got.account, &m.account));
     assert_int_equal(arena.used_bytes, 5 * 4);
     struct vd_arena small = vd_arena_init(token_memory, 8);
     assert_false(vd_wire_get_job(&got, body, &small));

@@ -304,6 +304,8 @@ void vd_worker_metrics(void *worker, struct vd_metrics *m)
     vd_metrics_put(m, "worker_final_total", "counter", "receipts that became final", s.n_final);
     vd_metrics_put(m, "worker_void_total", "counter", "receipts voided", s.n_void);
     vd_metrics_put(m, "worker_prompt_tokens_total", "counter", "prompt tokens of receipts", s.n_tokens_in);
+    vd_metrics_put(m, "worker_reused_tokens_total", "counter", "prompt tokens from the prefix cache",
+                   s.n_tokens_reused);
     vd_metrics_put(m, "worker_output_tokens_total", "counter", "output tokens of receipts", s.n_tokens_out);
     vd_metrics_put(m, "worker_challenges_total", "counter", "challenges of this worker's receipts",
                    s.n_challenges);

@@ -62,7 +62,7 @@ void vd_worker_stop(struct vd_worker *w);
 struct vd_worker_stats {
     uint64_t n_links, n_running;
     uint64_t n_jobs, n_refused, n_dropped, n_receipts, n_accepted, n_settled, n_final, n_void;
-    uint64_t n_tokens_in, n_tokens_out;
+    uint64_t n_tokens_in, n_tokens_out, n_tokens_reused; /* of n_tokens_in, from the prefix cache */
     uint64_t n_challenges, n_moves, n_replays, n_won, n_lost;
     uint64_t earned_micro; /* of final receipts, before shares */
 };

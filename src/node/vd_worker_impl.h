@@ -42,6 +42,7 @@ struct vd_worker_job {
     uint32_t *prompt, *output; /* one block of memory */
     uint32_t n_output, n_resume;
     struct vd_commit commit;
+    struct vd_hash account; /* of the engine's prefix cache */
     struct vd_amount reserved;
     uint64_t engine_id;
     unsigned n_refs; /* who submits it, and who finishes it */

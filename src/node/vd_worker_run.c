@@ -197,6 +197,20 @@ static void vd_job_unref(struct vd_worker_job *j)
     free(j);
 }
 
+/* A client of one gateway: what another gateway says of its own is not compared with it. */
+static struct vd_hash vd_job_account(const struct vd_pubkey *gateway, const struct vd_hash *account)
+{
+    struct vd_hash h = *account;
+    struct vd_sha256 s;
+    if (vd_hash_is_zero(account))
+        return h;
+    vd_sha256_init(&s);
+    vd_sha256_update(&s, gateway->b, VD_PUBKEY_BYTES);
+    vd_sha256_hash(&s, account);
+    vd_sha256_final(&s, &h);
+    return h;
+}
+
 static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_offer *offer,
                                          struct vd_link *link, const struct vd_wire_job *m,
                                          const struct vd_request *r)
@@ -214,6 +228,7 @@ static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_o
     j->id = vd_sha256_of(m->request.p, m->request.n);
     j->request = *r;
     memcpy(j->salt, m->salt.b, VD_SALT_BYTES);
+    j->account = vd_job_account(&r->gateway, &m->account);
     j->prompt = tokens;
     j->output = tokens + r->n_prompt;
     memcpy(j->prompt, m->prompt.v, m->prompt.n * sizeof *tokens);
@@ -351,6 +366,7 @@ static void vd_job_start(struct vd_worker *w, struct vd_worker_job *j)
                          .n_resume = j->n_resume,
                          .max_tokens = j->request.max_tokens,
                          .sampling = j->request.sampling,
+                         .account = j->account,
                          .arg = j,
                          .on_position = vd_job_on_position,
                          .on_token = vd_job_on_token,
@@ -555,6 +571,7 @@ static void vd_job_end(struct vd_worker *w, struct vd_worker_job *j)
     w->stats.n_dropped += !delivered;
     w->stats.n_receipts += delivered;
     w->stats.n_tokens_in += delivered ? j->request.n_prompt : 0;
+    w->stats.n_tokens_reused += delivered ? j->result.n_reused : 0;
     w->stats.n_tokens_out += delivered ? j->n_output : 0;
     pthread_mutex_unlock(&w->mu);
     if (link && !delivered)

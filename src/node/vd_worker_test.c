@@ -408,6 +408,7 @@ struct question {
     bool bad_prompt, bad_escrow, bad_signature;
     uint32_t valid_blocks; /* 0: 1500 */
     uint64_t sequence;     /* 0: the next */
+    uint8_t account;
 };
 
 static bool answered(struct fixture *f)
@@ -447,6 +448,7 @@ static void send_job(struct fixture *f, struct question q)
     vd_key_sign(&m.request_sig, &f->gateway_key, VD_TAG_REQUEST, m.request.p, m.request.n);
     m.request_sig.b[3] ^= q.bad_signature;
     memcpy(m.salt.b, f->salt, VD_SALT_BYTES);
+    m.account.b[0] = q.account;
     pthread_mutex_lock(&f->mu);
     memset(&f->a, 0, sizeof f->a);
     f->a.job = vd_sha256_of(m.request.p, m.request.n);
@@ -656,6 +658,38 @@ static void another_worker_goes_on_from_the_tokens_given(void **state)
     wrong[3] = (wrong[3] + 1) % 200;
     ask(f, (struct question){.max_tokens = 20, .price_out = 3, .resume = wrong, .n_resume = 8});
     assert_true(f->a.refused && f->a.code == VD_REFUSE_RESUME);
+}
+
+static struct vd_hash commit_root_of_last(struct fixture *f)
+{
+    struct vd_receipt r;
+    struct vd_bytes body = {f->a.signed_receipt.body, f->a.signed_receipt.body_bytes};
+    assert_int_equal(vd_receipt_decode(body, &r), VD_RECEIPT_OK);
+    return r.commit_root;
+}
+
+/* The same prompt again and again: only a client's own is reused, and nobody can tell by the receipt. */
+static void a_prefix_is_reused_within_an_account(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        uint8_t account;
+        uint64_t n_reused; /* in all, afterwards */
+    } round[] = {{1, 0}, {2, 0}, {1, PROMPT - 1}, {0, PROMPT - 1}, {0, PROMPT - 1}, {2, 2 * (PROMPT - 1)}};
+    struct vd_hash first;
+    start_worker(f, f->honest, f->pool[0]);
+    for (size_t i = 0; i < sizeof round / sizeof round[0]; i++) {
+        struct vd_worker_stats w;
+        ask(f, (struct question){.max_tokens = 10, .price_out = 3, .account = round[i].account});
+        assert_true(f->a.receipt);
+        do /* it counts after it has sent the receipt */
+            vd_worker_get_stats(f->worker, &w);
+        while (w.n_receipts == i);
+        assert_int_equal(w.n_tokens_reused, round[i].n_reused);
+        struct vd_hash root = commit_root_of_last(f);
+        first = i == 0 ? root : first;
+        assert_true(vd_hash_eq(&root, &first));
+    }
 }
 
 static bool verdict_fell(struct fixture *f)
@@ -946,6 +980,7 @@ int main(void)
         T(a_second_job_at_capacity_is_refused),
         T(a_cancelled_job_is_receipted_as_far_as_it_went),
         T(another_worker_goes_on_from_the_tokens_given),
+        T(a_prefix_is_reused_within_an_account),
         T(a_cheat_is_found_and_slashed),
         T(data_that_fail_the_check_are_no_reason_to_challenge),
         cmocka_unit_test(only_what_can_be_proved_is_challenged),

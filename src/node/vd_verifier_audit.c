@@ -394,6 +394,9 @@ void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent)
     if (!ok && sent->result != VD_ECANCELLED)
         vd_log_event(&v->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
                      sent->err.msg);
+    if (ok)
+        vd_log_event(&v->log, VD_LOG_INFO, "moved", "dispute=%s height=%llu", hex,
+                     (unsigned long long)sent->out.height);
     pthread_mutex_lock(&v->mu);
     v->stats.n_moves += ok;
     for (size_t i = 0; i < v->n_disputes; i++)
@@ -420,7 +423,7 @@ static enum vd_err vd_audit_move(struct vd_verifier *v, size_t i, struct vd_game
     enum vd_err e = vd_player_challenger_point(vd_trace_model_trace(t->trace), &t->c.claim, game, move, err);
     vd_game_unit_out(&v->traces, t, dispute);
     if (e == VD_OK) {
-        vd_log_event(&v->log, VD_LOG_INFO, "moves", "dispute=%s move=%s bytes=%zu ms=%llu", hex,
+        vd_log_event(&v->log, VD_LOG_INFO, "made a move", "dispute=%s move=%s bytes=%zu ms=%llu", hex,
                      vd_move_name(move->kind), move->n_bytes,
                      (unsigned long long)((vd_clock_ns() - began) / 1000000));
         vd_audit_give(v, i, move);

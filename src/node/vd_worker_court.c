@@ -219,6 +219,9 @@ void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent)
     if (!ok && sent->result != VD_ECANCELLED)
         vd_log_event(&w->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
                      sent->err.msg);
+    if (ok)
+        vd_log_event(&w->log, VD_LOG_INFO, "answered a challenge", "dispute=%s height=%llu", hex,
+                     (unsigned long long)sent->out.height);
     pthread_mutex_lock(&w->mu);
     struct vd_worker_dispute *d = vd_court_find(w, dispute);
     w->stats.n_moves += ok;
@@ -249,9 +252,9 @@ static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *disp
     w->stats.n_replays += m.n_replays;
     pthread_mutex_unlock(&w->mu);
     if (e == VD_OK) {
-        vd_log_event(&w->log, VD_LOG_INFO, "answers a challenge",
-                     "dispute=%s move=%s bytes=%zu replays=%u ms=%llu", hex, vd_move_name(move->kind),
-                     move->n_bytes, m.n_replays, (unsigned long long)((vd_clock_ns() - began) / 1000000));
+        vd_log_event(&w->log, VD_LOG_INFO, "made a move", "dispute=%s move=%s bytes=%zu replays=%u ms=%llu",
+                     hex, vd_move_name(move->kind), move->n_bytes, m.n_replays,
+                     (unsigned long long)((vd_clock_ns() - began) / 1000000));
         vd_court_give(w, dispute, move);
     }
     free(move);

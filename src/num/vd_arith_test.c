@@ -113,6 +113,18 @@ static uint64_t hash_dot_q8_0(void)
 {
     return hash_dot(VD_WTYPE_Q8_0);
 }
+static uint64_t hash_dot_q5_0(void)
+{
+    return hash_dot(VD_WTYPE_Q5_0);
+}
+static uint64_t hash_dot_q5_1(void)
+{
+    return hash_dot(VD_WTYPE_Q5_1);
+}
+static uint64_t hash_dot_bf16(void)
+{
+    return hash_dot(VD_WTYPE_BF16);
+}
 
 static uint64_t hash_norm_act(void)
 {
@@ -241,6 +253,9 @@ static const struct {
     {"dot Q4_0", hash_dot_q4_0, 0x27bc36b29bd17591},
     {"dot Q4_1", hash_dot_q4_1, 0xbc15012f9ac64d17},
     {"dot Q8_0", hash_dot_q8_0, 0x585b11efbf6b293f},
+    {"dot Q5_0", hash_dot_q5_0, 0x2686d26f93b4cf13},
+    {"dot Q5_1", hash_dot_q5_1, 0xc1251bdea7cee478},
+    {"dot BF16", hash_dot_bf16, 0x24c96cdb8c4c407e},
     {"norm, swiglu, residual", hash_norm_act, 0x1be6ddea10b0fd35},
     {"rope", hash_rope, 0x7db6bb2bdc5b7e05},
     {"attention", hash_attn, 0x191f02486fa48d9a},

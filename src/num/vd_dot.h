@@ -3,9 +3,9 @@
  * Inside a segment of 512 elements the sum goes up one block (or one element) at a time from +0; the segment
  * sums are then added ascending, starting from the first. Per block of 32, with isum and asum (the sum of the
  * activations' q) exact in int32:
- *   Q8_0, Q4_0  acc = fma(d_w * d_a, (float)isum, acc)
- *   Q4_1        the same with the unsigned nibbles, then acc = fma(m_w * d_a, (float)asum, acc)
- *   F32, F16    per element acc = fma(w, x, acc)
+ *   Q8_0, Q4_0, Q5_0  acc = fma(d_w * d_a, (float)isum, acc)
+ *   Q4_1, Q5_1        the same with the unsigned codes, then acc = fma(m_w * d_a, (float)asum, acc)
+ *   F32, F16, BF16    per element acc = fma(w, x, acc)
  * d_w * d_a is exact (11 + 11 bits) unless it overflows. */
 #ifndef VD_DOT_H
 #define VD_DOT_H
@@ -22,7 +22,7 @@ int32_t vd_num_isum(const int8_t *a, const int8_t *b, uint32_t n);
  * d[0..n_elem/32): the activations. n_elem: a multiple of 32, at most 512. */
 float vd_num_dot_seg(enum vd_wtype type, const void *w_seg, const int8_t *q, const float *d, uint32_t n_elem);
 
-/* One segment of F32 or F16 with binary32 activations; n_elem at most 512. */
+/* One segment of a float type with binary32 activations; n_elem at most 512. */
 float vd_num_dot_seg_float(enum vd_wtype type, const void *w_seg, const float *x, uint32_t n_elem);
 
 /* partial[0] + partial[1] + ..., ascending; n >= 1. */

@@ -13,7 +13,9 @@
 
 enum { N = 1376 }; /* two whole segments and 352 elements */
 
-static const enum vd_wtype quantised[] = {VD_WTYPE_Q4_0, VD_WTYPE_Q4_1, VD_WTYPE_Q8_0};
+static const enum vd_wtype quantised[] = {VD_WTYPE_Q4_0, VD_WTYPE_Q4_1, VD_WTYPE_Q5_0, VD_WTYPE_Q5_1,
+                                          VD_WTYPE_Q8_0};
+enum { N_QUANTISED = sizeof quantised / sizeof quantised[0] };
 
 /* Random integers, scales and mins of the given exponent spread around 2^-6. */
 static void random_row(struct vd_rng *r, enum vd_wtype type, uint8_t *row, int spread)
@@ -50,7 +52,7 @@ static void test_exact_against_dequant(void **state)
     int8_t q[N];
     float d[N / 32], w[N];
     for (int round = 0; round < 50; round++) {
-        for (size_t t = 0; t < 3; t++) {
+        for (size_t t = 0; t < N_QUANTISED; t++) {
             random_row(&r, quantised[t], row, 0);
             for (int i = 0; i < N; i++)
                 q[i] = (int8_t)((int)vd_rng_below(&r, 15) - 7);
@@ -73,7 +75,7 @@ static void test_error_against_double(void **state)
     float d[N / 32], w[N], x[N];
     double worst = 0;
     for (int round = 0; round < 300; round++) {
-        for (size_t t = 0; t < 3; t++) {
+        for (size_t t = 0; t < N_QUANTISED; t++) {
             random_row(&r, quantised[t], row, 5);
             test_fill_normal(&r, x, N, 1);
             vd_num_quant8_blocks(x, N, q, d);
@@ -146,26 +148,30 @@ static void test_order(void **state)
 static void test_float_rows(void **state)
 {
     struct vd_rng r = {.seed = 10};
-    uint8_t f32[4 * N], f16[2 * N];
+    uint8_t f32[4 * N], f16[2 * N], bf16[2 * N];
     float x[N];
     for (int round = 0; round < 20; round++) {
-        float want32 = 0, want16 = 0, seg32 = 0, seg16 = 0;
+        float want32 = 0, want16 = 0, want_b = 0, seg32 = 0, seg16 = 0, seg_b = 0;
         for (int i = 0; i < N; i++) {
             float w = test_normal(&r, 1);
             uint16_t h = vd_f16_from_f32(w);
             vd_le32_store(f32 + 4 * i, vd_f32_bits(w));
             vd_le16_store(f16 + 2 * i, h);
+            vd_le16_store(bf16 + 2 * i, (uint16_t)(vd_f32_bits(w) >> 16));
             x[i] = test_normal(&r, 1);
             seg32 = fmaf(w, x[i], seg32);
             seg16 = fmaf(vd_f16_to_f32(h), x[i], seg16);
+            seg_b = fmaf(vd_f32_from_bits(vd_f32_bits(w) & 0xFFFF0000), x[i], seg_b);
             if (i % 512 == 511 || i == N - 1) {
                 want32 = i < 512 ? seg32 : want32 + seg32;
                 want16 = i < 512 ? seg16 : want16 + seg16;
-                seg32 = seg16 = 0;
+                want_b = i < 512 ? seg_b : want_b + seg_b;
+                seg32 = seg16 = seg_b = 0;
             }
         }
         assert_true(test_same_bits(vd_num_dot_row_float(VD_WTYPE_F32, f32, x, N), want32));
         assert_true(test_same_bits(vd_num_dot_row_float(VD_WTYPE_F16, f16, x, N), want16));
+        assert_true(test_same_bits(vd_num_dot_row_float(VD_WTYPE_BF16, bf16, x, N), want_b));
     }
 }
 

@@ -11,7 +11,8 @@
 static const struct vd_wtype_info types[] = {
     [VD_WTYPE_F32] = {"F32", 1, 4, false, false},    [VD_WTYPE_F16] = {"F16", 1, 2, false, false},
     [VD_WTYPE_Q4_0] = {"Q4_0", 32, 18, false, true}, [VD_WTYPE_Q4_1] = {"Q4_1", 32, 20, true, true},
-    [VD_WTYPE_Q8_0] = {"Q8_0", 32, 34, false, true},
+    [VD_WTYPE_Q5_0] = {"Q5_0", 32, 22, false, true}, [VD_WTYPE_Q5_1] = {"Q5_1", 32, 24, true, true},
+    [VD_WTYPE_Q8_0] = {"Q8_0", 32, 34, false, true}, [VD_WTYPE_BF16] = {"BF16", 1, 2, false, false},
 };
 
 bool vd_wtype_known(uint32_t id)
@@ -43,6 +44,11 @@ float vd_f16_to_f32(uint16_t h)
     return vd_f32_from_bits(sign | biased << 23 | mantissa << 13);
 }
 
+float vd_bf16_to_f32(uint16_t h)
+{
+    return vd_f32_from_bits((uint32_t)h << 16);
+}
+
 uint16_t vd_f16_from_f32(float x)
 {
     uint32_t u = vd_f32_bits(x), sign = u >> 16 & 0x8000, mag = u & 0x7FFFFFFF;
@@ -64,6 +70,15 @@ static void nibbles(const uint8_t qs[16], int offset, int8_t q[32])
     }
 }
 
+/* The fifth bits qh[4], then the nibbles. */
+static void fives(const uint8_t *codes, int offset, int8_t q[32])
+{
+    uint32_t high = vd_le32_load(codes);
+    nibbles(codes + 4, offset, q);
+    for (int j = 0; j < 32; j++)
+        q[j] = (int8_t)(q[j] + (int)(high >> j & 1) * 16);
+}
+
 void vd_wtype_block_ints(enum vd_wtype type, const uint8_t *block, int8_t q[32])
 {
     switch (type) {
@@ -73,11 +88,18 @@ void vd_wtype_block_ints(enum vd_wtype type, const uint8_t *block, int8_t q[32])
     case VD_WTYPE_Q4_1:
         nibbles(block + 4, 0, q);
         return;
+    case VD_WTYPE_Q5_0:
+        fives(block + 2, 16, q);
+        return;
+    case VD_WTYPE_Q5_1:
+        fives(block + 4, 0, q);
+        return;
     case VD_WTYPE_Q8_0:
         memcpy(q, block + 2, 32);
         return;
     case VD_WTYPE_F32:
     case VD_WTYPE_F16:
+    case VD_WTYPE_BF16:
         break;
     }
     assert(!"a quantised type");
@@ -91,9 +113,11 @@ void vd_wtype_block_scales(enum vd_wtype type, const uint8_t *block, float *d, f
 
 static float float_elem(enum vd_wtype type, const uint8_t *row, size_t i)
 {
-    assert(type == VD_WTYPE_F32 || type == VD_WTYPE_F16);
-    return type == VD_WTYPE_F32 ? vd_f32_from_bits(vd_le32_load(row + 4 * i))
-                                : vd_f16_to_f32(vd_le16_load(row + 2 * i));
+    assert(type == VD_WTYPE_F32 || type == VD_WTYPE_F16 || type == VD_WTYPE_BF16);
+    if (type == VD_WTYPE_F32)
+        return vd_f32_from_bits(vd_le32_load(row + 4 * i));
+    uint16_t h = vd_le16_load(row + 2 * i);
+    return type == VD_WTYPE_F16 ? vd_f16_to_f32(h) : vd_bf16_to_f32(h);
 }
 
 void vd_num_dequant(enum vd_wtype type, const void *row, uint32_t first, uint32_t n, float *y)

@@ -17,13 +17,15 @@ static void test_types(void **state)
         uint32_t id;
         const char *name;
         size_t bytes_256;
-    } known[] = {{0, "F32", 1024}, {1, "F16", 512}, {2, "Q4_0", 144}, {3, "Q4_1", 160}, {8, "Q8_0", 272}};
+    } known[] = {{0, "F32", 1024}, {1, "F16", 512},  {2, "Q4_0", 144}, {3, "Q4_1", 160},
+                 {6, "Q5_0", 176}, {7, "Q5_1", 192}, {8, "Q8_0", 272}, {30, "BF16", 512}};
+    const size_t n = sizeof known / sizeof known[0];
     uint32_t n_known = 0;
     for (uint32_t id = 0; id < 300; id++)
         n_known += vd_wtype_known(id);
-    assert_int_equal(n_known, 5);
+    assert_int_equal(n_known, n);
     assert_false(vd_wtype_known(UINT32_MAX));
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i < n; i++) {
         assert_true(vd_wtype_known(known[i].id));
         assert_string_equal(vd_wtype_info((enum vd_wtype)known[i].id)->name, known[i].name);
         assert_int_equal(vd_wtype_row_bytes((enum vd_wtype)known[i].id, 256), known[i].bytes_256);
@@ -96,18 +98,49 @@ static void test_dequant_by_hand(void **state)
     assert_true(y[0] == 1.0f && y[1] == -10.0f);
     vd_num_dequant(VD_WTYPE_F16, f16, 0, 2, y);
     assert_true(y[0] == 1.0f && y[1] == -10.0f);
+    static const uint8_t bf16[6] = {0x80, 0x3F, 0x20, 0xC1, 0x01, 0x80};
+    vd_num_dequant(VD_WTYPE_BF16, bf16, 0, 3, y);
+    assert_true(y[0] == 1.0f && y[1] == -10.0f && y[2] == -0x1p-133f);
+}
+
+/* A random block each, and what gguf-py's dequantize makes of it. */
+static void test_dequant_by_gguf(void **state)
+{
+    static const uint8_t q50[22] = {0xAD, 0x24, 0xB8, 0xAB, 0xEE, 0xAB, 0x14, 0xCE, 0xF5, 0x99, 0xCC,
+                                    0x05, 0x25, 0x35, 0xD5, 0xCE, 0xC0, 0xAD, 0x06, 0x78, 0x3F, 0x60};
+    static const uint8_t q51[24] = {0x18, 0x2A, 0x69, 0x1F, 0xAB, 0x6F, 0x48, 0xE5, 0x88, 0x34, 0x5D, 0x0C,
+                                    0xF1, 0xF3, 0x91, 0x1E, 0x36, 0xFC, 0xA0, 0xA0, 0x7E, 0xE5, 0x60, 0xD6};
+    static const float want50[32] = {
+        -0x1.c0ep-3, -0x1.2b4p-5, -0x1.9b78p-3, 0x1.50a8p-3, 0x1.c0ep-3,  0x1.761p-4,  -0x1.9b78p-3,
+        0x1.761p-4,  0x1.761p-4,  0x1.05d8p-2,  -0x1.2b4p-2, 0x1.e648p-3, -0x1.761p-3, 0x1.2b4p-3,
+        -0x1.2b4p-6, 0,           -0x1.188cp-2, 0x1.c0ep-3,  0x1.188cp-2, 0x1.50a8p-3, -0x1.2b4p-4,
+        0,           0x1.2b4p-5,  0x1.c0ep-5,   0x1.e648p-3, 0x1.c0ep-3,  -0x1.2b4p-4, 0x1.761p-3,
+        -0x1.2b4p-2, 0x1.05d8p-3, -0x1.e648p-3, 0x1.c0ep-4};
+    static const float want51[32] = {
+        0x1.265a4p+0, 0x1.eb348p-1, 0x1.40948p-1, 0x1.571a4p+0, 0x1.c148p-5,  0x1.d2d48p-1, 0x1.c148p-5,
+        0x1.6f7a4p+0, 0x1.0dfa4p+0, 0x1.571a4p+0, 0x1.89b48p-1, 0x1.89b48p-1, 0x1.58f48p-1, 0x1.01ca4p+0,
+        0x1.89b48p-1, 0x1.2be9p-2,  0x1.8d69p-2,  0x1.3352p-3,  0x1.f652p-3,  0x1.89b48p-1, 0x1.71548p-1,
+        0x1.71548p-1, 0x1.328a4p+0, 0x1.c148p-5,  0x1.d2d48p-1, 0x1.71548p-1, 0x1.3eba4p+0, 0x1.eee9p-2,
+        0x1.5ca9p-2,  0x1.6f7a4p+0, 0x1.0dfa4p+0, 0x1.634a4p+0};
+    float y[32];
+    vd_num_dequant(VD_WTYPE_Q5_0, q50, 0, 32, y);
+    for (int j = 0; j < 32; j++)
+        assert_true(y[j] == want50[j]);
+    vd_num_dequant(VD_WTYPE_Q5_1, q51, 0, 32, y);
+    for (int j = 0; j < 32; j++)
+        assert_true(y[j] == want51[j]);
 }
 
 static void test_dequant_parts(void **state)
 {
-    static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
-                                          VD_WTYPE_Q8_0};
+    static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
+                                          VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0, VD_WTYPE_BF16};
     struct vd_rng r = {.seed = 1};
     uint8_t row[1024];
     float all[256], part[256];
     for (size_t i = 0; i < sizeof row; i++)
         row[i] = (uint8_t)vd_rng_next(&r);
-    for (size_t t = 0; t < 5; t++) {
+    for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
         vd_num_dequant(types[t], row, 0, 256, all);
         for (uint32_t first = 0; first < 256; first += 13) {
             vd_num_dequant(types[t], row, first, 256 - first, part);
@@ -124,20 +157,20 @@ static void test_finite(void **state)
     static const struct {
         enum vd_wtype type;
         size_t at[2]; /* where the high bytes of a scale, a min or a value lie; 0: none */
-    } cases[] = {{VD_WTYPE_F32, {4 * 77 + 2, 0}},
-                 {VD_WTYPE_F16, {2 * 255, 0}},
-                 {VD_WTYPE_Q4_0, {18 * 7, 0}},
-                 {VD_WTYPE_Q4_1, {20 * 7, 20 * 3 + 2}},
-                 {VD_WTYPE_Q8_0, {34 * 7, 0}}};
-    for (size_t i = 0; i < 5; i++) {
+    } cases[] = {{VD_WTYPE_F32, {4 * 77 + 2, 0}}, {VD_WTYPE_F16, {2 * 255, 0}},
+                 {VD_WTYPE_Q4_0, {18 * 7, 0}},    {VD_WTYPE_Q4_1, {20 * 7, 20 * 3 + 2}},
+                 {VD_WTYPE_Q5_0, {22 * 7, 0}},    {VD_WTYPE_Q5_1, {24 * 7, 24 * 3 + 2}},
+                 {VD_WTYPE_Q8_0, {34 * 7, 0}},    {VD_WTYPE_BF16, {2 * 255, 0}}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         for (int k = 0; k < 2 && (k == 0 || cases[i].at[k]); k++) {
             uint8_t *p = row + cases[i].at[k];
             assert_true(vd_num_weights_finite(cases[i].type, row, 256));
-            vd_le16_store(p, cases[i].type == VD_WTYPE_F32 ? 0x7F80 : 0x7C00); /* infinity */
+            bool wide = cases[i].type == VD_WTYPE_F32 || cases[i].type == VD_WTYPE_BF16;
+            vd_le16_store(p, wide ? 0x7F80 : 0x7C00); /* infinity */
             assert_false(vd_num_weights_finite(cases[i].type, row, 256));
             vd_le16_store(p, 0xFFFF); /* a NaN */
             assert_false(vd_num_weights_finite(cases[i].type, row, 256));
-            vd_le16_store(p, 0x7BFF); /* large, finite */
+            vd_le16_store(p, wide ? 0x7F7F : 0x7BFF); /* large, finite */
             assert_true(vd_num_weights_finite(cases[i].type, row, 256));
             vd_le16_store(p, 0);
         }
@@ -153,6 +186,7 @@ int main(void)
         cmocka_unit_test(test_f16_to_f32_all),
         cmocka_unit_test(test_f16_from_f32_borders),
         cmocka_unit_test(test_dequant_by_hand),
+        cmocka_unit_test(test_dequant_by_gguf),
         cmocka_unit_test(test_dequant_parts),
         cmocka_unit_test(test_finite),
     };

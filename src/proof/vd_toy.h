@@ -60,10 +60,12 @@ static inline void toy_fill(struct vd_toy_model *m, uint32_t tensor, struct vd_r
             vd_le32_store(p, vd_f32_bits(t.rows == 1 ? 1.0f + 0.1f * u : scale * u));
         else if (t.type == VD_WTYPE_F16)
             vd_le16_store(p, vd_f16_from_f32(scale * u));
+        else if (t.type == VD_WTYPE_BF16)
+            vd_le16_store(p, (uint16_t)(vd_f32_bits(scale * u) >> 16));
         else
             vd_le16_store(p,
                           vd_f16_from_f32(scale * (1.0f + 0.2f * u) / (t.type == VD_WTYPE_Q8_0 ? 127 : 8)));
-        if (t.type == VD_WTYPE_Q4_1)
+        if (info->has_min)
             vd_le16_store(p + 2, vd_f16_from_f32(-scale));
     }
 }
@@ -114,7 +116,7 @@ static inline struct vd_program toy_program(enum vd_rope_pairing pairing)
                            .n_tensors = 2 + VD_T_PER_LAYER * 2};
     static const uint8_t types[VD_T_PER_LAYER] = {VD_WTYPE_F32,  VD_WTYPE_Q4_1, VD_WTYPE_Q4_0,
                                                   VD_WTYPE_F16,  VD_WTYPE_Q8_0, VD_WTYPE_F32,
-                                                  VD_WTYPE_Q4_1, VD_WTYPE_F32,  VD_WTYPE_Q4_1};
+                                                  VD_WTYPE_Q5_0, VD_WTYPE_BF16, VD_WTYPE_Q5_1};
     vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps);
     p.types[0] = VD_WTYPE_Q8_0;
     for (uint32_t l = 0; l < p.n_layers; l++)

@@ -46,8 +46,8 @@ enum {
     VD_KERN_COLS_MAX = 1 << 17 /* largest inner dimension of a product */
 };
 
-/* A packed weight matrix (rows = outputs, cols = inputs). `type` is GGUF's number: 0 F32, 1 F16, 2 Q4_0, 3
- * Q4_1, 8 Q8_0. `data` is mat_bytes() bytes, filled by mat_pack, owned by the caller. */
+/* A packed weight matrix (rows = outputs, cols = inputs). `type` is GGUF's number.
+ * `data` is mat_bytes() bytes, filled by mat_pack, owned by the caller. */
 struct vd_kern_mat {
     enum vd_wtype type;
     size_t rows, cols;
@@ -55,8 +55,8 @@ struct vd_kern_mat {
 };
 
 /* The right-hand side of a product: n tokens x cols. Quantised weight types read `act` (act_bytes() bytes,
- * filled by act_quant), float types (F32, F16) read `x` (token t at x + t * ldx). The one not needed may be
- * NULL; vd_wtype_info(type)->quantised says which. */
+ * filled by act_quant), float types (F32, F16, BF16) read `x` (token t at x + t * ldx). The one not needed
+ * may be NULL; vd_wtype_info(type)->quantised says which. */
 struct vd_kern_rhs {
     const void *act;
     const float *x;

@@ -243,16 +243,18 @@ static void bench_vectors(struct bench *b)
 
 static void run(struct bench *b)
 {
-    static const enum vd_wtype types[] = {VD_WTYPE_Q4_1, VD_WTYPE_Q4_0, VD_WTYPE_Q8_0, VD_WTYPE_F16};
+    static const enum vd_wtype types[] = {VD_WTYPE_Q4_1, VD_WTYPE_Q4_0, VD_WTYPE_Q5_1, VD_WTYPE_Q5_0,
+                                          VD_WTYPE_Q8_0, VD_WTYPE_F16,  VD_WTYPE_BF16};
+    enum { N_TYPES = sizeof(types) / sizeof(types[0]) };
     static const size_t toks[] = {1, 2, 4, 8, 16, 32, 512};
     printf("kernel %s, %u threads\n", b->k->name, vd_pool_threads(b->pool));
     size_t bytes = (size_t)512 << 20;
     void *p = big_alloc(bytes);
     printf("plain read of 512 MiB: %.1f GB/s\n", read_rate(b, p, bytes));
     free(p);
-    for (size_t t = 0; t < 4; t++)
+    for (size_t t = 0; t < N_TYPES; t++)
         bench_product(b, types[t], 4096, 4096, 1, 64);
-    for (size_t t = 0; t < 4; t++) {
+    for (size_t t = 0; t < N_TYPES; t++) {
         for (size_t n = 0; n < 7; n++)
             bench_product(b, types[t], 1536, 576, toks[n], 1);
         bench_product(b, types[t], 576, 1536, 512, 1);

@@ -10,6 +10,7 @@
 #include "vd_rng.h"
 
 enum {
+    N_TYPES = 8,
     ROWS = 19,
     COLS = 544, /* a whole segment and one block */
     TOKS = 5,
@@ -25,7 +26,7 @@ enum {
 
 /* What one table made of the seeded inputs. Compared field by field. */
 struct results {
-    float y[5][TOKS * ROWS];
+    float y[N_TYPES][TOKS * ROWS];
     int8_t q[TOKS * COLS];
     float d[TOKS * COLS / 32];
     float norm[COLS], rope[COLS], swiglu[COLS], add[COLS], exp[COLS];
@@ -46,8 +47,8 @@ struct buffers {
     alignas(VD_KERN_ALIGN) float rec[QUERIES * 3 * (HD + VD_KERN_ALIGN / 4)];
 };
 
-static const enum vd_wtype types[5] = {VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
-                                       VD_WTYPE_Q8_0};
+static const enum vd_wtype types[N_TYPES] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_BF16, VD_WTYPE_Q4_0,
+                                             VD_WTYPE_Q4_1, VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0};
 
 /* Around zero, over some forty binades. */
 static float random_float(struct vd_rng *r)
@@ -69,7 +70,9 @@ static void random_row(enum vd_wtype type, struct vd_rng *r, uint8_t *row)
         for (size_t i = 0; i < info->block_bytes; i++)
             row[i] = (uint8_t)vd_rng_next(r);
         vd_le16_store(row, (uint16_t)(0x2000 + vd_rng_below(r, 0x1000) + (vd_rng_next(r) & 0x8000)));
-        if (type == VD_WTYPE_Q4_1)
+        if (type == VD_WTYPE_BF16)
+            vd_le16_store(row, (uint16_t)(vd_f32_bits(random_float(r)) >> 16));
+        if (info->has_min)
             vd_le16_store(row + 2, (uint16_t)(0xA000 + vd_rng_below(r, 0x1000)));
     }
 }
@@ -83,7 +86,7 @@ static void run_products(const struct vd_kern *k, struct buffers *b, struct resu
     k->act_quant(b->x, COLS, COLS, 0, TOKS, b->act);
     for (size_t t = 0; t < TOKS; t++)
         k->act_read(b->act, COLS, t, out->q + t * COLS, out->d + t * COLS / 32);
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i < N_TYPES; i++) {
         struct vd_kern_mat w = {types[i], ROWS, COLS, b->packed};
         struct vd_kern_rhs rhs = {b->act, b->x, COLS};
         size_t row_bytes = vd_wtype_row_bytes(types[i], COLS);
@@ -151,9 +154,10 @@ static const struct {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(q),    FIELD(d),    FIELD(y[0]),   FIELD(y[1]), FIELD(y[2]),  FIELD(y[3]),   FIELD(y[4]),
-    FIELD(norm), FIELD(rope), FIELD(swiglu), FIELD(add),  FIELD(exp),   FIELD(kq),     FIELD(kd),
-    FIELD(vq),   FIELD(vd),   FIELD(attn),   FIELD(part), FIELD(max.x), FIELD(max.id), FIELD(weights),
+    FIELD(q),      FIELD(d),    FIELD(y[0]), FIELD(y[1]),  FIELD(y[2]),   FIELD(y[3]),
+    FIELD(y[4]),   FIELD(y[5]), FIELD(y[6]), FIELD(y[7]),  FIELD(norm),   FIELD(rope),
+    FIELD(swiglu), FIELD(add),  FIELD(exp),  FIELD(kq),    FIELD(kd),     FIELD(vq),
+    FIELD(vd),     FIELD(attn), FIELD(part), FIELD(max.x), FIELD(max.id), FIELD(weights),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)

@@ -37,10 +37,36 @@ VD_INLINE void dot_nibbles(int n, const uint8_t *p, const int8_t *q, __m256i *su
         sum[i] = _mm256_madd_epi16(sum[i], _mm256_set1_epi16(1));
 }
 
+/* The same with a step of fifth bits before the nibbles. A pair of products stays below 2^13, so only four
+ * fit into int16: columns 0 to 15 and 16 to 31 are summed apart. */
+VD_INLINE void dot_fives(int n, const uint8_t *p, const int8_t *q, __m256i *sum)
+{
+    const __m256i high = load256(p), bit4 = _mm256_set1_epi8(16), one = _mm256_set1_epi16(1);
+    __m256i a[TILE], b[TILE];
+    VD_UNROLL
+    for (int i = 0; i < n; i++)
+        a[i] = b[i] = _mm256_setzero_si256();
+    VD_UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m256i lo, hi;
+        nibbles(p + 64 + 64 * j, &lo, &hi);
+        lo = _mm256_or_si256(lo, _mm256_and_si256(_mm256_slli_epi16(high, 4 - j), bit4));
+        hi = _mm256_or_si256(hi, _mm256_and_si256(_mm256_srli_epi16(high, j), bit4));
+        VD_UNROLL
+        for (int i = 0; i < n; i++) {
+            a[i] = _mm256_add_epi16(a[i], _mm256_maddubs_epi16(lo, broadcast4(q + 32 * i + 4 * j)));
+            b[i] = _mm256_add_epi16(b[i], _mm256_maddubs_epi16(hi, broadcast4(q + 32 * i + 16 + 4 * j)));
+        }
+    }
+    VD_UNROLL
+    for (int i = 0; i < n; i++)
+        sum[i] = _mm256_add_epi32(_mm256_madd_epi16(a[i], one), _mm256_madd_epi16(b[i], one));
+}
+
 /* What the codes stored as unsigned add to the dot product. */
 VD_INLINE __m256i code_offset(enum vd_wtype type, int32_t asum)
 {
-    return _mm256_set1_epi32(asum * (type == VD_WTYPE_Q8_0 ? 128 : type == VD_WTYPE_Q4_0 ? 8 : 0));
+    return _mm256_set1_epi32(asum * (1 << vd_wide_type(type).offset_log2));
 }
 
 /* One block of eight rows at p: acc[token] gets its fma, and that of the min. */
@@ -48,24 +74,27 @@ VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, const uint8_t *p
                           const struct vd_wide_act *a, size_t slot, __m256 *acc)
 {
     const __m256 dw = load_half8((const uint16_t *)p + 8 * half);
-    const __m256 mw = type == VD_WTYPE_Q4_1 ? load_half8((const uint16_t *)p + 16 + 8 * half) : dw;
-    const uint8_t *codes = p + (type == VD_WTYPE_Q4_1 ? 64 : 32) + 32 * half;
+    const bool has_min = vd_wide_type(type).has_min;
+    const __m256 mw = has_min ? load_half8((const uint16_t *)p + 16 + 8 * half) : dw;
+    const uint8_t *codes = p + vd_wide_type(type).head_bytes * WIDE_ROWS + 32 * half;
     const int8_t *q = a->q[slot];
     __m256i sum[TILE];
     if (type == VD_WTYPE_Q8_0)
         dot_bytes(n, codes, q, 32, sum);
+    else if (vd_wide_type(type).five)
+        dot_fives(n, codes, q, sum);
     else
         dot_nibbles(n, codes, q, sum);
     VD_UNROLL
     for (int i = 0; i < n; i++) {
         const size_t t = slot + (size_t)i;
         const __m256 da = _mm256_set1_ps(a->d[t]);
-        if (type != VD_WTYPE_Q4_1)
+        if (!has_min)
             sum[i] = _mm256_sub_epi32(sum[i], code_offset(type, a->asum[t]));
         acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(dw, da), _mm256_cvtepi32_ps(sum[i]), acc[i]);
-        if (type == VD_WTYPE_Q4_1 && huge) /* the rule by the letter, see vd_kern_wide.h */
+        if (has_min && huge) /* the rule by the letter, see vd_kern_wide.h */
             acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(mw, da), _mm256_set1_ps((float)a->asum[t]), acc[i]);
-        if (type == VD_WTYPE_Q4_1 && !huge)
+        if (has_min && !huge)
             acc[i] = _mm256_fmadd_ps(mw, _mm256_set1_ps(a->s[t]), acc[i]);
     }
 }
@@ -75,7 +104,8 @@ VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, const uint8_t *p
 VD_INLINE void tile_half(enum vd_wtype type, int n, bool huge, const struct tile *t, int half, __m256 *out)
 {
     const uint8_t *p = t->w;
-    const size_t block_bytes = type == VD_WTYPE_Q8_0 ? 32 + 512 : type == VD_WTYPE_Q4_1 ? 64 + 256 : 32 + 256;
+    const struct vd_wide_type layout = vd_wide_type(type);
+    const size_t block_bytes = (size_t)(layout.head_bytes + layout.code_bytes) * WIDE_ROWS;
     for (size_t b0 = 0; b0 < t->n_blocks; b0 += WIDE_SEG_BLOCKS) {
         size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
         __m256 acc[TILE];
@@ -110,19 +140,28 @@ typedef void tile_fn(const struct tile *t, __m256 out[2][TILE]);
 #define TILE_FNS(type) TILE_FN(type, 1) TILE_FN(type, 2) TILE_FN(type, 3) TILE_FN(type, 4)
 TILE_FNS(Q4_0)
 TILE_FNS(Q4_1)
+TILE_FNS(Q5_0)
+TILE_FNS(Q5_1)
 TILE_FNS(Q8_0)
 
 static void tile_Q4_1_huge(const struct tile *t, __m256 out[2][TILE])
 {
     tile_rows(VD_WTYPE_Q4_1, 1, true, t, out);
 }
+static void tile_Q5_1_huge(const struct tile *t, __m256 out[2][TILE])
+{
+    tile_rows(VD_WTYPE_Q5_1, 1, true, t, out);
+}
 
 #define TILE_ROW(type)                                                                                       \
     {                                                                                                        \
         tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4                                   \
     }
-static tile_fn *const tile_fns[][TILE] = {
-    [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0), [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1), [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0)};
+static tile_fn *const tile_fns[][TILE] = {[VD_WTYPE_Q4_0] = TILE_ROW(Q4_0),
+                                          [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1),
+                                          [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0),
+                                          [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1),
+                                          [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0)};
 
 static void store_rows(float *y, size_t rows, __m256 lo, __m256 hi)
 {
@@ -139,7 +178,7 @@ static void store_rows(float *y, size_t rows, __m256 lo, __m256 hi)
 
 static bool is_huge(const struct vd_kern_mat *w, const void *act, size_t t)
 {
-    return w->type == VD_WTYPE_Q4_1 && vd_wide_act_group(act, w->cols, t)->huge != 0;
+    return vd_wide_type(w->type).has_min && vd_wide_act_group(act, w->cols, t)->huge != 0;
 }
 
 /* How many tokens from t on one tile takes. */
@@ -155,7 +194,9 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
     struct tile tile = {.act = vd_wide_act_group(act, w->cols, t),
                         .slot = t % WIDE_TOKS,
                         .n_blocks = w->cols / VD_KERN_BLOCK};
-    tile_fn *fn = is_huge(w, act, t) ? tile_Q4_1_huge : tile_fns[w->type][n - 1];
+    tile_fn *fn = tile_fns[w->type][n - 1];
+    if (is_huge(w, act, t))
+        fn = w->type == VD_WTYPE_Q4_1 ? tile_Q4_1_huge : tile_Q5_1_huge;
     for (size_t g = g0; g < g1; g++) {
         __m256 out[2][TILE];
         tile.w = vd_wide_group(w, g);
@@ -169,7 +210,13 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
 
 VD_INLINE __m256 load_weights(enum vd_wtype type, const uint8_t *p, size_t i)
 {
-    return type == VD_WTYPE_F16 ? load_half8((const uint16_t *)p + i) : _mm256_loadu_ps((const float *)p + i);
+    if (type == VD_WTYPE_F32)
+        return _mm256_loadu_ps((const float *)p + i);
+    const uint16_t *h = (const uint16_t *)p + i;
+    if (type == VD_WTYPE_F16)
+        return load_half8(h);
+    __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)h));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
 }
 
 /* 16 rows x n tokens. */
@@ -223,6 +270,10 @@ void vd_avx2_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const str
     assert(r0 % WIDE_ROWS == 0 && r1 <= w->rows && (r1 % WIDE_ROWS == 0 || r1 == w->rows));
     if (w->type == VD_WTYPE_F16) {
         float_rows(VD_WTYPE_F16, w, g0, g1, x, t0, t1, y, ldy);
+        return;
+    }
+    if (w->type == VD_WTYPE_BF16) {
+        float_rows(VD_WTYPE_BF16, w, g0, g1, x, t0, t1, y, ldy);
         return;
     }
     if (w->type == VD_WTYPE_F32) {

@@ -25,6 +25,12 @@ struct tile {
     size_t n_blocks;
 };
 
+/* w | (bits & 16), bytewise. */
+VD_INLINE __m512i or_bit4(__m512i w, __m512i bits)
+{
+    return _mm512_ternarylogic_epi32(w, bits, _mm512_set1_epi8(16), 0xF8);
+}
+
 /* The codes of one block as eight registers: step j holds columns 4j .. 4j + 3 of 16 rows. */
 VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
 {
@@ -35,11 +41,17 @@ VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
             w[j] = _mm512_loadu_si512(qs + 64 * j);
         return;
     }
+    const bool five = vd_wide_type(type).five;
+    const __m512i high = _mm512_loadu_si512(qs); /* fifth bits, if the type has them */
     VD_UNROLL
     for (int j = 0; j < 4; j++) {
-        __m512i u = _mm512_loadu_si512(qs + 64 * j);
+        __m512i u = _mm512_loadu_si512(qs + (five ? 64 : 0) + 64 * j);
         w[j] = _mm512_and_si512(u, low);
         w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(u, 4), low);
+        if (five) {
+            w[j] = or_bit4(w[j], _mm512_slli_epi16(high, (unsigned)(4 - j)));
+            w[j + 4] = or_bit4(w[j + 4], _mm512_srli_epi16(high, (unsigned)j));
+        }
     }
 }
 
@@ -52,9 +64,9 @@ VD_INLINE void prefetch_block(const uint8_t *p, size_t bytes)
 /* Minus what the codes stored as unsigned add to the dot product. */
 VD_INLINE __m512i code_offset(enum vd_wtype type, const int32_t *asum)
 {
-    if (type == VD_WTYPE_Q4_1)
+    if (vd_wide_type(type).has_min)
         return _mm512_setzero_si512();
-    __m512i a = _mm512_slli_epi32(_mm512_set1_epi32(*asum), type == VD_WTYPE_Q8_0 ? 7 : 3);
+    __m512i a = _mm512_slli_epi32(_mm512_set1_epi32(*asum), vd_wide_type(type).offset_log2);
     return _mm512_sub_epi32(_mm512_setzero_si512(), a);
 }
 
@@ -70,8 +82,9 @@ VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
 VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m512 *out)
 {
     const uint8_t *p = t->w;
-    const size_t head_bytes = type == VD_WTYPE_Q4_1 ? 64 : 32;
-    const size_t block_bytes = head_bytes + (type == VD_WTYPE_Q8_0 ? 512 : 256);
+    const bool has_min = vd_wide_type(type).has_min;
+    const size_t head_bytes = vd_wide_type(type).head_bytes * WIDE_ROWS;
+    const size_t block_bytes = head_bytes + vd_wide_type(type).code_bytes * WIDE_ROWS;
     for (size_t b0 = 0; b0 < t->n_blocks; b0 += WIDE_SEG_BLOCKS) {
         size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
         __m512 acc[16];
@@ -85,7 +98,7 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile
             const int32_t *asum = a->asum + t->slot;
             __m512i w[8];
             __m512 dw = load_half16((const uint16_t *)p), mw = dw;
-            if (type == VD_WTYPE_Q4_1)
+            if (has_min)
                 mw = load_half16((const uint16_t *)p + 16);
             load_codes(type, p + head_bytes, w);
             if (n <= 4)
@@ -95,9 +108,9 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile
                 __m512i isum = dot32(code_offset(type, asum + i), w, q + 32 * i);
                 __m512 da = _mm512_set1_ps(d[i]);
                 acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(dw, da), _mm512_cvtepi32_ps(isum), acc[i]);
-                if (type == VD_WTYPE_Q4_1 && !huge)
+                if (has_min && !huge)
                     acc[i] = _mm512_fmadd_ps(mw, _mm512_set1_ps(s[i]), acc[i]);
-                if (type == VD_WTYPE_Q4_1 && huge)
+                if (has_min && huge)
                     acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(mw, da), _mm512_set1_ps((float)asum[i]), acc[i]);
             }
         }
@@ -119,11 +132,17 @@ typedef void tile_fn(const struct tile *t, __m512 *out);
     TILE(type, 2) TILE(type, 3) TILE(type, 4) TILE(type, 6) TILE(type, 8) TILE(type, 12) TILE(type, 16)
 TILES(Q4_0)
 TILES(Q4_1)
+TILES(Q5_0)
+TILES(Q5_1)
 TILES(Q8_0)
 
 static void tile_Q4_1_huge(const struct tile *t, __m512 *out)
 {
     tile_rows(VD_WTYPE_Q4_1, 1, true, t, out);
+}
+static void tile_Q5_1_huge(const struct tile *t, __m512 *out)
+{
+    tile_rows(VD_WTYPE_Q5_1, 1, true, t, out);
 }
 
 #define TILE_ROW(type)                                                                                       \
@@ -133,8 +152,17 @@ static void tile_Q4_1_huge(const struct tile *t, __m512 *out)
     }
 enum { N_SIZES = 8 };
 static const uint8_t tile_size[N_SIZES] = {1, 2, 3, 4, 6, 8, 12, 16};
-static tile_fn *const tile_fns[][N_SIZES] = {
-    [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0), [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1), [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0)};
+static tile_fn *const tile_fns[][N_SIZES] = {[VD_WTYPE_Q4_0] = TILE_ROW(Q4_0),
+                                             [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1),
+                                             [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0),
+                                             [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1),
+                                             [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0)};
+
+/* Whether the tokens around t take the slower path (see vd_kern_wide.h). */
+static bool is_huge(const struct vd_kern_mat *w, const void *act, size_t t)
+{
+    return vd_wide_type(w->type).has_min && vd_wide_act_group(act, w->cols, t)->huge != 0;
+}
 
 /* The smallest tile that holds n <= 16 tokens and stays inside the group. */
 static size_t pick_size(size_t n, size_t slot)
@@ -154,9 +182,11 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
     struct tile tile = {.act = vd_wide_act_group(act, w->cols, t),
                         .slot = t % WIDE_TOKS,
                         .n_blocks = w->cols / VD_KERN_BLOCK};
-    bool huge = w->type == VD_WTYPE_Q4_1 && tile.act->huge != 0;
+    bool huge = is_huge(w, act, t);
     size_t size = huge ? 0 : pick_size(n, tile.slot);
-    tile_fn *fn = huge ? tile_Q4_1_huge : tile_fns[w->type][size];
+    tile_fn *fn = tile_fns[w->type][size];
+    if (huge)
+        fn = w->type == VD_WTYPE_Q4_1 ? tile_Q4_1_huge : tile_Q5_1_huge;
     if (n > tile_size[size])
         n = tile_size[size];
     for (size_t g = g0; g < g1; g++) {
@@ -172,7 +202,7 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
 static size_t tile_tokens(const struct vd_kern_mat *w, const void *act, size_t t, size_t t1)
 {
     size_t left = WIDE_TOKS - t % WIDE_TOKS, n = t1 - t < left ? t1 - t : left;
-    if (w->type == VD_WTYPE_Q4_1 && vd_wide_act_group(act, w->cols, t)->huge != 0)
+    if (is_huge(w, act, t))
         return 1;
     size_t size = tile_size[pick_size(n, t % WIDE_TOKS)];
     return size < n ? size : n;
@@ -200,8 +230,13 @@ void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const s
 
 VD_INLINE __m512 load_weights(enum vd_wtype type, const uint8_t *p, size_t col)
 {
-    return type == VD_WTYPE_F16 ? load_half16((const uint16_t *)p + col * 16)
-                                : _mm512_loadu_ps((const float *)p + col * 16);
+    if (type == VD_WTYPE_F32)
+        return _mm512_loadu_ps((const float *)p + col * 16);
+    const uint16_t *h = (const uint16_t *)p + col * 16;
+    if (type == VD_WTYPE_F16)
+        return load_half16(h);
+    __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)h));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
 }
 
 /* n_g row groups x n_t tokens. */
@@ -267,6 +302,8 @@ void vd_avx512_matmul_float(const struct vd_kern_mat *w, size_t r0, size_t r1, c
     size_t g0 = r0 / WIDE_ROWS, g1 = (r1 + WIDE_ROWS - 1) / WIDE_ROWS;
     if (w->type == VD_WTYPE_F16)
         float_rows(VD_WTYPE_F16, w, g0, g1, x, t0, t1, y, ldy);
+    else if (w->type == VD_WTYPE_BF16)
+        float_rows(VD_WTYPE_BF16, w, g0, g1, x, t0, t1, y, ldy);
     else
         float_rows(VD_WTYPE_F32, w, g0, g1, x, t0, t1, y, ldy);
 }

@@ -23,9 +23,9 @@
 
 static const char *const names[] = {"scalar", "avx2", "avx512"};
 enum { N_NAMES = 3 };
-static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
-                                      VD_WTYPE_Q8_0};
-enum { N_TYPES = 5 };
+static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_BF16, VD_WTYPE_Q4_0,
+                                      VD_WTYPE_Q4_1, VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0};
+enum { N_TYPES = sizeof(types) / sizeof(types[0]), N_FLOAT_TYPES = 3 };
 
 static const struct vd_kern *scalar(void)
 {
@@ -89,9 +89,14 @@ static void fill_weights(struct vd_rng *r, enum vd_wtype type, size_t rows, size
             vd_le32_store(p, vd_f32_bits(random_unit(r)));
             continue;
         }
+        if (type == VD_WTYPE_BF16) {
+            uint32_t u = vd_f32_bits(random_unit(r)) >> 16;
+            vd_le16_store(p, (uint16_t)(vd_rng_below(r, 16) == 0 ? u & 0x807F : u));
+            continue;
+        }
         for (size_t i = 0; i < info->block_bytes; i++)
             p[i] = (uint8_t)vd_rng_next(r);
-        for (size_t i = 0; i < (type == VD_WTYPE_Q4_1 ? 4u : 2u); i += 2) {
+        for (size_t i = 0; i < (info->has_min ? 4u : 2u); i += 2) {
             uint64_t u = vd_rng_next(r);
             uint16_t h =
                 (uint16_t)(u % 16 == 0 ? u >> 16 & 0x83FF : (u >> 16 & 0x83FF) + 0x2000 + (u >> 40) % 0x1000);
@@ -262,6 +267,8 @@ static void test_products_of_models(void **state)
 static void test_products_in_slabs(void **state)
 {
     check_product(VD_WTYPE_Q4_1, 1500, 1056, 34);
+    check_product(VD_WTYPE_Q5_0, 700, 1056, 18);
+    check_product(VD_WTYPE_Q5_1, 700, 1056, 18);
     check_product(VD_WTYPE_Q8_0, 700, 1056, 18);
 }
 
@@ -270,7 +277,7 @@ static void test_odd_float_columns(void **state)
     /* float rows need not fill a block; act is then not used */
     static const size_t cols[] = {1, 7, 513, 1031};
     for (int c = 0; c < 4; c++)
-        for (int ti = 0; ti < 2; ti++) {
+        for (int ti = 0; ti < N_FLOAT_TYPES; ti++) {
             struct vd_rng r = {(uint64_t)c, 0};
             size_t n = cols[c], rows = 83, n_tok = 11, row_bytes = vd_wtype_row_bytes(types[ti], n);
             uint8_t *file = buffer(rows * row_bytes);

@@ -5,22 +5,6 @@
 
 #include "vd_bytes.h"
 
-struct vd_wide_type vd_wide_type(enum vd_wtype type)
-{
-    switch (type) {
-    case VD_WTYPE_Q4_0:
-        return (struct vd_wide_type){16, 2, 0};
-    case VD_WTYPE_Q4_1:
-        return (struct vd_wide_type){16, 4, 0};
-    case VD_WTYPE_Q8_0:
-        return (struct vd_wide_type){32, 2, 0x80};
-    case VD_WTYPE_F32:
-    case VD_WTYPE_F16:
-        break;
-    }
-    return (struct vd_wide_type){0, 0, 0};
-}
-
 /* The packed bytes are the file's, rearranged: a group is 16 rows of the file. */
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols)
 {
@@ -40,6 +24,19 @@ size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols)
     return vd_kern_round_up(groups * vd_wide_group_bytes(type, cols), VD_KERN_ALIGN);
 }
 
+/* Bit 4j + k of the file's fifth bits becomes bit j of byte k. */
+static uint32_t transpose_fifth_bits(uint32_t file)
+{
+    uint32_t out = 0;
+    for (uint32_t k = 0; k < 4; k++) {
+        uint32_t x = file >> k & 0x11111111;
+        x = (x | x >> 3) & 0x03030303;
+        x = (x | x >> 6) & 0x000F000F;
+        out |= ((x | x >> 12) & 0xFF) << 8 * k;
+    }
+    return out;
+}
+
 /* Row `lane` of a group, from the file's blocks (d, [m,] codes). */
 static void pack_blocks(uint8_t *dst, enum vd_wtype type, size_t lane, size_t n_blocks, const uint8_t *src)
 {
@@ -51,7 +48,7 @@ static void pack_blocks(uint8_t *dst, enum vd_wtype type, size_t lane, size_t n_
         for (size_t i = 0; i < t.code_bytes; i += 4, dst += WIDE_ROWS * 4) {
             uint32_t u;
             memcpy(&u, src + t.head_bytes + i, 4);
-            u ^= flip;
+            u = t.five && i == 0 ? transpose_fifth_bits(u) : u ^ flip;
             memcpy(dst + lane * 4, &u, 4);
         }
     }

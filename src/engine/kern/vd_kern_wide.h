@@ -3,9 +3,11 @@
  * Weights. Rows in groups of 16, a group's blocks one after the other: scales [16 rows] (binary16), for types
  * with a min mins [16], then the codes: steps of 64 bytes, each 16 rows x 4 bytes, so that one byte dot
  * product works on 16 rows x 4 columns against four activation bytes broadcast. Q4 types: byte k of step i
- * holds columns 4i + k (low nibble) and 16 + 4i + k (high nibble). Q8_0: columns 4i + k, as unsigned (code ^
- * 0x80); the product corrects by 128 * asum, exactly. F16 and F32: per column the 16 rows' values. Rows are
- * padded with zeros. So a matrix is read as one stream, which is what the prefetchers of memory follow best.
+ * holds columns 4i + k (low nibble) and 16 + 4i + k (high nibble). Q5 types: one step of fifth bits first,
+ * bit j of whose byte k belongs to column 4j + k (the file's bits, transposed), then as Q4. Q8_0: columns 4i
+ * + k, as unsigned (code ^ 0x80). What unsigned codes are too high by is corrected by a multiple of asum,
+ * exactly. F16, BF16 and F32: per column the 16 rows' values. Rows are padded with zeros. So a matrix is read
+ * as one stream, which is what the prefetchers of memory follow best.
  *
  * Activations. Tokens in groups of 16: a header of 64 bytes (`huge`, see below), then per block of 32 columns
  * q[16 tokens][32], d[16] (scale), s[16] (d * asum), asum[16].
@@ -39,11 +41,33 @@ enum { WIDE_ROWS = VD_KERN_ROWS, WIDE_TOKS = VD_KERN_TOKS, WIDE_SEG_BLOCKS = 512
 
 /* How a quantised type lies in a group; all zero for types that are not quantised. */
 struct vd_wide_type {
-    uint8_t code_bytes; /* of one row's block: 16 or 32 */
+    uint8_t code_bytes; /* of one row's block: 16, 20 or 32 */
     uint8_t head_bytes; /* of one row's scale, and min if any: 2 or 4 */
     uint8_t flip;       /* xor into every code byte */
+    bool five;          /* the first 4 code bytes are fifth bits */
+    bool has_min;
+    uint8_t offset_log2; /* types without a min: the stored codes are too high by 2^this */
 };
-struct vd_wide_type vd_wide_type(enum vd_wtype type);
+static inline __attribute__((always_inline)) struct vd_wide_type vd_wide_type(enum vd_wtype type)
+{
+    switch (type) {
+    case VD_WTYPE_Q4_0:
+        return (struct vd_wide_type){.code_bytes = 16, .head_bytes = 2, .offset_log2 = 3};
+    case VD_WTYPE_Q4_1:
+        return (struct vd_wide_type){.code_bytes = 16, .head_bytes = 4, .has_min = true};
+    case VD_WTYPE_Q5_0:
+        return (struct vd_wide_type){.code_bytes = 20, .head_bytes = 2, .five = true, .offset_log2 = 4};
+    case VD_WTYPE_Q5_1:
+        return (struct vd_wide_type){.code_bytes = 20, .head_bytes = 4, .five = true, .has_min = true};
+    case VD_WTYPE_Q8_0:
+        return (struct vd_wide_type){.code_bytes = 32, .head_bytes = 2, .flip = 0x80, .offset_log2 = 7};
+    case VD_WTYPE_F32:
+    case VD_WTYPE_F16:
+    case VD_WTYPE_BF16:
+        break;
+    }
+    return (struct vd_wide_type){.code_bytes = 0};
+}
 
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols);
 const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group);

@@ -33,7 +33,7 @@ static const char *const other_keys[] = {
     "llama.rope.scaling.type",       "llama.vocab_size",
 };
 
-static const char known_types[] = "F32, F16, Q4_0, Q4_1 and Q8_0";
+static const char known_types[] = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0";
 
 /* Pieces that end a turn or a text in some family of models, if the tokenizer marks them as control tokens.
  */

@@ -232,7 +232,7 @@ static void unknown_type(void **state)
     vd_le32_store(at + 19 + 4 + 16, 20); /* Q4_1 (20 bytes) to IQ4_NL (18 bytes per block of 32) */
     assert_int_equal(derive_bytes(bytes, n, &p, &err), VD_EUNSUPPORTED);
     assert_non_null(strstr(err.msg, "blk.2.attn_v.weight"));
-    assert_non_null(strstr(err.msg, "known are F32, F16, Q4_0, Q4_1 and Q8_0"));
+    assert_non_null(strstr(err.msg, "known are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0"));
     free(bytes);
 }
 

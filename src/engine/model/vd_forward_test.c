@@ -246,12 +246,11 @@ static void equals_num_q4_1(void **state)
 static void equals_num_other_types(void **state)
 {
     static const enum vd_wtype types[][2] = {
-        {VD_WTYPE_Q4_0, VD_WTYPE_F16},
-        {VD_WTYPE_Q8_0, VD_WTYPE_Q4_0},
-        {VD_WTYPE_F16, VD_WTYPE_F32},
-        {VD_WTYPE_F32, VD_WTYPE_Q8_0},
+        {VD_WTYPE_Q4_0, VD_WTYPE_F16},  {VD_WTYPE_Q8_0, VD_WTYPE_Q4_0}, {VD_WTYPE_F16, VD_WTYPE_F32},
+        {VD_WTYPE_F32, VD_WTYPE_Q8_0},  {VD_WTYPE_Q5_0, VD_WTYPE_BF16}, {VD_WTYPE_Q5_1, VD_WTYPE_Q5_0},
+        {VD_WTYPE_BF16, VD_WTYPE_Q5_1},
     };
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         struct vd_test_model t = vd_test_model_default;
         t.mats = types[i][0];
         t.embd = types[i][1];

@@ -50,7 +50,10 @@ static inline float vd_test_uniform(struct vd_rng *r) /* [-1, 1) */
 static inline void vd_test_block(enum vd_wtype type, float amplitude, struct vd_rng *r, uint8_t *out)
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
-    float d = amplitude / (type == VD_WTYPE_Q8_0 ? 127.0f : 8.0f) * (1.0f + 0.3f * vd_test_uniform(r));
+    float half = type == VD_WTYPE_Q8_0                            ? 127.0f
+                 : type == VD_WTYPE_Q5_0 || type == VD_WTYPE_Q5_1 ? 16.0f
+                                                                  : 8.0f;
+    float d = amplitude / half * (1.0f + 0.3f * vd_test_uniform(r));
     switch (type) {
     case VD_WTYPE_F32:
         vd_le32_store(out, vd_f32_bits(amplitude * vd_test_uniform(r)));
@@ -58,14 +61,19 @@ static inline void vd_test_block(enum vd_wtype type, float amplitude, struct vd_
     case VD_WTYPE_F16:
         vd_le16_store(out, vd_f16_from_f32(amplitude * vd_test_uniform(r)));
         return;
+    case VD_WTYPE_BF16:
+        vd_le16_store(out, (uint16_t)(vd_f32_bits(amplitude * vd_test_uniform(r)) >> 16));
+        return;
     case VD_WTYPE_Q4_0:
     case VD_WTYPE_Q4_1:
+    case VD_WTYPE_Q5_0:
+    case VD_WTYPE_Q5_1:
     case VD_WTYPE_Q8_0:
         for (uint32_t i = 0; i < info->block_bytes; i++)
             out[i] = (uint8_t)vd_rng_next(r);
         vd_le16_store(out, vd_f16_from_f32(d));
-        if (type == VD_WTYPE_Q4_1)
-            vd_le16_store(out + 2, vd_f16_from_f32(-7.5f * d));
+        if (info->has_min)
+            vd_le16_store(out + 2, vd_f16_from_f32((0.5f - half) * d));
         return;
     }
 }

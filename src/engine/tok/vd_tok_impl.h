@@ -38,6 +38,13 @@ enum { VD_TOK_KIND = 15, VD_TOK_IS_EOG = 16, VD_TOK_STRIPS_LEFT = 32, VD_TOK_STR
 enum vd_tok_model {
     VD_TOK_BPE, /* tokenizer.ggml.model "gpt2" */
     VD_TOK_SPM, /* "llama" */
+    VD_TOK_WPM, /* "bert" */
+};
+
+/* Tokens by the bytes that they begin with; see vd_tok_prefix.h. */
+struct vd_tok_prefixes {
+    uint32_t *ids;
+    uint32_t n;
 };
 
 struct vd_tok {
@@ -57,6 +64,8 @@ struct vd_tok {
     uint32_t *rank;            /* SPM, per token: its score; a smaller rank is a higher score */
     uint32_t *special;         /* tokens found in text before anything else, longest first */
     uint32_t n_special;
+    struct vd_tok_prefixes prefixes; /* WPM: of all tokens */
+    bool lower_case, strip_accents;  /* WPM */
     uint32_t bos, eos, unk;
     uint32_t end; /* what ends a text if the file wants that, or VD_TOK_NONE */
     bool add_bos, add_eos;
@@ -116,6 +125,7 @@ bool vd_tok_no_memory(struct vd_tok_run *r, size_t n_bytes); /* notes the error;
 /* The models: the ids of [p, end), p < end, which has no special token in it. */
 void vd_tok_encode_bpe(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
 void vd_tok_encode_spm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
+void vd_tok_encode_wpm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
 
 /* GPT-2's stand-in characters: every byte as a printable code point below 0x144. */
 uint32_t vd_tok_byte_cpt(uint8_t b);

@@ -4,7 +4,7 @@
  *
  * The hashes have no key, so a file can be made whose entries collide. Probing therefore has a limit, beyond
  * which the file is refused. */
-#include "vd_tok_impl.h"
+#include "vd_tok_prefix.h"
 
 #include "vd_unicode.h"
 
@@ -426,6 +426,21 @@ static enum vd_err load_spm(struct loader *l)
     return e ? e : load_ranks(l);
 }
 
+static enum vd_err load_wpm(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    t->lower_case = true;
+    enum vd_err e = vd_gguf_get_bool(l->g, "tokenizer.ggml.normalizer.lowercase", VD_GGUF_OPTIONAL,
+                                     &t->lower_case, l->err);
+    t->strip_accents = t->lower_case;
+    if (!e)
+        e = vd_gguf_get_bool(l->g, "tokenizer.ggml.normalizer.strip_accents", VD_GGUF_OPTIONAL,
+                             &t->strip_accents, l->err);
+    if (e)
+        return e;
+    return vd_tok_prefixes_make(t, ~0u, &t->prefixes) ? VD_OK : no_memory(l);
+}
+
 /* The models, and the ids that hold for them if the file does not say. */
 struct model_row {
     const char *name;
@@ -437,6 +452,7 @@ struct model_row {
 static const struct model_row models[] = {
     {"gpt2", load_bpe, VD_TOK_BPE, VD_TOK_NONE, VD_TOK_NONE, VD_TOK_NONE},
     {"llama", load_spm, VD_TOK_SPM, 1, 2, 0},
+    {"bert", load_wpm, VD_TOK_WPM, 101, VD_TOK_NONE, 100},
 };
 
 static enum vd_err find_model(struct loader *l, const struct model_row **row)
@@ -508,6 +524,7 @@ void vd_tok_free(struct vd_tok *t)
     free(t->names.slots);
     free(t->merges);
     free(t->rank);
+    free(t->prefixes.ids);
     free(t->special);
     free(t);
 }

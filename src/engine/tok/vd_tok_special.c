@@ -133,6 +133,20 @@ static enum vd_err wanted(const struct vd_gguf *g, bool wants, uint32_t id, cons
     return vd_error_set(err, VD_EFORMAT, "%.200s: %s is true, but %s is missing", vd_gguf_name(g), want, key);
 }
 
+/* BERT's text always begins with [CLS] and ends with [SEP], and has [UNK] for what it cannot say. */
+static enum vd_err load_wpm_ids(struct vd_tok *t, const struct vd_gguf *g, struct vd_error *err)
+{
+    t->add_bos = true;
+    t->end = 102;
+    enum vd_err e = load_id(t, g, "tokenizer.ggml.seperator_token_id", &t->end, err); /* the key's spelling */
+    if (!e && (t->bos == VD_TOK_NONE || t->end == VD_TOK_NONE || t->unk == VD_TOK_NONE))
+        e = vd_error_set(err, VD_EFORMAT,
+                         "%.200s: a bert tokenizer needs tokenizer.ggml.bos_token_id, seperator_token_id and "
+                         "unknown_token_id, or the tokens 100 to 102 for them",
+                         vd_gguf_name(g));
+    return e;
+}
+
 static enum vd_err load_ids(struct vd_tok *t, const struct vd_gguf *g, struct vd_error *err)
 {
     const char *bos = "tokenizer.ggml.bos_token_id", *eos = "tokenizer.ggml.eos_token_id";
@@ -146,7 +160,7 @@ static enum vd_err load_ids(struct vd_tok *t, const struct vd_gguf *g, struct vd
         (e = wanted(g, t->add_eos, t->eos, add_eos, eos, err)))
         return e;
     t->end = t->add_eos ? t->eos : VD_TOK_NONE;
-    return VD_OK;
+    return t->model == VD_TOK_WPM ? load_wpm_ids(t, g, err) : VD_OK;
 }
 
 static int longer_first(const void *a, const void *b, void *tv)

@@ -106,6 +106,7 @@ struct small {
     bool add_bos;
     const float *scores; /* NULL: none; then, only with them: */
     bool no_prefix;
+    bool keep_case; /* only for bert */
 };
 
 static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t **file, struct vd_tok **t,
@@ -127,6 +128,11 @@ static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t
     if (s->scores) {
         vd_gguf_add_array_f32(w, "tokenizer.ggml.scores", s->scores, n_tokens);
         vd_gguf_add_bool(w, "tokenizer.ggml.add_space_prefix", !s->no_prefix);
+    }
+    if (s->model && strcmp(s->model, "bert") == 0) {
+        vd_gguf_add_u32(w, "tokenizer.ggml.unknown_token_id", 0);
+        vd_gguf_add_u32(w, "tokenizer.ggml.seperator_token_id", 2);
+        vd_gguf_add_bool(w, "tokenizer.ggml.normalizer.lowercase", !s->keep_case);
     }
     if (s->bos >= 0)
         vd_gguf_add_u32(w, "tokenizer.ggml.bos_token_id", (uint32_t)s->bos);
@@ -308,6 +314,53 @@ static void test_spm(void **state)
     free(file);
 }
 
+static void test_wpm(void **state)
+{
+    (void)state;
+    struct small s = {.tokens = {"[UNK]", "[CLS]", "[SEP]", "\u2581un", "able", "\u2581e", "\u2581!",
+                                 "\u2581\u4e2d", "a", "\u2581unab", "le", "\u2581\u1100"},
+                      .kinds = {3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                      .model = "bert",
+                      .bos = 1};
+    static const struct encoding cases[] = {
+        {"", VD_TOK_ADD_BOS | VD_TOK_ADD_END, {1, 2}, 2, 0},
+        {"UNABLE", 0, {9, 10}, 2, 0}, /* the longest first, though un + able would do */
+        {"\u00c9!", 0, {5, 6}, 2, 0},
+        {"\u4e2d\u4e2d", 0, {7, 7}, 2, 0},
+        {"un\x01\u0301\xff\u200b"
+         "a",
+         0,
+         {3, 8},
+         2,
+         0},                       /* controls, accents and bad bytes vanish */
+        {"un a", 0, {3, 0}, 2, 0}, /* a continues words only */
+        {"unx un", 0, {0, 3}, 2, 0},
+        {"\uac01", 0, {11}, 1, 0},
+        {"[SEP]", 0, {0, 0, 0}, 3, 0},
+        {"un[SEP]un", VD_TOK_PARSE_SPECIAL, {3, 2, 3}, 3, 0},
+    };
+    static const struct encoding with_case[] = {
+        {"UN e\u0301", 0, {0, 0}, 2, 0},
+        {"un \u00e9", 0, {3, 0}, 2, 0},
+    };
+    struct vd_gguf *g;
+    struct vd_tok *t;
+    uint8_t *file;
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, cases, sizeof cases / sizeof cases[0]);
+    assert_int_equal(vd_tok_piece(t, 3, false).n, 3);
+    assert_memory_equal(vd_tok_piece(t, 3, false).p, " un", 3);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+    s.keep_case = true;
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, with_case, sizeof with_case / sizeof with_case[0]);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+}
+
 static void test_bad_vocabularies(void **state)
 {
     (void)state;
@@ -317,30 +370,37 @@ static void test_bad_vocabularies(void **state)
         enum vd_err code;
         const char *message;
     } cases[] = {
-        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false},
+        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.tokens: tokens 0 and 2 are the same text"},
-        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false},
+        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false, false},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.merges: entry 0 is not two texts with a space between"},
-        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false}, VD_EFORMAT, "entry 0 is not two texts"},
-        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false},
+        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false, false},
+         VD_EFORMAT,
+         "entry 0 is not two texts"},
+        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false, false},
          VD_EUNSUPPORTED,
          "small.gguf: tokenizer.ggml.pre is \"llama-9\"; this version knows smollm, starcoder"},
-        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false},
+        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false, false},
          VD_EUNSUPPORTED,
          "tokenizer.ggml.model is \"bart\""},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false, false},
          VD_EFORMAT,
          "the key tokenizer.ggml.bos_token_id is 5; 0 to 0 is allowed"},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false, false},
          VD_EFORMAT,
          "tokenizer.ggml.bos_token_id is missing"},
-        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false}, VD_ENOTFOUND, "tokenizer.ggml.scores"},
-        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false, false},
+         VD_ENOTFOUND,
+         "tokenizer.ggml.scores"},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false, false},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.scores: entry 0 is not a number"},
-        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false},
+        {{{"a", "b", "c"}, {1, 1, 1}, {NULL}, NULL, "bert", -1, false, NULL, false, false},
+         VD_EFORMAT,
+         "small.gguf: a bert tokenizer needs tokenizer.ggml.bos_token_id"},
+        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false},
          VD_ELIMIT,
          "tokenizer.ggml.tokens has 0 entries"},
     };
@@ -408,6 +468,15 @@ static void test_unicode(void **state)
     assert_int_equal(vd_unicode_flags(0x301), VD_UCAT_MARK);
     assert_int_equal(vd_unicode_flags(0x2EBF0), VD_UCAT_LETTER); /* new in Unicode 15.1 */
     assert_int_equal(vd_unicode_flags(0x10FFFF), VD_UCAT_NONE);
+    assert_int_equal(vd_unicode_lower('A'), 'a');
+    assert_int_equal(vd_unicode_lower('a'), 'a');
+    assert_int_equal(vd_unicode_lower(0x130), 'i');
+    assert_int_equal(vd_unicode_lower(0x1E921), 0x1E943); /* the last of the table */
+    assert_int_equal(vd_unicode_base(0xC0), 'A');
+    assert_int_equal(vd_unicode_base(0x1EA5), 'a'); /* through two accents */
+    assert_int_equal(vd_unicode_base(0xD7A3), 0x1112);
+    assert_int_equal(vd_unicode_base(0x2FA1D), 0x2A600); /* the last of the table */
+    assert_int_equal(vd_unicode_base(0x10FFFF), 0x10FFFF);
     for (uint32_t c = 0; c <= 0x10FFFF; c++) {
         uint8_t b[4];
         uint32_t back;
@@ -422,9 +491,13 @@ static void test_unicode(void **state)
 int main(void)
 {
     const struct CMUnitTest always[] = {
-        cmocka_unit_test(test_small_vocabulary), cmocka_unit_test(test_long_unknown_run),
-        cmocka_unit_test(test_whole_words),      cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_bad_vocabularies), cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_small_vocabulary),
+        cmocka_unit_test(test_long_unknown_run),
+        cmocka_unit_test(test_whole_words),
+        cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_wpm),
+        cmocka_unit_test(test_bad_vocabularies),
+        cmocka_unit_test(test_stream),
         cmocka_unit_test(test_unicode),
     };
     int failed = cmocka_run_group_tests(always, NULL, NULL);

@@ -27,6 +27,31 @@ uint32_t vd_unicode_flags(uint32_t cpt)
     return search(cpt);
 }
 
+static uint32_t look_up(const uint32_t map[][2], uint32_t n, uint32_t cpt)
+{
+    uint32_t lo = 0, hi = n;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (map[mid][0] < cpt)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < n && map[lo][0] == cpt ? map[lo][1] : cpt;
+}
+
+uint32_t vd_unicode_lower(uint32_t cpt)
+{
+    return look_up(vd_unicode_lower_map, VD_UNICODE_LOWERS, cpt);
+}
+
+uint32_t vd_unicode_base(uint32_t cpt)
+{
+    if (cpt >= 0xAC00 && cpt < 0xD7A4)
+        return 0x1100 + (cpt - 0xAC00) / 588; /* 588 syllables begin with each consonant */
+    return look_up(vd_unicode_base_map, VD_UNICODE_BASES, cpt);
+}
+
 size_t vd_utf8_read(const uint8_t *p, size_t n, uint32_t *cpt)
 {
     uint8_t c = p[0];

@@ -23,9 +23,23 @@ enum vd_ucat {
 
 enum { VD_UFLAG_CATEGORY = 7, VD_UFLAG_SPACE = 8 };
 
-enum { VD_UNICODE_RANGES = 2276, VD_UTF8_MAX = 4, VD_CPT_REPLACEMENT = 0xFFFD };
+enum {
+    VD_UNICODE_RANGES = 2276,
+    VD_UNICODE_LOWERS = 1433,
+    VD_UNICODE_BASES = 2061,
+    VD_UTF8_MAX = 4,
+    VD_CPT_REPLACEMENT = 0xFFFD
+};
 
 extern const uint32_t vd_unicode_ranges[VD_UNICODE_RANGES]; /* use vd_unicode_flags */
+
+extern const uint32_t vd_unicode_lower_map[VD_UNICODE_LOWERS][2]; /* use vd_unicode_lower */
+extern const uint32_t vd_unicode_base_map[VD_UNICODE_BASES][2];   /* use vd_unicode_base */
+
+/* The first code point of a character's lower case, and of its canonical decomposition (a letter without its
+ * accents; of a Hangul syllable only the first consonant). What has none is itself. */
+uint32_t vd_unicode_lower(uint32_t cpt);
+uint32_t vd_unicode_base(uint32_t cpt);
 
 /* The category (VD_UFLAG_CATEGORY bits) and VD_UFLAG_SPACE of a code point up to 0x10FFFF. */
 uint32_t vd_unicode_flags(uint32_t cpt);

@@ -58,7 +58,7 @@ struct vd_gateway_config {
 struct vd_gateway;
 
 /* Returns when links and HTTP are served; the escrow may come later (requests get 503 until then). VD_EBUSY
- * names a port or folder in use; VD_ETIMEOUT: no ledger within 30 s. */
+ * names a port or folder in use; no ledger within 30 s: as vd_ledger_client_wait. */
 enum vd_err vd_gateway_start(struct vd_gateway **out, const struct vd_gateway_config *config,
                              struct vd_error *err);
 /* Refuses new requests, cancels running answers and settles what they cost so far, ends links. NULL is

@@ -344,6 +344,14 @@ static bool wait_change(struct vd_ledger_client *c, const struct timespec *until
     return pthread_cond_timedwait(&c->changed, &c->mu, until) != ETIMEDOUT;
 }
 
+/* What to do about it, where the message of the link does not say. */
+static const char *mend_of(enum vd_err why)
+{
+    return why == VD_EAUTH || why == VD_EVERSION || why == VD_ECONFLICT
+               ? ""
+               : "; is it running, and is that its address?";
+}
+
 enum vd_err vd_ledger_client_wait(struct vd_ledger_client *c, uint32_t timeout_ms, struct vd_error *err)
 {
     struct timespec until = vd_clock_after_ms(timeout_ms);
@@ -355,7 +363,10 @@ enum vd_err vd_ledger_client_wait(struct vd_ledger_client *c, uint32_t timeout_m
     pthread_mutex_unlock(&c->mu);
     if (cancelled)
         return vd_error_set(err, VD_ECANCELLED, "stopping");
-    return up ? VD_OK : vd_error_set(err, VD_ETIMEOUT, "no link to the ledger: %s", last.msg);
+    if (up)
+        return VD_OK;
+    return vd_error_set(err, last.code == VD_EAGAIN ? VD_ETIMEOUT : last.code, "no link to the ledger: %s%s",
+                        last.msg, mend_of(last.code));
 }
 
 bool vd_ledger_client_is_up(struct vd_ledger_client *c)
@@ -452,8 +463,9 @@ static enum vd_err exchange(struct vd_ledger_client *c, unsigned type, const str
         return VD_OK;
     if (cancelled)
         return vd_error_set(err, VD_ECANCELLED, "stopping");
+    /* Always this code: the link's own may mean something else as an answer of the ledger (VD_ENOTFOUND). */
     return up ? vd_error_set(err, VD_ETIMEOUT, "the ledger did not answer in time")
-              : vd_error_set(err, VD_ETIMEOUT, "no link to the ledger: %s", last.msg);
+              : vd_error_set(err, VD_ETIMEOUT, "no link to the ledger: %s%s", last.msg, mend_of(last.code));
 }
 
 /* Sleeps RETRY_MS, or until `until`: false then, and when cancelled. */

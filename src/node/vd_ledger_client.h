@@ -45,7 +45,9 @@ void vd_ledger_client_stop(struct vd_ledger_client *c);
 /* What waits, and whatever would wait, gets VD_ECANCELLED from now on; any thread, before stop. */
 void vd_ledger_client_cancel(struct vd_ledger_client *c);
 
-/* Waits until a link is up, at most timeout_ms. VD_ETIMEOUT says what the last attempt failed on. */
+/* Waits until a link is up, at most timeout_ms. Code and text say what the last attempt failed on (VD_ENET:
+ * nobody listens there; VD_EAUTH, VD_ECONFLICT: another key, another network); VD_ETIMEOUT: none has ended.
+ */
 enum vd_err vd_ledger_client_wait(struct vd_ledger_client *c, uint32_t timeout_ms, struct vd_error *err);
 bool vd_ledger_client_is_up(struct vd_ledger_client *c);
 /* The height of the latest block that this client heard of. */

@@ -341,8 +341,24 @@ static void test_another_network(void **state)
     struct vd_ledger_client *c = NULL;
     struct vd_error err;
     assert_int_equal(vd_ledger_client_start(&c, &cfg, &err), VD_OK);
-    assert_int_equal(vd_ledger_client_wait(c, 400, &err), VD_ETIMEOUT);
+    assert_int_equal(vd_ledger_client_wait(c, 400, &err), VD_ECONFLICT);
     assert_non_null(strstr(err.msg, "network"));
+    vd_ledger_client_stop(c);
+}
+
+static void test_nobody_listens(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_ledger_client_config cfg = {
+        .key = &f->bob, .host = HOST, .port = f->port, .role = VD_ROLE_CLIENT};
+    struct vd_ledger_client *c = NULL;
+    struct vd_error err;
+    vd_ledgerd_stop(f->d);
+    f->d = NULL;
+    assert_int_equal(vd_ledger_client_start(&c, &cfg, &err), VD_OK);
+    assert_int_equal(vd_ledger_client_wait(c, 400, &err), VD_ENET);
+    assert_non_null(strstr(err.msg, "refused"));
+    assert_non_null(strstr(err.msg, "is it running"));
     vd_ledger_client_stop(c);
 }
 
@@ -421,6 +437,7 @@ int main(void)
         T(test_blocks_without_gaps_over_a_restart),
         T(test_parallel_senders_over_a_restart),
         T(test_another_network),
+        T(test_nobody_listens),
         T(test_folder_and_port_in_use),
         T(test_cancel_wakes_who_waits),
         T(test_health_and_metrics),

@@ -37,7 +37,7 @@ struct vd_verifier_config {
 
 struct vd_verifier;
 
-/* VD_ETIMEOUT: no ledger within half a minute. */
+/* No ledger within half a minute: as vd_ledger_client_wait. */
 enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier_config *config,
                               struct vd_error *err);
 void vd_verifier_stop(struct vd_verifier *v); /* NULL is allowed */

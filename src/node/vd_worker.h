@@ -51,8 +51,8 @@ struct vd_worker_config {
 
 struct vd_worker;
 
-/* Returns when the ledger shows stake and offers and the gateways are being dialled. VD_ETIMEOUT: no ledger;
- * VD_EFUNDS: the account cannot pay the stake. */
+/* Returns when the ledger shows stake and offers and the gateways are being dialled. No ledger: as
+ * vd_ledger_client_wait; VD_EFUNDS: the account cannot pay the stake. */
 enum vd_err vd_worker_start(struct vd_worker **out, const struct vd_worker_config *config,
                             struct vd_error *err);
 /* Drops what runs, closes all links, ends. Offers stay on the ledger; gateways know who is linked. NULL is

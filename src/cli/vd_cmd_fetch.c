@@ -135,9 +135,7 @@ static enum vd_err vd_fetch_locked(const char *url, const char *path, const char
                             "%.200s gave a file of SHA-256 %s, which is not the one wanted; it is removed",
                             url, hex);
     }
-    if (rename(part, path) != 0)
-        return vd_error_set(err, VD_EIO, "%.300s: %s", path, strerror(errno));
-    return VD_OK;
+    return vd_file_rename(part, path, err);
 }
 
 enum vd_err vd_fetch(const char *url, const char *path, const struct vd_hash *sha256, bool progress,
@@ -155,8 +153,10 @@ enum vd_err vd_fetch(const char *url, const char *path, const struct vd_hash *sh
     enum vd_err e = vd_lock_take(&lock, lock_path, err);
     if (e != VD_OK)
         return e;
-    e = vd_fetch_locked(url, path, part, sha256, progress, err);
-    unlink(lock_path);
-    vd_lock_release(&lock);
+    /* The one that held the lock before may have fetched it meanwhile. */
+    *had_it = vd_fetch_hash(path, &got, NULL) == VD_OK && vd_hash_eq(&got, sha256);
+    if (!*had_it)
+        e = vd_fetch_locked(url, path, part, sha256, progress, err);
+    vd_lock_release(&lock); /* its file stays: by a new one of that name two could hold "the" lock */
     return e;
 }

@@ -261,6 +261,16 @@ enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes
     return sync_folder_of(path) ? VD_OK : fail(err, "sync the folder of", path, errno);
 }
 
+enum vd_err vd_file_rename(const char *from, const char *to, struct vd_error *err)
+{
+    enum vd_err e = check_length(to, err);
+    if (e)
+        return e;
+    if (rename(from, to) != 0)
+        return fail(err, "rename a file to", to, errno);
+    return sync_folder_of(to) ? VD_OK : fail(err, "sync the folder of", to, errno);
+}
+
 enum vd_err vd_dir_make(const char *path, struct vd_error *err)
 {
     enum vd_err e = check_length(path, err);
@@ -273,8 +283,11 @@ enum vd_err vd_dir_make(const char *path, struct vd_error *err)
         if (part[i] != '/' && part[i] != 0)
             continue;
         part[i] = 0;
-        if (mkdir(part, 0700) != 0 && errno != EEXIST)
+        bool made = mkdir(part, 0700) == 0;
+        if (!made && errno != EEXIST)
             return fail(err, "make the folder", part, errno);
+        if (made && !sync_folder_of(part))
+            return fail(err, "sync the folder of", part, errno);
         part[i] = path[i];
     }
     struct stat st;

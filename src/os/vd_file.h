@@ -44,7 +44,12 @@ enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_
 enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes, unsigned mode,
                                  struct vd_error *err);
 
-/* Makes `path` and the folders above it that are missing, each with mode 0700. A folder that exists is left
+/* Gives a file that is synced already the name `to`, in the same file system, in place of a file that has it;
+ * after VD_OK the name survives a power cut. */
+enum vd_err vd_file_rename(const char *from, const char *to, struct vd_error *err);
+
+/* Makes `path` and the folders above it that are missing, each with mode 0700; the new ones survive a power
+ * cut. A folder that exists is left
  * as it is; a file in the way is VD_EIO. */
 enum vd_err vd_dir_make(const char *path, struct vd_error *err);
 

@@ -155,6 +155,24 @@ static void test_dirs(void **state)
     assert_int_not_equal(vd_dir_make(in_dir(path, "x/f/g"), &err), VD_OK);
 }
 
+static void test_rename(void **state)
+{
+    (void)state;
+    char from[VD_PATH_MAX], to[VD_PATH_MAX];
+    struct vd_error err = {0};
+    uint8_t *text;
+    size_t n;
+    assert_int_equal(vd_file_write_atomic(in_dir(from, "a"), "new", 3, 0600, &err), VD_OK);
+    assert_int_equal(vd_file_write_atomic(in_dir(to, "b"), "old", 3, 0600, &err), VD_OK);
+    assert_int_equal(vd_file_rename(from, to, &err), VD_OK);
+    assert_int_equal(n_entries(), 1);
+    assert_int_equal(vd_file_read(&text, &n, to, 10, &err), VD_OK);
+    assert_string_equal(text, "new");
+    free(text);
+    assert_int_equal(vd_file_rename(from, to, &err), VD_ENOTFOUND);
+    assert_non_null(strstr(err.msg, to));
+}
+
 static void test_home(void **state)
 {
     (void)state;
@@ -237,6 +255,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_errors_say_what, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_write_keeps_old, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dirs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rename, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
         cmocka_unit_test(test_home),
     };

@@ -1,7 +1,7 @@
 /* Tokenizers: text to ids and back, as the GGUF key tokenizer.ggml.model says. Known models: "gpt2"
- * (byte-level BPE) with the pre-tokenisers of vd_pretok.h, "llama" (SentencePiece's BPE: scores, byte
- * fallback) and "bert" (WordPiece: lower case, no accents, if the file does not say otherwise). The ids are
- * equal to those of llama.cpp's tokenizer on the same file.
+ * (byte-level BPE) with the pre-tokenisers of vd_pretok.h, "t5" (unigram), "llama" (SentencePiece's BPE:
+ * scores, byte fallback) and "bert" (WordPiece: lower case, no accents, if the file does not say otherwise).
+ * The ids are equal to those of llama.cpp's tokenizer on the same file.
  *
  * Text is bytes. What is not UTF-8 is tokenised as if each bad byte were U+FFFD (vd_utf8_read), but by
  * "llama" as the bytes that it is. Bytes for which the vocabulary has no token are lost; vd_tok_encode counts

@@ -53,6 +53,9 @@ static void encode_text(struct vd_tok_run *r, const uint8_t *p, const uint8_t *e
     case VD_TOK_WPM:
         vd_tok_encode_wpm(r, p, end);
         break;
+    case VD_TOK_UGM:
+        vd_tok_encode_ugm(r, p, end);
+        break;
     }
     r->after_special = false;
 }

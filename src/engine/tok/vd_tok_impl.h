@@ -39,6 +39,7 @@ enum vd_tok_model {
     VD_TOK_BPE, /* tokenizer.ggml.model "gpt2" */
     VD_TOK_SPM, /* "llama" */
     VD_TOK_WPM, /* "bert" */
+    VD_TOK_UGM, /* "t5" */
 };
 
 /* Tokens by the bytes that they begin with; see vd_tok_prefix.h. */
@@ -64,8 +65,15 @@ struct vd_tok {
     uint32_t *rank;            /* SPM, per token: its score; a smaller rank is a higher score */
     uint32_t *special;         /* tokens found in text before anything else, longest first */
     uint32_t n_special;
-    struct vd_tok_prefixes prefixes; /* WPM: of all tokens */
-    bool lower_case, strip_accents;  /* WPM */
+    struct vd_tok_prefixes prefixes; /* WPM: of all tokens; UGM: of those that text can become */
+    struct vd_tok_prefixes users;    /* UGM: of user-defined tokens */
+    float *score, unk_score;         /* UGM: per token, and of a character that is none */
+    const uint8_t *map;              /* UGM: the double array of normalisation */
+    uint32_t map_nodes;
+    const char *replacements;       /* UGM: NUL-terminated strings that the array leads to */
+    size_t n_replacements;          /* bytes */
+    bool merge_blanks;              /* UGM */
+    bool lower_case, strip_accents; /* WPM */
     uint32_t bos, eos, unk;
     uint32_t end; /* what ends a text if the file wants that, or VD_TOK_NONE */
     bool add_bos, add_eos;
@@ -126,6 +134,7 @@ bool vd_tok_no_memory(struct vd_tok_run *r, size_t n_bytes); /* notes the error;
 void vd_tok_encode_bpe(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
 void vd_tok_encode_spm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
 void vd_tok_encode_wpm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
+void vd_tok_encode_ugm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *end);
 
 /* GPT-2's stand-in characters: every byte as a printable code point below 0x144. */
 uint32_t vd_tok_byte_cpt(uint8_t b);

@@ -9,6 +9,8 @@
 #include "vd_unicode.h"
 
 #include <assert.h>
+#include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -286,8 +288,7 @@ static void load_bytes(struct vd_tok *t)
     }
 }
 
-/* Scores as ranks: the order of the floats, turned round, as an integer; -0 is 0. */
-static enum vd_err load_ranks(struct loader *l)
+static enum vd_err load_scores(struct loader *l)
 {
     struct vd_tok *t = l->t;
     struct vd_gguf_array a;
@@ -298,16 +299,14 @@ static enum vd_err load_ranks(struct loader *l)
     if (a.n < t->n_vocab)
         return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s has %llu entries for %u tokens", file, key,
                             (unsigned long long)a.n, t->n_vocab);
-    t->rank = malloc(t->n_vocab * sizeof *t->rank);
-    if (!t->rank)
+    t->score = malloc(t->n_vocab * sizeof *t->score);
+    if (!t->score)
         return no_memory(l);
     for (uint32_t id = 0; id < t->n_vocab; id++) {
-        float score = (float)vd_gguf_array_float(&a, id) + 0.0f;
-        uint32_t bits;
-        if (score != score)
-            return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s: entry %u is not a number", file, key, id);
-        memcpy(&bits, &score, sizeof bits);
-        t->rank[id] = bits >> 31 ? bits : 0x7FFFFFFF - bits;
+        t->score[id] = (float)vd_gguf_array_float(&a, id);
+        if (!isfinite(t->score[id]))
+            return vd_error_set(l->err, VD_EFORMAT, "%.200s: %s: entry %u is not a finite number", file, key,
+                                id);
     }
     return VD_OK;
 }
@@ -418,12 +417,70 @@ static enum vd_err load_bpe(struct loader *l)
     return load_merges(l);
 }
 
+/* Scores as ranks: the order of the floats, turned round, as an integer; -0 is 0. */
 static enum vd_err load_spm(struct loader *l)
 {
-    l->t->add_bos = l->t->space_prefix = true;
-    enum vd_err e = vd_gguf_get_bool(l->g, "tokenizer.ggml.add_space_prefix", VD_GGUF_OPTIONAL,
-                                     &l->t->space_prefix, l->err);
-    return e ? e : load_ranks(l);
+    struct vd_tok *t = l->t;
+    t->add_bos = t->space_prefix = true;
+    enum vd_err e =
+        vd_gguf_get_bool(l->g, "tokenizer.ggml.add_space_prefix", VD_GGUF_OPTIONAL, &t->space_prefix, l->err);
+    if (e || (e = load_scores(l)))
+        return e;
+    t->rank = malloc(t->n_vocab * sizeof *t->rank);
+    if (!t->rank)
+        return no_memory(l);
+    for (uint32_t id = 0; id < t->n_vocab; id++) {
+        float score = t->score[id] + 0.0f;
+        uint32_t bits;
+        memcpy(&bits, &score, sizeof bits);
+        t->rank[id] = bits >> 31 ? bits : 0x7FFFFFFF - bits;
+    }
+    return VD_OK;
+}
+
+/* The map of normalisation: u32 size of the double array, the array, strings. */
+static enum vd_err load_map(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    const char *key = "tokenizer.ggml.precompiled_charsmap";
+    const struct vd_gguf_kv *kv = vd_gguf_find(l->g, key);
+    if (!kv)
+        return VD_OK;
+    const struct vd_gguf_array *a = &kv->array;
+    bool bytes = kv->type == VD_GGUF_ARRAY && (a->type == VD_GGUF_U8 || a->type == VD_GGUF_I8);
+    size_t n = bytes && a->n_bytes > 4 ? a->n_bytes - 4 : 0, n_array = n ? vd_le32_load(a->p) : 0;
+    if (n_array >= n || n_array % 4 != 0 || a->p[a->n_bytes - 1] != 0)
+        return vd_error_set(l->err, VD_EFORMAT,
+                            "%.200s: %s is not a size, an array of that many bytes and strings",
+                            vd_gguf_name(l->g), key);
+    t->map = a->p + 4;
+    t->map_nodes = (uint32_t)(n_array / 4);
+    t->replacements = (const char *)t->map + n_array;
+    t->n_replacements = n - n_array;
+    return VD_OK;
+}
+
+static enum vd_err load_ugm(struct loader *l)
+{
+    struct vd_tok *t = l->t;
+    enum { TEXT_KINDS = 1 << VD_TOK_NORMAL | 1 << VD_TOK_USER | 1 << VD_TOK_UNUSED };
+    t->add_eos = true;
+    enum vd_err e;
+    if ((e = vd_gguf_get_bool(l->g, "tokenizer.ggml.add_space_prefix", VD_GGUF_OPTIONAL, &t->space_prefix,
+                              l->err)) ||
+        (e = vd_gguf_get_bool(l->g, "tokenizer.ggml.remove_extra_whitespaces", VD_GGUF_OPTIONAL,
+                              &t->merge_blanks, l->err)) ||
+        (e = load_scores(l)) || (e = load_map(l)))
+        return e;
+    float least = FLT_MAX;
+    for (uint32_t id = 0; id < t->n_vocab; id++)
+        if ((t->flags[id] & VD_TOK_KIND) == VD_TOK_NORMAL && t->score[id] < least)
+            least = t->score[id];
+    t->unk_score = least - 10.0f;
+    return vd_tok_prefixes_make(t, TEXT_KINDS, &t->prefixes) &&
+                   vd_tok_prefixes_make(t, 1 << VD_TOK_USER, &t->users)
+               ? VD_OK
+               : no_memory(l);
 }
 
 static enum vd_err load_wpm(struct loader *l)
@@ -453,6 +510,7 @@ static const struct model_row models[] = {
     {"gpt2", load_bpe, VD_TOK_BPE, VD_TOK_NONE, VD_TOK_NONE, VD_TOK_NONE},
     {"llama", load_spm, VD_TOK_SPM, 1, 2, 0},
     {"bert", load_wpm, VD_TOK_WPM, 101, VD_TOK_NONE, 100},
+    {"t5", load_ugm, VD_TOK_UGM, VD_TOK_NONE, 1, 2},
 };
 
 static enum vd_err find_model(struct loader *l, const struct model_row **row)
@@ -525,6 +583,8 @@ void vd_tok_free(struct vd_tok *t)
     free(t->merges);
     free(t->rank);
     free(t->prefixes.ids);
+    free(t->users.ids);
+    free(t->score);
     free(t->special);
     free(t);
 }

@@ -95,11 +95,17 @@ static void mark_end_tokens(struct vd_tok *t)
         t->flags[t->eos] |= VD_TOK_IS_EOG;
 }
 
-/* Phi-3's chat tokens take the white space after them along. The file does not say so; its name must. */
+/* Phi-3's chat tokens take the white space after them along, and the masks of some encoders that before them.
+ * The file does not say so; its names must. */
 static void mark_strips(struct vd_tok *t, const struct vd_gguf *g)
 {
     static const char *const plain[] = {"<unk>", "<s>", "<|endoftext|>"};
-    struct vd_gguf_str name = {"", 0};
+    struct vd_gguf_str name = {"", 0}, arch = {"", 0};
+    uint32_t mask = find(t, "<mask>");
+    if (vd_gguf_get_str(g, "general.architecture", VD_GGUF_OPTIONAL, &arch, NULL) == VD_OK &&
+        mask != VD_TOK_NONE &&
+        (vd_gguf_str_eq(arch, "nomic-bert-moe") || vd_gguf_str_eq(arch, "jina-bert-v3")))
+        t->flags[mask] |= VD_TOK_STRIPS_LEFT;
     char lower[256] = "";
     if (vd_gguf_get_str(g, "general.name", VD_GGUF_OPTIONAL, &name, NULL))
         return;
@@ -160,6 +166,9 @@ static enum vd_err load_ids(struct vd_tok *t, const struct vd_gguf *g, struct vd
         (e = wanted(g, t->add_eos, t->eos, add_eos, eos, err)))
         return e;
     t->end = t->add_eos ? t->eos : VD_TOK_NONE;
+    if (t->model == VD_TOK_UGM && t->unk == VD_TOK_NONE)
+        return vd_error_set(err, VD_EFORMAT, "%.200s: tokenizer.ggml.unknown_token_id is missing",
+                            vd_gguf_name(g));
     return t->model == VD_TOK_WPM ? load_wpm_ids(t, g, err) : VD_OK;
 }
 

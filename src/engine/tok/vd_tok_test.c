@@ -106,7 +106,9 @@ struct small {
     bool add_bos;
     const float *scores; /* NULL: none; then, only with them: */
     bool no_prefix;
-    bool keep_case; /* only for bert */
+    bool keep_case;     /* only for bert */
+    const uint8_t *map; /* only for t5: n_map bytes */
+    size_t n_map;
 };
 
 static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t **file, struct vd_tok **t,
@@ -128,6 +130,13 @@ static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t
     if (s->scores) {
         vd_gguf_add_array_f32(w, "tokenizer.ggml.scores", s->scores, n_tokens);
         vd_gguf_add_bool(w, "tokenizer.ggml.add_space_prefix", !s->no_prefix);
+    }
+    if (s->map) {
+        static const char key[] = "tokenizer.ggml.precompiled_charsmap";
+        vd_gguf_add_kv(w, &(struct vd_gguf_kv){{key, sizeof key - 1},
+                                               VD_GGUF_ARRAY,
+                                               {VD_GGUF_U8, s->n_map, s->map, s->n_map}});
+        vd_gguf_add_bool(w, "tokenizer.ggml.remove_extra_whitespaces", true);
     }
     if (s->model && strcmp(s->model, "bert") == 0) {
         vd_gguf_add_u32(w, "tokenizer.ggml.unknown_token_id", 0);
@@ -361,6 +370,89 @@ static void test_wpm(void **state)
     free(file);
 }
 
+/* A map of normalisation that makes A to a: the node of 'A' at 'A' from a root with base 0; its base leads to
+ * node 0x80, which holds the place of the replacement. */
+static size_t make_map(uint8_t map[4 + 4 * 0x81 + 2])
+{
+    memset(map, 0, 4 + 4 * 0x81 + 2);
+    vd_le32_store(map, 4 * 0x81);
+    vd_le32_store(map + 4 + 4 * 'A', 'A' | 1 << 8 | ('A' ^ 0x80) << 10);
+    vd_le32_store(map + 4 + 4 * 0x80, 1u << 31);
+    map[4 + 4 * 0x81] = 'a';
+    return 4 + 4 * 0x81 + 2;
+}
+
+static void test_ugm(void **state)
+{
+    (void)state;
+    static const float scores[12] = {0, 0, 0, -2, -3, -6, -1, -2.5F, 0, -4.5F, -1};
+    uint8_t map[4 + 4 * 0x81 + 2];
+    struct small s = {.tokens = {"<pad>", "</s>", "<unk>", "\u2581a", "b", "\u2581ab", "\u2581", "a", "<u>",
+                                 "ab", "unused"},
+                      .kinds = {3, 3, 2, 1, 1, 1, 1, 1, 4, 1, 5},
+                      .model = "t5",
+                      .bos = -1,
+                      .scores = scores,
+                      .map = map,
+                      .n_map = make_map(map)};
+    static const struct encoding cases[] = {
+        {"", VD_TOK_ADD_BOS | VD_TOK_ADD_END, {1}, 1, 0},
+        {"ab", 0, {3, 4}, 2, 0}, /* -5, better than -6 in one and -5.5 */
+        {"Ab", 0, {3, 4}, 2, 0},
+        {"  a  b ", 0, {3, 6, 4}, 3, 0},
+        {"a zz b", 0, {3, 6, 2, 6, 4}, 5, 0}, /* one unknown token for both */
+        {"a<u>b", 0, {3, 8, 6, 4}, 4, 0},
+        {"\xff", 0, {6, 2}, 2, 0},
+        {"<A", 0, {6, 2, 7}, 3, 0},
+        {"unused", 0, {6, 10}, 2, 0},
+    };
+    struct vd_gguf *g;
+    struct vd_tok *t;
+    uint8_t *file;
+    struct vd_error err = {0};
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, cases, sizeof cases / sizeof cases[0]);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+    map[sizeof map - 1] = 'x'; /* a last string without an end */
+    assert_int_equal(load_small(&s, &g, &file, &t, &err), VD_EFORMAT);
+    assert_non_null(strstr(err.msg, "tokenizer.ggml.precompiled_charsmap is not a size, an array"));
+    vd_gguf_close(g);
+    free(file);
+}
+
+/* Nodes that lead out of the array, or round in it, end the walk. */
+static void test_hostile_map(void **state)
+{
+    (void)state;
+    static const float scores[12] = {0, 0, 0, -2};
+    uint8_t map[4 + 4 * 0x81 + 2];
+    struct small s = {.tokens = {"<pad>", "</s>", "<unk>", "a"},
+                      .kinds = {3, 3, 2, 1},
+                      .model = "t5",
+                      .bos = -1,
+                      .scores = scores,
+                      .map = map,
+                      .n_map = make_map(map)};
+    static const uint32_t nodes[] = {'A' | 1 << 8 | 0x1FFFFFu << 10, 'A' | 1 << 8 | 1 << 9 | 0x1FFFFFu << 10,
+                                     'A' | 1 << 8, 'A' | 1 << 8 | 'A' << 10};
+    /* Prefix and characters are all unknown; the last map goes round and takes any number of them for one. */
+    static const struct encoding want[] = {
+        {"AAAA", 0, {2}, 1, 0}, {"AAAA", 0, {2}, 1, 0}, {"AAAA", 0, {2}, 1, 0}, {"AAAA", 0, {2, 3}, 2, 0}};
+    for (size_t i = 0; i < sizeof nodes / sizeof nodes[0]; i++) {
+        struct vd_gguf *g;
+        struct vd_tok *t;
+        uint8_t *file;
+        vd_le32_store(map + 4 + 4 * 'A', nodes[i]);
+        assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+        check(t, &want[i], 1);
+        vd_tok_free(t);
+        vd_gguf_close(g);
+        free(file);
+    }
+}
+
 static void test_bad_vocabularies(void **state)
 {
     (void)state;
@@ -370,37 +462,37 @@ static void test_bad_vocabularies(void **state)
         enum vd_err code;
         const char *message;
     } cases[] = {
-        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false},
+        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.tokens: tokens 0 and 2 are the same text"},
-        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false, false},
+        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.merges: entry 0 is not two texts with a space between"},
-        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false, false},
+        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
          VD_EFORMAT,
          "entry 0 is not two texts"},
-        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false, false},
+        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false, false, NULL, 0},
          VD_EUNSUPPORTED,
          "small.gguf: tokenizer.ggml.pre is \"llama-9\"; this version knows smollm, starcoder"},
-        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false, false},
+        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false, false, NULL, 0},
          VD_EUNSUPPORTED,
          "tokenizer.ggml.model is \"bart\""},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false, false},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false, false, NULL, 0},
          VD_EFORMAT,
          "the key tokenizer.ggml.bos_token_id is 5; 0 to 0 is allowed"},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false, false},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false, false, NULL, 0},
          VD_EFORMAT,
          "tokenizer.ggml.bos_token_id is missing"},
-        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false, false},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false, false, NULL, 0},
          VD_ENOTFOUND,
          "tokenizer.ggml.scores"},
-        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false, false},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false, false, NULL, 0},
          VD_EFORMAT,
-         "small.gguf: tokenizer.ggml.scores: entry 0 is not a number"},
-        {{{"a", "b", "c"}, {1, 1, 1}, {NULL}, NULL, "bert", -1, false, NULL, false, false},
+         "small.gguf: tokenizer.ggml.scores: entry 0 is not a finite number"},
+        {{{"a", "b", "c"}, {1, 1, 1}, {NULL}, NULL, "bert", -1, false, NULL, false, false, NULL, 0},
          VD_EFORMAT,
          "small.gguf: a bert tokenizer needs tokenizer.ggml.bos_token_id"},
-        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false},
+        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
          VD_ELIMIT,
          "tokenizer.ggml.tokens has 0 entries"},
     };
@@ -496,6 +588,8 @@ int main(void)
         cmocka_unit_test(test_whole_words),
         cmocka_unit_test(test_spm),
         cmocka_unit_test(test_wpm),
+        cmocka_unit_test(test_ugm),
+        cmocka_unit_test(test_hostile_map),
         cmocka_unit_test(test_bad_vocabularies),
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_unicode),

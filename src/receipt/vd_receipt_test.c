@@ -170,6 +170,12 @@ static void test_refusals(void **state)
 static void test_r64(void **state)
 {
     (void)state;
+    uint8_t input[15 + 16] = "veridem/sample";
+    vd_le64_store(input + 15, 7);
+    vd_le32_store(input + 23, 3);
+    vd_le32_store(input + 27, 11);
+    struct vd_hash h = vd_sha256_of(input, sizeof input);
+    assert_true(vd_sample_r64(7, 3, 11) == vd_le64_load(h.b));
     assert_true(vd_sample_r64(1, 0, 0) != vd_sample_r64(2, 0, 0));
     assert_true(vd_sample_r64(1, 0, 0) != vd_sample_r64(1, 1, 0));
     assert_true(vd_sample_r64(1, 0, 0) != vd_sample_r64(1, 0, 1));

@@ -2,6 +2,7 @@
  * one known token (prompts, resumed outputs), in equal shares so that a long prompt does not hold up a short
  * one. While somebody generates, prompt rows are few, which bounds the time between two of his tokens. */
 #include "vd_engine_internal.h"
+#include "vd_receipt.h"
 
 #include <assert.h>
 #include <time.h>
@@ -95,7 +96,7 @@ static void choose(void *arg, size_t task, unsigned thread)
     struct vd_engine *e = arg;
     struct choice *c = &e->choices[task];
     const struct vd_sampling *p = &c->job->spec.sampling;
-    uint64_t r64 = p->temp_micro ? vd_sampler_r64(p, c->index) : 0;
+    uint64_t r64 = p->temp_micro ? vd_sample_r64(p->seed, p->choice, c->index) : 0;
     c->token =
         vd_sampler_choose(e->samplers[thread], vd_model_kern(e->m), vd_ctx_logits(e->ctx, c->row), p, r64);
 }

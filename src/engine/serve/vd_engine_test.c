@@ -2,6 +2,7 @@
  * else is served, wherever its prefix comes from, and however often it was interrupted. */
 #include "vd_engine.h"
 
+#include "vd_receipt.h"
 #include "vd_sampler.h"
 #include "vd_test_model.h"
 
@@ -260,7 +261,7 @@ static uint32_t plain_choose(const struct vd_model *m, const struct vd_job *job,
 {
     static uint64_t w[1024];
     return vd_num_sample(logits, vd_model_program(m)->vocab, &job->sampling,
-                         vd_sampler_r64(&job->sampling, index), w);
+                         vd_sample_r64(job->sampling.seed, job->sampling.choice, index), w);
 }
 
 /* One row per call, in the engine's own context between its steps. */

@@ -5,9 +5,6 @@
  * num's own selection does it. */
 #include "vd_sampler.h"
 
-#include "vd_bytes.h"
-#include "vd_sha256.h"
-
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -53,18 +50,6 @@ void vd_sampler_free(struct vd_sampler *s)
     free(s->w);
     free(s->heap);
     free(s);
-}
-
-uint64_t vd_sampler_r64(const struct vd_sampling *p, uint32_t index)
-{
-    struct vd_sha256 s;
-    struct vd_hash h;
-    vd_sha256_init_tag(&s, "veridem/sample");
-    vd_sha256_u64(&s, p->seed);
-    vd_sha256_u32(&s, p->choice);
-    vd_sha256_u32(&s, index);
-    vd_sha256_final(&s, &h);
-    return vd_le64_load(h.b);
 }
 
 /* ------------------------- following the order ------------------------- */

@@ -15,11 +15,8 @@ struct vd_sampler;
 struct vd_sampler *vd_sampler_new(uint32_t n); /* NULL: no memory */
 void vd_sampler_free(struct vd_sampler *s);    /* NULL is allowed */
 
-/* The token, or VD_SAMPLE_FAIL. x has the scratch's n logits. */
+/* The token, or VD_SAMPLE_FAIL. x has the scratch's n logits, r64 is vd_sample_r64's. */
 uint32_t vd_sampler_choose(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
                            const struct vd_sampling *p, uint64_t r64);
-
-/* R64 of the token with this index in the output (docs/spec/arithmetic.md). */
-uint64_t vd_sampler_r64(const struct vd_sampling *p, uint32_t index);
 
 #endif

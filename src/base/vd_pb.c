@@ -235,16 +235,6 @@ bool vd_pb_next_elem(struct vd_pb_reader *r, uint32_t field, struct vd_bytes *ou
     return !r->bad;
 }
 
-bool vd_pb_next_u64_elem(struct vd_pb_reader *r, uint32_t field, uint64_t *out, uint64_t max)
-{
-    if (!take_key(r, field, WIRE_VARINT))
-        return false;
-    *out = take_varint(r);
-    if (*out > max)
-        r->bad = true;
-    return !r->bad;
-}
-
 size_t vd_pb_get_packed_u32(struct vd_pb_reader *r, uint32_t field, uint32_t *out, size_t cap)
 {
     if (!take_key(r, field, WIRE_LEN))

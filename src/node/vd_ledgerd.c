@@ -621,11 +621,6 @@ uint16_t vd_ledgerd_http_port(const struct vd_ledgerd *d)
     return d->http ? vd_status_http_port(d->http) : 0;
 }
 
-struct vd_chain *vd_ledgerd_chain(const struct vd_ledgerd *d)
-{
-    return d->chain;
-}
-
 void vd_ledgerd_stop(struct vd_ledgerd *d)
 {
     if (!d)

@@ -36,7 +36,6 @@ enum vd_err vd_ledgerd_start(struct vd_ledgerd **out, const struct vd_ledgerd_co
                              struct vd_error *err);
 uint16_t vd_ledgerd_port(const struct vd_ledgerd *d);
 uint16_t vd_ledgerd_http_port(const struct vd_ledgerd *d); /* 0: none */
-struct vd_chain *vd_ledgerd_chain(const struct vd_ledgerd *d);
 /* Ends links, then the chain: what it was told and had not decided is not applied, and clients submit it
  * again. NULL is allowed. */
 void vd_ledgerd_stop(struct vd_ledgerd *d);

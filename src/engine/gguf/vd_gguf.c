@@ -17,7 +17,7 @@
 struct vd_gguf {
     char name[256];
     struct vd_map map;
-    uint32_t version, alignment;
+    uint32_t alignment;
     size_t n_kv, n_tensors;
     struct vd_gguf_kv *kv;
     struct vd_gguf_tensor *tensors;
@@ -380,7 +380,6 @@ static enum vd_err read_version(struct reader *r)
         return bad(r, VD_EUNSUPPORTED, "GGUF version 1, which is not supported; convert the model again");
     if (v < 2 || v > 3)
         return bad(r, VD_EUNSUPPORTED, "GGUF version %u is unknown; versions 2 and 3 are read", v);
-    r->g->version = v;
     return VD_OK;
 }
 
@@ -484,11 +483,6 @@ void vd_gguf_close(struct vd_gguf *g)
 const char *vd_gguf_name(const struct vd_gguf *g)
 {
     return g->name;
-}
-
-uint32_t vd_gguf_version(const struct vd_gguf *g)
-{
-    return g->version;
 }
 
 uint32_t vd_gguf_alignment(const struct vd_gguf *g)

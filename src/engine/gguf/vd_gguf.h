@@ -80,7 +80,6 @@ enum vd_err vd_gguf_open_map(struct vd_gguf **out, const char *path, struct vd_e
 void vd_gguf_close(struct vd_gguf *g); /* NULL is fine */
 
 const char *vd_gguf_name(const struct vd_gguf *g); /* for messages: the path, at most 255 bytes of it */
-uint32_t vd_gguf_version(const struct vd_gguf *g);
 uint32_t vd_gguf_alignment(const struct vd_gguf *g);
 
 /* In the file's order. */

@@ -172,11 +172,6 @@ size_t vd_kv_len(const struct vd_kv *kv)
     return kv->len;
 }
 
-size_t vd_kv_pages(const struct vd_kv *kv)
-{
-    return kv->n_pages;
-}
-
 /* Gives the sequence its own copy of page i; the lock is held. */
 static bool page_copy(struct vd_kv *kv, size_t i)
 {

@@ -30,7 +30,6 @@ size_t vd_kv_pool_used_pages(struct vd_kv_pool *pool); /* a shared page counts o
 enum vd_err vd_kv_open(struct vd_kv **out, struct vd_kv_pool *pool, struct vd_error *err);
 void vd_kv_close(struct vd_kv *kv); /* NULL is allowed */
 size_t vd_kv_len(const struct vd_kv *kv);
-size_t vd_kv_pages(const struct vd_kv *kv); /* pages it holds, shared ones included */
 
 /* Makes sure that positions [len, n_pos) can be written. VD_ENOMEM when the pool's limit is reached (the
  * message says limit and need), VD_ELIMIT above the model's context; then nothing has changed. */

@@ -280,7 +280,7 @@ static struct vd_engine_options with_defaults(const struct vd_engine_options *gi
 
 static void engine_free(struct vd_engine *e)
 {
-    vd_prefix_forget(&e->prefix, NULL);
+    vd_prefix_clear(&e->prefix);
     vd_kv_pool_destroy(e->cache);
     vd_ctx_destroy(e->ctx);
     for (unsigned t = 0; e->samplers && t < vd_pool_threads(e->pool); t++)
@@ -480,11 +480,4 @@ void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out)
     out->kv_pages_used = vd_kv_pool_used_pages(e->cache);
     out->kv_pages_max = vd_kv_pool_max_pages(e->cache);
     out->kv_page_bytes = vd_kv_pool_page_bytes(e->cache);
-}
-
-void vd_engine_forget(struct vd_engine *e, const struct vd_hash *account)
-{
-    pthread_mutex_lock(&e->lock);
-    vd_prefix_forget(&e->prefix, account);
-    pthread_mutex_unlock(&e->lock);
 }

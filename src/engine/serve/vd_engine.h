@@ -106,7 +106,5 @@ struct vd_engine_stats {
     uint64_t n_steps, n_rows, n_prompt_tokens, n_reused_tokens, n_output_tokens;
 };
 void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out);
-/* Drops what the prefix cache holds (of one account, or of all if NULL). */
-void vd_engine_forget(struct vd_engine *e, const struct vd_hash *account);
 
 #endif

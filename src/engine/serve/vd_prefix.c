@@ -90,9 +90,8 @@ bool vd_prefix_can_make_room(const struct vd_prefix *c, const struct vd_kv *kv, 
     return vd_kv_fits_without(kv, n_pos, all, c->n_entries);
 }
 
-void vd_prefix_forget(struct vd_prefix *c, const struct vd_hash *account)
+void vd_prefix_clear(struct vd_prefix *c)
 {
-    for (size_t i = c->n_entries; i-- > 0;)
-        if (!account || vd_hash_eq(&c->entry[i].account, account))
-            drop(c, i);
+    while (c->n_entries)
+        drop(c, c->n_entries - 1);
 }

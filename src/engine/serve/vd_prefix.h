@@ -38,7 +38,7 @@ void vd_prefix_put(struct vd_prefix *c, const struct vd_hash *account, const uin
 bool vd_prefix_evict(struct vd_prefix *c);
 /* Would dropping every entry make room for kv to be n_pos positions long? */
 bool vd_prefix_can_make_room(const struct vd_prefix *c, const struct vd_kv *kv, size_t n_pos);
-/* Drops the entries of one account, or all if NULL. */
-void vd_prefix_forget(struct vd_prefix *c, const struct vd_hash *account);
+/* Drops every entry. */
+void vd_prefix_clear(struct vd_prefix *c);
 
 #endif

@@ -1,8 +1,8 @@
 /* Requests and receipts (docs/spec/receipt.md, proto/veridem.proto).
  *
- * A gateway signs a request; the worker that did the work signs a receipt that holds the request whole; the gateway
- * countersigns it. Signatures are over the exact bytes, and the encoding is canonical (vd_pb.h), so an id and a
- * value name each other.
+ * A gateway signs a request; the worker that did the work signs a receipt that holds the request whole; the
+ * gateway countersigns it. Signatures are over the exact bytes, and the encoding is canonical (vd_pb.h), so
+ * an id and a value name each other.
  *
  * Everything a peer can get wrong is a vd_receipt_verdict. Nothing allocates; buffers are the caller's.
  * Thread rule: pure functions. */
@@ -74,9 +74,9 @@ struct vd_request {
     uint32_t n_prompt; /* p >= 1 */
     struct vd_hash salt_commit;
     struct vd_sampling sampling;
-    uint32_t max_tokens;                 /* >= 1 */
+    uint32_t max_tokens;                  /* >= 1 */
     struct vd_amount price_in, price_out; /* per token */
-    uint32_t disclosure; /* 0: prompt and output may be shown to auditors */
+    uint32_t disclosure;                  /* 0: prompt and output may be shown to auditors */
 };
 
 struct vd_receipt {
@@ -111,7 +111,8 @@ static inline uint32_t vd_receipt_n_steps(const struct vd_receipt *r)
 }
 
 /* The amount a job can cost at most: what a gateway must reserve. False if it is out of range. */
-__attribute__((warn_unused_result)) bool vd_request_max_amount(const struct vd_request *r, struct vd_amount *out);
+__attribute__((warn_unused_result)) bool vd_request_max_amount(const struct vd_request *r,
+                                                               struct vd_amount *out);
 /* The amount for g output tokens. */
 __attribute__((warn_unused_result)) bool vd_request_amount(const struct vd_request *r, uint32_t n_output,
                                                            struct vd_amount *out);
@@ -135,7 +136,8 @@ static inline struct vd_hash vd_signed_receipt_id(const struct vd_signed_receipt
 /* Decodes the body to *out and checks both signatures: the whole of what needs no model and no tokens. */
 enum vd_receipt_verdict vd_signed_receipt_check(const struct vd_signed_receipt *s, struct vd_receipt *out);
 
-/* What replay needs: the receipt, the job's salt and the tokens. `prompt` and `output` belong to the caller. */
+/* What replay needs: the receipt, the job's salt and the tokens. `prompt` and `output` belong to the caller.
+ */
 struct vd_envelope {
     struct vd_signed_receipt receipt;
     uint8_t job_salt[VD_SALT_BYTES];
@@ -146,8 +148,9 @@ struct vd_envelope {
 /* Bytes that vd_envelope_encode writes at most for this many tokens. */
 size_t vd_envelope_max_bytes(uint32_t n_prompt, uint32_t n_output);
 size_t vd_envelope_encode(const struct vd_envelope *e, uint8_t *buf, size_t cap_bytes);
-/* `tokens` (cap_tok of them) receives prompt then output; e->prompt and e->output point into it. False if the bytes are
- * malformed or hold more than cap_tok tokens. in.n / 1 is always enough for cap_tok. */
+/* `tokens` (cap_tok of them) receives prompt then output; e->prompt and e->output point into it. False if the
+ * bytes are malformed or hold more than cap_tok tokens. in.n is always enough for cap_tok: a token takes at
+ * least one byte. */
 bool vd_envelope_decode(struct vd_bytes in, struct vd_envelope *e, uint32_t *tokens, size_t cap_tok);
 /* vd_signed_receipt_check, then salt, prompt and output against the commitments. */
 enum vd_receipt_verdict vd_envelope_check(const struct vd_envelope *e, struct vd_receipt *out);

@@ -57,7 +57,6 @@ static void encode_text(struct vd_tok_run *r, const uint8_t *p, const uint8_t *e
         vd_tok_encode_ugm(r, p, end);
         break;
     }
-    r->after_special = false;
 }
 
 static bool is_c_space(uint8_t c)
@@ -81,7 +80,6 @@ static void partition(struct vd_tok_run *r, const uint32_t *special, uint32_t n_
         if (!at)
             return;
         vd_tok_emit(r, special[0]);
-        r->after_special = true;
         p = at + text.n;
         while ((flags & VD_TOK_STRIPS_RIGHT) && p < end && is_c_space(*p))
             p++;
@@ -108,7 +106,7 @@ static uint32_t find_special(const struct vd_tok *t, const char *text, size_t n_
 enum vd_err vd_tok_encode(const struct vd_tok *t, const char *text, size_t n_bytes, unsigned flags,
                           struct vd_tok_ids *ids, struct vd_error *err)
 {
-    struct vd_tok_run r = {.t = t, .ids = ids, .err = err, .after_special = true};
+    struct vd_tok_run r = {.t = t, .ids = ids, .err = err};
     ids->n = ids->n_dropped_bytes = 0;
     if (n_bytes > VD_TOK_TEXT_MAX_BYTES)
         return vd_error_set(err, VD_ELIMIT, "the text has %zu bytes; at most %d can be tokenised at once",

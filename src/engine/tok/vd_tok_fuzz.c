@@ -1,10 +1,13 @@
 /* Input that starts with GGUF is a file with a tokenizer in it; other input is text for a small vocabulary
  * made here. Encoding must give the same ids with more and with less room, and decoding them the text with
- * its bad bytes replaced, if the vocabulary holds all bytes. */
+ * its bad bytes replaced, if the vocabulary holds all bytes; by the models "llama" and "t5" too, as far as
+ * that holds for them. */
+#include "vd_bytes.h"
 #include "vd_gguf_write.h"
 #include "vd_tok.h"
 #include "vd_unicode.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +64,48 @@ static uint8_t *make_file(size_t *n)
     return p;
 }
 
+/* The models that are no byte-level BPE, on a vocabulary of few letters; SPM's holds all bytes. */
+static uint8_t *make_other(const char *model, size_t *n)
+{
+    static const char *const words[] = {"<unk>", "<s>", "</s>",         "<|x|>",   "<u>",     "a",
+                                        "b",     "ab",  "ba",           "\u2581",  "\u2581a", "aa",
+                                        "aaaa",  "1",   "\u2581\u2581", "\u2581ab"};
+    enum { WORDS = sizeof words / sizeof words[0] };
+    static char text[256][8];
+    struct vd_gguf_str tokens[256 + WORDS];
+    int32_t kinds[256 + WORDS];
+    float scores[256 + WORDS];
+    for (int i = 0; i < 256 + WORDS; i++) {
+        if (i >= WORDS)
+            snprintf(text[i - WORDS], sizeof text[0], "<0x%02X>", (unsigned)(i - WORDS));
+        const char *p = i < WORDS ? words[i] : text[i - WORDS];
+        tokens[i] = (struct vd_gguf_str){p, strlen(p)};
+        kinds[i] = i >= WORDS ? 6 : i == 0 ? 2 : i < 4 ? 3 : i == 4 ? 4 : 1;
+        scores[i] = (float)(-i * 7 % 11);
+    }
+    /* "ab" and "a" become "b", by a double array: see vd_tok_ugm.c */
+    uint8_t map[4 + 4 * 256 + 2] = {0};
+    vd_le32_store(map, 4 * 256);
+    vd_le32_store(map + 4 + 4 * 'a', 'a' | 1 << 8 | ('a' ^ 0x80) << 10);
+    vd_le32_store(map + 4 + 4 * 0x80, 1u << 31);
+    vd_le32_store(map + 4 + 4 * (0x80 ^ 'b'), 'b' | 1 << 8 | (0x80 ^ 'b' ^ 0x81) << 10);
+    vd_le32_store(map + 4 + 4 * 0x81, 1u << 31);
+    map[4 + 4 * 256] = 'b';
+    struct vd_gguf_writer *w = vd_gguf_writer_new(1 << 16);
+    must(w != NULL);
+    vd_gguf_add_str(w, "tokenizer.ggml.model", model);
+    vd_gguf_add_array_str(w, "tokenizer.ggml.tokens", tokens, 256 + WORDS);
+    vd_gguf_add_array_i32(w, "tokenizer.ggml.token_type", kinds, 256 + WORDS);
+    vd_gguf_add_array_f32(w, "tokenizer.ggml.scores", scores, 256 + WORDS);
+    static const char key[] = "tokenizer.ggml.precompiled_charsmap";
+    vd_gguf_add_kv(w, &(struct vd_gguf_kv){
+                          {key, sizeof key - 1}, VD_GGUF_ARRAY, {VD_GGUF_U8, sizeof map, map, sizeof map}});
+    uint8_t *p = NULL;
+    must(vd_gguf_writer_finish(w, &p, n, NULL) == VD_OK);
+    vd_gguf_writer_free(w);
+    return p;
+}
+
 /* What decoding must give: each bad byte as U+FFFD. */
 static size_t lenient(const uint8_t *p, size_t n, uint8_t *to)
 {
@@ -111,6 +156,46 @@ static void stream(const uint8_t *p, size_t n)
     }
 }
 
+/* More and less room must agree; what "llama" encodes must decode to the same bytes with blanks added. */
+static void use_other(const char *model, const uint8_t *p, size_t n)
+{
+    size_t n_file, max = 3 * n + 2, n_text = 0, k = 0;
+    uint8_t *file = make_other(model, &n_file);
+    struct vd_gguf *g;
+    struct vd_tok *t;
+    must(vd_gguf_open(&g, file, n_file, "fuzz", NULL) == VD_OK && vd_tok_load(&t, g, NULL) == VD_OK);
+    uint32_t *a = malloc(max * sizeof *a), *b = malloc(max * sizeof *b);
+    char *text = malloc(4 * max);
+    must(a && b && text);
+    struct vd_tok_ids ids = {a, max, 0, 0}, few = {b, n / 2, 0, 0};
+    must(vd_tok_encode(t, (const char *)p, n, VD_TOK_PARSE_SPECIAL, &ids, NULL) == VD_OK);
+    must((vd_tok_encode(t, (const char *)p, n, VD_TOK_PARSE_SPECIAL, &few, NULL) == VD_OK) ==
+         (ids.n <= few.max));
+    must(ids.n == few.n && memcmp(a, b, (ids.n < few.max ? ids.n : few.max) * sizeof *a) == 0);
+    if (strcmp(model, "llama") == 0) {
+        must(ids.n_dropped_bytes == 0);
+        must(vd_tok_decode(t, a, ids.n, true, text, 4 * max, &n_text, NULL) == VD_OK);
+        for (size_t i = 0; i < n_text && k < n; i++) { /* the text in order, blanks skipped on both sides */
+            while (k < n && (p[k] == ' ' || (n - k >= 3 && memcmp(p + k, "\u2581", 3) == 0)))
+                k += p[k] == ' ' ? 1 : 3;
+            if (text[i] == ' ')
+                continue;
+            if ((uint8_t)text[i] == 0xE2 && n_text - i >= 3 && memcmp(text + i, "\u2581", 3) == 0) {
+                i += 2;
+                continue;
+            }
+            must(k < n && (uint8_t)text[i] == p[k]);
+            k++;
+        }
+    }
+    free(a);
+    free(b);
+    free(text);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+}
+
 static void open_and_use(const uint8_t *file, size_t n_file, const uint8_t *text, size_t n, bool ours)
 {
     struct vd_gguf *g;
@@ -147,5 +232,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     uint8_t *file = make_file(&n_file);
     open_and_use(file, n_file, data, n_bytes, true);
     free(file);
+    use_other("llama", data, n_bytes);
+    use_other("t5", data, n_bytes);
     return 0;
 }

@@ -77,7 +77,7 @@ struct vd_tok {
     uint32_t bos, eos, unk;
     uint32_t end; /* what ends a text if the file wants that, or VD_TOK_NONE */
     bool add_bos, add_eos;
-    bool space_prefix; /* a blank goes before text at the start or after a special token */
+    bool space_prefix; /* a blank goes before text: at the start and after each special token */
     const struct vd_pretok *pre;
 };
 
@@ -122,7 +122,6 @@ uint64_t vd_tok_heap_pop(struct vd_tok_heap *h);
 struct vd_tok_run {
     const struct vd_tok *t;
     struct vd_tok_ids *ids;
-    bool after_special; /* nothing, or a special token, is before the text */
     struct vd_error *err;
     enum vd_err e;
 };

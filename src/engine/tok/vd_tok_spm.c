@@ -123,7 +123,7 @@ void vd_tok_encode_spm(struct vd_tok_run *r, const uint8_t *p, const uint8_t *en
     char *text = malloc(max);
     struct spm s = {.run = r, .text = text};
     if (text)
-        s.n_bytes = (uint32_t)escape(r->t->space_prefix && r->after_special, p, end, text);
+        s.n_bytes = (uint32_t)escape(r->t->space_prefix, p, end, text);
     size_t n = split(&s);
     s.pieces = malloc(n * sizeof *s.pieces);
     s.heap.p = malloc(2 * n * sizeof *s.heap.p);

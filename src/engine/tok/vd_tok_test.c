@@ -109,6 +109,7 @@ struct small {
     bool keep_case;     /* only for bert */
     const uint8_t *map; /* only for t5: n_map bytes */
     size_t n_map;
+    const char *name; /* general.name */
 };
 
 static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t **file, struct vd_tok **t,
@@ -131,6 +132,8 @@ static enum vd_err load_small(const struct small *s, struct vd_gguf **g, uint8_t
         vd_gguf_add_array_f32(w, "tokenizer.ggml.scores", s->scores, n_tokens);
         vd_gguf_add_bool(w, "tokenizer.ggml.add_space_prefix", !s->no_prefix);
     }
+    if (s->name)
+        vd_gguf_add_str(w, "general.name", s->name);
     if (s->map) {
         static const char key[] = "tokenizer.ggml.precompiled_charsmap";
         vd_gguf_add_kv(w, &(struct vd_gguf_kv){{key, sizeof key - 1},
@@ -298,10 +301,14 @@ static void test_spm(void **state)
         {"\xff", 0, {4}, 1, 1},
         {"\xc3 a", 0, {4, 5}, 2, 4}, /* the first byte takes the next along, whatever it is */
     };
+    static const float other_scores[12] = {0, 0, 0, 0, -1, -2, -3, 2.5F, -5, -6, 3, 0};
     static const struct encoding without_prefix[] = {
         {"ab", 0, {7}, 1, 0},
+        {"aba", 0, {5, 10}, 2, 0},
         {"a<u> b", 0, {5, 11, 4, 6}, 4, 0},
     };
+    static const struct encoding phi3[] = {
+        {"a <u> \n\tb<s> ", VD_TOK_PARSE_SPECIAL, {5, 4, 11, 6, 1, 4}, 6, 0}};
     struct vd_gguf *g;
     struct vd_tok *t;
     uint8_t *file;
@@ -316,8 +323,15 @@ static void test_spm(void **state)
     vd_gguf_close(g);
     free(file);
     s.no_prefix = true;
+    s.scores = other_scores;
     assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
     check(t, without_prefix, sizeof without_prefix / sizeof without_prefix[0]);
+    vd_tok_free(t);
+    vd_gguf_close(g);
+    free(file);
+    s.name = "Phi-3 mini"; /* whose special tokens but <s> take the white space after them */
+    assert_int_equal(load_small(&s, &g, &file, &t, NULL), VD_OK);
+    check(t, phi3, 1);
     vd_tok_free(t);
     vd_gguf_close(g);
     free(file);
@@ -462,37 +476,37 @@ static void test_bad_vocabularies(void **state)
         enum vd_err code;
         const char *message;
     } cases[] = {
-        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
+        {{{"a", "b", "a"}, {1, 1, 1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.tokens: tokens 0 and 2 are the same text"},
-        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {"ab"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.merges: entry 0 is not two texts with a space between"},
-        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {"a "}, NULL, NULL, -1, false, NULL, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "entry 0 is not two texts"},
-        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {"a b"}, "llama-9", NULL, -1, false, NULL, false, false, NULL, 0, NULL},
          VD_EUNSUPPORTED,
          "small.gguf: tokenizer.ggml.pre is \"llama-9\"; this version knows smollm, starcoder"},
-        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {"a b"}, NULL, "bart", -1, false, NULL, false, false, NULL, 0, NULL},
          VD_EUNSUPPORTED,
          "tokenizer.ggml.model is \"bart\""},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, 5, false, NULL, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "the key tokenizer.ggml.bos_token_id is 5; 0 to 0 is allowed"},
-        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {"a b"}, NULL, NULL, -1, true, NULL, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "tokenizer.ggml.bos_token_id is missing"},
-        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false, false, NULL, 0},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, NULL, false, false, NULL, 0, NULL},
          VD_ENOTFOUND,
          "tokenizer.ggml.scores"},
-        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false, false, NULL, 0},
+        {{{"a"}, {1}, {NULL}, NULL, "llama", 0, true, not_a_number, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "small.gguf: tokenizer.ggml.scores: entry 0 is not a finite number"},
-        {{{"a", "b", "c"}, {1, 1, 1}, {NULL}, NULL, "bert", -1, false, NULL, false, false, NULL, 0},
+        {{{"a", "b", "c"}, {1, 1, 1}, {NULL}, NULL, "bert", -1, false, NULL, false, false, NULL, 0, NULL},
          VD_EFORMAT,
          "small.gguf: a bert tokenizer needs tokenizer.ggml.bos_token_id"},
-        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0},
+        {{{NULL}, {1}, {"a b"}, NULL, NULL, -1, false, NULL, false, false, NULL, 0, NULL},
          VD_ELIMIT,
          "tokenizer.ggml.tokens has 0 entries"},
     };

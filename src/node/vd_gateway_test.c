@@ -17,13 +17,25 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <arpa/inet.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
 
 #define HOST "127.0.0.1"
-enum { WAIT_MS = 20000, ROLES = 4, ESCROW = 10000000, PRICE_IN = 2, PRICE_OUT = 5, KEY_PARALLEL = 4 };
+enum {
+    WAIT_MS = 20000,
+    ROLES = 4,
+    ESCROW = 10000000,
+    PRICE_IN = 2,
+    PRICE_OUT = 5,
+    KEY_PARALLEL = 4,
+    RECEIVE_MS = 1000,
+    PER_ADDRESS = 16
+};
 enum { LEDGER, GATEWAY, WORKER_A, WORKER_B };
 
 static struct {
@@ -131,7 +143,9 @@ static void gateway_up(void)
                                   .n_models = 1,
                                   .escrow = {ESCROW},
                                   .settle_ms = 50,
-                                  .key_parallel_max = KEY_PARALLEL};
+                                  .key_parallel_max = KEY_PARALLEL,
+                                  .receive_ms = RECEIVE_MS,
+                                  .connections_per_address_max = PER_ADDRESS};
     must(vd_gateway_start(&t.gateway, &c, &err), &err);
 }
 
@@ -189,6 +203,7 @@ static int network_down(void **state)
 /* ---- HTTP ---- */
 
 struct reply {
+    CURLcode curl;
     long status;
     char *body;
     size_t n;
@@ -246,7 +261,7 @@ static struct reply http(const char *path, const char *secret, const char *body,
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
     if (body)
         curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
-    curl_easy_perform(c);
+    r.curl = curl_easy_perform(c);
     curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &r.status);
     curl_slist_free_all(h);
     curl_easy_cleanup(c);
@@ -387,6 +402,10 @@ static void test_bad_requests(void **state)
     expect_error(post(CHAT, ASK("hi", ",\"max_tokens\":100000")), 400, "context_length_exceeded",
                  "max_tokens");
     expect_error(post("/v1/completions", "{\"model\":\"SmolLM2\",\"prompt\":[99999999]}"), 400,
+                 "invalid_value", "prompt");
+    /* no token of this model holds the byte 4 */
+    expect_error(post(CHAT, ASK("a\\u0004b", "")), 400, "invalid_value", "messages");
+    expect_error(post("/v1/completions", "{\"model\":\"SmolLM2\",\"prompt\":\"a\\u0004b\"}"), 400,
                  "invalid_value", "prompt");
     char *big = malloc(200000);
     int n = sprintf(big, "{\"model\":\"SmolLM2\",\"prompt\":\"");
@@ -622,6 +641,47 @@ static void *ask(void *arg)
     return NULL;
 }
 
+static int dial_http(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(vd_gateway_http_port(t.gateway))};
+    struct timeval patience = {5 * RECEIVE_MS / 1000, 0};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_true(fd >= 0);
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    return fd;
+}
+
+/* Bytes now and then keep no connection open, and one address does not get all connections. */
+static void test_slow_clients(void **state)
+{
+    char byte;
+    int fd[PER_ADDRESS + 1];
+    for (int i = 0; i <= PER_ADDRESS; i++)
+        fd[i] = dial_http();
+    uint64_t begun_ms = vd_clock_ms();
+    assert_int_equal(recv(fd[PER_ADDRESS], &byte, 1, 0), 0);
+    assert_true(vd_clock_ms() - begun_ms < RECEIVE_MS / 2);
+    while (vd_clock_ms() - begun_ms < RECEIVE_MS / 2) {
+        assert_int_equal(send(fd[0], "G", 1, MSG_NOSIGNAL), 1);
+        vd_clock_sleep_ms(RECEIVE_MS / 10);
+    }
+    for (int i = 0; i < PER_ADDRESS; i++)
+        assert_true(recv(fd[i], &byte, 1, 0) == 0 || errno == ECONNRESET);
+    assert_true(vd_clock_ms() - begun_ms < 4 * RECEIVE_MS);
+    for (int i = 0; i <= PER_ADDRESS; i++)
+        close(fd[i]);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    struct reply r = http("/health", NULL, NULL, NULL, 0);
+    while (r.status != 200 && vd_clock_ms() < until) {
+        free(r.body);
+        r = http("/health", NULL, NULL, NULL, 0);
+    }
+    assert_int_equal(r.status, 200);
+    free(r.body);
+}
+
 static void test_limits_of_a_key(void **state)
 {
     struct asker a[KEY_PARALLEL + 3];
@@ -708,6 +768,35 @@ static void test_restart_of_the_gateway(void **state)
     r = post(CHAT, ASK("After.", ",\"max_tokens\":4")); /* a sequence that was not used */
     assert_int_equal(r.status, 200);
     free(r.body);
+    settle();
+}
+
+/* Whoever waits is told, in the form that it expects. */
+static void test_stop_under_way(void **state)
+{
+    struct asker a[2] = {
+        {.body = ASK("Write a long story.", ",\"max_tokens\":1000,\"stream\":true,\"seed\":3")},
+        {.body = ASK("Write a long story.", ",\"max_tokens\":1000,\"seed\":3")}};
+    pthread_t thread[2];
+    for (int i = 0; i < 2; i++)
+        pthread_create(&thread[i], NULL, ask, &a[i]);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    while (stats().n_running < 2 && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    vd_clock_sleep_ms(300); /* the first tokens */
+    vd_gateway_stop(t.gateway);
+    for (int i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    gateway_up();
+    worker_down(0);
+    worker_up(0);
+    assert_int_equal(a[1].r.status, 503);
+    assert_string_equal(a[1].r.retry_after, "5");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(a[i].r.curl, CURLE_OK); /* not cut off */
+        assert_non_null(strstr(a[i].r.body, "shutting_down"));
+        free(a[i].r.body);
+    }
     settle();
 }
 
@@ -933,6 +1022,8 @@ int main(void)
         cmocka_unit_test(test_a_token_outside_the_vocabulary),
         cmocka_unit_test(test_a_root_of_other_tokens),
         cmocka_unit_test(test_restart_of_the_gateway),
+        cmocka_unit_test(test_slow_clients),
+        cmocka_unit_test(test_stop_under_way),
     };
     return cmocka_run_group_tests(tests, network_up, network_down);
 }

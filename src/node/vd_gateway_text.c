@@ -110,13 +110,18 @@ static bool encode(const struct vd_gateway_text *t, enum vd_openai_kind kind, co
     if (!to.p)
         return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
     enum vd_err r = vd_tok_encode(t->tok, text, n_text, flags, &to, &why);
-    if (r == VD_OK && to.n > 0 && to.n < t->program.ctx) {
+    if (r == VD_OK && to.n_dropped_bytes == 0 && to.n > 0 && to.n < t->program.ctx) {
         *ids = to.p;
         *n_ids = (uint32_t)to.n;
         return true;
     }
     free(to.p);
     const char *param = kind == VD_OPENAI_CHAT ? "messages" : "prompt";
+    if (r == VD_OK && to.n_dropped_bytes > 0)
+        return vd_openai_fail(e, 400, "invalid_value", param,
+                              "%zu bytes of the prompt are in no token of this model's vocabulary (control "
+                              "characters, mostly); leave those characters out.",
+                              to.n_dropped_bytes);
     if (r == VD_OK && to.n == 0)
         return vd_openai_fail(e, 400, "invalid_value", param, "The prompt is empty.");
     if (r == VD_OK || (r == VD_ELIMIT && to.n >= t->program.ctx))

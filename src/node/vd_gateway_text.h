@@ -19,7 +19,8 @@ bool vd_gateway_text_is_stop(const struct vd_gateway_text *t, uint32_t id); /* o
 
 /* The prompt's ids (*ids is the caller's, free()). A chat goes through the template; a completion's text gets
  * the tokens that the model wants in front; ids are checked. False: *e says what is wrong with the request. A
- * prompt that fills the context is refused (context_length_exceeded) with both numbers. */
+ * prompt that fills the context is refused (context_length_exceeded) with both numbers, one with bytes that
+ * no token can hold (invalid_value) with their number: they would vanish. */
 bool vd_gateway_text_prompt(const struct vd_gateway_text *t, const struct vd_openai_request *r,
                             uint32_t **ids, uint32_t *n_ids, struct vd_openai_error *e);
 

@@ -33,7 +33,6 @@ struct vd_chain {
     bool started;
     pthread_mutex_t mutex; /* what follows */
     pthread_cond_t wake;   /* the sequencer: stop */
-    pthread_cond_t moved;  /* waiters: tip or health changed */
     struct vd_txqueue queue;
     bool stopping;
     struct vd_chain_status status;
@@ -216,7 +215,6 @@ static void set_status(struct vd_chain *c, const struct vd_store_tip *tip, enum 
         c->status.tip = *tip;
     c->status.health = health;
     c->status.why = why ? *why : (struct vd_error){0};
-    pthread_cond_broadcast(&c->moved);
     pthread_mutex_unlock(&c->mutex);
 }
 
@@ -372,7 +370,6 @@ static void init_sync(struct vd_chain *c)
     pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
     pthread_mutex_init(&c->mutex, NULL);
     pthread_cond_init(&c->wake, &mono);
-    pthread_cond_init(&c->moved, &mono);
     pthread_condattr_destroy(&mono);
 }
 
@@ -439,7 +436,6 @@ void vd_chain_close(struct vd_chain *c)
     if (c->arena.base)
         munmap(c->arena.base, c->arena.size_bytes);
     free(c->accounts);
-    pthread_cond_destroy(&c->moved);
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->mutex);
     free(c);
@@ -519,38 +515,6 @@ enum vd_err vd_chain_submit(struct vd_chain *c, struct vd_bytes tx, vd_chain_don
     return e;
 }
 
-struct waiter {
-    pthread_mutex_t mutex;
-    pthread_cond_t cond;
-    bool done;
-    struct vd_chain_result result;
-};
-
-static void wake_waiter(void *arg, const struct vd_chain_result *result)
-{
-    struct waiter *w = arg;
-    pthread_mutex_lock(&w->mutex);
-    w->result = *result;
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->mutex);
-}
-
-enum vd_err vd_chain_submit_wait(struct vd_chain *c, struct vd_bytes tx, struct vd_chain_result *out,
-                                 struct vd_error *err)
-{
-    struct waiter w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, {.err = VD_OK}};
-    enum vd_err e = vd_chain_submit(c, tx, wake_waiter, &w, err);
-    if (e != VD_OK)
-        return e;
-    pthread_mutex_lock(&w.mutex);
-    while (!w.done)
-        pthread_cond_wait(&w.cond, &w.mutex);
-    pthread_mutex_unlock(&w.mutex);
-    *out = w.result;
-    return VD_OK;
-}
-
 /* --- reading --- */
 
 void vd_chain_status(struct vd_chain *c, struct vd_chain_status *out)
@@ -559,28 +523,6 @@ void vd_chain_status(struct vd_chain *c, struct vd_chain_status *out)
     *out = c->status;
     out->queued_txs = c->queue.waiting.n_txs;
     pthread_mutex_unlock(&c->mutex);
-}
-
-enum vd_err vd_chain_wait_height(struct vd_chain *c, uint64_t height, uint32_t timeout_ms,
-                                 struct vd_error *err)
-{
-    struct timespec at = vd_clock_after_ms(timeout_ms);
-    enum vd_err e = VD_OK;
-    int rc = 0;
-    pthread_mutex_lock(&c->mutex);
-    while (e == VD_OK && c->status.tip.height < height) {
-        if (c->status.health != VD_OK && !may_pass(c->status.health))
-            e = vd_error_set(err, c->status.health, "chain: stopped: %s", c->status.why.msg);
-        else if (rc == 0)
-            rc = pthread_cond_timedwait(&c->moved, &c->mutex, &at);
-        else
-            e = vd_error_set(err, VD_ETIMEOUT,
-                             "chain: block %" PRIu64 " did not come within %u ms (at %" PRIu64 ")%s%s",
-                             height, timeout_ms, c->status.tip.height, c->status.health != VD_OK ? ": " : "",
-                             c->status.why.msg);
-    }
-    pthread_mutex_unlock(&c->mutex);
-    return e;
 }
 
 enum vd_err vd_chain_view_open(struct vd_chain *c, struct vd_store_view **out, struct vd_error *err)

@@ -85,9 +85,6 @@ typedef void vd_chain_done_fn(void *arg, const struct vd_chain_result *result);
  * is not called). */
 enum vd_err vd_chain_submit(struct vd_chain *c, struct vd_bytes tx, vd_chain_done_fn *done, void *arg,
                             struct vd_error *err);
-/* vd_chain_submit, and waits. Not from a callback. */
-enum vd_err vd_chain_submit_wait(struct vd_chain *c, struct vd_bytes tx, struct vd_chain_result *out,
-                                 struct vd_error *err);
 
 struct vd_chain_status {
     struct vd_store_tip tip;
@@ -97,10 +94,6 @@ struct vd_chain_status {
     uint32_t queued_txs;
 };
 void vd_chain_status(struct vd_chain *c, struct vd_chain_status *out);
-/* Waits until a block of at least this height is durable, at most timeout_ms. VD_ETIMEOUT; VD_EIO or
- * VD_EINTERNAL if the chain has stopped. */
-enum vd_err vd_chain_wait_height(struct vd_chain *c, uint64_t height, uint32_t timeout_ms,
-                                 struct vd_error *err);
 
 /* Reads of the latest durable state: vd_store.h's views (kv for the queries of vd_ledger.h, blocks, proofs).
  */

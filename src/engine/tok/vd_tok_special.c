@@ -17,33 +17,27 @@ static void set_kind(struct vd_tok *t, uint32_t id, enum vd_tok_kind kind)
     t->flags[id] = (uint8_t)((t->flags[id] & ~VD_TOK_KIND) | kind);
 }
 
-/* A role of which the first text that the vocabulary has is a control token, unless the file names its id. */
+/* A role of which the first text that the vocabulary has is a control token, unless the file names its id.
+ * None of them ends an answer: the program's stop tokens do (docs/spec/program.md). */
 static void mark_fill_tokens(struct vd_tok *t, const struct vd_gguf *g)
 {
     static const struct {
         const char *keys[2];
-        bool is_eog;
         const char *texts[6];
     } roles[] = {
         {{"tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"},
-         false,
          {"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<\uFF5Cfim\u2581begin\uFF5C>", "<PRE>",
           "\u2581<PRE>"}},
         {{"tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"},
-         false,
          {"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<\uFF5Cfim\u2581hole\uFF5C>", "<SUF>",
           "\u2581<SUF>"}},
         {{"tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"},
-         false,
          {"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<\uFF5Cfim\u2581end\uFF5C>", "<MID>",
           "\u2581<MID>"}},
-        {{"tokenizer.ggml.fim_pad_token_id"},
-         true,
-         {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}},
+        {{"tokenizer.ggml.fim_pad_token_id"}, {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"}},
         {{"tokenizer.ggml.fim_rep_token_id"},
-         true,
          {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"}},
-        {{"tokenizer.ggml.fim_sep_token_id"}, true, {"<|file_sep|>"}},
+        {{"tokenizer.ggml.fim_sep_token_id"}, {"<|file_sep|>"}},
     };
     for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++) {
         uint32_t id = VD_TOK_NONE;
@@ -54,7 +48,6 @@ static void mark_fill_tokens(struct vd_tok *t, const struct vd_gguf *g)
         if (id == VD_TOK_NONE)
             continue;
         set_kind(t, id, VD_TOK_CONTROL);
-        t->flags[id] |= roles[i].is_eog ? VD_TOK_IS_EOG : 0;
     }
 }
 

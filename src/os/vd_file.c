@@ -234,14 +234,73 @@ static enum vd_err open_temporary(int *fd, char name[VD_PATH_MAX], const char *p
                         path);
 }
 
+/* Where a write to `path` goes: the file that a symbolic link leads to, or `path` itself. *special: it is a
+ * device, pipe or socket, which a rename would replace by a file. */
+static enum vd_err resolve_target(char out[VD_PATH_MAX], bool *special, const char *path,
+                                  struct vd_error *err)
+{
+    struct stat st;
+    *special = false;
+    enum vd_err e = check_length(path, err);
+    if (e)
+        return e;
+    memcpy(out, path, strlen(path) + 1);
+    if (stat(path, &st) != 0) {
+        if (lstat(path, &st) == 0)
+            return vd_error_set(err, VD_ENOTFOUND, "%.300s is a link that leads nowhere; remove it", path);
+        return VD_OK; /* a new file; if it cannot be made, making it says why */
+    }
+    if (S_ISDIR(st.st_mode))
+        return vd_error_set(err, VD_EIO, "%.300s is a folder; name a file", path);
+    *special = !S_ISREG(st.st_mode);
+    if (!*special && lstat(path, &st) == 0 && S_ISLNK(st.st_mode) && !realpath(path, out))
+        return fail(err, "follow the link", path, errno);
+    return VD_OK;
+}
+
+/* To a device or pipe; nothing there can be old or new. */
+static enum vd_err write_special(const char *path, const void *p, size_t n_bytes, struct vd_error *err)
+{
+    int fd = open_retry(path, O_WRONLY | O_NOCTTY, 0);
+    if (fd < 0)
+        return fail(err, "open", path, errno);
+    bool ok = write_full(fd, p, n_bytes);
+    int saved = errno;
+    close(fd);
+    return ok ? VD_OK : fail(err, "write", path, saved);
+}
+
+enum vd_err vd_file_check_writable(const char *path, struct vd_error *err)
+{
+    char target[VD_PATH_MAX], tmp[VD_PATH_MAX];
+    bool special;
+    int fd = -1;
+    enum vd_err e = resolve_target(target, &special, path, err);
+    if (e)
+        return e;
+    if (special)
+        return access(target, W_OK) == 0 ? VD_OK : fail(err, "write", target, errno);
+    e = open_temporary(&fd, tmp, target, 0600, err);
+    if (e)
+        return e;
+    close(fd);
+    unlink(tmp);
+    return VD_OK;
+}
+
 enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes, unsigned mode,
                                  struct vd_error *err)
 {
-    char tmp[VD_PATH_MAX];
+    char target[VD_PATH_MAX], tmp[VD_PATH_MAX];
+    bool special;
     int fd = -1;
-    enum vd_err e = check_length(path, err);
-    if (!e)
-        e = open_temporary(&fd, tmp, path, (mode_t)mode, err);
+    enum vd_err e = resolve_target(target, &special, path, err);
+    if (e)
+        return e;
+    if (special)
+        return write_special(path, p, n_bytes, err);
+    path = target;
+    e = open_temporary(&fd, tmp, path, (mode_t)mode, err);
     if (e)
         return e;
     bool ok = write_full(fd, p, n_bytes) && fsync(fd) == 0;

@@ -40,9 +40,14 @@ enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_
 /* Replaces `path` by the n bytes at p: readers see the old content or the new, never a mixture, and after
  * VD_OK the new one survives a power cut (write to a temporary file beside it, fsync, rename, fsync of the
  * folder). On any error the old content stands and no temporary file is left. `mode` is the new file's
- * permissions, the umask aside. VD_ENOSPACE when the disk or the quota is full. */
+ * permissions, the umask aside. VD_ENOSPACE when the disk or the quota is full. A symbolic link stays, and
+ * the file that it leads to is replaced; a device, pipe or socket stays and is written to, plainly. */
 enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes, unsigned mode,
                                  struct vd_error *err);
+
+/* Could vd_file_write_atomic make `path` now? For asking before the work whose result goes there. Leaves
+ * nothing. */
+enum vd_err vd_file_check_writable(const char *path, struct vd_error *err);
 
 /* Gives a file that is synced already the name `to`, in the same file system, in place of a file that has it;
  * after VD_OK the name survives a power cut. */

@@ -113,6 +113,37 @@ static void test_errors_say_what(void **state)
     free(longest);
 }
 
+/* What is no file is written through; a link stays a link. */
+static void test_write_through(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX], link[VD_PATH_MAX];
+    struct vd_error err = {0};
+    struct stat st;
+    assert_int_equal(vd_file_write_atomic("/dev/null", "x", 1, 0600, &err), VD_OK);
+    assert_int_equal(vd_file_write_atomic("/dev/full", "x", 1, 0600, &err), VD_ENOSPACE);
+    assert_int_equal(stat("/dev/full", &st), 0);
+    assert_true(S_ISCHR(st.st_mode));
+    assert_int_equal(vd_file_write_atomic(dir, "x", 1, 0600, &err), VD_EIO);
+    in_dir(path, "led-to");
+    in_dir(link, "link");
+    assert_int_equal(symlink(path, link), 0);
+    assert_int_equal(vd_file_write_atomic(link, "x", 1, 0600, &err), VD_ENOTFOUND); /* leads nowhere */
+    assert_int_equal(vd_file_write_atomic(path, "old", 3, 0600, &err), VD_OK);
+    assert_int_equal(vd_file_write_atomic(link, "newer", 5, 0600, &err), VD_OK);
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 5);
+
+    int before = n_entries();
+    assert_int_equal(vd_file_check_writable(in_dir(path, "new"), &err), VD_OK);
+    assert_int_equal(n_entries(), before);
+    assert_int_equal(vd_file_check_writable(in_dir(path, "no/such"), &err), VD_ENOTFOUND);
+    assert_int_equal(vd_file_check_writable("/dev/null", &err), VD_OK);
+    assert_int_equal(vd_file_check_writable(dir, &err), VD_EIO);
+}
+
 /* A write that fails half-way leaves the old content and no temporary file. */
 static void test_failed_write_keeps_old(void **state)
 {
@@ -253,6 +284,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_write_read_map, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors_say_what, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_write_through, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_write_keeps_old, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dirs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rename, setup, teardown),

@@ -155,12 +155,20 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
         e = vd_bench_parse(cli, "batch", "1", VD_BENCH_BATCH_MAX, &batch, err);
     if (e == VD_OK)
         e = vd_cli_u32(cli, "reps", 1, VD_BENCH_REPS_MAX, &reps, err);
+    if (e == VD_OK && !pp.n && !(tg.n && batch.n))
+        e = vd_error_set(err, VD_EUSE, "nothing to measure: --pp, --tg or --batch must be more than 0");
     if (e == VD_OK)
         e = vd_cmd_engine_open(&g, cli, cli->arg[0], err);
     if (e != VD_OK)
         return e;
     uint32_t n_pos = vd_bench_largest(&pp), n_batch = tg.n ? vd_bench_largest(&batch) : 1;
     n_pos = vd_bench_largest(&tg) > n_pos ? vd_bench_largest(&tg) : n_pos;
+    uint32_t ctx = vd_model_program(g.model)->ctx;
+    if (n_pos > ctx) {
+        vd_cmd_engine_close(&g);
+        return vd_error_set(err, VD_EUSE, "a test of %u tokens does not fit the model's context of %u", n_pos,
+                            ctx);
+    }
     struct vd_bench *b = calloc(1, sizeof *b);
     json_t *list = cli->json ? json_array() : NULL;
     if (b) {

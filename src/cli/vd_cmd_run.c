@@ -163,7 +163,7 @@ static enum vd_err vd_run_read_sampling(struct vd_run *r, struct vd_error *err)
     r->request.max_tokens = 256;
     enum vd_err e = vd_cli_u32(r->cli, "max-tokens", 1, VD_JOB_MAX_TOKENS, &r->request.max_tokens, err);
     if (e == VD_OK)
-        e = vd_cli_micro(r->cli, "temp", 100 * VD_SAMPLE_MICRO, &temp, err);
+        e = vd_cli_micro(r->cli, "temp", 2 * VD_SAMPLE_MICRO, &temp, err);
     if (e == VD_OK)
         e = vd_cli_micro(r->cli, "top-p", VD_SAMPLE_MICRO, &top_p, err);
     if (e == VD_OK)
@@ -175,7 +175,7 @@ static enum vd_err vd_run_read_sampling(struct vd_run *r, struct vd_error *err)
     if (e == VD_OK)
         e = vd_cli_u64(r->cli, "seed", 0, UINT64_MAX, &seed, err);
     s->temp_micro = (uint32_t)temp;
-    s->top_p_micro = (uint32_t)top_p;
+    s->top_p_micro = top_p ? (uint32_t)top_p : 1; /* a request cannot say less; as the API does */
     s->min_p_micro = (uint32_t)min_p;
     s->seed = temp ? seed : 0;
     return e;
@@ -262,6 +262,8 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
     const char *path = vd_cli_text(r->cli, "receipt", NULL);
     struct vd_keypair k = {0};
     enum vd_err e = vd_run_read_sampling(r, err);
+    if (e == VD_OK && path)
+        e = vd_file_check_writable(path, err);
     if (e == VD_OK)
         e = vd_cmd_engine_open(&r->g, r->cli, r->cli->arg[0], err);
     if (e == VD_OK)
@@ -272,6 +274,12 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
     if (r->n_prompt > ctx)
         return vd_error_set(err, VD_ELIMIT, "the prompt has %zu tokens, but the model's context is %u",
                             r->n_prompt, ctx);
+    if (r->request.max_tokens > ctx - r->n_prompt + 1 && vd_cli_has(r->cli, "max-tokens"))
+        return vd_error_set(
+            err, VD_EUSE,
+            "--max-tokens is %u, but after the prompt's %zu tokens the context of %u has room "
+            "for %zu",
+            r->request.max_tokens, r->n_prompt, ctx, ctx - r->n_prompt + 1);
     if (r->request.max_tokens > ctx - r->n_prompt + 1)
         r->request.max_tokens = ctx - (uint32_t)r->n_prompt + 1;
     r->output = calloc(r->request.max_tokens, sizeof *r->output);
@@ -314,7 +322,7 @@ static const struct vd_cli_opt vd_run_opts[] = {
     {"max-tokens", 'n', "N", "at most so many tokens (default 256)", false},
     {"system", 0, "TEXT", "a system message before it", false},
     {"raw", 0, NULL, "go on with the text itself, without the chat template", false},
-    {"temp", 0, "T", "temperature (default 0: always the likeliest token)", false},
+    {"temp", 0, "T", "temperature, 0 to 2 (default 0: always the likeliest token)", false},
     {"top-k", 0, "K", "only the K likeliest tokens", false},
     {"top-p", 0, "P", "only the likeliest tokens that together have probability P", false},
     {"min-p", 0, "P", "only tokens at least P times as likely as the likeliest", false},

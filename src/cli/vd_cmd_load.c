@@ -1,79 +1,157 @@
 #include "vd_cmd_load.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-enum { VD_NAMES_MAX = 300 };
+enum { VD_NAMES_MAX = 300, VD_MODELS_MAX = 4096 };
 
-/* Counts the files of `dir` whose names begin with `name` (an exact one, with or without .gguf, counts
- * alone); `found` gets the last, `all` the names of every file. */
-static int vd_models_match(const char *dir, const char *name, char found[256], char all[VD_NAMES_MAX])
-{
-    size_t n = strlen(name), used = 0;
-    int count = 0;
-    const struct dirent *e;
-    DIR *d = opendir(dir);
-    all[0] = 0;
-    while (d && (e = readdir(d)) != NULL) {
-        size_t len = strlen(e->d_name);
-        if (len < 5 || strcmp(e->d_name + len - 5, ".gguf") != 0)
-            continue;
-        if (used + len + 3 < VD_NAMES_MAX)
-            used += (size_t)snprintf(all + used, VD_NAMES_MAX - used, "%s%s", used ? ", " : "", e->d_name);
-        if (strncasecmp(e->d_name, name, n) != 0)
-            continue;
-        snprintf(found, 256, "%s", e->d_name);
-        if (len == n || len == n + 5) {
-            count = 1;
-            break;
-        }
-        count++;
-    }
-    if (d)
-        closedir(d);
-    return count;
-}
-
-/* Where models are: the home's, and the user's own, so that roles with homes of their own share it. */
-static enum vd_err vd_models_dirs(char dir[2][VD_PATH_MAX], struct vd_error *err)
+enum vd_err vd_cmd_models_dirs(char dir[2][VD_PATH_MAX], struct vd_error *err)
 {
     const char *user = getenv("HOME");
     enum vd_err e = vd_home_path(dir[0], err, "models");
     if (e != VD_OK)
         return e;
     dir[1][0] = 0;
-    if (user && snprintf(dir[1], VD_PATH_MAX, "%s/.veridem/models", user) >= VD_PATH_MAX)
+    if (user && *user &&
+        (snprintf(dir[1], VD_PATH_MAX, "%s/.veridem/models", user) >= VD_PATH_MAX ||
+         strcmp(dir[0], dir[1]) == 0))
         dir[1][0] = 0;
     return VD_OK;
 }
 
-enum vd_err vd_cmd_model_path(char out[VD_PATH_MAX], const char *name, struct vd_error *err)
+static const char *vd_models_base(const char *path)
 {
-    char dir[2][VD_PATH_MAX], found[256], all[VD_NAMES_MAX] = "";
-    if (strchr(name, '/') || access(name, R_OK) == 0)
-        return snprintf(out, VD_PATH_MAX, "%s", name) < VD_PATH_MAX
-                   ? VD_OK
-                   : vd_error_set(err, VD_ELIMIT, "the model's path has more than %d bytes", VD_PATH_MAX - 1);
-    enum vd_err e = vd_models_dirs(dir, err);
-    for (int i = 0; e == VD_OK && name[0] && i < 2 && dir[i][0]; i++) {
-        int n = vd_models_match(dir[i], name, found, all);
-        if (n == 1)
-            return snprintf(out, VD_PATH_MAX, "%s/%s", dir[i], found) < VD_PATH_MAX
-                       ? VD_OK
-                       : vd_error_set(err, VD_ELIMIT, "the model's path has more than %d bytes",
-                                      VD_PATH_MAX - 1);
+    return strrchr(path, '/') + 1; /* every path here is folder/name */
+}
+
+static int vd_models_cmp(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Appends one folder's files; a folder that is not there has none. */
+static enum vd_err vd_models_add(struct vd_cmd_models *m, const char *dir, struct vd_error *err)
+{
+    char path[2 * VD_PATH_MAX];
+    size_t first = m->n;
+    const struct dirent *f;
+    DIR *d = opendir(dir);
+    if (!d && errno != ENOENT)
+        return vd_error_set(err, VD_EIO, "%.300s: %s", dir, strerror(errno));
+    while (d && m->n < VD_MODELS_MAX && (f = readdir(d)) != NULL) {
+        size_t len = strlen(f->d_name);
+        bool known = len < 5 || strcmp(f->d_name + len - 5, ".gguf") != 0;
+        for (size_t i = 0; !known && i < first; i++)
+            known = strcmp(vd_models_base(m->path[i]), f->d_name) == 0;
+        if (known || snprintf(path, sizeof path, "%s/%s", dir, f->d_name) >= VD_PATH_MAX)
+            continue;
+        if ((m->path[m->n] = strdup(path)) != NULL)
+            m->n++;
+    }
+    if (d)
+        closedir(d);
+    qsort(m->path + first, m->n - first, sizeof *m->path, vd_models_cmp);
+    return VD_OK;
+}
+
+enum vd_err vd_cmd_models_list(struct vd_cmd_models *out, struct vd_error *err)
+{
+    char dir[2][VD_PATH_MAX];
+    *out = (struct vd_cmd_models){0};
+    enum vd_err e = vd_cmd_models_dirs(dir, err);
+    if (e != VD_OK)
+        return e;
+    out->path = calloc(VD_MODELS_MAX, sizeof *out->path);
+    if (!out->path)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a list of models");
+    e = vd_models_add(out, dir[0], err);
+    if (e == VD_OK && dir[1][0])
+        (void)vd_models_add(out, dir[1], NULL); /* another's folder may be closed to this user */
+    if (e != VD_OK)
+        vd_cmd_models_free(out);
+    return e;
+}
+
+void vd_cmd_models_free(struct vd_cmd_models *m)
+{
+    for (size_t i = 0; i < m->n; i++)
+        free(m->path[i]);
+    free(m->path);
+    *m = (struct vd_cmd_models){0};
+}
+
+/* Counts the files of `dir` whose names begin with `name` (an exact one, with or without .gguf, counts
+ * alone); *found is the last, `all` gets the names of those that fit. */
+static int vd_models_match(const struct vd_cmd_models *m, const char *dir, const char *name,
+                           const char **found, char all[VD_NAMES_MAX])
+{
+    size_t n = strlen(name), n_dir = strlen(dir), used = 0;
+    int count = 0;
+    all[0] = 0;
+    for (size_t i = 0; i < m->n; i++) {
+        const char *base = vd_models_base(m->path[i]);
+        size_t len = strlen(base);
+        if ((size_t)(base - m->path[i]) != n_dir + 1 || memcmp(m->path[i], dir, n_dir) != 0 ||
+            strncasecmp(base, name, n) != 0)
+            continue;
+        if (used + len + 3 < VD_NAMES_MAX)
+            used += (size_t)snprintf(all + used, VD_NAMES_MAX - used, "%s%s", used ? ", " : "", base);
+        *found = m->path[i];
+        if (len == n || len == n + 5)
+            return 1;
+        count++;
+    }
+    return count;
+}
+
+static enum vd_err vd_models_find(char out[VD_PATH_MAX], const struct vd_cmd_models *m,
+                                  char dir[2][VD_PATH_MAX], const char *name, struct vd_error *err)
+{
+    char all[VD_NAMES_MAX];
+    const char *found = NULL;
+    for (int i = 0; name[0] && i < 2 && dir[i][0]; i++) {
+        int n = vd_models_match(m, dir[i], name, &found, all);
+        if (n == 1) {
+            memcpy(out, found, strlen(found) + 1);
+            return VD_OK;
+        }
         if (n > 1)
             return vd_error_set(err, VD_EUSE, "%.64s fits %d models in %.120s; say more of the name: %s",
                                 name, n, dir[i], all);
     }
-    return e != VD_OK ? e
-                      : vd_error_set(err, VD_ENOTFOUND,
-                                     "no model %.64s: neither a file nor in %.120s (there: %s); `veridem "
-                                     "model fetch` gets one",
-                                     name, dir[0], all[0] ? all : "none");
+    const char *at = dir[1][0] ? dir[1] : dir[0];
+    vd_models_match(m, dir[0], "", &found, all);
+    if (all[0])
+        at = dir[0];
+    else
+        vd_models_match(m, at, "", &found, all);
+    return vd_error_set(err, VD_ENOTFOUND,
+                        "no model %.64s: neither a file nor in %.100s%s%.100s (in %.100s: %.90s); `veridem "
+                        "model fetch` gets one",
+                        name, dir[0], dir[1][0] ? " or " : "", dir[1], at, all[0] ? all : "none");
+}
+
+enum vd_err vd_cmd_model_path(char out[VD_PATH_MAX], const char *name, struct vd_error *err)
+{
+    char dir[2][VD_PATH_MAX];
+    struct vd_cmd_models m;
+    struct stat st;
+    if (strchr(name, '/') || (stat(name, &st) == 0 && S_ISREG(st.st_mode)))
+        return snprintf(out, VD_PATH_MAX, "%s", name) < VD_PATH_MAX
+                   ? VD_OK
+                   : vd_error_set(err, VD_ELIMIT, "the model's path has more than %d bytes", VD_PATH_MAX - 1);
+    enum vd_err e = vd_cmd_models_dirs(dir, err);
+    if (e == VD_OK)
+        e = vd_cmd_models_list(&m, err);
+    if (e != VD_OK)
+        return e;
+    e = vd_models_find(out, &m, dir, name, err);
+    vd_cmd_models_free(&m);
+    return e;
 }
 
 enum vd_err vd_cmd_text_open(struct vd_cmd_text *t, const char *name, struct vd_error *err)

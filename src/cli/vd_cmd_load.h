@@ -1,5 +1,6 @@
-/* MODEL on the command line: a path, or the name of a file under $VERIDEM_HOME/models; and what most commands
- * open with it. */
+/* MODEL on the command line, by one rule for every command, and what most commands open with it. The rule: a
+ * path, if it holds a slash or is a file here; else the one *.gguf whose name is, or begins with, MODEL, in
+ * $VERIDEM_HOME/models, and if none is there in ~/.veridem/models. */
 #ifndef VD_CMD_LOAD_H
 #define VD_CMD_LOAD_H
 
@@ -18,9 +19,21 @@
         "kernel", 0, "NAME", "scalar, avx2 or avx512 (default: the fastest this CPU has)", false             \
     }
 
-/* Writes the path of the model called `name`: the file itself if it holds a slash or exists, else the one
- * file under models/ whose name begins with it, whatever the case. VD_ENOTFOUND lists what is there; VD_EUSE
- * if several fit. */
+/* The folders that models are looked for in: the home's, and the user's own, so that roles with homes of
+ * their own share it. dir[1] is empty when it is the same or there is none. */
+enum vd_err vd_cmd_models_dirs(char dir[2][VD_PATH_MAX], struct vd_error *err);
+
+/* The *.gguf files of these folders, the first folder's first and each folder's by name; a file of the second
+ * that has the name of one in the first is left out. The caller frees with vd_cmd_models_free. */
+struct vd_cmd_models {
+    size_t n;
+    char **path;
+};
+enum vd_err vd_cmd_models_list(struct vd_cmd_models *out, struct vd_error *err);
+void vd_cmd_models_free(struct vd_cmd_models *m);
+
+/* Writes the path of the model called `name`, by the rule above, whatever the case. VD_ENOTFOUND lists what
+ * is there; VD_EUSE if several fit. */
 enum vd_err vd_cmd_model_path(char out[VD_PATH_MAX], const char *name, struct vd_error *err);
 
 /* A tokenizer and the file that it borrows from. */

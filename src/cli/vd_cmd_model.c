@@ -5,61 +5,41 @@
 #include "vd_cmd_load.h"
 #include "vd_wtype.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-static int vd_name_cmp(const void *a, const void *b)
+static void vd_model_list_one(struct vd_cli *cli, json_t *list, const char *path)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-enum { VD_MODELS_MAX = 4096 };
-
-static void vd_model_list_one(struct vd_cli *cli, json_t *list, const char *dir, const char *name)
-{
-    char path[VD_PATH_MAX];
+    const char *name = strrchr(path, '/') + 1;
     struct stat st;
-    snprintf(path, sizeof path, "%.3000s/%.255s", dir, name);
     if (stat(path, &st) != 0)
         return;
     if (list)
         json_array_append_new(
             list, json_pack("{s:s,s:s,s:I}", "name", name, "file", path, "bytes", (json_int_t)st.st_size));
     else
-        fprintf(cli->out, "%-48s %12lld bytes\n", name, (long long)st.st_size);
+        fprintf(cli->out, "%-48s %12lld bytes  %s\n", name, (long long)st.st_size, path);
 }
 
 static enum vd_err vd_model_list(struct vd_cli *cli, struct vd_error *err)
 {
-    char dir[VD_PATH_MAX], *name[VD_MODELS_MAX];
-    size_t n = 0;
-    const struct dirent *e;
-    enum vd_err r = vd_home_path(dir, err, "models");
-    if (r != VD_OK)
-        return r;
-    DIR *d = opendir(dir);
-    if (!d && errno != ENOENT)
-        return vd_error_set(err, VD_EIO, "%s: %s", dir, strerror(errno));
-    while (d && n < VD_MODELS_MAX && (e = readdir(d)) != NULL) {
-        size_t len = strlen(e->d_name);
-        if (len >= 5 && strcmp(e->d_name + len - 5, ".gguf") == 0 && (name[n] = strdup(e->d_name)) != NULL)
-            n++;
-    }
-    if (d)
-        closedir(d);
-    qsort(name, n, sizeof *name, vd_name_cmp);
+    struct vd_cmd_models m;
+    char dir[2][VD_PATH_MAX];
+    enum vd_err e = vd_cmd_models_dirs(dir, err);
+    if (e == VD_OK)
+        e = vd_cmd_models_list(&m, err);
+    if (e != VD_OK)
+        return e;
     json_t *list = cli->json ? json_array() : NULL;
-    for (size_t i = 0; i < n; i++) {
-        vd_model_list_one(cli, list, dir, name[i]);
-        free(name[i]);
-    }
+    for (size_t i = 0; i < m.n; i++)
+        vd_model_list_one(cli, list, m.path[i]);
     if (list)
         vd_cli_json(cli, list);
-    else if (n == 0)
-        fprintf(cli->out, "none in %s; `veridem model fetch --help` says how to get one\n", dir);
+    else if (m.n == 0)
+        fprintf(cli->out, "none in %s%s%s; `veridem model fetch --help` says how to get one\n", dir[0],
+                dir[1][0] ? " or " : "", dir[1]);
+    vd_cmd_models_free(&m);
     return VD_OK;
 }
 
@@ -183,7 +163,7 @@ static const struct vd_cmd vd_model_cmd_fetch = {
 static const struct vd_cmd vd_model_cmd_list = {
     .name = "list",
     .usage = "",
-    .summary = "the files in $VERIDEM_HOME/models",
+    .summary = "the files in $VERIDEM_HOME/models and ~/.veridem/models",
     .help = "A name on this list, or its beginning, can stand for MODEL in every command.",
     .run = vd_model_list,
 };
@@ -223,6 +203,9 @@ const struct vd_cmd vd_cmd_model = {
     .group = "Models and text",
     .usage = "",
     .summary = "fetch, list and inspect models",
-    .help = "MODEL is a path, or the beginning of the name of a file under $VERIDEM_HOME/models.",
+    .help =
+        "MODEL is a path, or the beginning of the name of a file in $VERIDEM_HOME/models or, if none there "
+        "fits, in\n"
+        "~/.veridem/models.",
     .sub = vd_model_sub,
 };

@@ -4,36 +4,31 @@
 #include "vd_cmd_role.h"
 #include "vd_up.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* The first file, by name, of $VERIDEM_HOME/models. */
+/* The first of `veridem model list`. */
 static enum vd_err vd_up_first_model(char out[VD_PATH_MAX], struct vd_error *err)
 {
-    char dir[VD_PATH_MAX], best[256] = "";
-    const struct dirent *e;
-    enum vd_err r = vd_home_path(dir, err, "models");
-    if (r != VD_OK)
-        return r;
-    DIR *d = opendir(dir);
-    while (d && (e = readdir(d)) != NULL) {
-        size_t n = strlen(e->d_name);
-        if (n >= 5 && n < sizeof best && strcmp(e->d_name + n - 5, ".gguf") == 0 &&
-            (!best[0] || strcmp(e->d_name, best) < 0))
-            memcpy(best, e->d_name, n + 1);
-    }
-    if (d)
-        closedir(d);
-    if (!best[0])
-        return vd_error_set(err, VD_ENOTFOUND,
-                            "there is no model in %.300s; put a GGUF file there or name one: veridem up "
-                            "MODEL",
-                            dir);
-    return vd_home_path(out, err, "models/%s", best);
+    char dir[2][VD_PATH_MAX];
+    struct vd_cmd_models m;
+    enum vd_err e = vd_cmd_models_dirs(dir, err);
+    if (e == VD_OK)
+        e = vd_cmd_models_list(&m, err);
+    if (e != VD_OK)
+        return e;
+    if (m.n)
+        memcpy(out, m.path[0], strlen(m.path[0]) + 1);
+    else
+        e = vd_error_set(err, VD_ENOTFOUND,
+                         "there is no model in %.150s%s%.150s; scripts/fetch-model (or `make demo`) puts one "
+                         "there, or name a GGUF file: veridem up MODEL",
+                         dir[0], dir[1][0] ? " or " : "", dir[1]);
+    vd_cmd_models_free(&m);
+    return e;
 }
 
 static enum vd_err vd_up_cmd_run(struct vd_cli *cli, struct vd_error *err)
@@ -72,10 +67,11 @@ const struct vd_cmd vd_cmd_up = {
     .usage = "[MODEL]",
     .summary = "a whole network at home, in one go",
     .help = "Starts ledger, gateway, worker and verifier for MODEL (default: the first of "
-            "$VERIDEM_HOME/models) and prints where\n"
+            "`veridem model list`) and prints where\n"
             "to point an OpenAI client. The first start makes keys, a network of its own and an API key; "
             "later starts go on\n"
-            "with them. Ctrl-C stops everything in order. What the roles say is in $VERIDEM_HOME/log.",
+            "with them. Ctrl-C stops everything in order, and so does the end of any role. What the roles "
+            "say is in $VERIDEM_HOME/log.",
     .opts = vd_up_opts,
     .max_args = 1,
     .run = vd_up_cmd_run,

@@ -6,7 +6,6 @@
 #include "vd_cmd_load.h"
 #include "vd_replay.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,49 +33,53 @@ static enum vd_err vd_verify_read(struct vd_verify *v, const char *path, struct 
     if (!v->tokens)
         e = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
     else if (!vd_envelope_decode((struct vd_bytes){bytes, n}, &v->e, v->tokens, n))
-        e = vd_error_set(err, VD_EFALSE, "%.200s is no receipt: %s", path,
-                         vd_receipt_verdict_text(VD_RECEIPT_MALFORMED));
+        e = vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt", path);
     free(bytes);
     if (e != VD_OK)
         return e;
     v->id = vd_signed_receipt_id(&v->e.receipt);
     enum vd_receipt_verdict verdict = vd_envelope_check(&v->e, &v->receipt);
-    return verdict == VD_RECEIPT_OK ? VD_OK
-                                    : vd_error_set(err, VD_EFALSE, "the receipt is not valid: %s",
-                                                   vd_receipt_verdict_text(verdict));
+    if (verdict == VD_RECEIPT_OK)
+        return VD_OK;
+    if (verdict == VD_RECEIPT_MALFORMED)
+        return vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt: what it signs is malformed", path);
+    if (v->cli->json) {
+        char hex[65];
+        vd_hex_encode(hex, v->id.b, VD_HASH_BYTES);
+        vd_cli_json(v->cli, json_pack("{s:b,s:s,s:s,s:b}", "stands", 0, "verdict",
+                                      vd_receipt_verdict_text(verdict), "receipt", hex, "replayed", 0));
+    }
+    return vd_error_set(err, VD_EFALSE, "the receipt is not valid: %s", vd_receipt_verdict_text(verdict));
 }
 
-/* The file under models/ that has the receipt's root. */
+/* The file among the models that has the receipt's root. */
 static enum vd_err vd_verify_find_model(struct vd_verify *v, char out[VD_PATH_MAX], struct vd_error *err)
 {
-    char dir[VD_PATH_MAX], hex[65];
-    const struct dirent *f;
+    char hex[65];
+    struct vd_cmd_models m;
     bool found = false;
-    enum vd_err e = vd_home_path(dir, err, "models");
+    enum vd_err e = vd_cmd_models_list(&m, err);
     if (e != VD_OK)
         return e;
-    DIR *d = opendir(dir);
-    while (d && !found && (f = readdir(d)) != NULL) {
+    for (size_t i = 0; !found && i < m.n; i++) {
         struct vd_cmd_engine g;
         struct vd_hash root;
-        size_t n = strlen(f->d_name);
-        if (n < 5 || strcmp(f->d_name + n - 5, ".gguf") != 0)
-            continue;
-        snprintf(out, VD_PATH_MAX, "%.3000s/%.255s", dir, f->d_name);
+        memcpy(out, m.path[i], strlen(m.path[i]) + 1);
         if (vd_cmd_engine_open(&g, v->cli, out, NULL) != VD_OK)
             continue;
         found = vd_model_root(g.model, g.pool, &root, NULL) == VD_OK &&
                 vd_hash_eq(&root, &v->receipt.request.model_root);
         vd_cmd_engine_close(&g);
     }
-    if (d)
-        closedir(d);
     vd_hex_encode(hex, v->receipt.request.model_root.b, VD_HASH_BYTES);
-    return found ? VD_OK
-                 : vd_error_set(err, VD_ENOTFOUND,
-                                "signatures and tokens are good, but no file in %.200s is the model %s; "
-                                "--model FILE names one, --no-replay is content with this",
-                                dir, hex);
+    e = found ? VD_OK
+              : vd_error_set(err, VD_ENOTFOUND,
+                             "signatures and tokens are good, but none of the %zu files that `veridem model "
+                             "list` lists is the model %s; --model FILE names one, --no-replay is content "
+                             "with this",
+                             m.n, hex);
+    vd_cmd_models_free(&m);
+    return e;
 }
 
 static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, struct vd_error *err)
@@ -195,8 +198,7 @@ static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
 }
 
 static const struct vd_cli_opt vd_verify_opts[] = {
-    {"model", 'm', "MODEL", "the model (default: the file in $VERIDEM_HOME/models with the receipt's root)",
-     false},
+    {"model", 'm', "MODEL", "the model (default: the listed file with the receipt's root)", false},
     {"no-replay", 0, NULL, "only what needs no model: signatures, salt, tokens, price", false},
     VD_CMD_OPTS_COMPUTE,
     {0},
@@ -211,7 +213,8 @@ const struct vd_cmd vd_cmd_verify = {
             "again in one pass, which is much faster than generating them, and every token and the commit "
             "root are\n"
             "compared. Exit status 0: it stands; 1: it does not, and where it differs; 3: it could not be "
-            "checked.",
+            "checked,\n"
+            "or is not a receipt. --json says {\"stands\": true or false, \"verdict\", ...} for 0 and 1.",
     .opts = vd_verify_opts,
     .min_args = 1,
     .max_args = 1,

@@ -27,7 +27,13 @@ enum vd_err vd_cmd_load_key(struct vd_keypair *out, const char *name, bool creat
         *strrchr(dir, '/') = 0;
         e = dir[0] ? vd_dir_make(dir, err) : VD_OK;
     }
-    return e == VD_OK ? vd_key_load(out, path, create, err) : e;
+    if (e == VD_OK)
+        e = vd_key_load(out, path, create, err);
+    if (e == VD_ENOTFOUND && !create)
+        return vd_error_set(err, e, "there is no key %.200s; `veridem key new%s%.100s` makes one", path,
+                            strcmp(name, "default") == 0 ? "" : " ",
+                            strcmp(name, "default") == 0 ? "" : name);
+    return e;
 }
 
 static enum vd_err vd_key_print(struct vd_cli *cli, const char *name, struct vd_keypair *k,
@@ -42,7 +48,7 @@ static enum vd_err vd_key_print(struct vd_cli *cli, const char *name, struct vd_
     if (cli->json)
         vd_cli_json(cli, json_pack("{s:s,s:s}", "key", hex, "file", path));
     else
-        fprintf(cli->out, "%s  %s\n", hex, path);
+        fprintf(cli->out, "%s\n", hex);
     return VD_OK;
 }
 
@@ -56,6 +62,8 @@ static enum vd_err vd_key_new(struct vd_cli *cli, struct vd_error *err)
         return vd_error_set(err, VD_ECONFLICT, "%s exists and stays as it is; name another key", path);
     if (e == VD_OK)
         e = vd_cmd_load_key(&k, name, true, err);
+    if (e == VD_OK && !cli->json)
+        fprintf(stderr, "the secret is in %s\n", path);
     return e == VD_OK ? vd_key_print(cli, name, &k, err) : e;
 }
 
@@ -83,7 +91,9 @@ static const struct vd_cmd vd_cmd_key_show = {
     .name = "show",
     .usage = "[NAME|FILE]",
     .summary = "print the public key",
-    .help = "The secret is never printed. A key file that others can read is refused; `chmod 600` mends it.",
+    .help =
+        "Nothing else, so that K=$(veridem key show role) works; --json also names the file. The secret is "
+        "never printed. A key file that others can read is refused; `chmod 600` mends it.",
     .max_args = 1,
     .run = vd_key_show,
 };

@@ -51,15 +51,16 @@ static void vd_cli_help_top(FILE *out, const struct vd_cmd *const *list)
     fprintf(out, "\nOf every command\n");
     for (const struct vd_cli_opt *o = vd_cli_common; o->name; o++)
         vd_cli_print_opt(out, o);
-    fprintf(out, "\nExit status\n"
-                 "  0  done\n"
-                 "  1  what was checked is false (a bad receipt, a mismatch)\n"
-                 "  2  wrong use\n"
-                 "  3  the environment: a file, the network, the disk\n"
-                 "  70 a defect of veridem; please report it\n"
-                 "\nEnvironment\n"
-                 "  VERIDEM_HOME  state: keys, models, ledger (default ~/.veridem)\n"
-                 "\n`veridem COMMAND --help` says more about each.\n");
+    fprintf(out,
+            "\nExit status\n"
+            "  0  done\n"
+            "  1  what was checked is false (a bad receipt, a mismatch)\n"
+            "  2  wrong use\n"
+            "  3  the environment: a file, the network, the disk\n"
+            "  70 a defect of veridem; please report it\n"
+            "\nEnvironment\n"
+            "  VERIDEM_HOME  state: keys, models, ledger (default ~/.veridem)\n"
+            "\n`veridem COMMAND --help` says more about each, and `veridem --version` which one this is.\n");
 }
 
 static void vd_cli_help_cmd(FILE *out, const struct vd_cli *cli)
@@ -224,16 +225,28 @@ static int vd_cli_finish(struct vd_cli *cli, enum vd_err e, const struct vd_erro
     return vd_err_exit_status(e);
 }
 
+/* Of a command line that could not be read. */
+static bool vd_cli_asks_json(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            return true;
+    return false;
+}
+
 int vd_cli_run(const struct vd_cmd *const *list, int argc, char **argv, FILE *out, FILE *errors)
 {
     struct vd_error err = {VD_OK, ""};
     struct vd_cli cli = {.path = "veridem", .out = out};
-    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+    if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)) {
         fprintf(out, "veridem %s\n", VD_VERSION);
         return vd_cli_finish(&cli, VD_OK, &err, errors);
     }
+    char help[] = "--help";
+    if (argc >= 2 && strcmp(argv[1], "help") == 0)
+        argv[1] = help; /* `help COMMAND` is `COMMAND --help` */
     enum vd_err e = vd_cli_read(&cli, list, argc, argv, &err);
-    cli.json = e == VD_OK ? vd_cli_has(&cli, "json") : false;
+    cli.json = e == VD_OK ? vd_cli_has(&cli, "json") : vd_cli_asks_json(argc, argv);
     if (e == VD_OK && (vd_cli_has(&cli, "help") || argc < 2)) {
         if (cli.cmd)
             vd_cli_help_cmd(out, &cli);

@@ -26,7 +26,7 @@ static enum vd_err vd_gateway_key_new_run(struct vd_cli *cli, struct vd_error *e
     struct vd_amount limit = VD_AMOUNT_ZERO;
     enum vd_err e = vd_cli_micro(cli, "limit", VD_AMOUNT_MAX_MICRO, &limit.micro, err);
     if (e == VD_OK)
-        e = vd_home(home, err);
+        e = vd_cmd_role_find_home(home, cli, "gateway", "keys/role.key", err);
     if (e == VD_OK)
         e = vd_dir_make(home, err);
     if (e == VD_OK)
@@ -47,7 +47,7 @@ static enum vd_err vd_gateway_key_list_run(struct vd_cli *cli, struct vd_error *
     char home[VD_PATH_MAX], id[2 * sizeof(struct vd_key_id) + 1], limit[VD_CLI_CREDITS_MAX];
     struct vd_api_key *list;
     size_t n;
-    enum vd_err e = vd_home(home, err);
+    enum vd_err e = vd_cmd_role_find_home(home, cli, "gateway", "keys/role.key", err);
     if (e == VD_OK)
         e = vd_gateway_key_list(home, &list, &n, err);
     if (e != VD_OK)
@@ -70,7 +70,7 @@ static enum vd_err vd_gateway_key_list_run(struct vd_cli *cli, struct vd_error *
 static enum vd_err vd_gateway_key_revoke_run(struct vd_cli *cli, struct vd_error *err)
 {
     char home[VD_PATH_MAX];
-    enum vd_err e = vd_home(home, err);
+    enum vd_err e = vd_cmd_role_find_home(home, cli, "gateway", "keys/role.key", err);
     if (e == VD_OK)
         e = vd_gateway_key_revoke(home, cli->arg[0], err);
     if (e == VD_OK && cli->json)
@@ -87,7 +87,9 @@ static const struct vd_cmd vd_gateway_key_cmd_new = {
     .name = "new",
     .usage = "",
     .summary = "make an API key and print it, once",
-    .help = "Of the gateway under --home, running or not. Only a hash of the key is kept.",
+    .help = "Of the gateway under --home, running or not; without --home of the one that has its home in "
+            "$VERIDEM_HOME,\n"
+            "or that `veridem up` runs there. Only a hash of the key is kept.",
     .opts = vd_gateway_key_new_opts,
     .run = vd_gateway_key_new_run,
 };

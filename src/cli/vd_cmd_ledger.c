@@ -189,9 +189,10 @@ static const struct vd_cmd vd_ledger_cmd_init = {
 
 static enum vd_err vd_ledger_check_run(struct vd_cli *cli, struct vd_error *err)
 {
-    char dir[VD_PATH_MAX];
+    char home[VD_PATH_MAX], dir[VD_PATH_MAX + 16];
     uint64_t n = 0;
-    enum vd_err e = vd_home_path(dir, err, "chain");
+    enum vd_err e = vd_cmd_role_find_home(home, cli, "ledger", "chain", err);
+    snprintf(dir, sizeof dir, "%s/chain", home);
     if (e == VD_OK)
         e = vd_chain_verify(dir, 0, &n, err);
     if (e != VD_OK)
@@ -208,8 +209,8 @@ static const struct vd_cmd vd_ledger_cmd_check = {
     .name = "check",
     .usage = "",
     .summary = "replay every block of a stopped ledger and compare",
-    .help =
-        "Of the ledger under --home. Needs no trust in whoever ran it: every transaction is applied again.",
+    .help = "Of the ledger under --home, or of `veridem up` there. Needs no trust in whoever ran it: every "
+            "transaction is applied again.",
     .run = vd_ledger_check_run,
 };
 

@@ -44,6 +44,28 @@ enum vd_err vd_cmd_role_open(struct vd_cmd_role *r, const struct vd_cli *cli, co
     return e;
 }
 
+enum vd_err vd_cmd_role_find_home(char out[VD_PATH_MAX], const struct vd_cli *cli, const char *role,
+                                  const char *mark, struct vd_error *err)
+{
+    char path[2 * VD_PATH_MAX];
+    enum vd_err e = vd_home(out, err);
+    if (e != VD_OK)
+        return e;
+    snprintf(path, sizeof path, "%s/%s/%s", out, role, mark);
+    if (access(path, F_OK) == 0) {
+        size_t n = strlen(out);
+        return snprintf(out + n, VD_PATH_MAX - n, "/%s", role) < (int)(VD_PATH_MAX - n)
+                   ? VD_OK
+                   : vd_error_set(err, VD_ELIMIT, "the home folder's path has more than %d bytes",
+                                  VD_PATH_MAX - 1);
+    }
+    snprintf(path, sizeof path, "%s/%s", out, mark);
+    return access(path, F_OK) == 0 || vd_cli_has(cli, "home")
+               ? VD_OK
+               : vd_error_set(err, VD_EUSE, "no %s has its home in %.200s; --home DIR says where one has",
+                              role, out);
+}
+
 enum vd_err vd_cmd_role_ready(const struct vd_cmd_role *r, const struct vd_cli *cli, uint16_t http,
                               uint16_t link, struct vd_error *err)
 {
@@ -56,6 +78,12 @@ enum vd_err vd_cmd_role_ready(const struct vd_cmd_role *r, const struct vd_cli *
     vd_hex_encode(hex, r->key.pub.b, VD_PUBKEY_BYTES);
     vd_log_event(&r->log, VD_LOG_INFO, "ready", "key=%s http=%u link=%u home=%s", hex, http, link, r->home);
     return VD_OK;
+}
+
+bool vd_cmd_role_stopped(void)
+{
+    sigset_t s;
+    return sigpending(&s) == 0 && (sigismember(&s, SIGINT) == 1 || sigismember(&s, SIGTERM) == 1);
 }
 
 void vd_cmd_role_wait(const struct vd_cmd_role *r)

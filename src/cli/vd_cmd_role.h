@@ -28,9 +28,17 @@ struct vd_cmd_role {
 /* Call before any thread starts: it blocks the signals that end a role. VD_EBUSY: the home is taken. */
 enum vd_err vd_cmd_role_open(struct vd_cmd_role *r, const struct vd_cli *cli, const char *name,
                              struct vd_error *err);
+/* The home of the `role` that a command without a running role is about: the folder that `veridem up` keeps
+ * for the role in the home folder, if that holds `mark`, a path that this role makes; else the home folder
+ * itself, if it does, or --home named it; else VD_EUSE. */
+enum vd_err vd_cmd_role_find_home(char out[VD_PATH_MAX], const struct vd_cli *cli, const char *role,
+                                  const char *mark, struct vd_error *err);
+
 /* Writes ports.json (http, link: 0 for none) and says on stdout that the role is ready. */
 enum vd_err vd_cmd_role_ready(const struct vd_cmd_role *r, const struct vd_cli *cli, uint16_t http,
                               uint16_t link, struct vd_error *err);
+/* Has one of them come, that vd_cmd_role_wait will take? For starts that wait. */
+bool vd_cmd_role_stopped(void);
 /* Returns when SIGINT or SIGTERM came. */
 void vd_cmd_role_wait(const struct vd_cmd_role *r);
 void vd_cmd_role_close(struct vd_cmd_role *r);

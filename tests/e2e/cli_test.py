@@ -19,7 +19,7 @@ import time
 VERIDEM = os.environ.get("VERIDEM", str(pathlib.Path(__file__).resolve().parents[2] / "build" / "veridem"))
 MODEL = pathlib.Path(os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 HOME = pathlib.Path(tempfile.mkdtemp(prefix="veridem-cli-"))
-ENV = dict(os.environ, VERIDEM_HOME=str(HOME))
+ENV = dict(os.environ, VERIDEM_HOME=str(HOME), HOME=str(HOME / "user"))
 
 
 def run(*argv, status=0, text=None, binary=False):
@@ -27,7 +27,7 @@ def run(*argv, status=0, text=None, binary=False):
     data = text.encode() if isinstance(text, str) else text
     done = subprocess.run([VERIDEM, *map(str, argv)], input=data, capture_output=True, env=ENV, timeout=300)
     err = done.stderr.decode(errors="replace")
-    assert done.returncode == status, f"veridem {argv}: {done.returncode} instead of {status}: {err}"
+    assert done.returncode == status or status is None, f"veridem {argv}: {done.returncode} instead of {status}: {err}"
     if status:
         assert err.strip(), f"veridem {argv}: exit {status} without a word"
     return (done.stdout if binary else done.stdout.decode(errors="replace")), err
@@ -62,23 +62,28 @@ def test_help_on_every_level():
             deep, _ = run(name, sub, "-h")
             assert f"usage: veridem {name} {sub}" in deep
     assert run("--version")[0].startswith("veridem ")
+    assert run("help")[0] == top and run("help", "key", "new")[0] == run("key", "new", "--help")[0]
 
 
 def test_wrong_use_is_2():
+    for argv in (["run", "x", "--temp", "-1"], ["run", "x", "--temp", "2.5"], ["run", "x", "--frobnicate"], ["nonsense"],
+                 ["bench", "x", "--pp", "0", "--tg", "0"], ["gateway", "key", "new"], ["ledger", "check"]):
+        assert json.loads(run(*argv, "--json", status=2)[0])["error"]["code"] == "VD_EUSE", argv
     for argv in (["nonsense"], ["run"], ["key"], ["run", "x", "--frobnicate"], ["tokenize", "a", "b"],
                  ["bench", "x", "--reps", "none"], ["run", "x", "--temp", "1e3"], ["status"], ["ledger", "init"],
                  ["account", "zz", "--ledger", "127.0.0.1:1"], ["worker", "--ledger", "nowhere"]):
         run(*argv, status=2)
-    assert json.loads(run("run", "x", "--temp", "-1", "--json", status=2)[0])["error"]["code"] == "VD_EUSE"
 
 
 def test_keys():
     key, _ = run("key", "new", "alice")
     path = HOME / "keys" / "alice.key"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert run_json("key", "show", "alice")["key"] == key.split()[0]
+    assert re.fullmatch("[0-9a-f]{64}\n", key) and run("key", "show", "alice")[0] == key
+    assert run_json("key", "show", "alice") == {"key": key.strip(), "file": str(path)}
     run("key", "new", "alice", status=3)
     run("key", "show", "nobody", status=3)
+    assert "`veridem key new`" in run("key", "show", status=3)[1]
     path.chmod(0o644)
     _, err = run("key", "show", "alice", status=3)
     assert str(path) in err and "600" in err, err
@@ -143,6 +148,16 @@ def test_a_ledger_and_what_is_in_its_way():
     with socket.socket() as s:
         assert s.connect_ex(("127.0.0.1", ports["link"])) != 0
     assert run_json("ledger", "check", "--home", HOME / "l1")["valid"]
+    (HOME / "up").mkdir()
+    (HOME / "l1").rename(HOME / "up" / "ledger")  # as `veridem up` keeps it
+    assert run_json("ledger", "check", "--home", HOME / "up")["valid"]
+
+
+def test_a_gateways_keys_are_found():
+    home = HOME / "up"
+    run("key", "new", "role", "--home", home / "gateway")
+    run("gateway", "key", "new", "--label", "a", "--home", home)
+    assert [k["label"] for k in run_json("gateway", "key", "list", "--home", home / "gateway")] == ["a"]
 
 
 def test_model_fetch():
@@ -183,7 +198,7 @@ def test_model_fetch():
     assert run_json("model", "fetch", f"file://{copy}", "--sha256", sha, "--name", "some")["fetched"]
     assert file.read_bytes() == data
     run("model", "fetch", f"file://{copy}", "--sha256", "00" * 32, "--name", "other", status=1)
-    assert sorted(p.name for p in file.parent.iterdir()) == ["some.gguf"]
+    assert sorted(p.name for p in file.parent.iterdir() if p.suffix != ".lock") == ["some.gguf"]
     file.unlink()
 
 
@@ -223,11 +238,33 @@ def test_receipts():
     assert run_json("verify", path, "--no-replay")["signatures_valid"]
     raw = path.read_bytes()
     spoilt = HOME / "b.receipt"
+    false = 0
     for at in (3, 40, len(raw) // 3, len(raw) // 2, len(raw) - 5, len(raw) - 1):
         spoilt.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1:])
-        run("verify", spoilt, "--no-replay", status=1)
-    spoilt.write_bytes(raw[:-20])
-    run("verify", spoilt, status=1)
+        answer = json.loads(run("verify", spoilt, "--no-replay", "--json", status=None)[0])
+        if "error" in answer:
+            assert answer["error"]["code"] == "VD_EFORMAT", (at, answer)
+            run("verify", spoilt, "--no-replay", status=3)
+        else:
+            assert answer["stands"] is False and answer["verdict"], (at, answer)
+            run("verify", spoilt, "--no-replay", status=1)
+            false += 1
+    assert false
+    for data in (raw[:-20], raw[:len(raw) // 2], b"# Veridem\n", b""):
+        spoilt.write_bytes(data)
+        assert "not a receipt" in run("verify", spoilt, status=3)[1]
+
+
+def test_run_refuses_before_it_works():
+    ask = ["run", "SmolLM2", "-p", "Hi", "-n", "2"]
+    assert not run(*ask, "--receipt", HOME / "nonexist" / "x", status=3)[0]
+    assert not run(*ask[:-1], "100000", status=2)[0]
+    assert "no space" in run(*ask, "--receipt", "/dev/full", status=3)[1].lower()
+    assert pathlib.Path("/dev/full").is_char_device()
+    run(*ask, "--temp", "2.5", "--receipt", HOME / "t.receipt", status=2)
+    run(*ask, "--temp", "1", "--top-p", "0", "--receipt", HOME / "t.receipt")
+    assert run_json("verify", HOME / "t.receipt")["stands"]
+    assert not run("bench", "SmolLM2", "--pp", "99999", status=2)[0]
 
 
 def test_bench():
@@ -239,8 +276,9 @@ def test_bench():
 def main():
     try:
         for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
-                     test_a_ledger_and_what_is_in_its_way, test_model_fetch, need_model, test_text, test_the_same_bits_everywhere,
-                     test_receipts, test_bench):
+                     test_a_ledger_and_what_is_in_its_way, test_a_gateways_keys_are_found, test_model_fetch,
+                     need_model, test_text, test_the_same_bits_everywhere,
+                     test_receipts, test_run_refuses_before_it_works, test_bench):
             began = time.monotonic()
             test()
             print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

@@ -3,6 +3,7 @@
  * know about lost links. */
 #include "vd_ledger_client.h"
 #include "vd_clock.h"
+#include "vd_seldom.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -13,6 +14,8 @@ enum {
     RETRY_MS = 100,  /* before the same bytes are submitted again */
     GENESIS_TAG = 0, /* the question that this file asks by itself */
     NONCE_TRIES = 3,
+    AWAIT_POLL_MS = 100,
+    AWAIT_QUIET_MS = 1000,
     LIST_PAGE = 256,
     RESULT_UNDECIDED = 1000, /* docs/spec/wire.md */
 };
@@ -367,6 +370,27 @@ enum vd_err vd_ledger_client_wait(struct vd_ledger_client *c, uint32_t timeout_m
         return VD_OK;
     return vd_error_set(err, last.code == VD_EAGAIN ? VD_ETIMEOUT : last.code, "no link to the ledger: %s%s",
                         last.msg, mend_of(last.code));
+}
+
+enum vd_err vd_ledger_client_await(struct vd_ledger_client *c, uint32_t timeout_ms, vd_stopped_fn *stopped,
+                                   struct vd_error *err)
+{
+    uint64_t begun = vd_clock_ms();
+    struct vd_seldom said = {0};
+    struct vd_error why;
+    for (;;) {
+        enum vd_err e = vd_ledger_client_wait(c, AWAIT_POLL_MS, &why);
+        uint64_t waited = vd_clock_ms() - begun;
+        if (e == VD_OK)
+            return VD_OK;
+        if (stopped && stopped())
+            return vd_error_set(err, VD_ECANCELLED, "stopped while waiting for the ledger");
+        if (e == VD_ECANCELLED || waited >= timeout_ms)
+            return vd_error_set(err, e, "%s", why.msg);
+        if (waited >= AWAIT_QUIET_MS && vd_seldom_due(&said))
+            vd_log_event(c->cfg.log, VD_LOG_WARN, "waiting for the ledger", "address=%s:%u why=%s",
+                         c->cfg.host, c->cfg.port, why.msg);
+    }
 }
 
 bool vd_ledger_client_is_up(struct vd_ledger_client *c)

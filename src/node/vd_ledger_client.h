@@ -49,6 +49,11 @@ void vd_ledger_client_cancel(struct vd_ledger_client *c);
  * nobody listens there; VD_EAUTH, VD_ECONFLICT: another key, another network); VD_ETIMEOUT: none has ended.
  */
 enum vd_err vd_ledger_client_wait(struct vd_ledger_client *c, uint32_t timeout_ms, struct vd_error *err);
+/* The same for a role that starts: asks `stopped` (may be NULL) from time to time, VD_ECANCELLED if it says
+ * so, and logs what it waits for, after a second and then rarely. */
+typedef bool vd_stopped_fn(void);
+enum vd_err vd_ledger_client_await(struct vd_ledger_client *c, uint32_t timeout_ms, vd_stopped_fn *stopped,
+                                   struct vd_error *err);
 bool vd_ledger_client_is_up(struct vd_ledger_client *c);
 /* The height of the latest block that this client heard of. */
 uint64_t vd_ledger_client_height(struct vd_ledger_client *c);

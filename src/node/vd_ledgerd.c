@@ -38,6 +38,7 @@ struct vd_ledgerd {
     struct vd_status_http *http;
     atomic_uint_fast64_t n_submits, n_applied, n_refused, n_undecided, n_queries;
     atomic_uint n_links;
+    atomic_bool disk_full; /* said in the log */
 
     pthread_mutex_t mu; /* the sessions */
     struct session *sessions;
@@ -83,6 +84,15 @@ static void count_result(struct vd_ledgerd *d, const struct vd_chain_result *r)
         atomic_fetch_add(&d->n_refused, 1);
 }
 
+/* A full disk is said when it begins, and its end with the next block. */
+static void note_disk(struct vd_ledgerd *d, enum vd_err e)
+{
+    if (e == VD_ENOSPACE && !atomic_exchange(&d->disk_full, true))
+        vd_log_event(d->cfg.log, VD_LOG_ERROR, "the disk is full",
+                     "dir=%s mend=free some space; nothing is lost, and blocks go on by themselves",
+                     d->cfg.dir);
+}
+
 static void on_decided(void *arg, const struct vd_chain_result *r)
 {
     struct pending *p = arg;
@@ -90,6 +100,7 @@ static void on_decided(void *arg, const struct vd_chain_result *r)
     m.code = r->err != VD_OK ? RESULT_UNDECIDED + (uint32_t)r->err : (uint32_t)r->verdict;
     m.text = text_of(r->err != VD_OK ? vd_err_text(r->err) : vd_tx_verdict_text(r->verdict));
     count_result(p->d, r);
+    note_disk(p->d, r->err);
     send_result(p->link, &m);
     vd_link_unref(p->link);
     free(p);
@@ -112,6 +123,7 @@ static void on_submit(struct vd_ledgerd *d, struct vd_link *l, struct vd_bytes b
     }
     if (e == VD_OK)
         return;
+    note_disk(d, e);
     struct vd_wire_result r = {
         .tag = m.tag, .code = RESULT_UNDECIDED + (uint32_t)e, .text = text_of(vd_err_text(e))};
     atomic_fetch_add(&d->n_undecided, 1);
@@ -295,8 +307,11 @@ static void ring(struct vd_ledgerd *d)
 
 static void on_block(void *arg, const struct vd_chain_block_info *block)
 {
+    struct vd_ledgerd *d = arg;
     (void)block;
-    ring(arg);
+    if (atomic_exchange(&d->disk_full, false))
+        vd_log_event(d->cfg.log, VD_LOG_INFO, "the disk has room again", "dir=%s", d->cfg.dir);
+    ring(d);
 }
 
 /* One BLOCK frame: as many events as fit, from *offset on. */

@@ -11,13 +11,28 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { FILE_MAX_BYTES = 4 << 20, SECRET_BYTES = 32 };
+enum { FILE_MAX_BYTES = 4 << 20, SECRET_BYTES = 32, LOCK_WAIT_MS = 5000, LOCK_POLL_MS = 10 };
 
 static enum vd_err path_of(char out[VD_PATH_MAX], const char *home, struct vd_error *err)
 {
     if (snprintf(out, VD_PATH_MAX, "%s/api-keys.json", home) >= VD_PATH_MAX)
         return vd_error_set(err, VD_ELIMIT, "the path %s is too long", home);
     return VD_OK;
+}
+
+/* Two commands that change the file at once must not lose one's change: the second waits. */
+static enum vd_err lock_keys(struct vd_lock *lock, const char *home, struct vd_error *err)
+{
+    char path[VD_PATH_MAX];
+    uint64_t until = vd_clock_ms() + LOCK_WAIT_MS;
+    if (snprintf(path, sizeof path, "%s/api-keys.lock", home) >= VD_PATH_MAX)
+        return vd_error_set(err, VD_ELIMIT, "the path %s is too long", home);
+    enum vd_err e = vd_lock_take(lock, path, err);
+    while (e == VD_EBUSY && vd_clock_ms() < until) {
+        vd_clock_sleep_ms(LOCK_POLL_MS);
+        e = vd_lock_take(lock, path, err);
+    }
+    return e;
 }
 
 static struct vd_hash hash_of(const char *secret)
@@ -142,12 +157,19 @@ enum vd_err vd_gateway_key_new(const char *home, const char *label, struct vd_am
     if (!label_ok(label))
         return vd_error_set(err, VD_EUSE, "a key's label is 1 to %d printable characters",
                             VD_API_KEY_LABEL_MAX);
+    struct vd_lock lock;
     enum vd_err e = vd_dir_make(home, err);
     if (e == VD_OK)
-        e = vd_gateway_key_list(home, &list, &n, err);
+        e = lock_keys(&lock, home, err);
     if (e != VD_OK)
         return e;
+    e = vd_gateway_key_list(home, &list, &n, err);
+    if (e != VD_OK) {
+        vd_lock_release(&lock);
+        return e;
+    }
     if (n == VD_API_KEYS_MAX) {
+        vd_lock_release(&lock);
         free(list);
         return vd_error_set(err, VD_ELIMIT, "there are %d keys already; revoke some", VD_API_KEYS_MAX);
     }
@@ -157,6 +179,7 @@ enum vd_err vd_gateway_key_new(const char *home, const char *label, struct vd_am
     strcpy(out->label, label);
     list[n] = *out;
     e = write_keys(home, list, n + 1, err);
+    vd_lock_release(&lock);
     free(list);
     return e;
 }
@@ -166,9 +189,15 @@ enum vd_err vd_gateway_key_revoke(const char *home, const char *id_or_label, str
     struct vd_api_key *list;
     char id[2 * VD_KEY_ID_BYTES + 1];
     size_t n, found = 0, at = 0;
-    enum vd_err e = vd_gateway_key_list(home, &list, &n, err);
+    struct vd_lock lock;
+    enum vd_err e = lock_keys(&lock, home, err);
     if (e != VD_OK)
         return e;
+    e = vd_gateway_key_list(home, &list, &n, err);
+    if (e != VD_OK) {
+        vd_lock_release(&lock);
+        return e;
+    }
     for (size_t i = 0; i < n; i++) {
         vd_hex_encode(id, list[i].id.b, VD_KEY_ID_BYTES);
         if (strcmp(id, id_or_label) == 0 || strcmp(list[i].label, id_or_label) == 0) {
@@ -185,6 +214,7 @@ enum vd_err vd_gateway_key_revoke(const char *home, const char *id_or_label, str
         memmove(&list[at], &list[at + 1], (n - at - 1) * sizeof *list);
         e = write_keys(home, list, n - 1, err);
     }
+    vd_lock_release(&lock);
     free(list);
     return e;
 }

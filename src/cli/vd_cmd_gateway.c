@@ -128,7 +128,7 @@ struct vd_gateway_cmd {
     char http_host[256], listen_host[256];
     uint16_t http_port, listen_port;
     struct vd_amount escrow, price_in_max, price_out_max;
-    uint32_t key_per_minute;
+    uint32_t key_per_minute, per_address;
 };
 
 /* A model is opened once for its root (which is kept for the next start); the gateway itself needs only its
@@ -170,6 +170,8 @@ static enum vd_err vd_gateway_read(struct vd_gateway_cmd *c, const struct vd_cli
     if (e == VD_OK)
         e = vd_cli_u32(cli, "key-per-minute", 1, 1 << 20, &c->key_per_minute, err);
     if (e == VD_OK)
+        e = vd_cli_u32(cli, "per-address", 1, 256, &c->per_address, err);
+    if (e == VD_OK)
         e = vd_cmd_read_listen(cli, "http", "127.0.0.1:8080", c->http_host, &c->http_port, err);
     if (e == VD_OK)
         e = vd_cmd_read_listen(cli, "listen", "127.0.0.1:7401", c->listen_host, &c->listen_port, err);
@@ -200,7 +202,9 @@ static enum vd_err vd_gateway_serve(struct vd_gateway_cmd *c, const struct vd_cl
                                        .price_in_max = c->price_in_max,
                                        .price_out_max = c->price_out_max,
                                        .key_per_minute_max = c->key_per_minute,
-                                       .log = &c->role.log};
+                                       .connections_per_address_max = c->per_address,
+                                       .log = &c->role.log,
+                                       .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_gateway_start(&g, &config, err);
     if (e == VD_OK)
         e = vd_cmd_role_ready(&c->role, cli, vd_gateway_http_port(g), vd_gateway_link_port(g), err);
@@ -237,6 +241,7 @@ static const struct vd_cli_opt vd_gateway_opts[] = {
      false},
     {"price-out-max", 0, "N", "the same per output token", false},
     {"key-per-minute", 0, "N", "requests per minute of one API key (default: no limit)", false},
+    {"per-address", 0, "N", "HTTP connections from one address (default 64; 256 behind a proxy)", false},
     VD_CMD_OPTS_COMPUTE,
     VD_CMD_OPTS_ROLE,
     {0},
@@ -247,14 +252,21 @@ const struct vd_cmd vd_cmd_gateway = {
     .group = "Roles",
     .usage = "",
     .summary = "the OpenAI API in front of workers, and its API keys",
-    .help = "Without a command it serves HTTP for clients and a port for workers and verifiers. Workers are "
-            "paid from an escrow\n"
-            "on the ledger that this gateway's account opens; put credits there first. Every answer's "
-            "receipt is kept\n"
-            "under --home and settled in batches.\n\n"
-            "    veridem gateway --ledger KEY@host:7400 --model SmolLM2 --http 0.0.0.0:8080 --listen "
-            "0.0.0.0:7401\n"
-            "    veridem gateway key new --label alice",
+    .help =
+        "Without a command it serves HTTP for clients and a port for workers and verifiers. Workers are "
+        "paid from an escrow\n"
+        "on the ledger that this gateway's account opens; put credits there first. Every answer's "
+        "receipt is kept\n"
+        "under --home and settled in batches.\n"
+        "At most 256 HTTP connections are open; a request must have arrived after 30 s. With less than 32 "
+        "MiB "
+        "free\n"
+        "under --home, /health and new requests get 503 (disk_full). SIGINT and SIGTERM end what runs with "
+        "the error\n"
+        "shutting_down, settle, and stop.\n\n"
+        "    veridem gateway --ledger KEY@host:7400 --model SmolLM2 --http 0.0.0.0:8080 --listen "
+        "0.0.0.0:7401\n"
+        "    veridem gateway key new --label alice",
     .opts = vd_gateway_opts,
     .run = vd_gateway_run,
     .sub = vd_gateway_sub,

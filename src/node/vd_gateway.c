@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { LEDGER_START_MS = 30000 };
@@ -38,6 +39,8 @@ static void set_defaults(struct vd_gateway_config *c)
     c->queue_max = or_default(c->queue_max, 128);
     c->stall_ms = or_default(c->stall_ms, 60000);
     c->connections_max = or_default(c->connections_max, 256);
+    c->connections_per_address_max = or_default(c->connections_per_address_max, 64);
+    c->receive_ms = or_default(c->receive_ms, 30000);
     c->key_parallel_max = or_default(c->key_parallel_max, 64);
     c->max_tokens_default = or_default(c->max_tokens_default, 1024);
 }
@@ -72,7 +75,7 @@ static enum vd_err start_ledger(struct vd_gateway *g, struct vd_error *err)
                                         .arg = g};
     enum vd_err e = vd_ledger_client_start(&g->ledger, &c, err);
     if (e == VD_OK)
-        e = vd_ledger_client_wait(g->ledger, LEDGER_START_MS, err);
+        e = vd_ledger_client_await(g->ledger, LEDGER_START_MS, g->cfg.stopped, err);
     if (e == VD_OK)
         e = vd_ledger_client_genesis(g->ledger, &genesis, &g->genesis, err);
     if (e == VD_OK) {
@@ -178,6 +181,20 @@ void vd_gateway_get_stats(struct vd_gateway *g, struct vd_gateway_stats *out)
     pthread_mutex_unlock(&g->mu);
 }
 
+bool gw_disk_full(const struct vd_gateway *g)
+{
+    struct statvfs disk;
+    return statvfs(g->store_dir, &disk) == 0 &&
+           (uint64_t)disk.f_bavail * disk.f_frsize < GW_DISK_FREE_MIN_BYTES;
+}
+
+bool gw_shutting_down(struct vd_openai_error *e)
+{
+    vd_openai_fail(e, 503, "shutting_down", NULL, "The gateway is shutting down; try again in a moment.");
+    e->retry_after_s = 5;
+    return false;
+}
+
 bool gw_health(struct vd_gateway *g, char text[256])
 {
     struct vd_gateway_stats s;
@@ -187,6 +204,11 @@ bool gw_health(struct vd_gateway *g, char text[256])
     pthread_mutex_unlock(&g->mu);
     if (!vd_ledger_client_is_up(g->ledger)) {
         snprintf(text, 256, "no link to the ledger");
+        return false;
+    }
+    if (gw_disk_full(g)) {
+        snprintf(text, 256, "disk_full: less than %d MiB are free under %.200s", GW_DISK_FREE_MIN_BYTES >> 20,
+                 g->store_dir);
         return false;
     }
     if (!has_escrow || s.n_workers == 0) {

@@ -44,15 +44,18 @@ struct vd_gateway_config {
                                 that is there */
     struct vd_amount price_in_max, price_out_max; /* per token; 0: no limit */
     const struct vd_log *log;                     /* may be NULL */
+    bool (*stopped)(void);                        /* ends the wait for the ledger at the start; may be NULL */
     /* 0: the default in brackets */
-    uint32_t settle_ms;          /* between batches [1000] */
-    uint32_t queue_ms;           /* a request waits so long for a free worker [30000] */
-    uint32_t queue_max;          /* so many may wait at once [128] */
-    uint32_t stall_ms;           /* without a token from the worker before another is asked [60000] */
-    uint32_t connections_max;    /* of HTTP [256] */
-    uint32_t key_parallel_max;   /* requests of one key at once [64] */
-    uint32_t key_per_minute_max; /* requests of one key [0: no limit] */
-    uint32_t max_tokens_default; /* of a chat that gives none [1024] */
+    uint32_t settle_ms;       /* between batches [1000] */
+    uint32_t queue_ms;        /* a request waits so long for a free worker [30000] */
+    uint32_t queue_max;       /* so many may wait at once [128] */
+    uint32_t stall_ms;        /* without a token from the worker before another is asked [60000] */
+    uint32_t connections_max; /* of HTTP [256] */
+    uint32_t connections_per_address_max; /* of HTTP, from one client address [64] */
+    uint32_t receive_ms;                  /* headers and body of a request must be there after this [30000] */
+    uint32_t key_parallel_max;            /* requests of one key at once [64] */
+    uint32_t key_per_minute_max;          /* requests of one key [0: no limit] */
+    uint32_t max_tokens_default;          /* of a chat that gives none [1024] */
 };
 
 struct vd_gateway;

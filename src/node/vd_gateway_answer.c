@@ -317,8 +317,7 @@ static bool first_place(struct gw_answer *a, struct vd_openai_error *e)
 static enum gw_step stopping(struct gw_answer *a, struct vd_openai_error *e)
 {
     gw_answer_cancel(a);
-    vd_openai_fail(e, 503, "shutting_down", NULL, "The gateway is shutting down; try again in a moment.");
-    e->retry_after_s = 5;
+    gw_shutting_down(e);
     return GW_ERROR;
 }
 

@@ -1,5 +1,7 @@
 /* The HTTP side: libmicrohttpd with a thread per connection, because an answer takes seconds and code that
- * waits reads from top to bottom; the connections are limited.
+ * waits reads from top to bottom; the connections are limited, in all, for each address, and in the time that
+ * a request may take to arrive (vd_gateway_guard.c). At the end no new ones are taken, and those under way
+ * are answered or told why not before the rest is cut.
  *
  * A request is refused as early as it can be: a wrong key and a body that says it is too large before the
  * body is read. A body without a length is dropped, not kept, from the limit on. A stream's first byte is
@@ -16,12 +18,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/statvfs.h>
+#include <unistd.h>
 
 enum {
     IDLE_TIMEOUT_S = 120,
     CONNECTION_MEMORY_BYTES = 64 << 10,
     DROP_MAX_BYTES = 16 << 20, /* of a body that is too large, then the connection is closed */
+    DRAIN_MS = 5000,           /* for the responses under way to end, once the gateway stops */
+    DRAIN_POLL_MS = 10,
     STREAM_BLOCK_BYTES = 16 << 10,
     IDEMPOTENCY_KEY_MAX = 255,
     MODELS_TEXT_MAX = 300,
@@ -30,7 +34,9 @@ enum {
 struct gw_http {
     struct vd_gateway *g;
     struct MHD_Daemon *daemon;
+    struct gw_guard *guard;
     uint16_t port;
+    atomic_uint n_calls; /* requests whose response has not been sent to its end */
 };
 
 enum stream_state { S_ROLE, S_TEXT, S_FINISH, S_USAGE, S_DONE, S_END };
@@ -39,6 +45,7 @@ enum stream_state { S_ROLE, S_TEXT, S_FINISH, S_USAGE, S_DONE, S_END };
 struct call {
     struct vd_gateway *g;
     struct MHD_Connection *connection;
+    struct gw_guest *guest;
     enum vd_openai_kind kind;
     const char *path;
     bool is_post, answered;
@@ -220,14 +227,12 @@ static const struct gw_model *find_model(struct call *c, struct vd_openai_error 
 
 static bool able(struct vd_gateway *g, struct vd_openai_error *e)
 {
-    struct statvfs disk;
     if (atomic_load(&g->stopping)) {
-        vd_openai_fail(e, 503, "shutting_down", NULL, "The gateway is shutting down; try again in a moment.");
+        return gw_shutting_down(e);
     } else if (vd_ledger_client_wait(g->ledger, GW_LEDGER_WAIT_MS, NULL) != VD_OK) {
         vd_openai_fail(e, 503, "ledger_unreachable", NULL,
                        "The gateway cannot reach its ledger; try again later.");
-    } else if (statvfs(g->store_dir, &disk) == 0 &&
-               (uint64_t)disk.f_bavail * disk.f_frsize < GW_DISK_FREE_MIN_BYTES) {
+    } else if (gw_disk_full(g)) {
         vd_openai_fail(e, 503, "disk_full", NULL, "The gateway's disk is full; try again later.");
     } else {
         return true;
@@ -648,6 +653,10 @@ static enum MHD_Result first_call(struct gw_http *h, struct MHD_Connection *conn
     *state = c;
     c->g = h->g;
     c->connection = connection;
+    atomic_fetch_add(&h->n_calls, 1);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    c->guest = info ? info->socket_context : NULL;
     bool ok = check_head(c, path, method, &e);
     make_id(c);
     return ok ? MHD_YES : respond_error(c, &e);
@@ -667,6 +676,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
         *n_upload = 0;
         return ok ? MHD_YES : MHD_NO;
     }
+    gw_guard_received(c->g->http->guard, c->guest);
     if (!c->is_post)
         return get(c, path);
     if (!c->n_dropped)
@@ -680,9 +690,9 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
 static void completed(void *cls, struct MHD_Connection *connection, void **state,
                       enum MHD_RequestTerminationCode why)
 {
+    struct gw_http *h = cls;
     struct call *c = *state;
     struct vd_openai_error e;
-    (void)cls;
     (void)connection;
     if (!c)
         return;
@@ -702,10 +712,26 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
         gw_once_leave(c->g, &c->once);
     take_leave(c);
     vd_openai_request_free(&c->request);
+    gw_guard_next(h->guard, c->guest);
     free(c->kept.text);
     free(c->out);
     free(c->body);
     free(c);
+    atomic_fetch_sub(&h->n_calls, 1);
+}
+
+static void connected(void *cls, struct MHD_Connection *connection, void **context,
+                      enum MHD_ConnectionNotificationCode what)
+{
+    struct gw_http *h = cls;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = info ? gw_guard_enter(h->guard, info->connect_fd) : NULL;
+    } else {
+        gw_guard_leave(h->guard, *context);
+        *context = NULL;
+    }
 }
 
 enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err)
@@ -715,22 +741,29 @@ enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err)
     if (!h)
         return vd_error_set(err, VD_ENOMEM, "no memory for the HTTP server");
     h->g = g;
-    enum vd_err e = vd_listen_tcp(&fd, &h->port, g->cfg.http_host, g->cfg.http_port, err);
+    enum vd_err e = gw_guard_start(&h->guard, g->cfg.receive_ms, err);
+    if (e == VD_OK)
+        e = vd_listen_tcp(&fd, &h->port, g->cfg.http_host, g->cfg.http_port, err);
     if (e != VD_OK) {
+        gw_guard_stop(h->guard);
         free(h);
         return e;
     }
+    g->http = h; /* before the first request */
     h->daemon = MHD_start_daemon(
         MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, h->port,
         NULL, NULL, handle, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)g->cfg.connections_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
+        (unsigned)g->cfg.connections_max, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        (unsigned)g->cfg.connections_per_address_max, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES, MHD_OPTION_NOTIFY_COMPLETED,
-        completed, h, MHD_OPTION_END);
+        completed, h, MHD_OPTION_NOTIFY_CONNECTION, connected, h, MHD_OPTION_END);
     if (!h->daemon) {
+        g->http = NULL;
+        close(fd);
+        gw_guard_stop(h->guard);
         free(h);
         return vd_error_set(err, VD_EAGAIN, "cannot start the HTTP server on port %u", g->cfg.http_port);
     }
-    g->http = h;
     return VD_OK;
 }
 
@@ -738,7 +771,14 @@ void gw_http_stop(struct vd_gateway *g)
 {
     if (!g->http)
         return;
+    MHD_socket listening = MHD_quiesce_daemon(g->http->daemon);
+    uint64_t until = vd_clock_ms() + DRAIN_MS;
+    while (atomic_load(&g->http->n_calls) && vd_clock_ms() < until)
+        vd_clock_sleep_ms(DRAIN_POLL_MS);
     MHD_stop_daemon(g->http->daemon);
+    if (listening != MHD_INVALID_SOCKET)
+        close(listening);
+    gw_guard_stop(g->http->guard);
     free(g->http);
     g->http = NULL;
 }

@@ -12,6 +12,7 @@
 #include "vd_ledger_client.h"
 #include "vd_link.h"
 #include "vd_openai.h"
+#include "vd_seldom.h"
 #include "vd_wire.h"
 
 #include <pthread.h>
@@ -156,6 +157,7 @@ struct vd_gateway {
     pthread_t settler;
     bool settling, settle_now, refresh; /* what the settler is told */
     pthread_cond_t settle_bell;
+    struct vd_seldom no_escrow, no_topup; /* the settler's */
     struct vd_gateway_stats stats;
 };
 
@@ -240,12 +242,25 @@ enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err);
 void gw_http_stop(struct vd_gateway *g);
 uint16_t gw_http_port(const struct gw_http *h);
 
+/* vd_gateway_guard.c: connections whose requests do not arrive in time are cut. A request is awaited from
+ * enter or next on, until received. NULL guests (no memory for them) are allowed, and not watched. */
+struct gw_guard;
+struct gw_guest;
+enum vd_err gw_guard_start(struct gw_guard **out, uint32_t receive_ms, struct vd_error *err);
+void gw_guard_stop(struct gw_guard *w); /* all guests have left; NULL is allowed */
+struct gw_guest *gw_guard_enter(struct gw_guard *w, int fd);
+void gw_guard_received(struct gw_guard *w, struct gw_guest *x);
+void gw_guard_next(struct gw_guard *w, struct gw_guest *x);
+void gw_guard_leave(struct gw_guard *w, struct gw_guest *x);
+
 /* vd_gateway_receipt.c: as JSON; NULL: no memory, or damaged. The caller frees it. */
 char *gw_receipt_json(struct vd_gateway *g, const struct vd_gwstore_receipt *r);
 
 /* vd_gateway.c */
 void gw_metrics(struct vd_gateway *g, struct vd_metrics *m);
 bool gw_health(struct vd_gateway *g, char text[256]);
+bool gw_disk_full(const struct vd_gateway *g);    /* less than GW_DISK_FREE_MIN_BYTES are free */
+bool gw_shutting_down(struct vd_openai_error *e); /* false, like vd_openai_fail */
 /* pthread condition variables with the monotonic clock; wait at most ms. False: time is over. */
 void gw_cond_init(pthread_cond_t *c);
 bool gw_cond_wait_ms(pthread_cond_t *c, pthread_mutex_t *mu, uint32_t ms);

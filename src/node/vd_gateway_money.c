@@ -195,7 +195,15 @@ static enum vd_err open_escrow(struct vd_gateway *g, struct vd_error *err)
     struct vd_ledger_outcome out;
     struct vd_escrow x;
     struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {g->key.pub, g->cfg.escrow}};
+    char hex[2 * VD_PUBKEY_BYTES + 1];
     enum vd_err e = vd_ledger_client_send(g->ledger, &tx, SETTLE_TIMEOUT_MS, &out, err);
+    if (e == VD_EFALSE && (out.verdict == VD_TX_FUNDS || out.verdict == VD_TX_UNKNOWN_ACCOUNT)) {
+        vd_hex_encode(hex, g->key.pub.b, VD_PUBKEY_BYTES);
+        return vd_error_set(
+            err, VD_EFUNDS,
+            "the account has not the %llu micro-credits of --escrow; transfer credits to %s first",
+            (unsigned long long)g->cfg.escrow.micro, hex);
+    }
     if (e == VD_OK)
         e = vd_ledger_client_escrow(g->ledger, &out.tx_id, &x, err);
     if (e == VD_OK) {
@@ -224,7 +232,7 @@ static void top_up(struct vd_gateway *g)
     if (vd_ledger_client_send(g->ledger, &tx, SETTLE_TIMEOUT_MS, &out, &err) == VD_OK)
         vd_log_event(&g->log, VD_LOG_INFO, "escrow topped up", "micro=%llu",
                      (unsigned long long)tx.u.escrow_topup.amount.micro);
-    else
+    else if (vd_seldom_due(&g->no_topup))
         vd_log_event(&g->log, VD_LOG_WARN, "the escrow cannot be topped up", "why=%s", err.msg);
 }
 
@@ -266,7 +274,7 @@ static void ensure_escrow(struct vd_gateway *g)
         use_escrow(g, &id, &x);
     else if (e == VD_ENOTFOUND && g->cfg.escrow.micro)
         e = open_escrow(g, &err);
-    if (e != VD_OK && e != VD_ECANCELLED)
+    if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&g->no_escrow))
         vd_log_event(&g->log, VD_LOG_WARN, "no escrow", "why=%s", err.msg);
 }
 

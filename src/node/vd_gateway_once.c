@@ -57,7 +57,11 @@ static enum gw_once_result wait_for_others(struct vd_gateway *g, const struct gw
     for (const struct gw_once *o = running(g, &me->slot); o; o = running(g, &me->slot)) {
         if (!vd_hash_eq(&o->fingerprint, &me->fingerprint))
             return another_body(e);
-        bool in_time = vd_clock_ms() < until && !atomic_load(&g->stopping);
+        bool in_time = vd_clock_ms() < until;
+        if (atomic_load(&g->stopping)) {
+            gw_shutting_down(e);
+            return GW_ONCE_FAIL;
+        }
         if (!in_time || !alive(arg)) {
             vd_openai_fail(e, 409, "request_in_progress", NULL,
                            "The first request with this key is still running.");

@@ -615,6 +615,8 @@ static bool await_worker(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *al
         c = choose(g, j, s, o);
     }
     g->n_waiting--;
+    if (atomic_load(&g->stopping))
+        return gw_shutting_down(e);
     return c == CHOSEN || none_left(j, c, e);
 }
 

@@ -171,10 +171,14 @@ static enum vd_err vd_up_start(struct vd_up *u, enum vd_up_role r, const char **
     return e;
 }
 
-/* SIGTERM to all that run, last started first; SIGKILL to what is left after a while. */
+/* SIGTERM to all that run; SIGKILL to what is left after a while. The gateway goes first: it ends its
+ * clients' answers, for which it needs the worker, and settles, for which it needs the ledger. */
 static void vd_up_stop(struct vd_up *u)
 {
-    for (int r = VD_UP_ROLES - 1; r >= 0; r--) {
+    static const enum vd_up_role order[VD_UP_ROLES] = {VD_UP_GATEWAY, VD_UP_VERIFIER, VD_UP_WORKER,
+                                                       VD_UP_LEDGER};
+    for (int i = 0; i < VD_UP_ROLES; i++) {
+        enum vd_up_role r = order[i];
         uint64_t until = vd_clock_ms() + VD_UP_STOP_MS;
         if (!u->role[r].pid)
             continue;

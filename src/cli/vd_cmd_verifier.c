@@ -65,7 +65,8 @@ static enum vd_err vd_verifier_serve(struct vd_verifier_cmd *c, const struct vd_
         .model = c->model,
         .n_models = c->n_models,
         .audit_rate_ppm = (uint32_t)c->rate_ppm,
-        .log = &c->role.log};
+        .log = &c->role.log,
+        .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_verifier_start(&v, &config, err);
     struct vd_status_http_config sc = {.host = c->status_host,
                                        .port = c->status_port,

@@ -77,7 +77,8 @@ static enum vd_err vd_worker_serve(struct vd_worker_cmd *c, const struct vd_cli 
         .model = c->model,
         .n_models = c->n_models,
         .stake = c->stake,
-        .log = &c->role.log};
+        .log = &c->role.log,
+        .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_worker_start(&w, &config, err);
     struct vd_status_http_config sc = {.host = c->status_host,
                                        .port = c->status_port,

@@ -122,6 +122,15 @@ static void vd_verifier_on_close(void *arg, struct vd_link *link, const struct v
                  "peer=%s why=%s", vd_link_peer_addr(link), why->code == VD_OK ? "in order" : why->msg);
 }
 
+static void vd_verifier_on_fail(void *arg, const struct vd_error *why)
+{
+    struct vd_verifier *v = arg;
+    pthread_mutex_lock(&v->mu);
+    bool say = vd_seldom_due(&v->no_gateway);
+    pthread_mutex_unlock(&v->mu);
+    vd_log_event(&v->log, say ? VD_LOG_WARN : VD_LOG_DEBUG, "no link to a gateway", "why=%s", why->msg);
+}
+
 static void vd_verifier_on_data(struct vd_verifier *v, struct vd_link *link, struct vd_bytes body)
 {
     struct vd_wire_audit_data m;
@@ -197,7 +206,7 @@ static enum vd_err vd_verifier_connect(struct vd_verifier *v, const struct vd_ve
     if (e == VD_OK)
         e = vd_ledger_client_start(&v->ledger, &lc, err);
     if (e == VD_OK)
-        e = vd_ledger_client_wait(v->ledger, VD_VERIFIER_LEDGER_WAIT_MS, err);
+        e = vd_ledger_client_await(v->ledger, VD_VERIFIER_LEDGER_WAIT_MS, c->stopped, err);
     return e == VD_OK ? vd_ledger_client_genesis(v->ledger, &v->rules, &v->genesis, err) : e;
 }
 
@@ -225,7 +234,8 @@ static enum vd_err vd_verifier_dial(struct vd_verifier *v, const struct vd_verif
                                 .cb = {.arg = v,
                                        .on_open = vd_verifier_on_open,
                                        .on_frame = vd_verifier_on_frame,
-                                       .on_close = vd_verifier_on_close}};
+                                       .on_close = vd_verifier_on_close,
+                                       .on_fail = vd_verifier_on_fail}};
     enum vd_err e = VD_OK;
     for (size_t i = 0; e == VD_OK && i < c->n_gateways; i++) {
         e = vd_link_dialer_start(&v->dialer[i], &lc, c->gateway[i].host, c->gateway[i].port,
@@ -259,6 +269,21 @@ static enum vd_err vd_verifier_init(struct vd_verifier *v, const struct vd_verif
     return vd_worker_jobs_open(&v->cases, dir, err);
 }
 
+/* One that cannot pay a bond still audits; but it should be known before the first receipt that is false. */
+static void vd_verifier_check_funds(struct vd_verifier *v)
+{
+    struct vd_account a = {0};
+    char hex[2 * VD_PUBKEY_BYTES + 1];
+    enum vd_err e = vd_ledger_client_account(v->ledger, &v->key.pub, &a, NULL);
+    if ((e != VD_OK && e != VD_ENOTFOUND) || vd_amount_cmp(a.balance, v->rules->challenge_bond) >= 0)
+        return;
+    vd_hex_encode(hex, v->key.pub.b, VD_PUBKEY_BYTES);
+    vd_log_event(&v->log, VD_LOG_WARN, "no challenge can be paid",
+                 "balance_micro=%llu bond_micro=%llu mend=transfer credits to %s first",
+                 (unsigned long long)a.balance.micro, (unsigned long long)v->rules->challenge_bond.micro,
+                 hex);
+}
+
 enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier_config *config,
                               struct vd_error *err)
 {
@@ -275,8 +300,10 @@ enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier
         v->rate_ppm = v->rules->audit_rate_ppm;
         pthread_mutex_unlock(&v->mu);
     }
-    if (e == VD_OK)
+    if (e == VD_OK) {
+        vd_verifier_check_funds(v);
         e = vd_verifier_dial(v, config, err);
+    }
     if (e == VD_OK)
         e = vd_courier_start(&v->courier, v->ledger, vd_verifier_sent, v, err);
     if (e == VD_OK) {

@@ -33,6 +33,7 @@ struct vd_verifier_config {
     size_t n_models;
     uint32_t audit_rate_ppm; /* UINT32_MAX: the genesis's */
     const struct vd_log *log;
+    bool (*stopped)(void); /* ends the wait for the ledger at the start; may be NULL */
 };
 
 struct vd_verifier;

@@ -162,6 +162,7 @@ static void vd_audit_add_dispute(struct vd_verifier *v, const struct vd_hash *id
     v->dispute[i].receipt_id = *receipt_id;
     v->dispute[i].sending = false;
     v->dispute[i].not_before_ms = 0;
+    v->dispute[i].not_made = v->dispute[i].not_taken = (struct vd_seldom){0};
     pthread_mutex_unlock(&v->mu);
 }
 
@@ -391,9 +392,7 @@ void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent)
     const struct vd_hash *id = &sent->tx->u.move.dispute_id;
     char hex[65];
     vd_hex_encode(hex, id->b, VD_HASH_BYTES);
-    if (!ok && sent->result != VD_ECANCELLED)
-        vd_log_event(&v->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
-                     sent->err.msg);
+    bool say = false;
     if (ok)
         vd_log_event(&v->log, VD_LOG_INFO, "moved", "dispute=%s height=%llu", hex,
                      (unsigned long long)sent->out.height);
@@ -403,10 +402,14 @@ void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent)
         if (vd_hash_eq(&v->dispute[i].id, id)) {
             v->dispute[i].sending = false;
             v->dispute[i].not_before_ms = ok ? 0 : vd_clock_ms() + VD_VERIFIER_RETRY_MS;
+            say = !ok && sent->result != VD_ECANCELLED && vd_seldom_due(&v->dispute[i].not_taken);
         }
     v->moved = true;
     pthread_cond_signal(&v->work);
     pthread_mutex_unlock(&v->mu);
+    if (say)
+        vd_log_event(&v->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
+                     sent->err.msg);
 }
 
 static enum vd_err vd_audit_move(struct vd_verifier *v, size_t i, struct vd_game_trace *t,
@@ -458,7 +461,7 @@ static bool vd_audit_look(struct vd_verifier *v, size_t i)
         if (e == VD_OK && record.status == VD_DISPUTE_CHALLENGER_MOVES)
             e = vd_audit_move(v, i, t, game, &err);
     }
-    if (e != VD_OK && e != VD_ECANCELLED)
+    if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&v->dispute[i].not_made))
         vd_log_event(&v->log, VD_LOG_ERROR, "a move could not be made", "dispute=%s error=%s", hex, err.msg);
     free(game);
     return over;

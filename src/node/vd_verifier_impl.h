@@ -7,6 +7,7 @@
 #include "vd_courier.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
+#include "vd_seldom.h"
 #include "vd_trace_model.h"
 #include "vd_verifier.h"
 #include "vd_wire.h"
@@ -58,6 +59,7 @@ struct vd_verifier {
     pthread_mutex_t mu;
     pthread_cond_t work, data; /* CLOCK_MONOTONIC: the auditor's two reasons to wait */
     bool stopping, moved;
+    struct vd_seldom no_gateway;
     struct vd_link *link[VD_WORKER_GATEWAYS_MAX]; /* a reference each; NULL: free */
     struct vd_audit *queue;                       /* ring */
     size_t queue_at, n_queued;
@@ -75,6 +77,7 @@ struct vd_verifier {
         struct vd_hash id, receipt_id;
         bool sending; /* a move is on its way */
         uint64_t not_before_ms;
+        struct vd_seldom not_made, not_taken; /* the auditor's; under mu */
     } dispute[VD_VERIFIER_DISPUTES_MAX];
     size_t n_disputes;
     struct vd_courier *courier;

@@ -96,8 +96,11 @@ static void vd_worker_on_close(void *arg, struct vd_link *link, const struct vd_
 
 static void vd_worker_on_fail(void *arg, const struct vd_error *why)
 {
-    const struct vd_worker *w = arg;
-    vd_log_event(&w->log, VD_LOG_DEBUG, "no link to a gateway", "why=%s", why->msg);
+    struct vd_worker *w = arg;
+    pthread_mutex_lock(&w->mu);
+    bool say = vd_seldom_due(&w->no_gateway);
+    pthread_mutex_unlock(&w->mu);
+    vd_log_event(&w->log, say ? VD_LOG_WARN : VD_LOG_DEBUG, "no link to a gateway", "why=%s", why->msg);
 }
 
 /* ---- Start ---- */
@@ -150,7 +153,7 @@ static enum vd_err vd_worker_connect(struct vd_worker *w, const struct vd_worker
                                          .arg = w};
     enum vd_err e = vd_ledger_client_start(&w->ledger, &lc, err);
     if (e == VD_OK)
-        e = vd_ledger_client_wait(w->ledger, VD_WORKER_LEDGER_WAIT_MS, err);
+        e = vd_ledger_client_await(w->ledger, VD_WORKER_LEDGER_WAIT_MS, c->stopped, err);
     if (e == VD_OK)
         e = vd_ledger_client_genesis(w->ledger, &w->rules, &w->genesis, err);
     return e == VD_OK ? vd_worker_setup(w, c->stake, err) : e;

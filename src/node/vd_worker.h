@@ -47,6 +47,7 @@ struct vd_worker_config {
     size_t n_models;
     struct vd_amount stake; /* is raised to this */
     const struct vd_log *log;
+    bool (*stopped)(void); /* ends the wait for the ledger at the start; may be NULL */
 };
 
 struct vd_worker;

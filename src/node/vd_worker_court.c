@@ -216,14 +216,12 @@ void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent)
     }
     const struct vd_hash *dispute = &sent->tx->u.move.dispute_id;
     vd_hex_encode(hex, dispute->b, 8);
-    if (!ok && sent->result != VD_ECANCELLED)
-        vd_log_event(&w->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
-                     sent->err.msg);
     if (ok)
         vd_log_event(&w->log, VD_LOG_INFO, "answered a challenge", "dispute=%s height=%llu", hex,
                      (unsigned long long)sent->out.height);
     pthread_mutex_lock(&w->mu);
     struct vd_worker_dispute *d = vd_court_find(w, dispute);
+    bool say = !ok && sent->result != VD_ECANCELLED && vd_seldom_due(&w->not_taken);
     w->stats.n_moves += ok;
     if (d) {
         d->sending = false;
@@ -231,6 +229,9 @@ void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent)
         vd_court_watch(w, dispute);
     }
     pthread_mutex_unlock(&w->mu);
+    if (say)
+        vd_log_event(&w->log, VD_LOG_ERROR, "a move was not taken", "dispute=%s error=%s", hex,
+                     sent->err.msg);
 }
 
 static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *dispute,
@@ -277,16 +278,17 @@ static void vd_court_answer(struct vd_worker *w, const struct vd_worker_dispute 
     if (e == VD_OK && record.status == VD_DISPUTE_WORKER_MOVES)
         e = vd_court_play(w, &d->id, trace, offer, game, &err);
     vd_hex_encode(hex, d->id.b, 8);
-    if (e != VD_OK && e != VD_ECANCELLED)
-        vd_log_event(&w->log, VD_LOG_ERROR, "a challenge could not be answered", "dispute=%s error=%s", hex,
-                     err.msg);
     pthread_mutex_lock(&w->mu);
+    bool say = e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&w->no_answer);
     struct vd_worker_dispute *now = vd_court_find(w, &d->id);
     if (now && !now->sending) { /* asked again, but others may be answered before */
         now->stale = w->court_dirty = true;
         now->not_before_ms = vd_clock_ms() + VD_WORKER_AGAIN_MS;
     }
     pthread_mutex_unlock(&w->mu);
+    if (say)
+        vd_log_event(&w->log, VD_LOG_ERROR, "a challenge could not be answered", "dispute=%s error=%s", hex,
+                     err.msg);
     free(game);
 }
 

@@ -13,6 +13,7 @@
 #include "vd_engine.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
+#include "vd_seldom.h"
 #include "vd_trace_model.h"
 #include "vd_wire.h"
 #include "vd_worker.h"
@@ -108,6 +109,7 @@ struct vd_worker {
     size_t n_disputes;
     bool court_dirty, stake_changed;
     struct vd_worker_stats stats;
+    struct vd_seldom no_gateway, no_answer, not_taken;
 
     struct vd_courier *courier;
     struct vd_game_traces traces; /* the court thread's own */

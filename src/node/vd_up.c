@@ -131,8 +131,7 @@ static enum vd_err vd_up_check_children(struct vd_up *u, struct vd_error *err)
         u->role[r].pid = 0;
         if (WIFSIGNALED(status))
             return vd_error_set(err, VD_EIO, "the %s was killed by signal %d (%s); its log is %.300s",
-                                vd_up_name[r], WTERMSIG(status), strsignal(WTERMSIG(status)),
-                                u->role[r].log);
+                                vd_up_name[r], WTERMSIG(status), strsignal(WTERMSIG(status)), u->role[r].log);
         vd_up_last_line(u->role[r].log, why);
         bool port = strstr(why, "in use") && r == VD_UP_GATEWAY;
         return vd_error_set(err, WIFEXITED(status) && WEXITSTATUS(status) == 70 ? VD_EINTERNAL : VD_EIO,

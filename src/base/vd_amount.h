@@ -22,8 +22,8 @@ static inline struct vd_amount vd_amount_micro(uint64_t micro)
 }
 
 /* *out = a + b; false, and *out unchanged, if that exceeds VD_AMOUNT_MAX_MICRO. */
-__attribute__((warn_unused_result)) static inline bool vd_amount_add(struct vd_amount *out, struct vd_amount a,
-                                                                     struct vd_amount b)
+__attribute__((warn_unused_result)) static inline bool vd_amount_add(struct vd_amount *out,
+                                                                     struct vd_amount a, struct vd_amount b)
 {
     if (a.micro > VD_AMOUNT_MAX_MICRO || b.micro > VD_AMOUNT_MAX_MICRO - a.micro)
         return false;
@@ -32,8 +32,8 @@ __attribute__((warn_unused_result)) static inline bool vd_amount_add(struct vd_a
 }
 
 /* *out = a - b; false, and *out unchanged, if b > a. */
-__attribute__((warn_unused_result)) static inline bool vd_amount_sub(struct vd_amount *out, struct vd_amount a,
-                                                                     struct vd_amount b)
+__attribute__((warn_unused_result)) static inline bool vd_amount_sub(struct vd_amount *out,
+                                                                     struct vd_amount a, struct vd_amount b)
 {
     if (b.micro > a.micro)
         return false;

@@ -1,5 +1,5 @@
-/* A counter-based generator for tests, fuzzing seeds and back-off jitter: SplitMix64 (Steele, Lea, Flood 2014).
- * Not for keys or salts (those come from libsodium) and not for sampling (docs/spec/arithmetic.md). */
+/* A counter-based generator for tests, fuzzing seeds and back-off jitter: SplitMix64 (Steele, Lea, Flood
+ * 2014). Not for keys or salts (those come from libsodium) and not for sampling (docs/spec/arithmetic.md). */
 #ifndef VD_RNG_H
 #define VD_RNG_H
 

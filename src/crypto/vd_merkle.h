@@ -1,7 +1,8 @@
-/* Binary Merkle trees as RFC 6962 (section 2.1) shapes them: for n > 1 leaves the left subtree has the largest
- * power of two below n. Node = SHA-256(0x01 || left || right). A leaf hash is the caller's: it must be made with
- * a first byte of 0x00 (vd_merkle_leaf, or a tagged hash whose input starts with 0x00), so that no leaf can pass
- * for a node. The tree size is never taken from a proof: the caller knows it from something signed.
+/* Binary Merkle trees as RFC 6962 (section 2.1) shapes them: for n > 1 leaves the left subtree has the
+ * largest power of two below n. Node = SHA-256(0x01 || left || right). A leaf hash is the caller's: it must
+ * be made with a first byte of 0x00 (vd_merkle_leaf, or a tagged hash whose input starts with 0x00), so that
+ * no leaf can pass for a node. The tree size is never taken from a proof: the caller knows it from something
+ * signed.
  *
  * No allocation; recursion is at most 64 deep. Thread rule: pure functions. */
 #ifndef VD_MERKLE_H
@@ -24,9 +25,9 @@ void vd_merkle_stream_init(struct vd_merkle_stream *s);
 void vd_merkle_stream_add(struct vd_merkle_stream *s, const struct vd_hash *leaf);
 struct vd_hash vd_merkle_stream_root(const struct vd_merkle_stream *s);
 
-/* Range proofs: leaves [first, first + count) of a tree of n, count >= 1. The proof holds the roots of the maximal
- * subtrees outside the range, in the order in which a left-to-right walk of the tree meets them. A proof of a
- * single leaf is the case count == 1. */
+/* Range proofs: leaves [first, first + count) of a tree of n, count >= 1. The proof holds the roots of the
+ * maximal subtrees outside the range, in the order in which a left-to-right walk of the tree meets them. A
+ * proof of a single leaf is the case count == 1. */
 size_t vd_merkle_range_proof_len(size_t n, size_t first, size_t count);
 /* Fills proof[vd_merkle_range_proof_len(...)] from all n leaf hashes. */
 void vd_merkle_range_prove(const struct vd_hash *leaf, size_t n, size_t first, size_t count,
@@ -36,9 +37,9 @@ void vd_merkle_range_prove(const struct vd_hash *leaf, size_t n, size_t first, s
 struct vd_hash vd_merkle_range_root(size_t n, size_t first, size_t count, const struct vd_hash *leaf,
                                     const struct vd_hash *proof);
 
-/* Descent: the tree is shown a few levels at a time. A subtree is a leaf range [first, first + count) that the
- * shape of the tree contains; the whole tree is (0, n). `levels` below it there are at most 2^levels nodes, fewer
- * where a branch ends early (a leaf above that depth stands for itself). */
+/* Descent: the tree is shown a few levels at a time. A subtree is a leaf range [first, first + count) that
+ * the shape of the tree contains; the whole tree is (0, n). `levels` below it there are at most 2^levels
+ * nodes, fewer where a branch ends early (a leaf above that depth stands for itself). */
 struct vd_merkle_span {
     uint64_t first, count;
 };

@@ -630,6 +630,7 @@ static void test_hang_up_in_mid_stream(void **state)
 }
 
 struct asker {
+    const char *path; /* NULL: CHAT */
     const char *body;
     struct reply r;
 };
@@ -637,7 +638,7 @@ struct asker {
 static void *ask(void *arg)
 {
     struct asker *a = arg;
-    a->r = post(CHAT, a->body);
+    a->r = post(a->path ? a->path : CHAT, a->body);
     return NULL;
 }
 
@@ -688,7 +689,7 @@ static void test_limits_of_a_key(void **state)
     pthread_t thread[KEY_PARALLEL + 3];
     int n_ok = 0, n_limited = 0;
     for (int i = 0; i < KEY_PARALLEL + 3; i++) {
-        a[i].body = ASK("Write a poem.", ",\"max_tokens\":48,\"seed\":5");
+        a[i] = (struct asker){.body = ASK("Write a poem.", ",\"max_tokens\":48,\"seed\":5")};
         pthread_create(&thread[i], NULL, ask, &a[i]);
     }
     for (int i = 0; i < KEY_PARALLEL + 3; i++) {
@@ -712,7 +713,7 @@ static void test_worker_vanishes(void **state)
 {
     char receipt[65], *whole, *streamed;
     bool done;
-    struct asker a = {ASK("Explain the sun.", GREEDY ",\"max_tokens\":200,\"stream\":true"), {0}};
+    struct asker a = {.body = ASK("Explain the sun.", GREEDY ",\"max_tokens\":200,\"stream\":true")};
     struct reply w = post(CHAT, ASK("Explain the sun.", GREEDY ",\"max_tokens\":200"));
     whole = chat_text(&w);
     struct vd_gateway_stats before = stats();
@@ -774,9 +775,12 @@ static void test_restart_of_the_gateway(void **state)
 /* Whoever waits is told, in the form that it expects. */
 static void test_stop_under_way(void **state)
 {
-    struct asker a[2] = {
-        {.body = ASK("Write a long story.", ",\"max_tokens\":1000,\"stream\":true,\"seed\":3")},
-        {.body = ASK("Write a long story.", ",\"max_tokens\":1000,\"seed\":3")}};
+    static const char endless[] = "{\"model\":\"SmolLM2\",\"prompt\":\"1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\","
+                                  "\"temperature\":0,\"max_tokens\":1500}";
+    static const char streamed[] = "{\"model\":\"SmolLM2\",\"prompt\":\"1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\","
+                                   "\"temperature\":0,\"max_tokens\":1500,\"stream\":true}";
+    struct asker a[2] = {{.path = "/v1/completions", .body = streamed},
+                         {.path = "/v1/completions", .body = endless}};
     pthread_t thread[2];
     for (int i = 0; i < 2; i++)
         pthread_create(&thread[i], NULL, ask, &a[i]);
@@ -790,6 +794,7 @@ static void test_stop_under_way(void **state)
     gateway_up();
     worker_down(0);
     worker_up(0);
+    assert_int_equal(a[0].r.status, 200);
     assert_int_equal(a[1].r.status, 503);
     assert_string_equal(a[1].r.retry_after, "5");
     for (int i = 0; i < 2; i++) {

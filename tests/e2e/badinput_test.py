@@ -155,24 +155,40 @@ def test_not_http(gateway, **_):
         check(not got.startswith(b"HTTP/1.1 2"), f"{data[:40]!r}: {got[:100]!r}")
 
 
+def connect_from(gateway, address):
+    return socket.create_connection(("127.0.0.1", gateway.ports["http"]), source_address=(address, 0))
+
+
+def send_all(sockets, data):
+    """Returns how many took it: a connection over its address's limit has been closed."""
+    taken = 0
+    for s in sockets:
+        try:
+            s.send(data)
+            taken += 1
+        except OSError:
+            pass
+    return taken
+
+
 def test_slow_clients(gateway, key, model, expected, **_):
-    """Many who send a byte now and then, and more than there are connections who send nothing: others are served; when they go,
-    everybody is."""
-    slow = [socket.create_connection(("127.0.0.1", gateway.ports["http"])) for _ in range(120)]
+    """Many who send a byte now and then, and more than there are connections who send nothing: clients of other addresses are
+    served all the while; when the slow ones go, everybody is."""
+    slow = [connect_from(gateway, "127.0.0.2") for _ in range(120)]
+    idle = []
     text = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{"
     try:
         for i in range(0, len(text), 8):
-            for s in slow:
-                s.send(text[i:i + 8])
+            taken = send_all(slow, text[i:i + 8])
             if i % 40 == 0:
                 began = time.monotonic()
                 check(e2e.ask(gateway, key, model, expected[0]).text == expected[1], "another answer")
                 check(time.monotonic() - began < 15, "a slow client slows others down")
-        idle = [socket.create_connection(("127.0.0.1", gateway.ports["http"])) for _ in range(200)]
-        for s in idle:
-            s.close()
+        check(0 < taken <= 64, f"{taken} connections of one address are open; the limit is 64")
+        idle = [connect_from(gateway, "127.0.0.3") for _ in range(300)]
+        check(e2e.ask(gateway, key, model, expected[0]).text == expected[1], "idle connections keep others out")
     finally:
-        for s in slow:
+        for s in slow + idle:
             s.close()
 
     def served():

@@ -332,8 +332,8 @@ def test_up(net, **_):
         check(f"curl {url}/chat/completions" in text and key in text.split("curl")[1], "no curl line that works:", text)
         two = subprocess.run([str(vn.VERIDEM), "up", "--http", "127.0.0.1:0"], env=env, capture_output=True, text=True, timeout=60)
         check(two.returncode == 3 and str(one.pid) in two.stderr, f"a second up: {two.returncode} {two.stderr}")
-        busy = subprocess.run([str(vn.VERIDEM), "up", "--http", f"127.0.0.1:{port}"], env=dict(env, VERIDEM_HOME=str(net.dir / "up2")),
-                              capture_output=True, text=True, timeout=60)
+        busy = subprocess.run([str(vn.VERIDEM), "up", "--http", f"127.0.0.1:{port}"],
+                              env=dict(env, VERIDEM_HOME=str(net.dir / "up2"), HOME=str(net.dir)), capture_output=True, text=True, timeout=60)
         check(busy.returncode == 3 and "model" in busy.stderr, f"up without a model: {busy.returncode} {busy.stderr}")
         busy = subprocess.run([str(vn.VERIDEM), "up", str(vn.MODEL), "--http", f"127.0.0.1:{port}"], timeout=120,
                               env=dict(env, VERIDEM_HOME=str(net.dir / "up2")), capture_output=True, text=True)

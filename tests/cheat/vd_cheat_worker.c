@@ -5,46 +5,23 @@
 #include "vd_cmd_load.h"
 #include "vd_cmd_net.h"
 #include "vd_cmd_role.h"
-#include "vd_degrade.h"
+#include "vd_degraded.h"
 #include "vd_worker.h"
 
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 
 struct cheat {
     struct vd_cmd_role role;
     struct vd_cmd_peer ledger;
     struct vd_cmd_peers gateways;
-    struct vd_cmd_engine honest, served;
+    struct vd_cmd_engine served;
     struct vd_worker_model model;
     struct vd_amount stake;
 };
 
 static enum vd_err open_models(struct cheat *c, const struct vd_cli *cli, struct vd_error *err)
 {
-    char honest[VD_PATH_MAX], served[VD_PATH_MAX];
-    const char *name = vd_cli_text(cli, "model", NULL);
-    uint32_t layer = 17;
-    size_t n_changed = 0;
-    if (!name)
-        return vd_error_set(err, VD_EUSE, "which model? Say --model MODEL");
-    enum vd_err e = vd_cli_u32(cli, "layer", 0, 255, &layer, err);
-    if (e == VD_OK)
-        e = vd_cmd_model_path(honest, name, err);
-    if (e == VD_OK && snprintf(served, sizeof served, "%s/degraded.gguf", c->role.home) >= (int)sizeof served)
-        e = vd_error_set(err, VD_ELIMIT, "the home's path is too long");
-    if (e == VD_OK)
-        e = vd_degrade_layer(honest, served, layer, &n_changed, err);
-    if (e == VD_OK)
-        e = vd_cmd_engine_open(&c->honest, cli, honest, err);
-    if (e == VD_OK)
-        e = vd_model_root(c->honest.model, c->honest.pool, &c->model.root, err);
-    vd_cmd_engine_close(&c->honest);
-    if (e == VD_OK)
-        e = vd_cmd_engine_open(&c->served, cli, served, err);
-    if (e == VD_OK)
-        fprintf(stderr, "cheating: layer %u, %zu bytes of weights changed\n", layer, n_changed);
+    enum vd_err e = vd_degraded_open(&c->served, &c->model.root, cli, c->role.home, err);
     c->model.model = c->served.model;
     c->model.pool = c->served.pool;
     return e;

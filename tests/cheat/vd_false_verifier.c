@@ -4,42 +4,22 @@
 #include "vd_cmd_load.h"
 #include "vd_cmd_net.h"
 #include "vd_cmd_role.h"
-#include "vd_degrade.h"
+#include "vd_degraded.h"
 #include "vd_verifier.h"
 
 #include <signal.h>
-#include <stdio.h>
 
 struct false_verifier {
     struct vd_cmd_role role;
     struct vd_cmd_peer ledger;
     struct vd_cmd_peers gateways;
-    struct vd_cmd_engine honest, used;
+    struct vd_cmd_engine used;
     struct vd_verifier_model model;
 };
 
 static enum vd_err open_models(struct false_verifier *c, const struct vd_cli *cli, struct vd_error *err)
 {
-    char honest[VD_PATH_MAX], used[VD_PATH_MAX];
-    const char *name = vd_cli_text(cli, "model", NULL);
-    uint32_t layer = 17;
-    size_t n_changed = 0;
-    if (!name)
-        return vd_error_set(err, VD_EUSE, "which model? Say --model MODEL");
-    enum vd_err e = vd_cli_u32(cli, "layer", 0, 255, &layer, err);
-    if (e == VD_OK)
-        e = vd_cmd_model_path(honest, name, err);
-    if (e == VD_OK && snprintf(used, sizeof used, "%s/degraded.gguf", c->role.home) >= (int)sizeof used)
-        e = vd_error_set(err, VD_ELIMIT, "the home's path is too long");
-    if (e == VD_OK)
-        e = vd_degrade_layer(honest, used, layer, &n_changed, err);
-    if (e == VD_OK)
-        e = vd_cmd_engine_open(&c->honest, cli, honest, err);
-    if (e == VD_OK)
-        e = vd_model_root(c->honest.model, c->honest.pool, &c->model.root, err);
-    vd_cmd_engine_close(&c->honest);
-    if (e == VD_OK)
-        e = vd_cmd_engine_open(&c->used, cli, used, err);
+    enum vd_err e = vd_degraded_open(&c->used, &c->model.root, cli, c->role.home, err);
     c->model.model = c->used.model;
     c->model.pool = c->used.pool;
     return e;

@@ -1,0 +1,34 @@
+#include "vd_degraded.h"
+
+#include "vd_degrade.h"
+
+#include <stdio.h>
+
+enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_root, const struct vd_cli *cli,
+                             const char *home, struct vd_error *err)
+{
+    char honest_path[VD_PATH_MAX], path[VD_PATH_MAX];
+    struct vd_cmd_engine honest = {0};
+    const char *name = vd_cli_text(cli, "model", NULL);
+    uint32_t layer = 17;
+    size_t n_changed = 0;
+    if (!name)
+        return vd_error_set(err, VD_EUSE, "which model? Say --model MODEL");
+    enum vd_err e = vd_cli_u32(cli, "layer", 0, 255, &layer, err);
+    if (e == VD_OK)
+        e = vd_cmd_model_path(honest_path, name, err);
+    if (e == VD_OK && snprintf(path, sizeof path, "%s/degraded.gguf", home) >= (int)sizeof path)
+        e = vd_error_set(err, VD_ELIMIT, "the home's path is too long");
+    if (e == VD_OK)
+        e = vd_degrade_layer(honest_path, path, layer, &n_changed, err);
+    if (e == VD_OK)
+        e = vd_cmd_engine_open(&honest, cli, honest_path, err);
+    if (e == VD_OK)
+        e = vd_model_root(honest.model, honest.pool, honest_root, err);
+    vd_cmd_engine_close(&honest);
+    if (e == VD_OK)
+        e = vd_cmd_engine_open(out, cli, path, err);
+    if (e == VD_OK)
+        fprintf(stderr, "degraded: layer %u, %zu bytes of weights changed\n", layer, n_changed);
+    return e;
+}

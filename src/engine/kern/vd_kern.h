@@ -82,6 +82,12 @@ struct vd_kern_query {
     size_t begin, end;
 };
 
+/* What makes a score of a query-key product: product * scale, then held by cap * tanh(score / cap) unless cap
+ * is 0. Both are constants of the program. */
+struct vd_kern_score {
+    float scale, cap;
+};
+
 struct vd_kern {
     const char *name; /* "scalar", "avx2", "avx512" */
 
@@ -145,14 +151,15 @@ struct vd_kern {
     /* n query rows against one kv head. Rows whose ranges are alike should be neighbours: K and V are
      * unpacked once for a run of rows, and chunks outside all ranges of a run are not read. Use for prefill,
      * and for decode while one thread per kv head suffices. */
-    void (*attn)(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                 void *scratch);
+    void (*attn)(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
+                 size_t n, void *scratch);
     /* The same in two halves, to spread one long context over threads. attn_part writes the chunk records of
      * absolute chunks [c0, c1) that meet row i's range: chunk c at rec + i * ld_rec + (c - rows[i].begin /
      * 64) * vd_kern_rec_floats(hd): o[hd], m, l. Calls on disjoint chunk ranges may run at the same time.
      * attn_merge, after all of them, folds every row's records ascending and writes y. */
-    void (*attn_part)(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch);
+    void (*attn_part)(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                      size_t ld_rec, void *scratch);
     void (*attn_merge)(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
                        size_t ld_rec);
 

@@ -46,9 +46,15 @@ static bool meets(const struct vd_kern_query *row, size_t c)
     return row->begin < (c + 1) * VD_KERN_CHUNK && row->end > c * VD_KERN_CHUNK;
 }
 
+VD_INLINE __m256 score_of8(__m256 product, struct vd_kern_score score)
+{
+    __m256 s = _mm256_mul_ps(product, _mm256_set1_ps(score.scale));
+    return score.cap == 0.0f ? s : cap8(s, score.cap);
+}
+
 /* Scores of eight positions for n rows. */
 VD_INLINE void score8(int n, struct row_state *st, const struct vd_wide_kv *c, size_t hd, size_t p0,
-                      __m256 scale)
+                      struct vd_kern_score score)
 {
     __m256 acc[TILE];
     VD_UNROLL
@@ -68,22 +74,22 @@ VD_INLINE void score8(int n, struct row_state *st, const struct vd_wide_kv *c, s
     }
     VD_UNROLL
     for (int i = 0; i < n; i++)
-        _mm256_storeu_ps(st[i].s + p0, _mm256_mul_ps(acc[i], scale));
+        _mm256_storeu_ps(st[i].s + p0, score_of8(acc[i], score));
 }
 
 /* Of all rows of the tile, also those that do not meet the chunk: theirs are not used. */
-static void scores(struct row_state *st, size_t n, const struct vd_wide_kv *c, size_t hd, float scale)
+static void scores(struct row_state *st, size_t n, const struct vd_wide_kv *c, size_t hd,
+                   struct vd_kern_score score)
 {
-    const __m256 sv = _mm256_set1_ps(scale);
     for (size_t p = 0; p < VD_KERN_CHUNK; p += 8) {
         if (n == 4)
-            score8(4, st, c, hd, p, sv);
+            score8(4, st, c, hd, p, score);
         if (n == 3)
-            score8(3, st, c, hd, p, sv);
+            score8(3, st, c, hd, p, score);
         if (n == 2)
-            score8(2, st, c, hd, p, sv);
+            score8(2, st, c, hd, p, score);
         if (n == 1)
-            score8(1, st, c, hd, p, sv);
+            score8(1, st, c, hd, p, score);
     }
 }
 
@@ -261,14 +267,15 @@ static void finish_row(const float *o, float l, size_t hd, float *y)
 
 /* The rows of a tile that meet chunk c, with everything but the values done. */
 static size_t chunk_rows(struct row_state *st, size_t n, const struct vd_kern_kv *kv,
-                         const struct vd_wide_kv *w, float scale, size_t c, struct row_state **active)
+                         const struct vd_wide_kv *w, struct vd_kern_score score, size_t c,
+                         struct row_state **active)
 {
     size_t k = 0;
     for (size_t i = 0; i < n; i++)
         if (meets(st[i].query, c))
             active[k++] = &st[i];
     if (k > 0)
-        scores(st, n, w, kv->hd, scale);
+        scores(st, n, w, kv->hd, score);
     for (size_t i = 0; i < k; i++)
         softmax(active[i], w, c);
     return k;
@@ -286,14 +293,14 @@ static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, 
     }
 }
 
-static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                      void *scratch)
+static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, void *scratch)
 {
     struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
     size_t c, c1;
     for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
         struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
-        size_t k = chunk_rows(st, n, kv, &w, scale, c, active);
+        size_t k = chunk_rows(st, n, kv, &w, score, c, active);
         for (size_t i = 0; i < k; i++)
             merge_scalars(active[i]);
         values(active, k, &w, kv->hd);
@@ -302,22 +309,23 @@ static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_
         finish_row(st[i].o, st[i].l, kv->hd, rows[i].y);
 }
 
-void vd_avx2_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                  void *scratch)
+void vd_avx2_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
+                  size_t n, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        attn_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, scratch);
+        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, scratch);
 }
 
-static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                      size_t ld_rec, void *scratch)
 {
     struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
     size_t hd = kv->hd, first, end;
     tile_chunks(rows, n, &first, &end);
     for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
         struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), hd);
-        size_t k = chunk_rows(st, n, kv, &w, scale, c, active);
+        size_t k = chunk_rows(st, n, kv, &w, score, c, active);
         for (size_t i = 0; i < k; i++) {
             struct row_state *r = active[i];
             r->dst = rec + (size_t)(r - st) * ld_rec +
@@ -330,11 +338,12 @@ static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_
     }
 }
 
-void vd_avx2_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                       size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+void vd_avx2_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                       const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                       size_t ld_rec, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        part_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
+        part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
                   scratch);
 }
 

@@ -25,7 +25,7 @@ struct state {
     const struct vd_kern_kv *kv;
     const struct vd_kern_query *rows;
     size_t n; /* rows, <= TILE */
-    float scale;
+    struct vd_kern_score score;
     __mmask16 started; /* rows that have met a chunk */
     int8_t *q;         /* [n][hd] */
     float *o;          /* [n][hd] */
@@ -50,7 +50,7 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
     return vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN);
 }
 
-static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, float scale,
+static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,
                                 const struct vd_kern_query *rows, size_t n)
 {
     struct state *st = scratch;
@@ -59,7 +59,7 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, floa
     st->kv = kv;
     st->rows = rows;
     st->n = n;
-    st->scale = scale;
+    st->score = score;
     st->started = 0;
     st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
     st->q = (int8_t *)(st->o + TILE * hd);
@@ -95,11 +95,18 @@ static __mmask16 meet_chunk(struct state *st, size_t c, size_t *i0, size_t *i1)
     return (__mmask16)active;
 }
 
+static void cap_scores(struct state *st, size_t i0, size_t i1)
+{
+    for (size_t i = i0; i < i1; i++)
+        for (size_t j = 0; j < VD_KERN_CHUNK; j += 16)
+            _mm512_storeu_ps(st->s[i] + j, cap16(_mm512_loadu_ps(st->s[i] + j), st->score.cap));
+}
+
 /* s[i][0..64) for rows [i0, i1). */
 static void scores(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1)
 {
     size_t hd = st->kv->hd, n_blocks = hd / 32;
-    const __m512 scale = _mm512_set1_ps(st->scale);
+    const __m512 scale = _mm512_set1_ps(st->score.scale);
     for (size_t g = 0; g < 4; g++)
         for (size_t b = 0; b < n_blocks; b++) {
             const uint8_t *kp = c->k + (g * hd + b * 32) * 16;
@@ -121,6 +128,8 @@ static void scores(struct state *st, const struct vd_wide_kv *c, size_t i0, size
                 _mm512_storeu_ps(&st->s[i][g * 16], acc);
             }
         }
+    if (st->score.cap != 0.0f)
+        cap_scores(st, i0, i1);
 }
 
 VD_INLINE __m512 nan16(void)
@@ -345,10 +354,10 @@ static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, 
     }
 }
 
-static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                      void *scratch)
+static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, void *scratch)
 {
-    struct state *st = begin_tile(scratch, kv, scale, rows, n);
+    struct state *st = begin_tile(scratch, kv, score, rows, n);
     size_t c, c1, i0, i1;
     for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
         struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
@@ -360,17 +369,18 @@ static void attn_tile(const struct vd_kern_kv *kv, float scale, const struct vd_
         finish_row(st->o + i * kv->hd, st->l[i], kv->hd, rows[i].y);
 }
 
-void vd_avx512_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                    void *scratch)
+void vd_avx512_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
+                    size_t n, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        attn_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, scratch);
+        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, scratch);
 }
 
-static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                      size_t ld_rec, void *scratch)
 {
-    struct state *st = begin_tile(scratch, kv, scale, rows, n);
+    struct state *st = begin_tile(scratch, kv, score, rows, n);
     size_t hd = kv->hd, i0, i1, first, end;
     tile_chunks(rows, n, &first, &end);
     for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
@@ -387,11 +397,12 @@ static void part_tile(const struct vd_kern_kv *kv, float scale, const struct vd_
     }
 }
 
-void vd_avx512_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                         size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+void vd_avx512_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                         const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                         size_t ld_rec, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        part_tile(kv, scale, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
+        part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
                   scratch);
 }
 

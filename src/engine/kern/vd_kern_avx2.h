@@ -73,6 +73,16 @@ VD_INLINE __m256i abs_bits(__m256 x)
     return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7FFFFFFF));
 }
 
+/* vd_num_cap on 8 lanes. */
+VD_INLINE __m256 cap8(__m256 x, float c)
+{
+    const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f), cv = _mm256_set1_ps(c);
+    x = _mm256_div_ps(x, cv);
+    __m256 t = exp8(_mm256_mul_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(-2.0f)));
+    __m256 r = _mm256_div_ps(_mm256_sub_ps(one, t), _mm256_add_ps(one, t));
+    return _mm256_mul_ps(_mm256_or_ps(r, _mm256_and_ps(x, sign)), cv);
+}
+
 /* Codes of eight rows (or positions), one step: unsigned bytes split in nibbles. Products of a nibble with an
  * int8 stay below 2^11 in pairs, so eight steps add up in int16 without saturating: the reason for the split,
  * since a full byte would saturate vpmaddubsw. */
@@ -126,10 +136,11 @@ void vd_avx2_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_s
 void vd_avx2_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w);
 
 size_t vd_avx2_scratch_bytes(size_t max_cols, size_t max_hd);
-void vd_avx2_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                  void *scratch);
-void vd_avx2_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                       size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch);
+void vd_avx2_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
+                  size_t n, void *scratch);
+void vd_avx2_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                       const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                       size_t ld_rec, void *scratch);
 void vd_avx2_attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
                         size_t ld_rec);
 

@@ -62,6 +62,16 @@ VD_INLINE __m512 exp16(__m512 x)
     return _mm512_maskz_scalef_ps(keep, p, n);
 }
 
+/* vd_num_cap on 16 lanes. */
+VD_INLINE __m512 cap16(__m512 x, float c)
+{
+    const __m512 one = _mm512_set1_ps(1.0f), sign = _mm512_set1_ps(-0.0f), cv = _mm512_set1_ps(c);
+    x = _mm512_div_ps(x, cv);
+    __m512 t = exp16(_mm512_mul_ps(_mm512_andnot_ps(sign, x), _mm512_set1_ps(-2.0f)));
+    __m512 r = _mm512_div_ps(_mm512_sub_ps(one, t), _mm512_add_ps(one, t));
+    return _mm512_mul_ps(_mm512_or_ps(r, _mm512_and_ps(x, sign)), cv);
+}
+
 /* One value per vector: v[0..16) are reduced to the 16 lanes of the result, in order, each by the tree
  * lane[j] op lane[j + 8], + 4, + 2, + 1. Halves, then quarters, are exchanged between vectors, so that every
  * step works on full registers. Lane 4k + i of the result comes out at 4i + k and is put in place at the end.
@@ -123,10 +133,11 @@ void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd
 void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w);
 
 size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd);
-void vd_avx512_attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                    void *scratch);
-void vd_avx512_attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                         size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch);
+void vd_avx512_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
+                    size_t n, void *scratch);
+void vd_avx512_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                         const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                         size_t ld_rec, void *scratch);
 void vd_avx512_attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
                           size_t ld_rec);
 

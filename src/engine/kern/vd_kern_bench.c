@@ -157,7 +157,7 @@ static void attn_part(void *arg, size_t task, unsigned thread)
 {
     struct attn_job *j = arg;
     size_t i = task * j->piece, n = j->n - i < j->piece ? j->n - i : j->piece;
-    j->b->k->attn(&j->kv, 0.125f, j->rows + i, n, j->b->scratch[thread]);
+    j->b->k->attn(&j->kv, (struct vd_kern_score){0.125f, 0}, j->rows + i, n, j->b->scratch[thread]);
 }
 
 /* `heads` query heads share the kv head; tokens [pos0, pos0 + n_tok) of a sequence. */

@@ -125,6 +125,7 @@ static void run_attention(const struct vd_kern *k, struct buffers *b, struct res
     const void *pages[3] = {b->kv[0], b->kv[1], b->kv[2]};
     struct vd_kern_kv kv = {pages, 0, HD};
     struct vd_kern_query rows[QUERIES];
+    struct vd_kern_score score = {0.125f, 30.0f};
     size_t ld = 3 * vd_kern_rec_floats(HD);
     assert(k->kv_bytes(HD) <= KV_MAX);
     for (size_t p = 0; p < KEYS; p++) {
@@ -138,9 +139,9 @@ static void run_attention(const struct vd_kern *k, struct buffers *b, struct res
         for (size_t e = 0; e < HD; e++)
             b->x[i * HD + e] = random_float(&r) * 0.1f;
     }
-    k->attn(&kv, 0.125f, rows, QUERIES, b->scratch);
-    k->attn_part(&kv, 0.125f, rows, QUERIES, 0, 2, b->rec, ld, b->scratch);
-    k->attn_part(&kv, 0.125f, rows, QUERIES, 2, 3, b->rec, ld, b->scratch);
+    k->attn(&kv, score, rows, QUERIES, b->scratch);
+    k->attn_part(&kv, score, rows, QUERIES, 0, 2, b->rec, ld, b->scratch);
+    k->attn_part(&kv, score, rows, QUERIES, 2, 3, b->rec, ld, b->scratch);
     for (size_t i = 0; i < QUERIES; i++)
         rows[i].y = out->part + i * HD;
     k->attn_merge(HD, rows, QUERIES, b->rec, ld);

@@ -170,26 +170,33 @@ struct query8 {
     float d[VD_KERN_HEAD_MAX / VD_KERN_BLOCK];
 };
 
+static float score_of(const struct query8 *q, const int8_t *k, const float *kd, size_t hd,
+                      struct vd_kern_score score)
+{
+    float s = vd_num_score(q->q, q->d, k, kd, (uint32_t)hd, score.scale);
+    return score.cap == 0.0f ? s : vd_num_canon(vd_num_cap(s, score.cap));
+}
+
 /* The record of chunk c: m, l and o. */
-static void chunk_record(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *row,
-                         const struct query8 *q, size_t c, float *m, float *l, float *o)
+static void chunk_record(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                         const struct vd_kern_query *row, const struct query8 *q, size_t c, float *m,
+                         float *l, float *o)
 {
     size_t hd = kv->hd, first, end;
     struct kv_view v = kv_view(vd_kern_chunk_at(kv, c), hd);
-    float score[VD_KERN_CHUNK];
+    float s[VD_KERN_CHUNK];
     struct vd_chunk chunk;
     vd_kern_lanes(row, c, &first, &end);
     for (size_t j = first; j < end; j++)
-        score[j] =
-            vd_num_score(q->q, q->d, v.kq + j * hd, v.kd + j * (hd / VD_KERN_BLOCK), (uint32_t)hd, scale);
-    vd_num_chunk(score, v.vd, (uint32_t)first, (uint32_t)(end - first), &chunk);
+        s[j] = score_of(q, v.kq + j * hd, v.kd + j * (hd / VD_KERN_BLOCK), hd, score);
+    vd_num_chunk(s, v.vd, (uint32_t)first, (uint32_t)(end - first), &chunk);
     vd_num_chunk_v(&chunk, v.vq, hd, (uint32_t)hd, o);
     *m = chunk.m;
     *l = chunk.l;
 }
 
-static void attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                 void *scratch)
+static void attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
+                 size_t n, void *scratch)
 {
     float *oc = scratch;
     uint32_t hd = (uint32_t)kv->hd;
@@ -199,17 +206,18 @@ static void attn(const struct vd_kern_kv *kv, float scale, const struct vd_kern_
         size_t c0, c1;
         vd_kern_chunks(&rows[i], &c0, &c1);
         vd_num_quant8_blocks(rows[i].q, hd, q.q, q.d);
-        chunk_record(kv, scale, &rows[i], &q, c0, &m, &l, o);
+        chunk_record(kv, score, &rows[i], &q, c0, &m, &l, o);
         for (size_t c = c0 + 1; c < c1; c++) {
-            chunk_record(kv, scale, &rows[i], &q, c, &mc, &lc, oc);
+            chunk_record(kv, score, &rows[i], &q, c, &mc, &lc, oc);
             vd_num_merge(&m, &l, o, mc, lc, oc, hd);
         }
         vd_num_attn_finish(l, o, hd, rows[i].y);
     }
 }
 
-static void attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_kern_query *rows, size_t n,
-                      size_t c0, size_t c1, float *rec, size_t ld_rec, void *scratch)
+static void attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
+                      size_t ld_rec, void *scratch)
 {
     size_t hd = kv->hd;
     for (size_t i = 0; i < n; i++) {
@@ -219,7 +227,7 @@ static void attn_part(const struct vd_kern_kv *kv, float scale, const struct vd_
         vd_num_quant8_blocks(rows[i].q, hd, q.q, q.d);
         for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
             float *r = rec + i * ld_rec + (c - first) * vd_kern_rec_floats(hd);
-            chunk_record(kv, scale, &rows[i], &q, c, &r[hd], &r[hd + 1], r);
+            chunk_record(kv, score, &rows[i], &q, c, &r[hd], &r[hd + 1], r);
         }
     }
 }

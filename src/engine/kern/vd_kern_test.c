@@ -483,16 +483,23 @@ struct queries {
     float q[64 * VD_KERN_HEAD_MAX], y[64 * VD_KERN_HEAD_MAX], rec[64 * CHUNKS * (VD_KERN_HEAD_MAX + 16)];
 };
 
-/* causal: row i ends one after row i - 1, as in prefill; else any ranges outside the hole. */
-static void queries_make(struct queries *qs, size_t n, size_t hd, bool causal, size_t hole, size_t hole_end,
-                         bool special)
+/* CAUSAL: row i ends one after row i - 1, as in prefill; WINDOW: and begins WINDOW_KEYS before, in the middle
+ * of some chunk; ANY: any ranges outside the hole. */
+enum shape { CAUSAL, WINDOW, ANY, N_SHAPES };
+enum { WINDOW_KEYS = 100 };
+
+static void queries_make(struct queries *qs, size_t n, size_t hd, enum shape shape, size_t hole,
+                         size_t hole_end, bool special)
 {
+    bool causal = shape != ANY;
     struct vd_rng r = {n * 31 + hd, 0};
     qs->n = n;
     qs->hd = hd;
     for (size_t i = 0; i < n; i++) {
         size_t end = causal ? KEYS - (n - 1 - i) / 3 : hole_end + 1 + vd_rng_below(&r, KEYS - hole_end);
         size_t begin = causal ? hole_end : hole_end + vd_rng_below(&r, end - hole_end);
+        if (shape == WINDOW && end > begin + WINDOW_KEYS)
+            begin = end - WINDOW_KEYS;
         if (!causal && i % 4 == 3 && hole > 0) {
             end = 1 + vd_rng_below(&r, hole);
             begin = vd_rng_below(&r, end);
@@ -502,18 +509,18 @@ static void queries_make(struct queries *qs, size_t n, size_t hd, bool causal, s
     }
 }
 
-static void queries_run(struct queries *qs, const struct cache *c, bool parts, void *scratch)
+static void queries_run(struct queries *qs, const struct cache *c, struct vd_kern_score score, bool parts,
+                        void *scratch)
 {
     size_t ld = CHUNKS * vd_kern_rec_floats(qs->hd);
-    const float scale = 0.35f;
     memset(qs->y, 0xFF, sizeof(qs->y));
     memset(qs->rec, 0, sizeof(qs->rec));
     if (!parts) {
-        c->k->attn(&c->kv, scale, qs->row, qs->n, scratch);
+        c->k->attn(&c->kv, score, qs->row, qs->n, scratch);
         return;
     }
-    c->k->attn_part(&c->kv, scale, qs->row, qs->n, 2, CHUNKS, qs->rec, ld, scratch);
-    c->k->attn_part(&c->kv, scale, qs->row, qs->n, 0, 2, qs->rec, ld, scratch);
+    c->k->attn_part(&c->kv, score, qs->row, qs->n, 2, CHUNKS, qs->rec, ld, scratch);
+    c->k->attn_part(&c->kv, score, qs->row, qs->n, 0, 2, qs->rec, ld, scratch);
     c->k->attn_merge(qs->hd, qs->row, qs->n, qs->rec, ld);
 }
 
@@ -529,26 +536,29 @@ static void assert_same_records(const struct queries *a, const struct queries *b
 
 static void check_attention(const struct vd_kern *k)
 {
-    static const size_t hds[] = {32, 64, 96, 128, 256};
+    static const size_t hds[] = {32, 64, 96, 128, 160, 192, 224, 256};
+    static const size_t ns[] = {1, 2, 3, 4, 7, 16, 17, 40};
     static struct queries want, got;
     void *scratch = buffer(k->scratch_bytes(32, 256)), *scratch0 = buffer(scalar()->scratch_bytes(32, 256));
-    for (int h = 0; h < 5; h++)
+    for (int h = 0; h < 8; h++)
         for (int special = 0; special < 2; special++) {
             struct cache a, b;
             size_t hole = h % 2 ? 50 : 0, hole_end = h % 2 ? 70 : 0;
             cache_make(&a, scalar(), hds[h]), cache_make(&b, k, hds[h]);
             cache_fill(&a, special, hole, hole_end), cache_fill(&b, special, hole, hole_end);
             assert_same_cache(&a, &b, hole, hole_end);
-            for (size_t n = 1; n <= 40; n += n < 8 ? 1 : 11)
-                for (int mode = 0; mode < 4; mode++) {
-                    queries_make(&want, n, hds[h], mode % 2 == 0, hole, hole_end, special);
-                    queries_make(&got, n, hds[h], mode % 2 == 0, hole, hole_end, special);
-                    queries_run(&want, &a, mode / 2 == 1, scratch0);
-                    queries_run(&got, &b, mode / 2 == 1, scratch);
-                    assert_same(want.y, got.y, n * hds[h], "attention");
-                    if (mode / 2 == 1)
-                        assert_same_records(&want, &got);
-                }
+            for (size_t i = 0; i < 8 * N_SHAPES * 2; i++) {
+                size_t n = ns[i / 2 % 8];
+                enum shape shape = (enum shape)(i / 16);
+                struct vd_kern_score score = {0.35f, n % 3 == 1 ? 2.5f : 0};
+                queries_make(&want, n, hds[h], shape, hole, hole_end, special);
+                queries_make(&got, n, hds[h], shape, hole, hole_end, special);
+                queries_run(&want, &a, score, i % 2 == 1, scratch0);
+                queries_run(&got, &b, score, i % 2 == 1, scratch);
+                assert_same(want.y, got.y, n * hds[h], "attention");
+                if (i % 2 == 1)
+                    assert_same_records(&want, &got);
+            }
             cache_free(&a), cache_free(&b);
         }
     free(scratch), free(scratch0);
@@ -573,7 +583,7 @@ static void edge_record(const struct vd_kern *k, bool small_values, float *rec)
             value[e] = (small_values ? 0x1p-88f : 1.0f) * (float)(e + 1 + p);
         k->kv_put(chunk, 32, p, key, value);
     }
-    k->attn_part(&kv, 0.35f, &row, 1, 0, 1, rec, 0, scratch);
+    k->attn_part(&kv, (struct vd_kern_score){0.35f, 0}, &row, 1, 0, 1, rec, 0, scratch);
     free(chunk), free(scratch);
 }
 
@@ -597,23 +607,24 @@ static void test_attention_edges(void **state)
 static void check_attention_alone(const struct vd_kern *k)
 {
     static struct queries all, one;
+    const struct vd_kern_score score = {0.35f, 0};
     struct cache c;
     void *scratch = buffer(k->scratch_bytes(32, 64));
     cache_make(&c, k, 64);
     cache_fill(&c, false, 0, 0);
-    queries_make(&all, 37, 64, false, 0, 0, false);
-    queries_run(&all, &c, false, scratch);
+    queries_make(&all, 37, 64, ANY, 0, 0, false);
+    queries_run(&all, &c, score, false, scratch);
     one = all;
     for (size_t i = 0; i < all.n; i++) {
         one.row[i].y = one.y + i * 64;
         one.row[i].q = one.q + i * 64;
-        k->attn(&c.kv, 0.35f, &one.row[i], 1, scratch);
+        k->attn(&c.kv, score, &one.row[i], 1, scratch);
     }
     assert_memory_equal(all.y, one.y, 37 * 64 * 4);
-    queries_run(&one, &c, true, scratch);
+    queries_run(&one, &c, score, true, scratch);
     assert_memory_equal(all.y, one.y, 37 * 64 * 4);
     one.row[3].y = one.q + 3 * 64; /* in place */
-    k->attn(&c.kv, 0.35f, one.row, 37, scratch);
+    k->attn(&c.kv, score, one.row, 37, scratch);
     assert_memory_equal(all.y + 3 * 64, one.q + 3 * 64, 64 * 4);
     cache_free(&c);
     free(scratch);

@@ -128,9 +128,8 @@ static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, const struct 
             size_t g = (task - base) / parts, c0 = (task - base) % parts * SPLIT_CHUNKS;
             struct vd_kern_kv kv = {end->pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
             size_t n = vd_fw_queries(ctx, r, g, run->first, run->first + run->count, false, buf->query);
-            m->kern->attn_part(&kv, m->program.attn_scale, buf->query, n, c0,
-                               vd_fw_min(c0 + SPLIT_CHUNKS, n_chunks), records(ctx, run, g), ctx->team.ld_rec,
-                               buf->scratch);
+            m->kern->attn_part(&kv, vd_fw_score(m), buf->query, n, c0, vd_fw_min(c0 + SPLIT_CHUNKS, n_chunks),
+                               records(ctx, run, g), ctx->team.ld_rec, buf->scratch);
         }
         base += parts * m->dims.n_kv;
     }

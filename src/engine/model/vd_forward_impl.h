@@ -96,6 +96,11 @@ static inline size_t vd_fw_min(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+static inline struct vd_kern_score vd_fw_score(const struct vd_model *m)
+{
+    return (struct vd_kern_score){m->program.attn_scale, 0.0f};
+}
+
 /* ---- pieces of a layer (vd_forward_pieces.c) ---- */
 
 /* n rows of x through a norm into h, then quantised into act. Weights of a float type read h itself. */

@@ -52,7 +52,7 @@ void vd_fw_attend(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t
     const struct vd_model *m = ctx->m;
     struct vd_kern_kv kv = {r->row[t0].pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
     size_t n = vd_fw_queries(ctx, r, g, t0, t1, true, buf->query);
-    m->kern->attn(&kv, m->program.attn_scale, buf->query, n, buf->scratch);
+    m->kern->attn(&kv, vd_fw_score(m), buf->query, n, buf->scratch);
 }
 
 void vd_fw_tell(const struct vd_ctx *ctx, const struct rows *r, size_t unit, bool with_x, size_t t0,

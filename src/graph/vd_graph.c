@@ -315,7 +315,7 @@ void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_
             .kind = VD_OP_EMBED, .rows = 1, .cols = p->width, .last_cut = VD_GRAPH_NO_OP};
     } else if (unit <= p->n_layers) {
         from_row(p, &block_rows[op], o);
-        o->tensor = vd_program_layer_tensor(unit - 1, (enum vd_layer_tensor)block_rows[op].tensor);
+        o->tensor = vd_program_layer_tensor(p, unit - 1, (enum vd_layer_tensor)block_rows[op].tensor);
     } else if (op < H_OPS) {
         from_row(p, &head_rows[op], o);
         o->tensor = o->kind == VD_OP_PART ? vd_program_head_tensor(p) : vd_program_norm_tensor(p);

@@ -16,26 +16,18 @@
 static struct vd_program program(uint32_t layers, uint32_t width, uint32_t heads, uint32_t kv_heads,
                                  uint32_t hd, uint32_t ff, uint32_t vocab, enum vd_wtype type)
 {
-    struct vd_program p = {.arith_version = VD_ARITH_VERSION,
-                           .arch = VD_ARCH_LLAMA,
-                           .n_layers = layers,
-                           .width = width,
-                           .n_heads = heads,
-                           .n_kv_heads = kv_heads,
-                           .head_dim = hd,
-                           .ff_width = ff,
-                           .vocab = vocab,
-                           .ctx = 1 << 20,
-                           .rope_pairing = VD_ROPE_HALVES,
-                           .n_rope = hd / 2,
-                           .eps = 1e-5f,
-                           .attn_scale = 0.125f,
-                           .n_tensors = 3 + VD_T_PER_LAYER * layers};
+    struct vd_program p = {VD_PROGRAM_PLAIN,       .n_layers = layers,
+                           .width = width,         .n_heads = heads,
+                           .n_kv_heads = kv_heads, .head_dim = hd,
+                           .ff_width = ff,         .vocab = vocab,
+                           .ctx = 1 << 20,         .rope_pairing = VD_ROPE_HALVES,
+                           .n_rope = hd / 2,       .eps = 1e-5f,
+                           .attn_scale = 0.125f,   .n_tensors = 3 + 9 * layers};
     for (uint32_t i = 0; i < p.n_tensors; i++)
         p.types[i] = (uint8_t)type;
     for (uint32_t l = 0; l < layers; l++)
-        p.types[vd_program_layer_tensor(l, VD_T_ATTN_NORM)] =
-            p.types[vd_program_layer_tensor(l, VD_T_FFN_NORM)] = 0;
+        p.types[vd_program_layer_tensor(&p, l, VD_T_ATTN_NORM)] =
+            p.types[vd_program_layer_tensor(&p, l, VD_T_FFN_NORM)] = 0;
     p.types[vd_program_norm_tensor(&p)] = 0;
     return p;
 }

@@ -11,30 +11,21 @@
 
 static struct vd_program sample(void)
 {
-    struct vd_program p = {.arith_version = VD_ARITH_VERSION,
-                           .arch = VD_ARCH_LLAMA,
-                           .n_layers = 3,
-                           .width = 4160,
-                           .n_heads = 6,
-                           .n_kv_heads = 2,
-                           .head_dim = 64,
-                           .ff_width = 96,
-                           .vocab = 300,
-                           .ctx = 2048,
-                           .rope_pairing = VD_ROPE_ADJACENT,
-                           .n_rope = 32,
-                           .eps = 1e-5f,
-                           .attn_scale = 0.125f,
-                           .n_tensors = 3 + 9 * 3,
-                           .n_stop = 2,
-                           .stop = {0, 7}};
+    struct vd_program p = {VD_PROGRAM_PLAIN,     .n_layers = 3,
+                           .width = 4160,        .n_heads = 6,
+                           .n_kv_heads = 2,      .head_dim = 64,
+                           .ff_width = 96,       .vocab = 300,
+                           .ctx = 2048,          .rope_pairing = VD_ROPE_ADJACENT,
+                           .n_rope = 32,         .eps = 1e-5f,
+                           .attn_scale = 0.125f, .n_tensors = 3 + 9 * 3,
+                           .n_stop = 2,          .stop = {0, 7}};
     for (uint32_t i = 0; i < p.n_rope; i++)
-        p.rope_steps[i] = UINT64_C(0x123456789ABCDEF) >> i;
+        p.rope_steps[0][i] = UINT64_C(0x123456789ABCDEF) >> i;
     for (uint32_t i = 0; i < p.n_tensors; i++)
         p.types[i] = VD_WTYPE_Q4_1;
     for (uint32_t l = 0; l < p.n_layers; l++) {
-        p.types[vd_program_layer_tensor(l, VD_T_ATTN_NORM)] = VD_WTYPE_F32;
-        p.types[vd_program_layer_tensor(l, VD_T_FFN_NORM)] = VD_WTYPE_F32;
+        p.types[vd_program_layer_tensor(&p, l, VD_T_ATTN_NORM)] = VD_WTYPE_F32;
+        p.types[vd_program_layer_tensor(&p, l, VD_T_FFN_NORM)] = VD_WTYPE_F32;
     }
     p.types[vd_program_norm_tensor(&p)] = VD_WTYPE_F32;
     p.types[0] = VD_WTYPE_Q8_0;
@@ -90,7 +81,7 @@ static void limits(void **state)
     BAD(p.n_stop = 17);
     BAD(p.types[5] = 4);
     BAD(p.types[vd_program_norm_tensor(&p)] = VD_WTYPE_F16);
-    BAD(p.types[vd_program_layer_tensor(2, VD_T_FFN_NORM)] = VD_WTYPE_F16);
+    BAD(p.types[vd_program_layer_tensor(&p, 2, VD_T_FFN_NORM)] = VD_WTYPE_F16);
     BAD(p.n_tensors = 28);
 #undef BAD
 }
@@ -105,10 +96,10 @@ static void shapes(void **state)
     assert_int_equal(vd_tensor_part_bytes(t, 0), 4096 / 32 * 34);
     assert_int_equal(vd_tensor_part_bytes(t, 1), 64 / 32 * 34);
     assert_int_equal(vd_tensor_part_offset(t, 1), 4096 / 32 * 34);
-    t = vd_program_tensor(&p, vd_program_layer_tensor(1, VD_T_FFN_DOWN));
+    t = vd_program_tensor(&p, vd_program_layer_tensor(&p, 1, VD_T_FFN_DOWN));
     assert_int_equal(t.rows, 4160);
     assert_int_equal(t.cols, 96);
-    t = vd_program_tensor(&p, vd_program_layer_tensor(2, VD_T_ATTN_K));
+    t = vd_program_tensor(&p, vd_program_layer_tensor(&p, 2, VD_T_ATTN_K));
     assert_int_equal(t.rows, 128);
     t = vd_program_tensor(&p, vd_program_norm_tensor(&p));
     assert_int_equal(t.rows, 1);

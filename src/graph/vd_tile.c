@@ -134,7 +134,7 @@ static void eval_rope(const struct eval *e)
     bool adjacent = p->rope_pairing == VD_ROPE_ADJACENT;
     uint32_t pair = adjacent ? i / 2 : i % p->n_rope;
     float x0 = get_f32(e->data->in[0], 0), x1 = get_f32(e->data->in[0], e->t->in[0].count - 1), s, c;
-    vd_num_sincos_turn(e->t->step * p->rope_steps[pair], &s, &c);
+    vd_num_sincos_turn(e->t->step * p->rope_steps[0][pair], &s, &c);
     vd_num_rope_pair(&x0, &x1, s, c);
     bool second = adjacent ? i & 1 : i >= p->n_rope;
     put_f32(e->out, 0, second ? x1 : x0);

@@ -10,8 +10,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
 static const struct vd_program program = {
-    .arith_version = VD_ARITH_VERSION,
-    .arch = VD_ARCH_LLAMA,
+    VD_PROGRAM_PLAIN,
     .n_layers = 1,
     .width = 544,
     .n_heads = 2,
@@ -22,7 +21,7 @@ static const struct vd_program program = {
     .ctx = 100,
     .rope_pairing = VD_ROPE_HALVES,
     .n_rope = 12,
-    .rope_steps = {UINT64_C(0x123456789ABCDEF)},
+    .rope_steps = {{UINT64_C(0x123456789ABCDEF)}},
     .eps = 1e-5f,
     .attn_scale = 0.2f,
     .n_tensors = 11,

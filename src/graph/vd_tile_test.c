@@ -18,8 +18,7 @@
 
 enum { VOCAB = 9000, WIDTH = 1056 };
 
-static struct vd_program program = {.arith_version = VD_ARITH_VERSION,
-                                    .arch = VD_ARCH_LLAMA,
+static struct vd_program program = {VD_PROGRAM_PLAIN,
                                     .n_layers = 1,
                                     .width = WIDTH,
                                     .n_heads = 2,
@@ -163,7 +162,7 @@ static void rotation_equals_num(void **state)
         bool halves = i & 1;
         p.rope_pairing = halves ? VD_ROPE_HALVES : VD_ROPE_ADJACENT;
         p.n_rope = i & 2 ? 32 : 20;
-        assert_true(vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps));
+        assert_true(vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps[0]));
         struct unit u = {.g = {&p, {.n_prompt = 900, .n_output = 1, .n_steps = 900, .max_tokens = 1}},
                          .step = 777,
                          .unit = 1};
@@ -175,7 +174,7 @@ static void rotation_equals_num(void **state)
         }
         run_op(&u, 10);
         for (uint32_t h = 0; h < 2; h++)
-            vd_num_rope_head(y + 64 * h, 2 * p.n_rope, 777, p.rope_steps, halves);
+            vd_num_rope_head(y + 64 * h, 2 * p.n_rope, 777, p.rope_steps[0], halves);
         for (uint32_t e = 0; e < 128; e++)
             assert_int_equal(vd_le32_load(u.records[10] + 4 * e), vd_f32_bits(y[e]));
         free_unit(&u);

@@ -702,7 +702,7 @@ static void failed_job(void **state)
     for (unsigned i = 0; i < 2; i++) {
         struct vd_toy_model *model = toy_model_new(&p, 2, 0.1f);
         for (uint32_t e = 0; e < p.width; e++) /* finite weights, logits that are not */
-            vd_le32_store(model->weights[1 + VD_T_PER_LAYER * p.n_layers] + 4 * e, vd_f32_bits(3e38f));
+            vd_le32_store(model->weights[vd_program_norm_tensor(&p)] + 4 * e, vd_f32_bits(3e38f));
         toy_hash(model);
         struct vd_toy_job *job = toy_job_new(model, 5, 8, all[i]);
         struct vd_trace *t = toy_trace(job);

@@ -260,7 +260,7 @@ enum { CHEAT_LAYER = 11, CHEAT_ROWS = 576 };
 /* Clears the lowest bit of every weight in the layer's attn_output, in the file's bytes. */
 static void lower_precision(uint8_t *file, size_t n_bytes)
 {
-    uint32_t tensor = vd_program_layer_tensor(CHEAT_LAYER, VD_T_ATTN_OUTPUT);
+    uint32_t tensor = vd_program_layer_tensor(vd_model_program(honest.model), CHEAT_LAYER, VD_T_ATTN_OUTPUT);
     struct vd_bytes row = vd_model_tensor_bytes(honest.model, tensor, 0);
     assert_int_equal(vd_program_tensor(vd_model_program(honest.model), tensor).type, VD_WTYPE_Q4_1);
     uint8_t *at = memmem(file, n_bytes, row.p, row.n);

@@ -99,8 +99,7 @@ static inline void toy_hash(struct vd_toy_model *m)
 /* The toy: 2 layers, width 544, 4 heads of 32 over 2 kv heads, 5,000 tokens, tied head. */
 static inline struct vd_program toy_program(enum vd_rope_pairing pairing)
 {
-    struct vd_program p = {.arith_version = VD_ARITH_VERSION,
-                           .arch = VD_ARCH_LLAMA,
+    struct vd_program p = {VD_PROGRAM_PLAIN,
                            .n_layers = 2,
                            .width = 544,
                            .n_heads = 4,
@@ -113,15 +112,14 @@ static inline struct vd_program toy_program(enum vd_rope_pairing pairing)
                            .n_rope = pairing == VD_ROPE_HALVES ? 12 : 16,
                            .eps = 1e-5f,
                            .attn_scale = 0.17677669f,
-                           .n_tensors = 2 + VD_T_PER_LAYER * 2};
-    static const uint8_t types[VD_T_PER_LAYER] = {VD_WTYPE_F32,  VD_WTYPE_Q4_1, VD_WTYPE_Q4_0,
-                                                  VD_WTYPE_F16,  VD_WTYPE_Q8_0, VD_WTYPE_F32,
-                                                  VD_WTYPE_Q5_0, VD_WTYPE_BF16, VD_WTYPE_Q5_1};
-    vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps);
+                           .n_tensors = 2 + 9 * 2};
+    static const uint8_t types[] = {VD_WTYPE_F32, VD_WTYPE_Q4_1, VD_WTYPE_Q4_0, VD_WTYPE_F16, VD_WTYPE_Q8_0,
+                                    VD_WTYPE_F32, VD_WTYPE_Q5_0, VD_WTYPE_BF16, VD_WTYPE_Q5_1};
+    vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps[0]);
     p.types[0] = VD_WTYPE_Q8_0;
     for (uint32_t l = 0; l < p.n_layers; l++)
-        memcpy(p.types + 1 + VD_T_PER_LAYER * l, types, sizeof types);
-    p.types[1 + VD_T_PER_LAYER * p.n_layers] = VD_WTYPE_F32;
+        memcpy(p.types + 1 + sizeof types * l, types, sizeof types);
+    p.types[vd_program_norm_tensor(&p)] = VD_WTYPE_F32;
     return p;
 }
 

@@ -162,21 +162,13 @@ struct kit {
 
 KIT void kit_program(struct kit *k)
 {
-    struct vd_program p = {.arith_version = VD_ARITH_VERSION,
-                           .arch = VD_ARCH_LLAMA,
-                           .n_layers = 1,
-                           .width = 32,
-                           .n_heads = 1,
-                           .n_kv_heads = 1,
-                           .head_dim = 32,
-                           .ff_width = 32,
-                           .vocab = 64,
-                           .ctx = 128,
-                           .rope_pairing = VD_ROPE_ADJACENT,
-                           .n_rope = 16,
-                           .eps = 1e-5f,
-                           .attn_scale = 0.25f,
-                           .n_tensors = 11};
+    struct vd_program p = {VD_PROGRAM_PLAIN,    .n_layers = 1,
+                           .width = 32,         .n_heads = 1,
+                           .n_kv_heads = 1,     .head_dim = 32,
+                           .ff_width = 32,      .vocab = 64,
+                           .ctx = 128,          .rope_pairing = VD_ROPE_ADJACENT,
+                           .n_rope = 16,        .eps = 1e-5f,
+                           .attn_scale = 0.25f, .n_tensors = 11};
     static const uint8_t norm[] = {1, 6, 10};
     memset(p.types, VD_WTYPE_Q4_1, p.n_tensors);
     for (size_t i = 0; i < sizeof norm; i++)

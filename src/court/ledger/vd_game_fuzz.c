@@ -7,8 +7,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
 static const struct vd_program program = {
-    .arith_version = 1,
-    .arch = VD_ARCH_LLAMA,
+    VD_PROGRAM_PLAIN,
     .n_layers = 2,
     .width = 544,
     .n_heads = 4,

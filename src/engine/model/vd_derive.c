@@ -146,7 +146,7 @@ static enum vd_err get_rope(struct vd_program *p, const struct vd_gguf *g, struc
     if (!vd_gguf_str_eq(scaling, "none"))
         return vd_error_set(err, VD_EUNSUPPORTED, "%s: RoPE scaling '%.*s' is not known; known is: none",
                             vd_gguf_name(g), (int)(scaling.n < 64 ? scaling.n : 64), scaling.p);
-    if (n_dims > p->head_dim || !vd_num_rope_steps(base, n_dims, p->rope_steps))
+    if (n_dims > p->head_dim || !vd_num_rope_steps(base, n_dims, p->rope_steps[0]))
         return vd_error_set(
             err, VD_EFORMAT,
             "%s: RoPE over %u dimensions of heads of %u with base %g; dimensions must be even and at "
@@ -154,6 +154,8 @@ static enum vd_err get_rope(struct vd_program *p, const struct vd_gguf *g, struc
             vd_gguf_name(g), n_dims, p->head_dim, (double)base);
     p->rope_pairing = VD_ROPE_ADJACENT;
     p->n_rope = n_dims / 2;
+    p->n_rope_tables = 1;
+    p->rope_scale[0] = 1.0f;
     return VD_OK;
 }
 
@@ -235,14 +237,30 @@ static enum vd_err get_stops(struct vd_program *p, const struct vd_gguf *g, stru
 
 void vd_derive_tensor_name(const struct vd_program *p, uint32_t tensor, char out[VD_GGUF_NAME_BYTES_MAX + 1])
 {
-    static const char *const in_layer[VD_T_PER_LAYER] = {
-        "attn_norm", "attn_q",   "attn_k", "attn_v",   "attn_output",
-        "ffn_norm",  "ffn_gate", "ffn_up", "ffn_down",
+    static const char *const in_layer[VD_T_KINDS] = {
+        [VD_T_ATTN_NORM] = "attn_norm.weight",
+        [VD_T_ATTN_Q] = "attn_q.weight",
+        [VD_T_ATTN_K] = "attn_k.weight",
+        [VD_T_ATTN_V] = "attn_v.weight",
+        [VD_T_ATTN_Q_BIAS] = "attn_q.bias",
+        [VD_T_ATTN_K_BIAS] = "attn_k.bias",
+        [VD_T_ATTN_V_BIAS] = "attn_v.bias",
+        [VD_T_ATTN_Q_NORM] = "attn_q_norm.weight",
+        [VD_T_ATTN_K_NORM] = "attn_k_norm.weight",
+        [VD_T_ATTN_OUTPUT] = "attn_output.weight",
+        [VD_T_POST_ATTN_NORM] = "post_attention_norm.weight",
+        [VD_T_FFN_NORM] = "ffn_norm.weight",
+        [VD_T_FFN_ROUTER] = "ffn_gate_inp.weight",
+        [VD_T_FFN_GATE] = "ffn_gate.weight",
+        [VD_T_FFN_UP] = "ffn_up.weight",
+        [VD_T_FFN_DOWN] = "ffn_down.weight",
+        [VD_T_POST_FFN_NORM] = "post_ffw_norm.weight",
     };
+    uint32_t layer;
+    enum vd_layer_tensor t;
     uint32_t norm = vd_program_norm_tensor(p);
-    if (tensor > 0 && tensor < norm)
-        snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "blk.%u.%s.weight", (tensor - 1) / VD_T_PER_LAYER,
-                 in_layer[(tensor - 1) % VD_T_PER_LAYER]);
+    if (vd_program_find_tensor(p, tensor, &layer, &t))
+        snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "blk.%u.%s", layer, in_layer[t]);
     else
         snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "%s.weight",
                  tensor == 0 ? "token_embd" : (tensor == norm ? "output_norm" : "output"));
@@ -269,7 +287,7 @@ static enum vd_err get_vocab(struct vd_program *p, const struct vd_gguf *g, stru
 static enum vd_err get_types(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
 {
     bool tied = !vd_gguf_tensor_find(g, "output.weight");
-    p->n_tensors = (tied ? 2 : 3) + VD_T_PER_LAYER * p->n_layers;
+    p->n_tensors = vd_program_norm_tensor(p) + (tied ? 1 : 2);
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         char name[VD_GGUF_NAME_BYTES_MAX + 1];
         vd_derive_tensor_name(p, i, name);
@@ -337,7 +355,9 @@ enum vd_err vd_derive_program(struct vd_program *out, const struct vd_gguf *g, s
                                      get_vocab, get_stops,    get_types};
     memset(out, 0, sizeof *out);
     out->arith_version = VD_ARITH_VERSION;
-    out->arch = VD_ARCH_LLAMA;
+    out->kind = VD_PROGRAM_DECODER;
+    out->act = VD_ACT_SILU;
+    out->embed_scale = 1.0f;
     enum vd_err rc = check_arch(g, err);
     for (size_t i = 0; i < COUNT(steps) && rc == VD_OK; i++)
         rc = steps[i](out, g, err);

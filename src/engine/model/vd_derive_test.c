@@ -51,7 +51,7 @@ static void good_file(void **state)
     assert_int_equal(p.rope_pairing, VD_ROPE_ADJACENT);
     assert_int_equal(p.n_rope, t.head_dim / 2);
     assert_true(vd_num_rope_steps(10000.0f, t.head_dim, steps));
-    assert_memory_equal(p.rope_steps, steps, t.head_dim / 2 * sizeof *steps);
+    assert_memory_equal(p.rope_steps[0], steps, t.head_dim / 2 * sizeof *steps);
     assert_true(p.eps == 1e-5f && p.attn_scale == 0.125f);
     assert_int_equal(p.n_tensors, 2 + 9 * t.n_layers);
     assert_int_equal(p.types[0], t.embd);

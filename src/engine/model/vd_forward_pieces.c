@@ -87,7 +87,8 @@ void vd_fw_embed(const struct vd_ctx *ctx, size_t t)
     const struct rows *r = &ctx->all;
     m->kern->embed_row(m->tensors[0].shape.type, dims->d, m->tensors[0].p, ctx->call[t].token,
                        r->x + t * dims->d);
-    m->kern->rope_table(r->row[t].pos, m->program.rope_steps, dims->n_pairs, r->rope + t * 2 * dims->n_pairs);
+    m->kern->rope_table(r->row[t].pos, m->program.rope_steps[0], dims->n_pairs,
+                        r->rope + t * 2 * dims->n_pairs);
 }
 
 void vd_fw_gather(const struct vd_ctx *ctx, size_t i)
@@ -121,14 +122,14 @@ void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, struct thread_buf *buf
     const struct vd_model *m = ctx->m;
     struct head *hd = &ctx->head;
     size_t d = m->dims.d, vocab = m->dims.vocab, n_steps = (vocab + HEAD_STEP - 1) / HEAD_STEP, i;
-    struct vd_kern_rhs rhs = {hd->act, hd->h, d};
+    struct vd_kern_rhs rhs = {.act = hd->act, .x = hd->h, .ldx = d};
     vd_team_barrier(team); /* the last layer's rows */
     if (hd->n == 0)
         return;
     if (hd->n <= REDUNDANT_ROWS) {
         head_norm_quant(ctx, 0, hd->n, buf->h);
         m->kern->act_quant(buf->h, d, d, 0, hd->n, buf->act);
-        rhs = (struct vd_kern_rhs){buf->act, buf->h, d};
+        rhs = (struct vd_kern_rhs){.act = buf->act, .x = buf->h, .ldx = d};
     } else {
         while ((i = vd_team_next(team) * VD_KERN_TOKS) < hd->n) {
             size_t end = vd_fw_min(i + VD_KERN_TOKS, hd->n);

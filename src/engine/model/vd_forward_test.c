@@ -94,31 +94,31 @@ static void ref_head(const struct ref *r, uint32_t layer, uint32_t pos, uint32_t
 static void ref_layer(const struct ref *r, uint32_t layer, uint32_t pos)
 {
     const struct vd_program *p = r->p;
-    uint32_t t = vd_program_layer_tensor(layer, 0), hd = p->head_dim;
+    uint32_t hd = p->head_dim;
     float h[WIDEST], q[WIDEST], k[WIDEST], v[WIDEST], y[WIDEST], gate[WIDEST], up[WIDEST];
     const float *x = ref_x(r, pos, layer);
     float *out = ref_x(r, pos, layer + 1);
     struct ref_row *row = ref_row(r, layer, pos);
-    ref_norm(r, t + VD_T_ATTN_NORM, x, h);
-    ref_product(r, t + VD_T_ATTN_Q, h, q);
-    ref_product(r, t + VD_T_ATTN_K, h, k);
-    ref_product(r, t + VD_T_ATTN_V, h, v);
+    ref_norm(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_NORM), x, h);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_Q), h, q);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_K), h, k);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_V), h, v);
     for (uint32_t g = 0; g < p->n_kv_heads; g++) {
-        vd_num_rope_head(k + g * hd, 2 * p->n_rope, pos, p->rope_steps, p->rope_pairing == VD_ROPE_HALVES);
+        vd_num_rope_head(k + g * hd, 2 * p->n_rope, pos, p->rope_steps[0], p->rope_pairing == VD_ROPE_HALVES);
         vd_num_quant8_blocks(k + g * hd, hd, row->k + g * hd, row->kd + g * hd / 32);
         vd_num_quant8(v + g * hd, hd, row->v + g * hd, &row->vd[g]);
     }
     for (uint32_t i = 0; i < p->n_heads; i++) {
-        vd_num_rope_head(q + i * hd, 2 * p->n_rope, pos, p->rope_steps, p->rope_pairing == VD_ROPE_HALVES);
+        vd_num_rope_head(q + i * hd, 2 * p->n_rope, pos, p->rope_steps[0], p->rope_pairing == VD_ROPE_HALVES);
         ref_head(r, layer, pos, i, q + i * hd);
     }
-    ref_product(r, t + VD_T_ATTN_OUTPUT, q, y);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_OUTPUT), q, y);
     vd_num_residual(x, y, p->width, out);
-    ref_norm(r, t + VD_T_FFN_NORM, out, h);
-    ref_product(r, t + VD_T_FFN_GATE, h, gate);
-    ref_product(r, t + VD_T_FFN_UP, h, up);
+    ref_norm(r, vd_program_layer_tensor(p, layer, VD_T_FFN_NORM), out, h);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_FFN_GATE), h, gate);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_FFN_UP), h, up);
     vd_num_swiglu(gate, up, p->ff_width, gate);
-    ref_product(r, t + VD_T_FFN_DOWN, gate, y);
+    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_FFN_DOWN), gate, y);
     vd_num_residual(out, y, p->width, out);
 }
 

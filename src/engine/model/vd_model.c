@@ -118,8 +118,8 @@ static enum vd_err copy_norms(struct vd_model *m, struct vd_error *err)
     if (!m->norms)
         return vd_error_set(err, VD_ENOMEM, "%s: no memory for %zu norm weights", m->path, n);
     for (uint32_t l = 0; l < m->program.n_layers; l++) {
-        m->layers[l].attn_norm = copy_norm(m, &at, vd_program_layer_tensor(l, VD_T_ATTN_NORM));
-        m->layers[l].ffn_norm = copy_norm(m, &at, vd_program_layer_tensor(l, VD_T_FFN_NORM));
+        m->layers[l].attn_norm = copy_norm(m, &at, vd_program_layer_tensor(&m->program, l, VD_T_ATTN_NORM));
+        m->layers[l].ffn_norm = copy_norm(m, &at, vd_program_layer_tensor(&m->program, l, VD_T_FFN_NORM));
     }
     m->output_norm = copy_norm(m, &at, vd_program_norm_tensor(&m->program));
     return VD_OK;
@@ -132,10 +132,12 @@ static struct vd_kern_mat *mat_of(struct vd_model *m, uint32_t tensor)
 {
     if (tensor == vd_program_head_tensor(&m->program))
         return &m->head;
-    if (tensor == 0 || tensor >= vd_program_norm_tensor(&m->program))
+    uint32_t layer;
+    enum vd_layer_tensor t;
+    if (!vd_program_find_tensor(&m->program, tensor, &layer, &t))
         return NULL;
-    struct vd_layer *l = &m->layers[(tensor - 1) / VD_T_PER_LAYER];
-    switch ((enum vd_layer_tensor)((tensor - 1) % VD_T_PER_LAYER)) {
+    struct vd_layer *l = &m->layers[layer];
+    switch (t) {
     case VD_T_ATTN_Q:
         return &l->q;
     case VD_T_ATTN_K:
@@ -151,8 +153,16 @@ static struct vd_kern_mat *mat_of(struct vd_model *m, uint32_t tensor)
     case VD_T_FFN_DOWN:
         return &l->down;
     case VD_T_ATTN_NORM:
+    case VD_T_ATTN_Q_BIAS:
+    case VD_T_ATTN_K_BIAS:
+    case VD_T_ATTN_V_BIAS:
+    case VD_T_ATTN_Q_NORM:
+    case VD_T_ATTN_K_NORM:
+    case VD_T_POST_ATTN_NORM:
     case VD_T_FFN_NORM:
-    case VD_T_PER_LAYER:
+    case VD_T_FFN_ROUTER:
+    case VD_T_POST_FFN_NORM:
+    case VD_T_KINDS:
         break;
     }
     return NULL;

@@ -1,9 +1,8 @@
 /* Parameters are a table: name, which endpoint knows it, and what its value may be. Those that we implement
  * have a rule of their own; the others are accepted with the values that change nothing. What is in no row is
  * refused by name. */
-#include "vd_openai.h"
+#include "vd_openai_impl.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,6 +32,11 @@ bool vd_openai_fail(struct vd_openai_error *e, int status, const char *code, con
     only_printable(e->message);
     only_printable(e->param);
     return false;
+}
+
+bool vd_openai_no_memory(struct vd_openai_error *e)
+{
+    return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
 }
 
 /* ---- parameters ---- */
@@ -118,13 +122,13 @@ static bool is_number(const json_t *v, double x)
     return json_is_number(v) && json_number_value(v) == x;
 }
 
-static bool is_text(const json_t *v, const char *a, const char *b)
+bool vd_openai_is_text(const json_t *v, const char *a, const char *b)
 {
     const char *s = json_string_value(v);
     return s && (strcmp(s, a) == 0 || strcmp(s, b) == 0);
 }
 
-static bool is_empty(const json_t *v)
+bool vd_openai_is_empty(const json_t *v)
 {
     return (json_is_string(v) && json_string_length(v) == 0) ||
            (json_is_array(v) && json_array_size(v) == 0) || (json_is_object(v) && json_object_size(v) == 0);
@@ -145,23 +149,22 @@ static bool rule_allows(enum rule rule, const json_t *v)
     case BOOLEAN:
         return json_is_boolean(v);
     case EMPTY:
-        return is_empty(v);
+        return vd_openai_is_empty(v);
     case TEXT_TYPE:
-        return json_object_size(v) == 1 && is_text(json_object_get(v, "type"), "text", "text");
+        return json_object_size(v) == 1 && vd_openai_is_text(json_object_get(v, "type"), "text", "text");
     case TEXT_LIST:
-        return json_array_size(v) == 1 && is_text(json_array_get(v, 0), "text", "text");
+        return json_array_size(v) == 1 && vd_openai_is_text(json_array_get(v, 0), "text", "text");
     case NO_CHOICE:
-        return is_text(v, "none", "auto");
+        return vd_openai_is_text(v, "none", "auto");
     case ANY_TIER:
-        return is_text(v, "auto", "default");
+        return vd_openai_is_text(v, "auto", "default");
     case ONLY_NULL:
         return false;
     }
     return false;
 }
 
-/* A client's name for messages: printable ASCII, cut. */
-static const char *shown(char out[64], const char *name)
+const char *vd_openai_shown(char out[64], const char *name)
 {
     size_t n = 0;
     for (; name[n] && n < 60; n++)
@@ -182,13 +185,12 @@ static bool check_param(const char *key, const json_t *v, int where, struct vd_o
                               "The parameter '%s' is supported only with the value %s.", key,
                               rule_text[param[i].rule]);
     }
-    shown(name, key);
+    vd_openai_shown(name, key);
     return vd_openai_fail(e, 400, "unsupported_parameter", name, "The parameter '%s' is not supported.",
                           name);
 }
 
-/* NULL if absent or null. */
-static const json_t *get(const json_t *object, const char *key)
+const json_t *vd_openai_get(const json_t *object, const char *key)
 {
     const json_t *v = json_object_get(object, key);
     return json_is_null(v) ? NULL : v;
@@ -197,7 +199,7 @@ static const json_t *get(const json_t *object, const char *key)
 static bool get_bool(bool *out, const json_t *object, const char *key, const char *path,
                      struct vd_openai_error *e)
 {
-    const json_t *v = get(object, key);
+    const json_t *v = vd_openai_get(object, key);
     if (v && !json_is_boolean(v))
         return vd_openai_fail(e, 400, "invalid_type", path, "'%s' must be true or false.", path);
     *out = v && json_is_true(v);
@@ -208,7 +210,7 @@ static bool get_bool(bool *out, const json_t *object, const char *key, const cha
 static bool get_micro(uint32_t *out, const json_t *object, const char *key, double low, double high,
                       double absent, struct vd_openai_error *e)
 {
-    const json_t *v = get(object, key);
+    const json_t *v = vd_openai_get(object, key);
     double x = v ? json_number_value(v) : absent;
     if (v && !json_is_number(v))
         return vd_openai_fail(e, 400, "invalid_type", key, "'%s' must be a number.", key);
@@ -221,7 +223,7 @@ static bool get_micro(uint32_t *out, const json_t *object, const char *key, doub
 static bool get_count(uint32_t *out, const json_t *object, const char *key, json_int_t low, json_int_t high,
                       struct vd_openai_error *e)
 {
-    const json_t *v = get(object, key);
+    const json_t *v = vd_openai_get(object, key);
     if (!v)
         return true;
     if (!json_is_integer(v))
@@ -237,7 +239,7 @@ static bool get_count(uint32_t *out, const json_t *object, const char *key, json
 static bool get_sampling(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
 {
     struct vd_sampling *s = &r->sampling;
-    const json_t *seed = get(object, "seed");
+    const json_t *seed = vd_openai_get(object, "seed");
     if (!get_micro(&s->temp_micro, object, "temperature", 0, 2, 1, e) ||
         !get_micro(&s->top_p_micro, object, "top_p", 0, 1, 1, e) ||
         !get_micro(&s->min_p_micro, object, "min_p", 0, 1, 0, e) ||
@@ -254,7 +256,8 @@ static bool get_sampling(struct vd_openai_request *r, const json_t *object, stru
 
 static bool get_max_tokens(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
 {
-    const json_t *old = get(object, "max_tokens"), *new = get(object, "max_completion_tokens");
+    const json_t *old = vd_openai_get(object, "max_tokens"),
+                 *new = vd_openai_get(object, "max_completion_tokens");
     if (old && new &&json_integer_value(old) != json_integer_value(new))
         return vd_openai_fail(e, 400, "invalid_value", "max_tokens",
                               "'max_tokens' and 'max_completion_tokens' differ; give one of them.");
@@ -266,7 +269,7 @@ static bool get_max_tokens(struct vd_openai_request *r, const json_t *object, st
 
 static bool get_stream(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
 {
-    const json_t *options = get(object, "stream_options");
+    const json_t *options = vd_openai_get(object, "stream_options");
     const char *key;
     json_t *v;
     if (!get_bool(&r->stream, object, "stream", "stream", e))
@@ -283,7 +286,7 @@ static bool get_stream(struct vd_openai_request *r, const json_t *object, struct
     {
         char path[128], name[64];
         bool known = strcmp(key, "include_usage") == 0 || strcmp(key, "include_obfuscation") == 0;
-        snprintf(path, sizeof path, "stream_options.%s", shown(name, key));
+        snprintf(path, sizeof path, "stream_options.%s", vd_openai_shown(name, key));
         if (!known && !json_is_null(v))
             return vd_openai_fail(e, 400, "unsupported_parameter", path,
                                   "The parameter '%s' is not supported.", path);
@@ -292,172 +295,6 @@ static bool get_stream(struct vd_openai_request *r, const json_t *object, struct
                                   "The parameter '%s' is supported only with the value false.", path);
     }
     return get_bool(&r->include_usage, options, "include_usage", "stream_options.include_usage", e);
-}
-
-/* ---- messages and prompts ---- */
-
-/* Everything that a request owns. */
-struct memory {
-    json_t *json;
-    struct vd_openai_message *message;
-    uint32_t *ids;
-    size_t n_joined;
-    char *joined[VD_OPENAI_MESSAGES_MAX]; /* contents made of several parts */
-};
-
-static bool out_of_memory(struct vd_openai_error *e)
-{
-    return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
-}
-
-static bool get_part(struct vd_openai_text *out, const json_t *part, size_t m, size_t i,
-                     struct vd_openai_error *e)
-{
-    char path[64];
-    snprintf(path, sizeof path, "messages[%zu].content[%zu]", m, i);
-    const json_t *text = json_object_get(part, "text");
-    if (!is_text(json_object_get(part, "type"), "text", "text"))
-        return vd_openai_fail(e, 400, "unsupported_value", path,
-                              "'%s': only parts of the type \"text\" are supported.", path);
-    if (!json_is_string(text) || json_object_size(part) != 2)
-        return vd_openai_fail(e, 400, "invalid_value", path,
-                              "'%s' must have \"type\" and \"text\", nothing else.", path);
-    *out = (struct vd_openai_text){json_string_value(text), json_string_length(text)};
-    return true;
-}
-
-static bool join_parts(struct memory *mem, struct vd_openai_text *out, const json_t *list, size_t m,
-                       struct vd_openai_error *e)
-{
-    struct vd_openai_text part;
-    size_t total = 0, at = 0;
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        if (!get_part(&part, json_array_get(list, i), m, i, e))
-            return false;
-        total += part.n;
-    }
-    char *all = malloc(total + 1);
-    if (!all)
-        return out_of_memory(e);
-    mem->joined[mem->n_joined++] = all;
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        get_part(&part, json_array_get(list, i), m, i, e);
-        memcpy(all + at, part.p, part.n);
-        at += part.n;
-    }
-    all[total] = 0;
-    *out = (struct vd_openai_text){all, total};
-    return true;
-}
-
-static bool get_role(struct vd_openai_text *out, const json_t *message, size_t m, struct vd_openai_error *e)
-{
-    static const char *const known[] = {"system", "user", "assistant"};
-    char path[64];
-    const char *role = json_string_value(json_object_get(message, "role"));
-    snprintf(path, sizeof path, "messages[%zu].role", m);
-    if (role && strcmp(role, "developer") == 0)
-        role = "system"; /* the newer name of the same thing */
-    for (size_t i = 0; role && i < sizeof known / sizeof known[0]; i++) {
-        if (strcmp(role, known[i]) == 0) {
-            *out = (struct vd_openai_text){known[i], strlen(known[i])};
-            return true;
-        }
-    }
-    return vd_openai_fail(e, 400, "invalid_value", path,
-                          "'%s' must be \"system\", \"user\" or \"assistant\".", path);
-}
-
-static bool get_message(struct memory *mem, struct vd_openai_message *out, const json_t *message, size_t m,
-                        struct vd_openai_error *e)
-{
-    char path[128], name[64];
-    const char *key;
-    json_t *v;
-    if (!json_is_object(message)) {
-        snprintf(path, sizeof path, "messages[%zu]", m);
-        return vd_openai_fail(e, 400, "invalid_type", path, "'%s' must be an object.", path);
-    }
-    json_object_foreach((json_t *)(uintptr_t)message, key, v)
-    {
-        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || json_is_null(v) || is_empty(v))
-            continue;
-        snprintf(path, sizeof path, "messages[%zu].%s", m, shown(name, key));
-        return vd_openai_fail(e, 400, "unsupported_parameter", path, "The parameter '%s' is not supported.",
-                              path);
-    }
-    if (!get_role(&out->role, message, m, e))
-        return false;
-    const json_t *content = json_object_get(message, "content");
-    if (json_is_array(content) && json_array_size(content) > 0)
-        return join_parts(mem, &out->content, content, m, e);
-    if (json_is_string(content)) {
-        out->content = (struct vd_openai_text){json_string_value(content), json_string_length(content)};
-        return true;
-    }
-    snprintf(path, sizeof path, "messages[%zu].content", m);
-    return vd_openai_fail(e, 400, "invalid_type", path, "'%s' must be a string or a list of text parts.",
-                          path);
-}
-
-static bool get_messages(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
-{
-    struct memory *mem = r->memory;
-    const json_t *list = get(object, "messages");
-    size_t n = json_array_size(list);
-    if (!list)
-        return vd_openai_fail(e, 400, "missing_required_parameter", "messages", "'messages' is missing.");
-    if (!json_is_array(list) || n < 1 || n > VD_OPENAI_MESSAGES_MAX)
-        return vd_openai_fail(e, 400, "invalid_value", "messages",
-                              "'messages' must be a list of 1 to %d messages.", VD_OPENAI_MESSAGES_MAX);
-    mem->message = r->message = calloc(n, sizeof *r->message);
-    if (!r->message)
-        return out_of_memory(e);
-    for (size_t i = 0; i < n; i++) {
-        if (!get_message(mem, &r->message[i], json_array_get(list, i), i, e))
-            return false;
-    }
-    r->n_messages = n;
-    return true;
-}
-
-static bool get_ids(struct vd_openai_request *r, const json_t *list, struct vd_openai_error *e)
-{
-    struct memory *mem = r->memory;
-    size_t n = json_array_size(list);
-    mem->ids = r->ids = malloc((n ? n : 1) * sizeof *r->ids);
-    if (!r->ids)
-        return out_of_memory(e);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_array_get(list, i);
-        json_int_t x = json_is_integer(v) ? json_integer_value(v) : -1;
-        if (x < 0 || x > INT32_MAX)
-            return vd_openai_fail(e, 400, "invalid_value", "prompt",
-                                  "'prompt' must be a string, a list of one string, or a list of token ids.");
-        r->ids[i] = (uint32_t)x;
-    }
-    r->n_ids = n;
-    return true;
-}
-
-static bool get_prompt(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
-{
-    const json_t *v = get(object, "prompt");
-    if (!v)
-        return vd_openai_fail(e, 400, "missing_required_parameter", "prompt", "'prompt' is missing.");
-    if (json_is_array(v) && json_array_size(v) == 1 && !json_is_integer(json_array_get(v, 0)))
-        v = json_array_get(v, 0); /* one prompt, as a string or as ids */
-    else if (json_is_array(v) && json_array_size(v) > 1 && !json_is_integer(json_array_get(v, 0)))
-        return vd_openai_fail(e, 400, "unsupported_value", "prompt",
-                              "Only one prompt per request is supported.");
-    if (json_is_string(v)) {
-        r->prompt = (struct vd_openai_text){json_string_value(v), json_string_length(v)};
-        return true;
-    }
-    if (json_is_array(v) && json_array_size(v) > 0)
-        return get_ids(r, v, e);
-    return vd_openai_fail(e, 400, "invalid_value", "prompt",
-                          "'prompt' must be a string, a list of one string, or a list of token ids.");
 }
 
 static bool get_all(struct vd_openai_request *r, json_t *object, struct vd_openai_error *e)
@@ -472,12 +309,13 @@ static bool get_all(struct vd_openai_request *r, json_t *object, struct vd_opena
         if (!check_param(key, v, where, e))
             return false;
     }
-    r->model = json_string_value(get(object, "model"));
+    r->model = json_string_value(vd_openai_get(object, "model"));
     if (!r->model)
         return vd_openai_fail(e, 400, "missing_required_parameter", "model",
                               "'model' must be the name of a model.");
     return get_sampling(r, object, e) && get_max_tokens(r, object, e) && get_stream(r, object, e) &&
-           (r->kind == VD_OPENAI_CHAT ? get_messages(r, object, e) : get_prompt(r, object, e));
+           (r->kind == VD_OPENAI_CHAT ? vd_openai_get_messages(r, object, e)
+                                      : vd_openai_get_prompt(r, object, e));
 }
 
 bool vd_openai_parse(struct vd_openai_request *out, enum vd_openai_kind kind, struct vd_bytes body,
@@ -489,9 +327,9 @@ bool vd_openai_parse(struct vd_openai_request *out, enum vd_openai_kind kind, st
     if (body.n > VD_OPENAI_BODY_MAX)
         return vd_openai_fail(e, 413, "request_too_large", NULL,
                               "The body has more than the limit of %d bytes.", VD_OPENAI_BODY_MAX);
-    struct memory *mem = calloc(1, sizeof *mem);
+    struct vd_openai_memory *mem = calloc(1, sizeof *mem);
     if (!mem)
-        return out_of_memory(e);
+        return vd_openai_no_memory(e);
     out->memory = mem;
     mem->json = json_loadb(body.n ? (const char *)body.p : "", body.n, JSON_REJECT_DUPLICATES, &bad);
     bool ok = mem->json ? get_all(out, mem->json, e)
@@ -505,7 +343,7 @@ bool vd_openai_parse(struct vd_openai_request *out, enum vd_openai_kind kind, st
 
 void vd_openai_request_free(struct vd_openai_request *r)
 {
-    struct memory *mem = r->memory;
+    struct vd_openai_memory *mem = r->memory;
     if (mem) {
         for (size_t i = 0; i < mem->n_joined; i++)
             free(mem->joined[i]);

@@ -1,0 +1,34 @@
+/* What the files vd_openai*.c share: reading a request's JSON. */
+#ifndef VD_OPENAI_IMPL_H
+#define VD_OPENAI_IMPL_H
+
+#include "vd_openai.h"
+
+#include <jansson.h>
+
+/* Everything that a request owns. */
+struct vd_openai_memory {
+    json_t *json;
+    struct vd_openai_message *message;
+    uint32_t *ids;
+    size_t n_joined;
+    char *joined[VD_OPENAI_MESSAGES_MAX]; /* contents made of several parts */
+};
+
+/* A member, NULL if absent or null. */
+const json_t *vd_openai_get(const json_t *object, const char *key);
+
+/* A string that is one of two? An empty string, list or object? */
+bool vd_openai_is_text(const json_t *v, const char *a, const char *b);
+bool vd_openai_is_empty(const json_t *v);
+
+/* A client's name for error messages: printable ASCII, cut. */
+const char *vd_openai_shown(char out[64], const char *name);
+
+bool vd_openai_no_memory(struct vd_openai_error *e); /* fails with 503 */
+
+/* vd_openai_message.c: r->message, or r->prompt or r->ids. */
+bool vd_openai_get_messages(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
+bool vd_openai_get_prompt(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
+
+#endif

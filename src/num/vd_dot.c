@@ -1,5 +1,5 @@
-/* The integer sums may be taken in any order, so kernels are free where the work is; only one fma per block
- * of 32 has a written place. Its scale is an exact product, so each block rounds once. */
+/* The integer sums may be taken in any order, so kernels are free where the work is; only one fma (two with a
+ * min) per block has a written place. Its scale is an exact product, so each fma rounds once. */
 #include "vd_dot.h"
 
 #include <assert.h>
@@ -22,13 +22,12 @@ static int32_t sum8(const int8_t *a, uint32_t n)
     return sum;
 }
 
-float vd_num_dot_seg(enum vd_wtype type, const void *w_seg, const int8_t *q, const float *d, uint32_t n_elem)
+static float dot_blocks(enum vd_wtype type, const uint8_t *block, const int8_t *q, const float *d,
+                        uint32_t n_blocks)
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
-    assert(info->quantised && n_elem % 32 == 0 && n_elem <= VD_SEG_ELEMS);
-    const uint8_t *block = w_seg;
     float acc = 0.0f;
-    for (uint32_t b = 0; b < n_elem / 32; b++, block += info->block_bytes) {
+    for (uint32_t b = 0; b < n_blocks; b++, block += info->block_bytes) {
         int8_t w[32];
         float d_w, m_w;
         vd_wtype_block_ints(type, block, w);
@@ -38,6 +37,35 @@ float vd_num_dot_seg(enum vd_wtype type, const void *w_seg, const int8_t *q, con
             acc = fmaf(m_w * d[b], (float)sum8(q + 32 * b, 32), acc);
     }
     return acc;
+}
+
+static float dot_supers(enum vd_wtype type, const uint8_t *block, const int8_t *q, const float *d,
+                        uint32_t n_supers)
+{
+    const struct vd_wtype_info *info = vd_wtype_info(type);
+    float acc = 0.0f;
+    for (uint32_t b = 0; b < n_supers; b++, block += info->block_bytes) {
+        struct vd_wtype_super s;
+        int32_t isum = 0, msum = 0;
+        vd_wtype_super_parts(type, block, &s);
+        for (uint32_t j = 0; j < VD_SUPER_SUBS; j++, q += 16) {
+            isum += s.sc[j] * vd_num_isum(s.w + 16 * j, q, 16);
+            msum += s.m[j] * sum8(q, 16);
+        }
+        acc = fmaf(s.d * d[b], (float)isum, acc);
+        if (info->has_min)
+            acc = fmaf(-(s.dmin * d[b]), (float)msum, acc);
+    }
+    return acc;
+}
+
+float vd_num_dot_seg(enum vd_wtype type, const void *w_seg, const int8_t *q, const float *d, uint32_t n_elem)
+{
+    const struct vd_wtype_info *info = vd_wtype_info(type);
+    assert(info->quantised && n_elem % info->block_elems == 0 && n_elem <= VD_SEG_ELEMS);
+    if (info->block_elems == VD_SUPER_ELEMS)
+        return dot_supers(type, w_seg, q, d, n_elem / VD_SUPER_ELEMS);
+    return dot_blocks(type, w_seg, q, d, n_elem / 32);
 }
 
 float vd_num_dot_seg_float(enum vd_wtype type, const void *w_seg, const float *x, uint32_t n_elem)
@@ -69,9 +97,11 @@ static uint32_t seg_elems(uint32_t n, uint32_t start)
 float vd_num_dot_row(enum vd_wtype type, const void *w_row, const int8_t *q, const float *d, uint32_t n)
 {
     const uint8_t *w = w_row;
+    uint32_t act_block = vd_wtype_info(type)->act_block;
     float sum = vd_num_dot_seg(type, w, q, d, seg_elems(n, 0));
     for (uint32_t s = VD_SEG_ELEMS; s < n; s += VD_SEG_ELEMS)
-        sum += vd_num_dot_seg(type, w + vd_wtype_row_bytes(type, s), q + s, d + s / 32, seg_elems(n, s));
+        sum +=
+            vd_num_dot_seg(type, w + vd_wtype_row_bytes(type, s), q + s, d + s / act_block, seg_elems(n, s));
     return sum;
 }
 

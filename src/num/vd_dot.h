@@ -3,10 +3,15 @@
  * Inside a segment of 512 elements the sum goes up one block (or one element) at a time from +0; the segment
  * sums are then added ascending, starting from the first. Per block of 32, with isum and asum (the sum of the
  * activations' q) exact in int32:
- *   Q8_0, Q4_0, Q5_0  acc = fma(d_w * d_a, (float)isum, acc)
+ *   Q8_0, Q4_0, Q5_0, IQ4_NL, MXFP4  acc = fma(d_w * d_a, (float)isum, acc)
  *   Q4_1, Q5_1        the same with the unsigned codes, then acc = fma(m_w * d_a, (float)asum, acc)
  *   F32, F16, BF16    per element acc = fma(w, x, acc)
- * d_w * d_a is exact (11 + 11 bits) unless it overflows. */
+ * Per super-block of 256, whose activations have one scale, with isum = sum of sc * (sum of w * q over the
+ * sub-block) and msum = sum of m * (sum of q over the sub-block), both exact in int32:
+ *   Q3_K, Q6_K, IQ4_XS  acc = fma(d_w * d_a, (float)isum, acc)
+ *   Q2_K, Q4_K, Q5_K    the same, then acc = fma(-(dmin_w * d_a), (float)msum, acc)
+ * d_w * d_a is exact (11 + 11 bits) unless it overflows or, with MXFP4, is below the smallest normal number;
+ * then it is rounded once. */
 #ifndef VD_DOT_H
 #define VD_DOT_H
 
@@ -19,7 +24,8 @@
 int32_t vd_num_isum(const int8_t *a, const int8_t *b, uint32_t n);
 
 /* One segment of a quantised type. w_seg: the row's bytes from the segment's first block on; q[0..n_elem) and
- * d[0..n_elem/32): the activations. n_elem: a multiple of 32, at most 512. */
+ * d[0..n_elem/act_block): the activations, quantised in blocks of the type's act_block. n_elem: a multiple of
+ * the type's block_elems, at most 512. */
 float vd_num_dot_seg(enum vd_wtype type, const void *w_seg, const int8_t *q, const float *d, uint32_t n_elem);
 
 /* One segment of a float type with binary32 activations; n_elem at most 512. */

@@ -19,6 +19,9 @@
 /* Activations, queries and keys are quantised in blocks of this many elements. */
 #define VD_BLOCK_ELEMS 32u
 
+/* Activations for weights with super-blocks are quantised in blocks of this many. */
+#define VD_BLOCK256_ELEMS 256u
+
 /* The one NaN that may be stored: quantiser scales and chunk records. Everywhere else NaN bits are free. */
 #define VD_NAN_BITS 0x7FC00000u
 

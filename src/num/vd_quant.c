@@ -51,3 +51,10 @@ void vd_num_quant8_blocks(const float *x, size_t n, int8_t *q, float *d)
     for (size_t b = 0; b < n / VD_BLOCK_ELEMS; b++)
         vd_num_quant8(x + b * VD_BLOCK_ELEMS, VD_BLOCK_ELEMS, q + b * VD_BLOCK_ELEMS, d + b);
 }
+
+void vd_num_quant8_blocks256(const float *x, size_t n, int8_t *q, float *d)
+{
+    assert(n % VD_BLOCK256_ELEMS == 0);
+    for (size_t b = 0; b < n / VD_BLOCK256_ELEMS; b++)
+        vd_num_quant8(x + b * VD_BLOCK256_ELEMS, VD_BLOCK256_ELEMS, q + b * VD_BLOCK256_ELEMS, d + b);
+}

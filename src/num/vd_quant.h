@@ -29,4 +29,8 @@ void vd_num_quant8(const float *x, size_t n, int8_t *q, float *d);
 /* A whole vector in blocks of VD_BLOCK_ELEMS: q[0..n), d[0..n/32). n must be a multiple of 32. */
 void vd_num_quant8_blocks(const float *x, size_t n, int8_t *q, float *d);
 
+/* The same in blocks of 256, for the types whose act_block is 256: d[0..n/256). n must be a multiple of 256.
+ */
+void vd_num_quant8_blocks256(const float *x, size_t n, int8_t *q, float *d);
+
 #endif

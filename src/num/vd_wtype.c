@@ -1,5 +1,5 @@
-/* Everything about a quantised block follows from its integers and its scales, so those two functions know
- * the layouts and the rest of num knows none. */
+/* Everything about a quantised block follows from its integers and its scales, so the functions that take one
+ * apart know the layouts and the rest of num knows none. */
 #include "vd_wtype.h"
 
 #include <assert.h>
@@ -9,11 +9,27 @@
 
 /* Indexed by GGUF id; the holes are types that this version does not compute with. */
 static const struct vd_wtype_info types[] = {
-    [VD_WTYPE_F32] = {"F32", 1, 4, false, false},    [VD_WTYPE_F16] = {"F16", 1, 2, false, false},
-    [VD_WTYPE_Q4_0] = {"Q4_0", 32, 18, false, true}, [VD_WTYPE_Q4_1] = {"Q4_1", 32, 20, true, true},
-    [VD_WTYPE_Q5_0] = {"Q5_0", 32, 22, false, true}, [VD_WTYPE_Q5_1] = {"Q5_1", 32, 24, true, true},
-    [VD_WTYPE_Q8_0] = {"Q8_0", 32, 34, false, true}, [VD_WTYPE_BF16] = {"BF16", 1, 2, false, false},
+    [VD_WTYPE_F32] = {"F32", 1, 4, 0, 0, 0, false, false},
+    [VD_WTYPE_F16] = {"F16", 1, 2, 0, 0, 0, false, false},
+    [VD_WTYPE_BF16] = {"BF16", 1, 2, 0, 0, 0, false, false},
+    [VD_WTYPE_Q4_0] = {"Q4_0", 32, 18, 32, 0, 0, false, true},
+    [VD_WTYPE_Q4_1] = {"Q4_1", 32, 20, 32, 0, 2, true, true},
+    [VD_WTYPE_Q5_0] = {"Q5_0", 32, 22, 32, 0, 0, false, true},
+    [VD_WTYPE_Q5_1] = {"Q5_1", 32, 24, 32, 0, 2, true, true},
+    [VD_WTYPE_Q8_0] = {"Q8_0", 32, 34, 32, 0, 0, false, true},
+    [VD_WTYPE_IQ4_NL] = {"IQ4_NL", 32, 18, 32, 0, 0, false, true},
+    [VD_WTYPE_MXFP4] = {"MXFP4", 32, 17, 32, 0, 0, false, true},
+    [VD_WTYPE_Q2_K] = {"Q2_K", 256, 84, 256, 80, 82, true, true},
+    [VD_WTYPE_Q3_K] = {"Q3_K", 256, 110, 256, 108, 0, false, true},
+    [VD_WTYPE_Q4_K] = {"Q4_K", 256, 144, 256, 0, 2, true, true},
+    [VD_WTYPE_Q5_K] = {"Q5_K", 256, 176, 256, 0, 2, true, true},
+    [VD_WTYPE_Q6_K] = {"Q6_K", 256, 210, 256, 208, 0, false, true},
+    [VD_WTYPE_IQ4_XS] = {"IQ4_XS", 256, 136, 256, 0, 0, false, true},
 };
+
+const int8_t vd_wtype_iq4_table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                       1,    13,   25,  38,  53,  69,  89,  113};
+const int8_t vd_wtype_fp4_table[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 bool vd_wtype_known(uint32_t id)
 {
@@ -70,6 +86,14 @@ static void nibbles(const uint8_t qs[16], int offset, int8_t q[32])
     }
 }
 
+static void table_nibbles(const uint8_t qs[16], const int8_t table[16], int8_t q[32])
+{
+    for (int j = 0; j < 16; j++) {
+        q[j] = table[qs[j] & 15];
+        q[j + 16] = table[qs[j] >> 4];
+    }
+}
+
 /* The fifth bits qh[4], then the nibbles. */
 static void fives(const uint8_t *codes, int offset, int8_t q[32])
 {
@@ -97,18 +121,146 @@ void vd_wtype_block_ints(enum vd_wtype type, const uint8_t *block, int8_t q[32])
     case VD_WTYPE_Q8_0:
         memcpy(q, block + 2, 32);
         return;
+    case VD_WTYPE_IQ4_NL:
+        table_nibbles(block + 2, vd_wtype_iq4_table, q);
+        return;
+    case VD_WTYPE_MXFP4:
+        table_nibbles(block + 1, vd_wtype_fp4_table, q);
+        return;
     case VD_WTYPE_F32:
     case VD_WTYPE_F16:
     case VD_WTYPE_BF16:
+    case VD_WTYPE_Q2_K:
+    case VD_WTYPE_Q3_K:
+    case VD_WTYPE_Q4_K:
+    case VD_WTYPE_Q5_K:
+    case VD_WTYPE_Q6_K:
+    case VD_WTYPE_IQ4_XS:
         break;
     }
-    assert(!"a quantised type");
+    assert(!"a type with blocks of 32");
+}
+
+/* 2^(e - 128), half of the power that e stands for since the table holds doubled values; 255 is a NaN. */
+static float half_e8m0(uint8_t e)
+{
+    if (e == 255)
+        return vd_f32_from_bits(0x7FC00000);
+    return vd_f32_from_bits(e < 2 ? UINT32_C(0x200000) << e : (uint32_t)(e - 1) << 23);
 }
 
 void vd_wtype_block_scales(enum vd_wtype type, const uint8_t *block, float *d, float *m)
 {
-    *d = vd_f16_to_f32(vd_le16_load(block));
-    *m = vd_wtype_info(type)->has_min ? vd_f16_to_f32(vd_le16_load(block + 2)) : 0.0f;
+    const struct vd_wtype_info *info = vd_wtype_info(type);
+    *d = type == VD_WTYPE_MXFP4 ? half_e8m0(block[0]) : vd_f16_to_f32(vd_le16_load(block + info->d_at));
+    *m = info->has_min ? vd_f16_to_f32(vd_le16_load(block + info->min_at)) : 0.0f;
+}
+
+/* ---- super-blocks ---- */
+
+static void super_q2_k(const uint8_t *s, const uint8_t *qs, struct vd_wtype_super *out)
+{
+    for (int i = 0; i < 256; i++)
+        out->w[i] = (int8_t)(qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3);
+    for (int j = 0; j < 16; j++) {
+        out->sc[j] = (int8_t)(s[j] & 15);
+        out->m[j] = s[j] >> 4;
+    }
+}
+
+static void super_q3_k(const uint8_t *hm, const uint8_t *qs, const uint8_t *s, struct vd_wtype_super *out)
+{
+    for (int i = 0; i < 256; i++) {
+        int low = qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3, bit = hm[i % 32] >> (i / 32) & 1;
+        out->w[i] = (int8_t)(low + 4 * bit - 4);
+    }
+    for (int j = 0; j < 16; j++) {
+        int low = s[j % 8] >> (j < 8 ? 0 : 4) & 15, high = s[8 + j % 4] >> (j / 4 * 2) & 3;
+        out->sc[j] = (int8_t)(low + 16 * high - 32);
+    }
+}
+
+/* Eight scales and eight mins of six bits: the first four of each stand alone, the others have their two
+ * upper bits above those. */
+static void scales_of_six(const uint8_t *s, struct vd_wtype_super *out)
+{
+    for (int j = 0; j < 16; j++) {
+        int b = j / 2;
+        if (b < 4) {
+            out->sc[j] = (int8_t)(s[b] & 63);
+            out->m[j] = s[b + 4] & 63;
+        } else {
+            out->sc[j] = (int8_t)((s[b + 4] & 15) | s[b - 4] >> 6 << 4);
+            out->m[j] = (uint8_t)(s[b + 4] >> 4 | s[b] >> 6 << 4);
+        }
+    }
+}
+
+/* qh may be NULL. */
+static void super_q45_k(const uint8_t *s, const uint8_t *qh, const uint8_t *qs, struct vd_wtype_super *out)
+{
+    for (int i = 0; i < 256; i++) {
+        int low = qs[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+        out->w[i] = (int8_t)(low + (qh ? (qh[i % 32] >> (i / 32) & 1) * 16 : 0));
+    }
+    scales_of_six(s, out);
+}
+
+static void super_q6_k(const uint8_t *ql, const uint8_t *qh, const uint8_t *sc, struct vd_wtype_super *out)
+{
+    for (int i = 0; i < 256; i++) {
+        int h = i / 128, k = i / 32 % 4, l = i % 32;
+        int low = ql[64 * h + 32 * (k % 2) + l] >> (k / 2 * 4) & 15, high = qh[32 * h + l] >> (2 * k) & 3;
+        out->w[i] = (int8_t)(low + 16 * high - 32);
+    }
+    memcpy(out->sc, sc, 16);
+}
+
+static void super_iq4_xs(const uint8_t *sh, const uint8_t *sl, const uint8_t *qs, struct vd_wtype_super *out)
+{
+    for (int b = 0; b < 8; b++) {
+        int low = sl[b / 2] >> (b % 2 * 4) & 15, high = vd_le16_load(sh) >> (2 * b) & 3;
+        table_nibbles(qs + 16 * b, vd_wtype_iq4_table, out->w + 32 * b);
+        out->sc[2 * b] = out->sc[2 * b + 1] = (int8_t)(low + 16 * high - 32);
+    }
+}
+
+void vd_wtype_super_parts(enum vd_wtype type, const uint8_t *p, struct vd_wtype_super *s)
+{
+    memset(s->m, 0, sizeof s->m);
+    vd_wtype_block_scales(type, p, &s->d, &s->dmin);
+    switch (type) {
+    case VD_WTYPE_Q2_K:
+        super_q2_k(p, p + 16, s);
+        return;
+    case VD_WTYPE_Q3_K:
+        super_q3_k(p, p + 32, p + 96, s);
+        return;
+    case VD_WTYPE_Q4_K:
+        super_q45_k(p + 4, NULL, p + 16, s);
+        return;
+    case VD_WTYPE_Q5_K:
+        super_q45_k(p + 4, p + 16, p + 48, s);
+        return;
+    case VD_WTYPE_Q6_K:
+        super_q6_k(p, p + 128, p + 192, s);
+        return;
+    case VD_WTYPE_IQ4_XS:
+        super_iq4_xs(p + 2, p + 4, p + 8, s);
+        return;
+    case VD_WTYPE_F32:
+    case VD_WTYPE_F16:
+    case VD_WTYPE_BF16:
+    case VD_WTYPE_Q4_0:
+    case VD_WTYPE_Q4_1:
+    case VD_WTYPE_Q5_0:
+    case VD_WTYPE_Q5_1:
+    case VD_WTYPE_Q8_0:
+    case VD_WTYPE_IQ4_NL:
+    case VD_WTYPE_MXFP4:
+        break;
+    }
+    assert(!"a type with blocks of 256");
 }
 
 static float float_elem(enum vd_wtype type, const uint8_t *row, size_t i)
@@ -120,24 +272,42 @@ static float float_elem(enum vd_wtype type, const uint8_t *row, size_t i)
     return type == VD_WTYPE_F16 ? vd_f16_to_f32(h) : vd_bf16_to_f32(h);
 }
 
+/* y = elements [first, first + n) of the block. */
+static void dequant_block(enum vd_wtype type, const uint8_t *block, uint32_t first, uint32_t n, float *y)
+{
+    int8_t q[32];
+    float d, m;
+    bool has_min = vd_wtype_info(type)->has_min;
+    vd_wtype_block_ints(type, block, q);
+    vd_wtype_block_scales(type, block, &d, &m);
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = has_min ? fmaf((float)q[first + i], d, m) : (float)q[first + i] * d;
+}
+
+static void dequant_super(enum vd_wtype type, const uint8_t *block, uint32_t first, uint32_t n, float *y)
+{
+    struct vd_wtype_super s;
+    vd_wtype_super_parts(type, block, &s);
+    for (uint32_t i = first; i < first + n; i++) {
+        float scaled = s.d * (float)(s.sc[i / 16] * s.w[i]);
+        *y++ = vd_wtype_info(type)->has_min ? scaled - s.dmin * (float)s.m[i / 16] : scaled;
+    }
+}
+
 void vd_num_dequant(enum vd_wtype type, const void *row, uint32_t first, uint32_t n, float *y)
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
-    const uint8_t *bytes = row;
-    int8_t q[32];
-    float d, m;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t e = first + i;
-        if (!info->quantised) {
-            y[i] = float_elem(type, bytes, e);
-            continue;
-        }
-        if (i == 0 || e % 32 == 0) {
-            const uint8_t *block = bytes + (size_t)(e / 32) * info->block_bytes;
-            vd_wtype_block_ints(type, block, q);
-            vd_wtype_block_scales(type, block, &d, &m);
-        }
-        y[i] = info->has_min ? fmaf((float)q[e % 32], d, m) : (float)q[e % 32] * d;
+    const uint32_t len = info->block_elems;
+    for (uint32_t e = first; e < first + n;) {
+        uint32_t in = e % len, k = len - in < first + n - e ? len - in : first + n - e;
+        const uint8_t *block = (const uint8_t *)row + (size_t)(e / len) * info->block_bytes;
+        if (len == 1)
+            y[e - first] = float_elem(type, block, 0);
+        else if (len == 32)
+            dequant_block(type, block, in, k, y + (e - first));
+        else
+            dequant_super(type, block, in, k, y + (e - first));
+        e += k;
     }
 }
 

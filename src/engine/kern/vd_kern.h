@@ -41,6 +41,7 @@ enum {
     VD_KERN_ROWS = 16,         /* weight rows are packed in groups of this many (the last group is padded) */
     VD_KERN_TOKS = 16,         /* token ranges of act_quant begin at a multiple of this */
     VD_KERN_BLOCK = 32,        /* elements under one quantiser scale */
+    VD_KERN_BLOCK256 = 256,    /* the same for weight types with super-blocks */
     VD_KERN_CHUNK = 64,        /* absolute positions in one KV chunk */
     VD_KERN_HEAD_MAX = 256,    /* largest head dimension; it is a multiple of VD_KERN_BLOCK */
     VD_KERN_COLS_MAX = 1 << 17 /* largest inner dimension of a product */
@@ -54,13 +55,14 @@ struct vd_kern_mat {
     void *data;
 };
 
-/* The right-hand side of a product: n tokens x cols. Quantised weight types read `act` (act_bytes() bytes,
- * filled by act_quant), float types (F32, F16, BF16) read `x` (token t at x + t * ldx). The one not needed
- * may be NULL; vd_wtype_info(type)->quantised says which. */
+/* The right-hand side of a product: n tokens x cols. vd_wtype_info(type)->act_block says which form a weight
+ * type reads: 32 `act` (act_bytes() bytes, filled by act_quant), 256 `act256` (act256_bytes(), act256_quant),
+ * 0 (F32, F16, BF16) `x` (token t at x + t * ldx). Those not needed may be NULL. */
 struct vd_kern_rhs {
     const void *act;
     const float *x;
     size_t ldx;
+    const void *act256;
 };
 
 /* One (layer, kv head) of one sequence's cache: absolute chunk c (positions [64c, 64c+64)) lies at
@@ -114,6 +116,10 @@ struct vd_kern {
     void (*act_quant)(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
     /* Reads token t back in canonical form (cols int8, cols / 32 scales). */
     void (*act_read)(const void *act, size_t cols, size_t t, int8_t *q, float *d);
+    /* The same in blocks of 256 (cols a multiple of VD_KERN_BLOCK256, cols / 256 scales). */
+    size_t (*act256_bytes)(size_t n_tok, size_t cols);
+    void (*act256_quant)(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256);
+    void (*act256_read)(const void *act256, size_t cols, size_t t, int8_t *q, float *d);
 
     /* ---- products ---- */
 

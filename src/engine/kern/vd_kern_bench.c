@@ -131,7 +131,7 @@ static void bench_product(struct bench *b, enum vd_wtype type, size_t rows, size
     for (size_t i = 0; i < n_tok * cols; i++)
         x[i] = (float)(int64_t)vd_rng_next(&r) * 0x1p-63f;
     b->k->act_quant(x, cols, cols, 0, n_tok, act);
-    struct product_job j = {b, mats, n_mats, n_tok, {act, x, cols}, y};
+    struct product_job j = {b, mats, n_mats, n_tok, {.act = act, .x = x, .ldx = cols}, y};
     double t = product_time(b, &j);
     printf("%-5s %6zu x %5zu  %4zu tokens  %3zu matrices  %8.1f GOPS", vd_wtype_info(type)->name, rows, cols,
            n_tok, n_mats, 2e-9 * (double)(rows * cols * n_tok * n_mats) / t);

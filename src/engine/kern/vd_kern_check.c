@@ -88,7 +88,7 @@ static void run_products(const struct vd_kern *k, struct buffers *b, struct resu
         k->act_read(b->act, COLS, t, out->q + t * COLS, out->d + t * COLS / 32);
     for (size_t i = 0; i < N_TYPES; i++) {
         struct vd_kern_mat w = {types[i], ROWS, COLS, b->packed};
-        struct vd_kern_rhs rhs = {b->act, b->x, COLS};
+        struct vd_kern_rhs rhs = {.act = b->act, .x = b->x, .ldx = COLS};
         size_t row_bytes = vd_wtype_row_bytes(types[i], COLS);
         assert(k->mat_bytes(types[i], ROWS, COLS) <= PACKED_MAX);
         for (size_t row = 0; row < ROWS; row++)

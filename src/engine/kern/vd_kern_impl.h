@@ -38,6 +38,11 @@ static inline size_t vd_kern_round_up(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
+/* Activations in blocks of 256, per token cols int8, then the scales. */
+size_t vd_kern_act256_bytes(size_t n_tok, size_t cols);
+void vd_kern_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256);
+void vd_kern_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, float *d);
+
 /* Done once per row of a pass, so their scalar form serves every table. */
 void vd_kern_embed_row(enum vd_wtype type, size_t cols, const void *src, size_t row, float *y);
 void vd_kern_rope_table(uint64_t pos, const uint64_t *steps, size_t n_pairs, float *cs);

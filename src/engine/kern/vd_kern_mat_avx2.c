@@ -268,6 +268,10 @@ void vd_avx2_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const str
 {
     size_t g0 = r0 / WIDE_ROWS, g1 = (r1 + WIDE_ROWS - 1) / WIDE_ROWS;
     assert(r0 % WIDE_ROWS == 0 && r1 <= w->rows && (r1 % WIDE_ROWS == 0 || r1 == w->rows));
+    if (vd_wide_is_plain(w->type)) {
+        vd_wide_plain_matmul(w, r0, r1, x, t0, t1, y, ldy);
+        return;
+    }
     if (w->type == VD_WTYPE_F16) {
         float_rows(VD_WTYPE_F16, w, g0, g1, x, t0, t1, y, ldy);
         return;

@@ -212,6 +212,10 @@ void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const s
                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch)
 {
     assert(r0 % WIDE_ROWS == 0 && r1 <= w->rows && (r1 % WIDE_ROWS == 0 || r1 == w->rows));
+    if (vd_wide_is_plain(w->type)) {
+        vd_wide_plain_matmul(w, r0, r1, x, t0, t1, y, ldy);
+        return;
+    }
     if (!vd_wtype_info(w->type)->quantised) {
         vd_avx512_matmul_float(w, r0, r1, x, t0, t1, y, ldy);
         return;

@@ -46,41 +46,61 @@ static void mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const vo
     memcpy((char *)w->data + r0 * row_bytes, src, (r1 - r0) * row_bytes);
 }
 
-/* ---- activations: per token cols int8, then cols / 32 scales ---- */
+/* ---- activations: per token cols int8, then cols / 32 (or 256) scales ---- */
 
-static size_t act_stride(size_t cols)
+static size_t act_stride(size_t cols, size_t block)
 {
-    return cols + cols / VD_KERN_BLOCK * sizeof(float);
+    return cols + cols / block * sizeof(float);
+}
+
+static const int8_t *act_q(const void *act, size_t cols, size_t block, size_t t)
+{
+    return (const int8_t *)act + t * act_stride(cols, block);
+}
+
+static const float *act_d(const void *act, size_t cols, size_t block, size_t t)
+{
+    return (const float *)(act_q(act, cols, block, t) + cols);
 }
 
 static size_t act_bytes(size_t n_tok, size_t cols)
 {
-    return vd_kern_round_up(n_tok * act_stride(cols), VD_KERN_ALIGN);
-}
-
-static const int8_t *act_q(const void *act, size_t cols, size_t t)
-{
-    return (const int8_t *)act + t * act_stride(cols);
-}
-
-static const float *act_d(const void *act, size_t cols, size_t t)
-{
-    return (const float *)(act_q(act, cols, t) + cols);
+    return vd_kern_round_up(n_tok * act_stride(cols, VD_KERN_BLOCK), VD_KERN_ALIGN);
 }
 
 static void act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act)
 {
     assert(t0 % VD_KERN_TOKS == 0 && cols % VD_KERN_BLOCK == 0);
     for (size_t t = t0; t < t1; t++) {
-        int8_t *q = (int8_t *)act + t * act_stride(cols);
+        int8_t *q = (int8_t *)act + t * act_stride(cols, VD_KERN_BLOCK);
         vd_num_quant8_blocks(x + t * ldx, cols, q, (float *)(q + cols));
     }
 }
 
 static void act_read(const void *act, size_t cols, size_t t, int8_t *q, float *d)
 {
-    memcpy(q, act_q(act, cols, t), cols);
-    memcpy(d, act_d(act, cols, t), cols / VD_KERN_BLOCK * sizeof(float));
+    memcpy(q, act_q(act, cols, VD_KERN_BLOCK, t), cols);
+    memcpy(d, act_d(act, cols, VD_KERN_BLOCK, t), cols / VD_KERN_BLOCK * sizeof(float));
+}
+
+size_t vd_kern_act256_bytes(size_t n_tok, size_t cols)
+{
+    return vd_kern_round_up(n_tok * act_stride(cols, VD_KERN_BLOCK256), VD_KERN_ALIGN);
+}
+
+void vd_kern_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256)
+{
+    assert(t0 % VD_KERN_TOKS == 0 && cols % VD_KERN_BLOCK256 == 0);
+    for (size_t t = t0; t < t1; t++) {
+        int8_t *q = (int8_t *)act256 + t * act_stride(cols, VD_KERN_BLOCK256);
+        vd_num_quant8_blocks256(x + t * ldx, cols, q, (float *)(q + cols));
+    }
+}
+
+void vd_kern_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, float *d)
+{
+    memcpy(q, act_q(act256, cols, VD_KERN_BLOCK256, t), cols);
+    memcpy(d, act_d(act256, cols, VD_KERN_BLOCK256, t), cols / VD_KERN_BLOCK256 * sizeof(float));
 }
 
 /* ---- products ---- */
@@ -88,17 +108,15 @@ static void act_read(const void *act, size_t cols, size_t t, int8_t *q, float *d
 static void matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
                    size_t t1, float *y, size_t ldy, void *scratch)
 {
-    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols);
+    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols), block = vd_wtype_info(w->type)->act_block;
+    const void *act = block == VD_KERN_BLOCK256 ? x->act256 : x->act;
     uint32_t n = (uint32_t)w->cols;
-    bool quantised = vd_wtype_info(w->type)->quantised;
     for (size_t r = r0; r < r1; r++) {
         const char *row = (const char *)w->data + r * row_bytes;
-        for (size_t t = t0; t < t1; t++) {
-            if (quantised)
-                y[t * ldy + r] = vd_num_dot_row(w->type, row, act_q(x->act, n, t), act_d(x->act, n, t), n);
-            else
-                y[t * ldy + r] = vd_num_dot_row_float(w->type, row, x->x + t * x->ldx, n);
-        }
+        for (size_t t = t0; t < t1; t++)
+            y[t * ldy + r] =
+                block != 0 ? vd_num_dot_row(w->type, row, act_q(act, n, block, t), act_d(act, n, block, t), n)
+                           : vd_num_dot_row_float(w->type, row, x->x + t * x->ldx, n);
     }
 }
 
@@ -276,6 +294,9 @@ const struct vd_kern vd_kern_scalar = {
     .act_bytes = act_bytes,
     .act_quant = act_quant,
     .act_read = act_read,
+    .act256_bytes = vd_kern_act256_bytes,
+    .act256_quant = vd_kern_act256_quant,
+    .act256_read = vd_kern_act256_read,
     .matmul = matmul,
     .rmsnorm = rmsnorm,
     .rope_table = vd_kern_rope_table,

@@ -23,8 +23,10 @@
 
 static const char *const names[] = {"scalar", "avx2", "avx512"};
 enum { N_NAMES = 3 };
-static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_BF16, VD_WTYPE_Q4_0,
-                                      VD_WTYPE_Q4_1, VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0};
+static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_BF16,   VD_WTYPE_Q4_0,
+                                      VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,
+                                      VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,
+                                      VD_WTYPE_Q6_K, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
 enum { N_TYPES = sizeof(types) / sizeof(types[0]), N_FLOAT_TYPES = 3 };
 
 static const struct vd_kern *scalar(void)
@@ -96,41 +98,53 @@ static void fill_weights(struct vd_rng *r, enum vd_wtype type, size_t rows, size
         }
         for (size_t i = 0; i < info->block_bytes; i++)
             p[i] = (uint8_t)vd_rng_next(r);
-        for (size_t i = 0; i < (info->has_min ? 4u : 2u); i += 2) {
+        for (size_t i = 0; i < (info->has_min ? 2u : 1u) && type != VD_WTYPE_MXFP4; i++) {
             uint64_t u = vd_rng_next(r);
             uint16_t h =
                 (uint16_t)(u % 16 == 0 ? u >> 16 & 0x83FF : (u >> 16 & 0x83FF) + 0x2000 + (u >> 40) % 0x1000);
-            vd_le16_store(p + i, u % 64 == 1 ? 0x7BFF : h);
+            vd_le16_store(p + (i == 0 ? info->d_at : info->min_at), u % 64 == 1 ? 0x7BFF : h);
         }
+        if (type == VD_WTYPE_MXFP4 && vd_rng_below(r, 4) != 0) /* else any power, the NaN among them */
+            p[0] = (uint8_t)(100 + vd_rng_below(r, 32));
     }
 }
 
 /* ---- activations ---- */
 
-static void check_act(const struct vd_kern *k)
+/* In blocks of 32, or of 256. */
+static void check_act_blocks(const struct vd_kern *k, bool wide)
 {
-    static const size_t cols[] = {32, 64, 512, 576, 1536};
+    static const size_t many[][5] = {{32, 64, 512, 576, 1536}, {256, 512, 768, 1280, 2048}};
+    const size_t *cols = many[wide], block = wide ? 256 : 32;
     for (size_t c = 0; c < 5; c++)
         for (size_t n_tok = 1; n_tok <= 40; n_tok += c == 0 ? 1 : 13) {
             size_t n = cols[c];
             struct vd_rng r = {n_tok, 0};
             float *x = buffer(n_tok * (n + 5) * 4), *d = buffer(2 * n * 4);
             int8_t *q = buffer(2 * n);
-            void *act = buffer(k->act_bytes(n_tok, n));
+            void *act = buffer(wide ? k->act256_bytes(n_tok, n) : k->act_bytes(n_tok, n));
+            void (*quant)(const float *, size_t, size_t, size_t, size_t, void *) =
+                wide ? k->act256_quant : k->act_quant;
             for (size_t t = 0; t < n_tok; t++)
-                for (size_t b = 0; b < n; b += 32)
-                    fill(&r, (enum kind)vd_rng_below(&r, N_KINDS), x + t * (n + 5) + b, 32);
+                for (size_t b = 0; b < n; b += block)
+                    fill(&r, (enum kind)vd_rng_below(&r, N_KINDS), x + t * (n + 5) + b, block);
             if (n_tok > 16) /* the second group first */
-                k->act_quant(x, n + 5, n, 16, n_tok, act);
-            k->act_quant(x, n + 5, n, 0, n_tok > 16 ? 16 : n_tok, act);
+                quant(x, n + 5, n, 16, n_tok, act);
+            quant(x, n + 5, n, 0, n_tok > 16 ? 16 : n_tok, act);
             for (size_t t = 0; t < n_tok; t++) {
-                vd_num_quant8_blocks(x + t * (n + 5), n, q, d);
-                k->act_read(act, n, t, q + n, d + n);
+                (wide ? vd_num_quant8_blocks256 : vd_num_quant8_blocks)(x + t * (n + 5), n, q, d);
+                (wide ? k->act256_read : k->act_read)(act, n, t, q + n, d + n);
                 assert_memory_equal(q, q + n, n);
-                assert_memory_equal(d, d + n, n / 32 * 4);
+                assert_memory_equal(d, d + n, n / block * 4);
             }
             free(x), free(d), free(q), free(act);
         }
+}
+
+static void check_act(const struct vd_kern *k)
+{
+    check_act_blocks(k, false);
+    check_act_blocks(k, true);
 }
 
 static void test_act(void **state)
@@ -186,7 +200,10 @@ static void product_make(struct product *p, uint64_t seed)
     int8_t *q = buffer(p->cols);
     float *d = buffer(p->cols * 4);
     for (size_t t = 0; t < p->n_tok; t++) {
-        vd_num_quant8_blocks(p->x + t * p->cols, p->cols, q, d);
+        if (vd_wtype_info(p->type)->act_block == 256)
+            vd_num_quant8_blocks256(p->x + t * p->cols, p->cols, q, d);
+        else
+            vd_num_quant8_blocks(p->x + t * p->cols, p->cols, q, d);
         for (size_t i = 0; i < p->rows; i++)
             p->want[t * p->rows + i] =
                 vd_wtype_info(p->type)->quantised
@@ -211,8 +228,14 @@ static void product_check(const struct product *p, const struct vd_kern *k)
     size_t half = padded / 32 * 16;
     k->mat_pack(&w, half, p->rows, p->file + half * row_bytes);
     k->mat_pack(&w, 0, half, p->file);
-    struct vd_kern_rhs rhs = {buffer(k->act_bytes(p->n_tok, p->cols)), p->x, p->cols};
-    k->act_quant(p->x, p->cols, p->cols, 0, p->n_tok, (void *)rhs.act);
+    const uint32_t act_block = vd_wtype_info(p->type)->act_block;
+    void *act = buffer(act_block == 256 ? k->act256_bytes(p->n_tok, p->cols)
+                                        : k->act_bytes(p->n_tok, p->cols)); /* float types do not read it */
+    struct vd_kern_rhs rhs = {.act = act, .x = p->x, .ldx = p->cols, .act256 = act};
+    if (act_block == 256)
+        k->act256_quant(p->x, p->cols, p->cols, 0, p->n_tok, act);
+    else
+        k->act_quant(p->x, p->cols, p->cols, 0, p->n_tok, act);
     float *y = buffer(p->n_tok * ldy * 4);
     void *scratch = buffer(k->scratch_bytes(p->cols, 64));
     /* whole; then by token runs of length 1, 2, 3, ... and two row ranges */
@@ -234,7 +257,7 @@ static void product_check(const struct product *p, const struct vd_kern *k)
                 assert_int_equal(vd_f32_bits(y[t * ldy + i]), 0xFFFFFFFF);
         }
     }
-    free(w.data), free((void *)rhs.act), free(y), free(scratch);
+    free(w.data), free(act), free(y), free(scratch);
 }
 
 static void check_product(enum vd_wtype type, size_t rows, size_t cols, size_t n_tok)
@@ -251,7 +274,8 @@ static void test_products_by_tokens(void **state)
 {
     for (int t = 0; t < N_TYPES; t++)
         for (size_t n = 1; n <= 40; n++)
-            check_product(types[t], 17 + n % 3 * 16, 32 * (1 + n % 5), n);
+            check_product(types[t], 17 + n % 3 * 16,
+                          (vd_wtype_info(types[t])->block_elems == 256 ? 256 : 32) * (1 + n % 5), n);
 }
 
 static void test_products_of_models(void **state)
@@ -259,8 +283,11 @@ static void test_products_of_models(void **state)
     static const size_t shape[][3] = {
         {576, 576, 5}, {192, 576, 19}, {1536, 576, 3}, {576, 1536, 7}, {49152, 64, 2}};
     for (int t = 0; t < N_TYPES; t++)
-        for (int s = 0; s < 5; s++)
-            check_product(types[t], shape[s][0], shape[s][1], shape[s][2]);
+        for (int s = 0; s < 5; s++) /* a type with super-blocks gets the next width that it can have */
+            check_product(types[t], shape[s][0],
+                          vd_wtype_info(types[t])->block_elems == 256 ? (shape[s][1] + 255) / 256 * 256
+                                                                      : shape[s][1],
+                          shape[s][2]);
 }
 
 /* Slabs: more packed bytes than stay in L2, and more than one token group. */
@@ -292,7 +319,7 @@ static void test_odd_float_columns(void **state)
                 if (k == NULL)
                     continue;
                 struct vd_kern_mat w = {types[ti], rows, n, buffer(k->mat_bytes(types[ti], rows, n))};
-                struct vd_kern_rhs rhs = {NULL, x, n};
+                struct vd_kern_rhs rhs = {.act = NULL, .x = x, .ldx = n};
                 k->mat_pack(&w, 0, rows, file);
                 k->matmul(&w, 0, rows, &rhs, 0, n_tok, y, rows, NULL);
                 assert_same(want, y, rows * n_tok, k->name);
@@ -392,15 +419,16 @@ static void test_rope(void **state)
 
 static void check_embed(const struct vd_kern *k)
 {
+    enum { N = 768 };
+    static uint8_t file[3 * N * 4];
     for (int t = 0; t < N_TYPES; t++) {
         struct vd_rng r = {7, 0};
-        uint8_t file[3 * 96 * 4];
-        float want[96], got[96];
-        fill_weights(&r, types[t], 3, 96, file);
+        float want[N], got[N];
+        fill_weights(&r, types[t], 3, N, file);
         for (size_t row = 0; row < 3; row++) {
-            vd_num_dequant(types[t], file + row * vd_wtype_row_bytes(types[t], 96), 0, 96, want);
-            k->embed_row(types[t], 96, file, row, got);
-            assert_same(want, got, 96, "embed_row");
+            vd_num_dequant(types[t], file + row * vd_wtype_row_bytes(types[t], N), 0, N, want);
+            k->embed_row(types[t], N, file, row, got);
+            assert_same(want, got, N, "embed_row");
         }
     }
 }

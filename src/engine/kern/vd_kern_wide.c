@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "vd_bytes.h"
+#include "vd_dot.h"
 
 /* The packed bytes are the file's, rearranged: a group is 16 rows of the file. */
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols)
@@ -71,10 +72,29 @@ void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const v
     for (size_t r = r0; r < r1; r++) {
         uint8_t *g = (uint8_t *)w->data + r / WIDE_ROWS * group_bytes;
         const uint8_t *row = (const uint8_t *)src + (r - r0) * row_bytes;
-        if (vd_wtype_info(w->type)->quantised)
+        if (vd_wide_is_plain(w->type))
+            memcpy((uint8_t *)w->data + r * row_bytes, row, row_bytes);
+        else if (vd_wtype_info(w->type)->quantised)
             pack_blocks(g, w->type, r % WIDE_ROWS, w->cols / VD_KERN_BLOCK, row);
         else
             pack_floats(g, vd_wtype_info(w->type)->block_bytes, r % WIDE_ROWS, w->cols, row);
+    }
+}
+
+void vd_wide_plain_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                          size_t t0, size_t t1, float *y, size_t ldy)
+{
+    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols);
+    int8_t q[VD_KERN_COLS_MAX];
+    float d[VD_KERN_COLS_MAX / VD_KERN_BLOCK];
+    for (size_t t = t0; t < t1; t++) {
+        if (vd_wtype_info(w->type)->act_block == VD_KERN_BLOCK)
+            vd_wide_act_read(x->act, w->cols, t, q, d);
+        else
+            vd_kern_act256_read(x->act256, w->cols, t, q, d);
+        for (size_t r = r0; r < r1; r++)
+            y[t * ldy + r] =
+                vd_num_dot_row(w->type, (const uint8_t *)w->data + r * row_bytes, q, d, (uint32_t)w->cols);
     }
 }
 

@@ -64,6 +64,14 @@ static inline __attribute__((always_inline)) struct vd_wide_type vd_wide_type(en
     case VD_WTYPE_F32:
     case VD_WTYPE_F16:
     case VD_WTYPE_BF16:
+    case VD_WTYPE_Q2_K:
+    case VD_WTYPE_Q3_K:
+    case VD_WTYPE_Q4_K:
+    case VD_WTYPE_Q5_K:
+    case VD_WTYPE_Q6_K:
+    case VD_WTYPE_IQ4_NL:
+    case VD_WTYPE_IQ4_XS:
+    case VD_WTYPE_MXFP4:
         break;
     }
     return (struct vd_wide_type){.code_bytes = 0};
@@ -74,6 +82,14 @@ const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group);
 
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
 void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);
+
+/* Types that are kept as the file has them and computed by src/num. */
+static inline bool vd_wide_is_plain(enum vd_wtype type)
+{
+    return vd_wtype_info(type)->quantised && vd_wide_type(type).code_bytes == 0;
+}
+void vd_wide_plain_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                          size_t t0, size_t t1, float *y, size_t ldy);
 
 /* One block of one token group. */
 struct vd_wide_act {

@@ -37,12 +37,12 @@ static struct vd_kern_rhs few_quant(struct vd_ctx *ctx, struct vd_team *team, co
     size_t i;
     if (n <= REDUNDANT_ROWS) {
         k->act_quant(in, ld, cols, 0, n, buf->act);
-        return (struct vd_kern_rhs){buf->act, in, ld};
+        return (struct vd_kern_rhs){.act = buf->act, .x = in, .ldx = ld};
     }
     while ((i = vd_team_next(team) * VD_KERN_TOKS) < n)
         k->act_quant(in, ld, cols, i, vd_fw_min(i + VD_KERN_TOKS, n), ctx->team.act);
     vd_team_barrier(team);
-    return (struct vd_kern_rhs){ctx->team.act, in, ld};
+    return (struct vd_kern_rhs){.act = ctx->team.act, .x = in, .ldx = ld};
 }
 
 /* The same for residual rows x after a norm. */
@@ -54,7 +54,7 @@ static struct vd_kern_rhs few_norm_quant(struct vd_ctx *ctx, struct vd_team *tea
     float *h = ctx->team.h;
     if (n <= REDUNDANT_ROWS) {
         vd_fw_norm_quant(ctx, x, w, n, buf->h, buf->act);
-        return (struct vd_kern_rhs){buf->act, buf->h, d};
+        return (struct vd_kern_rhs){.act = buf->act, .x = buf->h, .ldx = d};
     }
     while ((i = vd_team_next(team) * VD_KERN_TOKS) < n) {
         size_t end = vd_fw_min(i + VD_KERN_TOKS, n);
@@ -63,7 +63,7 @@ static struct vd_kern_rhs few_norm_quant(struct vd_ctx *ctx, struct vd_team *tea
         k->act_quant(h, d, d, i, end, ctx->team.act);
     }
     vd_team_barrier(team);
-    return (struct vd_kern_rhs){ctx->team.act, h, d};
+    return (struct vd_kern_rhs){.act = ctx->team.act, .x = h, .ldx = d};
 }
 
 /* x rows += w times rhs; each thread for its own elements. */

@@ -18,7 +18,7 @@ static void tile_qkv(struct vd_ctx *ctx, const struct rows *r, size_t layer, siz
     size_t n = t1 - t0, ld = ctx->ld_qkv;
     float *q = r->qkv + t0 * ld, *k = q + dims->q_cols, *v = k + dims->k_cols;
     vd_fw_norm_quant(ctx, r->x + t0 * dims->d, l->attn_norm, n, buf->h, buf->act);
-    struct vd_kern_rhs rhs = {buf->act, buf->h, dims->d};
+    struct vd_kern_rhs rhs = {.act = buf->act, .x = buf->h, .ldx = dims->d};
     if (vd_fw_wants_q(ctx, layer))
         m->kern->matmul(&l->q, 0, dims->q_cols, &rhs, 0, n, q, ld, buf->scratch);
     m->kern->matmul(&l->k, 0, dims->k_cols, &rhs, 0, n, k, ld, buf->scratch);
@@ -45,7 +45,7 @@ static void tile_add_product(struct vd_ctx *ctx, const struct vd_kern_mat *w, co
     const struct vd_model *m = ctx->m;
     size_t d = m->dims.d;
     m->kern->act_quant(in, ld_in, w->cols, 0, n, buf->act);
-    struct vd_kern_rhs rhs = {buf->act, in, ld_in};
+    struct vd_kern_rhs rhs = {.act = buf->act, .x = in, .ldx = ld_in};
     m->kern->matmul(w, 0, d, &rhs, 0, n, buf->h, d, buf->scratch);
     m->kern->add(x, buf->h, n * d, x);
 }
@@ -56,7 +56,7 @@ static void tile_feed_forward(struct vd_ctx *ctx, const struct vd_layer *l, floa
     const struct vd_model *m = ctx->m;
     size_t ff = m->dims.ff;
     vd_fw_norm_quant(ctx, x, l->ffn_norm, n, buf->h, buf->act);
-    struct vd_kern_rhs rhs = {buf->act, buf->h, m->dims.d};
+    struct vd_kern_rhs rhs = {.act = buf->act, .x = buf->h, .ldx = m->dims.d};
     for (size_t f = 0; f < ff; f += FF_STEP) {
         size_t step = vd_fw_min(FF_STEP, ff - f);
         m->kern->matmul(&l->gate, f, f + step, &rhs, 0, n, buf->gate, ff, buf->scratch);

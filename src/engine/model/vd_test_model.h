@@ -12,6 +12,7 @@
 #include "vd_wtype.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +51,7 @@ static inline float vd_test_uniform(struct vd_rng *r) /* [-1, 1) */
 static inline void vd_test_block(enum vd_wtype type, float amplitude, struct vd_rng *r, uint8_t *out)
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
-    float half = type == VD_WTYPE_Q8_0                            ? 127.0f
+    float half = type == VD_WTYPE_Q8_0 || type == VD_WTYPE_IQ4_NL ? 127.0f
                  : type == VD_WTYPE_Q5_0 || type == VD_WTYPE_Q5_1 ? 16.0f
                                                                   : 8.0f;
     float d = amplitude / half * (1.0f + 0.3f * vd_test_uniform(r));
@@ -69,12 +70,39 @@ static inline void vd_test_block(enum vd_wtype type, float amplitude, struct vd_
     case VD_WTYPE_Q5_0:
     case VD_WTYPE_Q5_1:
     case VD_WTYPE_Q8_0:
+    case VD_WTYPE_IQ4_NL:
         for (uint32_t i = 0; i < info->block_bytes; i++)
             out[i] = (uint8_t)vd_rng_next(r);
         vd_le16_store(out, vd_f16_from_f32(d));
         if (info->has_min)
             vd_le16_store(out + 2, vd_f16_from_f32((0.5f - half) * d));
         return;
+    case VD_WTYPE_MXFP4:
+        for (uint32_t i = 0; i < info->block_bytes; i++)
+            out[i] = (uint8_t)vd_rng_next(r);
+        out[0] = (uint8_t)(128 + ilogbf(amplitude / 12.0f));
+        return;
+    case VD_WTYPE_Q2_K:
+    case VD_WTYPE_Q3_K:
+    case VD_WTYPE_Q4_K:
+    case VD_WTYPE_Q5_K:
+    case VD_WTYPE_Q6_K:
+    case VD_WTYPE_IQ4_XS: {
+        struct vd_wtype_super s;
+        int most = 1, most_min = 1;
+        for (uint32_t i = 0; i < info->block_bytes; i++)
+            out[i] = (uint8_t)vd_rng_next(r);
+        vd_wtype_super_parts(type, out, &s);
+        for (uint32_t i = 0; i < VD_SUPER_ELEMS; i++) {
+            int v = abs(s.sc[i / 16] * s.w[i]);
+            most = v > most ? v : most;
+            most_min = s.m[i / 16] > most_min ? s.m[i / 16] : most_min;
+        }
+        vd_le16_store(out + info->d_at, vd_f16_from_f32(amplitude / (float)most));
+        if (info->has_min)
+            vd_le16_store(out + info->min_at, vd_f16_from_f32(amplitude / (float)most_min));
+        return;
+    }
     }
 }
 

@@ -19,6 +19,7 @@
 #include "vd_num_testing.h"
 #include "vd_quant.h"
 #include "vd_rope.h"
+#include "vd_route.h"
 #include "vd_sample.h"
 
 enum { N = 1376, ROW_BYTES = 4 * N };
@@ -40,9 +41,12 @@ static void fill_row(struct vd_rng *r, enum vd_wtype type, uint8_t *row, bool wi
     const struct vd_wtype_info *info = vd_wtype_info(type);
     for (size_t i = 0; i < ROW_BYTES; i++)
         row[i] = (uint8_t)vd_rng_next(r);
-    for (size_t b = 0; b < N / 32 && info->quantised && !wild; b++)
-        for (uint32_t k = 0; k <= info->has_min; k++)
-            row[b * info->block_bytes + 2 * k + 1] = (uint8_t)(0x1C | (vd_rng_next(r) & 0x8B));
+    for (size_t b = 0; b < N / info->block_elems && info->quantised && !wild; b++)
+        for (uint32_t k = 0; k <= info->has_min; k++) {
+            uint8_t high = (uint8_t)(0x1C | (vd_rng_next(r) & 0x8B));
+            uint32_t at = (k == 0 ? info->d_at : info->min_at) + (type == VD_WTYPE_MXFP4 ? 0u : 1u);
+            row[b * info->block_bytes + at] = type == VD_WTYPE_MXFP4 ? 100 + high % 32 : high;
+        }
 }
 
 static uint64_t hash_exp(void)
@@ -82,13 +86,15 @@ static uint64_t hash_dot(enum vd_wtype type)
         bool wild = i % 5 == 4;
         fill_row(&r, type, row, wild);
         fill(&r, x, N, wild);
-        vd_num_quant8_blocks(x, N, q, d);
-        uint32_t n = N - 32 * (uint32_t)vd_rng_below(&r, N / 32);
+        bool super = vd_wtype_info(type)->act_block == 256;
+        uint32_t len = super ? 256 : 32, most = N / len * len;
+        (super ? vd_num_quant8_blocks256 : vd_num_quant8_blocks)(x, most, q, d);
+        uint32_t n = most - len * (uint32_t)vd_rng_below(&r, N / len);
         y = vd_wtype_info(type)->quantised ? vd_num_dot_row(type, row, q, d, n)
                                            : vd_num_dot_row_float(type, row, x, n);
         h = test_fnv_floats(h, &y, 1);
-        vd_num_dequant(type, row, 7, N - 7, x);
-        h = test_fnv_floats(h, x, N - 7);
+        vd_num_dequant(type, row, 7, most - 7, x);
+        h = test_fnv_floats(h, x, most - 7);
     }
     return h;
 }
@@ -124,6 +130,39 @@ static uint64_t hash_dot_q5_1(void)
 static uint64_t hash_dot_bf16(void)
 {
     return hash_dot(VD_WTYPE_BF16);
+}
+
+static uint64_t hash_dot_q2_k(void)
+{
+    return hash_dot(VD_WTYPE_Q2_K);
+}
+static uint64_t hash_dot_q3_k(void)
+{
+    return hash_dot(VD_WTYPE_Q3_K);
+}
+static uint64_t hash_dot_q4_k(void)
+{
+    return hash_dot(VD_WTYPE_Q4_K);
+}
+static uint64_t hash_dot_q5_k(void)
+{
+    return hash_dot(VD_WTYPE_Q5_K);
+}
+static uint64_t hash_dot_q6_k(void)
+{
+    return hash_dot(VD_WTYPE_Q6_K);
+}
+static uint64_t hash_dot_iq4_nl(void)
+{
+    return hash_dot(VD_WTYPE_IQ4_NL);
+}
+static uint64_t hash_dot_iq4_xs(void)
+{
+    return hash_dot(VD_WTYPE_IQ4_XS);
+}
+static uint64_t hash_dot_mxfp4(void)
+{
+    return hash_dot(VD_WTYPE_MXFP4);
 }
 
 static uint64_t hash_norm_act(void)
@@ -219,6 +258,40 @@ static uint64_t hash_attn(void)
     return h;
 }
 
+static uint64_t hash_gelu_tanh(void)
+{
+    uint64_t h = TEST_FNV_START;
+    for (uint64_t u = 0; u < UINT64_C(1) << 32; u += 4099) {
+        float x = vd_f32_from_bits((uint32_t)u);
+        float y[4] = {vd_num_gelu(x), vd_num_tanh(x), vd_num_cap(x, 30.0f), 0.0f};
+        vd_num_geglu(&x, &y[1], 1, &y[3]);
+        h = test_fnv_floats(h, y, 4);
+    }
+    return h;
+}
+
+static uint64_t hash_route(void)
+{
+    struct vd_rng r = {.seed = 107};
+    uint64_t h = TEST_FNV_START;
+    for (int i = 0; i < 2000; i++) {
+        float x[VD_ROUTE_MAX], weight[VD_ROUTE_USED_MAX], y[VD_ROUTE_USED_MAX], mix;
+        uint32_t n = 1 + (uint32_t)vd_rng_below(&r, i % 10 ? 64 : VD_ROUTE_MAX), expert[VD_ROUTE_USED_MAX];
+        uint32_t n_used = 1 + (uint32_t)vd_rng_below(&r, n < VD_ROUTE_USED_MAX ? n : VD_ROUTE_USED_MAX);
+        for (uint32_t e = 0; e < n; e++)
+            x[e] = i % 4 == 0 ? (float)((int)vd_rng_below(&r, 9) - 4)
+                              : (i % 50 == 1 ? test_any(&r) : test_normal(&r, 3));
+        vd_num_route(x, n, n_used, i & 1, expert, weight);
+        test_fill_normal(&r, y, n_used, 2);
+        mix = vd_num_mix(weight, y, n_used);
+        for (uint32_t s = 0; s < n_used; s++)
+            h = test_fnv_u64(h, expert[s]);
+        h = test_fnv_floats(h, weight, n_used);
+        h = test_fnv_floats(h, &mix, 1);
+    }
+    return h;
+}
+
 static uint64_t hash_sample(void)
 {
     struct vd_rng r = {.seed = 106};
@@ -256,9 +329,19 @@ static const struct {
     {"dot Q5_0", hash_dot_q5_0, 0x2686d26f93b4cf13},
     {"dot Q5_1", hash_dot_q5_1, 0xc1251bdea7cee478},
     {"dot BF16", hash_dot_bf16, 0x24c96cdb8c4c407e},
+    {"dot Q2_K", hash_dot_q2_k, 0xa45243fda7ddc59b},
+    {"dot Q3_K", hash_dot_q3_k, 0xef84e62a325833b3},
+    {"dot Q4_K", hash_dot_q4_k, 0x90fc7e5fc36f0352},
+    {"dot Q5_K", hash_dot_q5_k, 0x6d41237b8487e51d},
+    {"dot Q6_K", hash_dot_q6_k, 0x3a998197856cabd4},
+    {"dot IQ4_NL", hash_dot_iq4_nl, 0x9aa04b00ccca8c8b},
+    {"dot IQ4_XS", hash_dot_iq4_xs, 0x76ffe5cbd80ccf7c},
+    {"dot MXFP4", hash_dot_mxfp4, 0x3cf904cd948f527b},
     {"norm, swiglu, residual", hash_norm_act, 0x1be6ddea10b0fd35},
     {"rope", hash_rope, 0x7db6bb2bdc5b7e05},
     {"attention", hash_attn, 0x191f02486fa48d9a},
+    {"gelu, tanh, cap", hash_gelu_tanh, 0xa39d0aa827d89da7},
+    {"routing", hash_route, 0x2329bdd5967dcace},
     {"sampling", hash_sample, 0xa8fc7cb4ee04e279},
 };
 

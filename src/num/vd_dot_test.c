@@ -13,23 +13,34 @@
 
 enum { N = 1376 }; /* two whole segments and 352 elements */
 
-static const enum vd_wtype quantised[] = {VD_WTYPE_Q4_0, VD_WTYPE_Q4_1, VD_WTYPE_Q5_0, VD_WTYPE_Q5_1,
-                                          VD_WTYPE_Q8_0};
+static const enum vd_wtype quantised[] = {VD_WTYPE_Q4_0,  VD_WTYPE_Q4_1,   VD_WTYPE_Q5_0,  VD_WTYPE_Q5_1,
+                                          VD_WTYPE_Q8_0,  VD_WTYPE_IQ4_NL, VD_WTYPE_MXFP4, VD_WTYPE_Q2_K,
+                                          VD_WTYPE_Q3_K,  VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,  VD_WTYPE_Q6_K,
+                                          VD_WTYPE_IQ4_XS};
 enum { N_QUANTISED = sizeof quantised / sizeof quantised[0] };
 
 /* Random integers, scales and mins of the given exponent spread around 2^-6. */
 static void random_row(struct vd_rng *r, enum vd_wtype type, uint8_t *row, int spread)
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
-    for (size_t b = 0; b < N / 32; b++, row += info->block_bytes) {
+    for (size_t b = 0; b < N / info->block_elems; b++, row += info->block_bytes) {
         for (uint32_t i = 0; i < info->block_bytes; i++)
             row[i] = (uint8_t)vd_rng_next(r);
         for (int k = 0; k <= info->has_min; k++) {
             float s = spread ? test_uniform(r, 1) : 1;
             s = ldexpf(s, (int)vd_rng_below(r, (uint64_t)spread + 1) - 6);
-            vd_le16_store(row + 2 * k, vd_f16_from_f32(s));
+            if (type == VD_WTYPE_MXFP4)
+                row[0] = (uint8_t)(122 + vd_rng_below(r, (uint64_t)spread + 1));
+            else
+                vd_le16_store(row + (k == 0 ? info->d_at : info->min_at), vd_f16_from_f32(s));
         }
     }
+}
+
+/* The longest row of up to N elements that the type can have. */
+static uint32_t row_elems(enum vd_wtype type)
+{
+    return N / vd_wtype_info(type)->block_elems * vd_wtype_info(type)->block_elems;
 }
 
 static void test_isum(void **state)
@@ -58,11 +69,12 @@ static void test_exact_against_dequant(void **state)
                 q[i] = (int8_t)((int)vd_rng_below(&r, 15) - 7);
             for (int b = 0; b < N / 32; b++)
                 d[b] = ldexpf(1, (int)vd_rng_below(&r, 3));
-            vd_num_dequant(quantised[t], row, 0, N, w);
+            uint32_t n = row_elems(quantised[t]), act_block = vd_wtype_info(quantised[t])->act_block;
+            vd_num_dequant(quantised[t], row, 0, n, w);
             double want = 0;
-            for (int i = 0; i < N; i++)
-                want += (double)w[i] * q[i] * (double)d[i / 32];
-            assert_true((double)vd_num_dot_row(quantised[t], row, q, d, N) == want);
+            for (uint32_t i = 0; i < n; i++)
+                want += (double)w[i] * q[i] * (double)d[i / act_block];
+            assert_true((double)vd_num_dot_row(quantised[t], row, q, d, n) == want);
         }
     }
 }
@@ -78,15 +90,16 @@ static void test_error_against_double(void **state)
         for (size_t t = 0; t < N_QUANTISED; t++) {
             random_row(&r, quantised[t], row, 5);
             test_fill_normal(&r, x, N, 1);
-            vd_num_quant8_blocks(x, N, q, d);
-            vd_num_dequant(quantised[t], row, 0, N, w);
+            uint32_t n = row_elems(quantised[t]), act_block = vd_wtype_info(quantised[t])->act_block;
+            (act_block == 32 ? vd_num_quant8_blocks : vd_num_quant8_blocks256)(x, n, q, d);
+            vd_num_dequant(quantised[t], row, 0, n, w);
             double want = 0, mass = 0;
-            for (int i = 0; i < N; i++) {
-                double term = (double)w[i] * q[i] * (double)d[i / 32];
+            for (uint32_t i = 0; i < n; i++) {
+                double term = (double)w[i] * q[i] * (double)d[i / act_block];
                 want += term;
                 mass += fabs(term);
             }
-            double error = fabs((double)vd_num_dot_row(quantised[t], row, q, d, N) - want) / mass;
+            double error = fabs((double)vd_num_dot_row(quantised[t], row, q, d, n) - want) / mass;
             worst = error > worst ? error : worst;
         }
     }
@@ -143,6 +156,74 @@ static void test_order(void **state)
         differs = differs || row_sum != back;
     }
     assert_true(differs);
+}
+
+/* The integer sums of one Q4_K super-block, written from the format and not by vd_wtype. */
+static void q4_k_sums(const uint8_t *p, const int8_t *q, int64_t *isum, int64_t *msum)
+{
+    const uint8_t *s = p + 4, *qs = p + 16;
+    *isum = *msum = 0;
+    for (int pair = 0; pair < 4; pair++, qs += 32, q += 64)
+        for (int high = 0; high < 2; high++) {
+            int b = 2 * pair + high, dot = 0, sum = 0;
+            int sc = b < 4 ? s[b] & 63 : (s[b + 4] & 15) + (s[b - 4] / 64) * 16;
+            int m = b < 4 ? s[b + 4] & 63 : (s[b + 4] >> 4) + (s[b] / 64) * 16;
+            for (int l = 0; l < 32; l++) {
+                dot += (high ? qs[l] >> 4 : qs[l] & 15) * q[32 * high + l];
+                sum += q[32 * high + l];
+            }
+            *isum += sc * dot;
+            *msum += m * sum;
+        }
+}
+
+/* Super-blocks ascend inside a segment of two, the min's fma follows its super-block's. */
+static void test_order_super(void **state)
+{
+    enum { SUPERS = 5 };
+    struct vd_rng r = {.seed = 11};
+    static uint8_t row[N * 2];
+    int8_t q[N];
+    float d[SUPERS], x[N];
+    for (int round = 0; round < 50; round++) {
+        random_row(&r, VD_WTYPE_Q4_K, row, 5);
+        test_fill_normal(&r, x, N, 1);
+        vd_num_quant8_blocks256(x, 256 * SUPERS, q, d);
+        float seg[3] = {0};
+        for (int b = 0; b < SUPERS; b++) {
+            const uint8_t *p = row + 144 * b;
+            int64_t isum, msum;
+            q4_k_sums(p, q + 256 * b, &isum, &msum);
+            float dw = vd_f16_to_f32(vd_le16_load(p)), mw = vd_f16_to_f32(vd_le16_load(p + 2));
+            seg[b / 2] = fmaf(dw * d[b], (float)isum, seg[b / 2]);
+            seg[b / 2] = fmaf(mw * d[b], -(float)msum, seg[b / 2]);
+        }
+        assert_true(test_same_bits(vd_num_dot_row(VD_WTYPE_Q4_K, row, q, d, 256 * SUPERS),
+                                   (seg[0] + seg[1]) + seg[2]));
+        assert_true(
+            test_same_bits(vd_num_dot_seg(VD_WTYPE_Q4_K, row + 144 * 2, q + 512, d + 2, 512), seg[1]));
+    }
+}
+
+/* The largest sums that codes and scales allow are exact. */
+static void test_super_extremes(void **state)
+{
+    uint8_t row[210];
+    int8_t q[256];
+    float d = 1.0f;
+    memset(q, -127, sizeof q);
+    memset(row, 0, sizeof row);  /* every code is -32 */
+    memset(row + 192, 0x80, 16); /* every scale is -128 */
+    vd_le16_store(row + 208, 0x3C00);
+    assert_true(vd_num_dot_row(VD_WTYPE_Q6_K, row, q, &d, 256) == (float)(-127 * 32 * 128 * 256));
+    memset(row, 0xFF, sizeof row);
+    vd_le16_store(row, 0x3C00), vd_le16_store(row + 2, 0);
+    assert_true(vd_num_dot_row(VD_WTYPE_Q5_K, row, q, &d, 256) == (float)(-127 * 31 * 63 * 256));
+    vd_le16_store(row, 0), vd_le16_store(row + 2, 0x3C00);
+    assert_true(vd_num_dot_row(VD_WTYPE_Q5_K, row, q, &d, 256) == (float)(127 * 63 * 256));
+    memset(row, 0, sizeof row); /* every code is -127, every scale -32 */
+    vd_le16_store(row, 0x3C00);
+    assert_true(vd_num_dot_row(VD_WTYPE_IQ4_XS, row, q, &d, 256) == (float)(-127 * 127 * 32 * 256));
 }
 
 static void test_float_rows(void **state)
@@ -203,6 +284,8 @@ int main(void)
         cmocka_unit_test(test_error_against_double),
         cmocka_unit_test(test_scale_product_exact),
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_order_super),
+        cmocka_unit_test(test_super_extremes),
         cmocka_unit_test(test_float_rows),
         cmocka_unit_test(test_zero_and_not_finite),
     };

@@ -133,10 +133,69 @@ static void test_dequant_by_gguf(void **state)
         assert_true(y[j] == want51[j]);
 }
 
+/* 4,096 elements of random blocks with finite scales: the hash of what gguf-py's dequantize makes of them, -0
+ * as +0 (there a product's sign may come from a zero integer). */
+static void test_dequant_by_gguf_hash(void **state)
+{
+    static const struct {
+        enum vd_wtype type;
+        uint64_t hash;
+    } cases[] = {
+        {VD_WTYPE_Q2_K, UINT64_C(0xd4988267155b44c7)},   {VD_WTYPE_Q3_K, UINT64_C(0xf01af2c5a2cf0450)},
+        {VD_WTYPE_Q4_K, UINT64_C(0x9be0857f8d46a214)},   {VD_WTYPE_Q5_K, UINT64_C(0xd26796f8add36d6c)},
+        {VD_WTYPE_Q6_K, UINT64_C(0xae2647e911bb9cb4)},   {VD_WTYPE_IQ4_NL, UINT64_C(0x5053090103cf72d1)},
+        {VD_WTYPE_IQ4_XS, UINT64_C(0x4a532c432d890f4b)}, {VD_WTYPE_MXFP4, UINT64_C(0x6b11cff74ebdd2cb)},
+    };
+    enum { N = 4096 };
+    static uint8_t row[2 * N];
+    static float y[N];
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        const struct vd_wtype_info *info = vd_wtype_info(cases[c].type);
+        struct vd_rng r = {.seed = 500 + (uint64_t)cases[c].type};
+        for (size_t b = 0; b < N / info->block_elems; b++) {
+            uint8_t *block = row + b * info->block_bytes;
+            for (size_t i = 0; i < info->block_bytes; i++)
+                block[i] = (uint8_t)vd_rng_next(&r);
+            if (cases[c].type == VD_WTYPE_MXFP4)
+                block[0] &= 0x7F;
+            else
+                block[info->d_at + 1] &= 0xBF;
+            if (info->has_min)
+                block[info->min_at + 1] &= 0xBF;
+        }
+        vd_num_dequant(cases[c].type, row, 0, N, y);
+        for (int i = 0; i < N; i++)
+            y[i] += 0.0f;
+        assert_true(test_fnv_floats(TEST_FNV_START, y, N) == cases[c].hash);
+    }
+}
+
+/* The range of the exponent: e = 0 and 1 are subnormal powers, 255 is a NaN. */
+static void test_mxfp4_powers(void **state)
+{
+    uint8_t block[17] = {0, 0xF1};
+    float d, m;
+    for (int e = 0; e < 255; e++) {
+        block[0] = (uint8_t)e;
+        vd_wtype_block_scales(VD_WTYPE_MXFP4, block, &d, &m);
+        assert_true((double)d == ldexp(1, e - 128) && m == 0.0f);
+        assert_true(vd_num_weights_finite(VD_WTYPE_MXFP4, block, 32));
+    }
+    block[0] = 255;
+    vd_wtype_block_scales(VD_WTYPE_MXFP4, block, &d, &m);
+    assert_true(isnan(d));
+    assert_false(vd_num_weights_finite(VD_WTYPE_MXFP4, block, 32));
+    block[0] = 128;
+    vd_num_dequant(VD_WTYPE_MXFP4, block, 0, 1, &d);
+    vd_num_dequant(VD_WTYPE_MXFP4, block, 16, 1, &m);
+    assert_true(d == 1.0f && m == -12.0f);
+}
+
 static void test_dequant_parts(void **state)
 {
-    static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_Q4_0, VD_WTYPE_Q4_1,
-                                          VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0, VD_WTYPE_BF16};
+    static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_Q4_0,   VD_WTYPE_Q4_1,
+                                          VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0,   VD_WTYPE_BF16,
+                                          VD_WTYPE_Q2_K, VD_WTYPE_Q6_K, VD_WTYPE_IQ4_NL, VD_WTYPE_MXFP4};
     struct vd_rng r = {.seed = 1};
     uint8_t row[1024];
     float all[256], part[256];
@@ -162,7 +221,11 @@ static void test_finite(void **state)
     } cases[] = {{VD_WTYPE_F32, {4 * 77 + 2, 0}}, {VD_WTYPE_F16, {2 * 255, 0}},
                  {VD_WTYPE_Q4_0, {18 * 7, 0}},    {VD_WTYPE_Q4_1, {20 * 7, 20 * 3 + 2}},
                  {VD_WTYPE_Q5_0, {22 * 7, 0}},    {VD_WTYPE_Q5_1, {24 * 7, 24 * 3 + 2}},
-                 {VD_WTYPE_Q8_0, {34 * 7, 0}},    {VD_WTYPE_BF16, {2 * 255, 0}}};
+                 {VD_WTYPE_Q8_0, {34 * 7, 0}},    {VD_WTYPE_BF16, {2 * 255, 0}},
+                 {VD_WTYPE_IQ4_NL, {18 * 7, 0}},  {VD_WTYPE_IQ4_XS, {0, 0}},
+                 {VD_WTYPE_Q2_K, {80, 82}},       {VD_WTYPE_Q3_K, {108, 0}},
+                 {VD_WTYPE_Q4_K, {0, 2}},         {VD_WTYPE_Q5_K, {0, 2}},
+                 {VD_WTYPE_Q6_K, {208, 0}}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         for (int k = 0; k < 2 && (k == 0 || cases[i].at[k]); k++) {
             uint8_t *p = row + cases[i].at[k];
@@ -189,6 +252,8 @@ int main(void)
         cmocka_unit_test(test_f16_from_f32_borders),
         cmocka_unit_test(test_dequant_by_hand),
         cmocka_unit_test(test_dequant_by_gguf),
+        cmocka_unit_test(test_dequant_by_gguf_hash),
+        cmocka_unit_test(test_mxfp4_powers),
         cmocka_unit_test(test_dequant_parts),
         cmocka_unit_test(test_finite),
     };

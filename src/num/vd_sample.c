@@ -27,24 +27,25 @@ static bool finite32(float x)
 void vd_num_sample_max_tile(const float *x, uint32_t first_id, uint32_t n, struct vd_sample_max *out)
 {
     assert(n >= 1 && n <= VD_SAMPLE_TILE);
-    uint32_t best = 0;
-    bool bad = false;
+    *out = (struct vd_sample_max){0.0f, VD_SAMPLE_NONE, false};
     for (uint32_t i = 0; i < n; i++) {
-        bad = bad || !finite32(x[i]);
-        if (x[i] > x[best]) /* strictly: of equal ones the lowest id stays */
-            best = i;
+        if (vd_num_sample_excluded(x[i]))
+            continue;
+        if (!finite32(x[i])) {
+            *out = (struct vd_sample_max){0.0f, VD_SAMPLE_NONE, true};
+            return;
+        }
+        if (out->id == VD_SAMPLE_NONE || x[i] > out->x) /* strictly: of equal ones the lowest id stays */
+            *out = (struct vd_sample_max){x[i] + 0.0f, first_id + i, false};
     }
-    if (bad)
-        *out = (struct vd_sample_max){0.0f, VD_SAMPLE_NONE, true};
-    else
-        *out = (struct vd_sample_max){x[best] + 0.0f, first_id + best, false};
 }
 
 void vd_num_sample_max_merge(struct vd_sample_max *acc, const struct vd_sample_max *tile)
 {
-    if (acc->bad)
+    if (acc->bad || (tile->id == VD_SAMPLE_NONE && !tile->bad))
         return;
-    if (tile->bad || tile->x > acc->x || (tile->x == acc->x && tile->id < acc->id))
+    if (tile->bad || acc->id == VD_SAMPLE_NONE || tile->x > acc->x ||
+        (tile->x == acc->x && tile->id < acc->id))
         *acc = *tile;
 }
 
@@ -58,7 +59,7 @@ void vd_num_sample_weights_tile(const float *x, uint32_t n, float temp, float x_
     assert(n <= VD_SAMPLE_TILE);
     float t_max = x_max / temp;
     for (uint32_t i = 0; i < n; i++)
-        w[i] = (uint64_t)(vd_num_exp(x[i] / temp - t_max) * 0x1p40f);
+        w[i] = vd_num_sample_excluded(x[i]) ? 0 : (uint64_t)(vd_num_exp(x[i] / temp - t_max) * 0x1p40f);
 }
 
 void vd_num_sample_hist_tile(const float *x, const uint64_t *w, uint32_t first_id, uint32_t n,
@@ -69,6 +70,8 @@ void vd_num_sample_hist_tile(const float *x, const uint64_t *w, uint32_t first_i
     memset(bin, 0, VD_SAMPLE_BINS * sizeof bin[0]);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t key = vd_num_sample_key(x[i]);
+        if (vd_num_sample_excluded(x[i]))
+            continue;
         bool follows = level == 0 || key >> (32 - 4 * level) == prefix;
         if (follows && vd_num_sample_in(key, first_id + i, in))
             bin[key >> (28 - 4 * level) & 15] += w ? w[i] : 1;
@@ -93,7 +96,7 @@ uint32_t vd_num_sample_ties_tile(const float *x, uint32_t n, uint32_t key)
     assert(n <= VD_SAMPLE_TILE);
     uint32_t count = 0;
     for (uint32_t i = 0; i < n; i++)
-        count += vd_num_sample_key(x[i]) == key;
+        count += !vd_num_sample_excluded(x[i]) && vd_num_sample_key(x[i]) == key;
     return count;
 }
 
@@ -101,7 +104,7 @@ uint32_t vd_num_sample_tie_find(const float *x, uint32_t first_id, uint32_t n, u
 {
     assert(n <= VD_SAMPLE_TILE && rank >= 1);
     for (uint32_t i = 0; i < n; i++)
-        if (vd_num_sample_key(x[i]) == key && --rank == 0)
+        if (!vd_num_sample_excluded(x[i]) && vd_num_sample_key(x[i]) == key && --rank == 0)
             return first_id + i;
     return VD_SAMPLE_NONE;
 }
@@ -110,7 +113,8 @@ uint32_t vd_num_sample_tie_find(const float *x, uint32_t first_id, uint32_t n, u
 static bool survives(float x, uint64_t w, uint32_t id, struct vd_sample_cut in, uint32_t min_p_micro)
 {
     uint64_t min_p = min_p_micro < VD_SAMPLE_MICRO ? min_p_micro : VD_SAMPLE_MICRO;
-    return vd_num_sample_in(vd_num_sample_key(x), id, in) && w * VD_SAMPLE_MICRO >= min_p * VD_SAMPLE_W_ONE;
+    return !vd_num_sample_excluded(x) && vd_num_sample_in(vd_num_sample_key(x), id, in) &&
+           w * VD_SAMPLE_MICRO >= min_p * VD_SAMPLE_W_ONE;
 }
 
 uint64_t vd_num_sample_mass_tile(const float *x, const uint64_t *w, uint32_t first_id, uint32_t n,
@@ -213,6 +217,14 @@ static uint32_t draw(const float *x, const uint64_t *w, uint32_t n, struct vd_sa
     return VD_SAMPLE_FAIL;
 }
 
+static uint32_t entries(const float *x, uint32_t n)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n; i++)
+        count += !vd_num_sample_excluded(x[i]);
+    return count;
+}
+
 uint32_t vd_num_sample(const float *x, uint32_t n, const struct vd_sampling *p, uint64_t r64, uint64_t *w)
 {
     assert(n >= 1 && n <= VD_SAMPLE_MAX_N);
@@ -222,7 +234,7 @@ uint32_t vd_num_sample(const float *x, uint32_t n, const struct vd_sampling *p, 
         vd_num_sample_max_tile(x + first, first, tile_elems(n, first), &tile);
         vd_num_sample_max_merge(&max, &tile);
     }
-    if (max.bad)
+    if (max.bad || max.id == VD_SAMPLE_NONE)
         return VD_SAMPLE_FAIL;
     if (p->temp_micro == 0)
         return max.id;
@@ -234,7 +246,7 @@ uint32_t vd_num_sample(const float *x, uint32_t n, const struct vd_sampling *p, 
         vd_num_sample_weights_tile(x + first, tile_elems(n, first), temp, max.x, w + first);
 
     struct vd_sample_cut cut = VD_SAMPLE_CUT_ALL;
-    if (p->top_k != 0 && p->top_k < n)
+    if (p->top_k != 0 && p->top_k < entries(x, n))
         cut = vd_num_sample_select(x, NULL, n, cut, p->top_k);
     if (p->top_p_micro < VD_SAMPLE_MICRO) {
         uint64_t target = vd_num_sample_top_p_target(mass_of(x, w, n, cut, 0), p->top_p_micro);

@@ -8,6 +8,8 @@
  * mass before this rule; min-p, of those the ones with w * 10^6 >= min_p * 2^40. r = mulhi(R64, mass of the
  * survivors); the token is the smallest id whose prefix mass, in id order over the survivors, exceeds r.
  *
+ * Entries that a mask excludes (VD_SAMPLE_EXCLUDED_BITS) are as if they were not there, in every rule.
+ *
  * A cut (key, id) says where the order is cut off. It is found by radix selection: 8 levels, 4 bits of the
  * key each from the top; per tile a histogram over the entries that agree with the prefix found so far, by
  * count (top-k) or mass (top-p); histograms are summed over the tiles and the bin taken, from 15 down, in
@@ -32,17 +34,31 @@
 
 struct vd_sampling {
     uint32_t temp_micro;  /* temperature * 10^6; 0: greedy, and everything below is ignored */
-    uint32_t top_k;       /* 0 or >= the number of logits: off */
+    uint32_t top_k;       /* 0, or not below the number of entries: off */
     uint32_t top_p_micro; /* p * 10^6; 10^6 or more: off; 0: the first of the order only */
     uint32_t min_p_micro; /* p * 10^6; 0: off; above 10^6 counts as 10^6 */
     uint64_t seed;        /* with choice and the token's index the input of R64; not read here */
     uint32_t choice;      /* index of the choice in a request for several; not read here */
+
+    /* What is done to the logits first (vd_adjust.h); all 0: nothing. */
+    uint32_t repeat_micro;   /* repetition penalty * 10^6; 0: off */
+    uint32_t repeat_last_n;  /* tokens that it looks at, 1 to 1,024; 0 iff it is off */
+    int32_t presence_micro;  /* presence penalty * 10^6 */
+    int32_t frequency_micro; /* frequency penalty * 10^6 */
+    bool has_bias, has_mask; /* the request names a bias table, a mask */
 };
+
+/* Instead of a logit that the mask excludes. It is in no count, no mass and no maximum. */
+#define VD_SAMPLE_EXCLUDED_BITS UINT32_MAX
+static inline bool vd_num_sample_excluded(float x)
+{
+    return vd_f32_bits(x) == VD_SAMPLE_EXCLUDED_BITS;
+}
 
 /* The largest entry of a tile or of several: key descending, then id ascending. */
 struct vd_sample_max {
     float x;     /* its logit, never -0; +0 if bad */
-    uint32_t id; /* VD_SAMPLE_NONE if bad */
+    uint32_t id; /* VD_SAMPLE_NONE if bad, or if all entries are excluded */
     bool bad;    /* a logit is NaN or infinite: the step ends with FAIL */
 };
 
@@ -118,9 +134,9 @@ static inline uint64_t vd_num_mulhi64(uint64_t a, uint64_t b)
 struct vd_sample_cut vd_num_sample_select(const float *x, const uint64_t *w, uint32_t n,
                                           struct vd_sample_cut in, uint64_t target);
 
-/* The token, or VD_SAMPLE_FAIL if a logit, or x_max / T, is not finite. 1 <= n <= VD_SAMPLE_MAX_N. w: n
- * values of scratch; may be NULL if p->temp_micro == 0. r64: R64 of this token (others compute it), ignored
- * if greedy. */
+/* The token, or VD_SAMPLE_FAIL if a logit, or x_max / T, is not finite, or all are excluded. 1 <= n <=
+ * VD_SAMPLE_MAX_N. w: n values of scratch; may be NULL if p->temp_micro == 0. r64: R64 of this token (others
+ * compute it), ignored if greedy. */
 uint32_t vd_num_sample(const float *x, uint32_t n, const struct vd_sampling *p, uint64_t r64, uint64_t *w);
 
 #endif

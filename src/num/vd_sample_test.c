@@ -135,6 +135,34 @@ static void test_against_sorting(void **state)
     check_cases(22, 40, MAX_N);
 }
 
+/* A masked vocabulary chooses as one that has only the entries left. */
+static void test_excluded(void **state)
+{
+    static float x[MAX_N], left[MAX_N];
+    static uint32_t id[MAX_N];
+    static uint64_t w[MAX_N];
+    struct vd_rng r = {.seed = 24};
+    for (int i = 0; i < 3000; i++) {
+        uint32_t n = 1 + (uint32_t)vd_rng_below(&r, i < 2980 ? 40 : MAX_N), k = 0;
+        random_logits(&r, x, n, i % 3 ? 0 : 5);
+        for (uint32_t j = 0; j < n; j++) {
+            if (vd_rng_below(&r, 3) == 0) {
+                id[k] = j;
+                left[k++] = x[j];
+            } else {
+                x[j] = vd_f32_from_bits(VD_SAMPLE_EXCLUDED_BITS);
+            }
+        }
+        struct vd_sampling p = {.temp_micro = i % 4 ? 900000 : 0,
+                                .top_k = (uint32_t)vd_rng_below(&r, n),
+                                .top_p_micro = random_micro(&r),
+                                .min_p_micro = i % 2 ? 0 : random_micro(&r)};
+        uint64_t r64 = vd_rng_next(&r);
+        uint32_t want = k ? id[sample_by_sorting(left, k, &p, r64)] : VD_SAMPLE_FAIL;
+        assert_int_equal(vd_num_sample(x, n, &p, r64, w), want);
+    }
+}
+
 static void test_key_is_monotone(void **state)
 {
     struct vd_rng r = {.seed = 23};
@@ -277,7 +305,7 @@ int main(void)
         cmocka_unit_test(test_greedy),          cmocka_unit_test(test_fails),
         cmocka_unit_test(test_max_merge),       cmocka_unit_test(test_weights),
         cmocka_unit_test(test_hist_and_pick),   cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_min_p_border),
+        cmocka_unit_test(test_min_p_border),    cmocka_unit_test(test_excluded),
     };
     return cmocka_run_group_tests_name("sample", tests, NULL, NULL);
 }

@@ -8,12 +8,34 @@
 
 #define VD_ROPE_MAX_DIMS 1024u
 
-/* The steps of the n_dims / 2 pairs: freq_base^(-2i/n_dims) / (2 pi) turns per position, in units of 2^-64
- * turns, rounded to nearest. Computed in double-double from +, -, *, / and fma of binary64 only, so every
- * machine gets the same integers. Returns false, with nothing written, unless 1 <= freq_base <= 2^100 and
- * n_dims is even in [2, VD_ROPE_MAX_DIMS]. The result is part of the program's bytes: it is computed when a
- * program is derived, never when it runs. */
+/* How a model's frequencies are made. Zero what it has not, but for `stretch`. */
+struct vd_rope_rule {
+    float freq_base;      /* 1 .. 2^100 */
+    uint32_t n_dims;      /* even, 2 .. VD_ROPE_MAX_DIMS */
+    float stretch;        /* all frequencies are divided by it: 2^-20 .. 2^20, 1: not stretched */
+    const float *factors; /* n_dims / 2 further divisors, each 2^-20 .. 2^20 (Llama 3, LongRoPE), or NULL */
+    uint32_t yarn_ctx;    /* YaRN (Peng et al. 2023): the context before stretching, up to 2^20; 0: no YaRN */
+};
+
+/* The steps of the n_dims / 2 pairs, in units of 2^-64 turns per position, rounded to nearest:
+ *
+ *   step_i = freq_base^(-2i/n_dims) / (2 pi) * mix_i / factors_i,   mix_i = 1 / stretch
+ *
+ * With YaRN mix_i is 1 for pairs up to `low`, 1 / stretch from `high` on, and between them
+ * 1 + (i - low) / (high - low) * (1 / stretch - 1), where low = max(0, floor(pair(32))), high = min(n_dims -
+ * 1, ceil(pair(1))) and pair(t) = n_dims * ln(yarn_ctx / (2 pi t)) / (2 ln freq_base).
+ *
+ * Computed in double-double from +, -, *, / and fma of binary64 only, so every machine gets the same
+ * integers. The result is part of the program's bytes: it is computed when a program is derived, never when
+ * it runs. Returns false, with nothing said about `steps`, when a value is outside its range, when a step is
+ * 2^63 or more (half a turn), and for YaRN with base 1. */
+bool vd_num_rope_steps_by(const struct vd_rope_rule *rule, uint64_t *steps);
+
+/* The same with nothing stretched. */
 bool vd_num_rope_steps(float freq_base, uint32_t n_dims, uint64_t *steps);
+
+/* YaRN's factor on sine and cosine: 1 + 0.1 ln(stretch), and 1 where nothing is stretched. */
+float vd_num_rope_yarn_scale(float stretch);
 
 /* sin and cos of 2 pi phase / 2^64. With k the quarter turn nearest to phase (ties up) and f what is left, as
  * a signed integer in [-2^61, 2^61):

@@ -1,5 +1,6 @@
-/* The steps of the rotary position embedding: computed once, when a program is derived from a file, never when
- * it runs. Double-double arithmetic (Dekker 1971, Knuth TAOCP 4.2.2), about 100 bits, of which 62 are kept. */
+/* The steps of the rotary position embedding: computed once, when a program is derived from a file, never
+ * when it runs. Double-double arithmetic (Dekker 1971, Knuth TAOCP 4.2.2), about 100 bits, of which 62 are
+ * kept. */
 #include "vd_rope.h"
 
 #include <assert.h>
@@ -111,16 +112,86 @@ static uint64_t dd_round(struct dd a)
     return (uint64_t)((int64_t)whole + (int64_t)rest);
 }
 
-bool vd_num_rope_steps(float freq_base, uint32_t n_dims, uint64_t *steps)
+/* ---- The rule ---- */
+
+enum { YARN_FAST = 32, YARN_SLOW = 1 }; /* turns over the first context: more are kept, fewer are stretched */
+
+static const struct dd ln_2pi = {0x1.d67f1c864beb5p+0, -0x1.65b5a1b7ff5dfp-54};
+
+static double dd_floor(struct dd a)
 {
-    if (!(freq_base >= 1.0f && freq_base <= 0x1p100f))
+    double whole = floor(a.hi);
+    return whole == a.hi && a.lo < 0.0 ? whole - 1.0 : whole;
+}
+
+/* The pair that makes `turns` turns over the first context: n ln(ctx / (2 pi turns)) / (2 ln base). */
+static struct dd yarn_pair(const struct vd_rope_rule *r, struct dd ln_base, float turns)
+{
+    struct dd ln_ratio = dd_add(dd_ln((float)r->yarn_ctx), dd_neg(dd_add(ln_2pi, dd_ln(turns))));
+    return dd_div(dd_mul(dd_of(r->n_dims), ln_ratio), dd_add(ln_base, ln_base));
+}
+
+/* By what pair i's frequency is multiplied: 1 / stretch, with YaRN between that and 1. */
+static struct dd mix_of(const struct vd_rope_rule *r, struct dd ln_base, uint32_t i)
+{
+    struct dd slow = dd_div(dd_of(1.0), dd_of(r->stretch));
+    if (r->yarn_ctx == 0)
+        return slow;
+    double low = dd_floor(yarn_pair(r, ln_base, YARN_FAST));
+    double high = -dd_floor(dd_neg(yarn_pair(r, ln_base, YARN_SLOW)));
+    low = low > 0.0 ? low : 0.0;
+    high = high < r->n_dims - 1.0 ? high : r->n_dims - 1.0;
+    if (i <= low)
+        return dd_of(1.0);
+    if (i >= high)
+        return slow;
+    struct dd ramp = dd_div(dd_of(i - low), dd_of(high - low));
+    return dd_add(dd_of(1.0), dd_mul(ramp, dd_add(slow, dd_of(-1.0))));
+}
+
+static bool rule_ok(const struct vd_rope_rule *r)
+{
+    if (!(r->freq_base >= 1.0f && r->freq_base <= 0x1p100f) ||
+        !(r->stretch >= 0x1p-20f && r->stretch <= 0x1p20f))
         return false;
-    if (n_dims < 2 || n_dims > VD_ROPE_MAX_DIMS || n_dims % 2 != 0)
+    if (r->n_dims < 2 || r->n_dims > VD_ROPE_MAX_DIMS || r->n_dims % 2 != 0)
         return false;
-    struct dd ln_base = dd_ln(freq_base);
-    for (uint32_t i = 0; i < n_dims / 2; i++) {
-        struct dd exponent = dd_mul(ln_base, dd_div(dd_of(-2.0 * i), dd_of(n_dims)));
-        steps[i] = dd_round(dd_mul(turns_unit, dd_exp(exponent)));
+    if (r->yarn_ctx > 1 << 20 || (r->yarn_ctx > 0 && r->freq_base == 1.0f))
+        return false;
+    for (uint32_t i = 0; r->factors && i < r->n_dims / 2; i++)
+        if (!(r->factors[i] >= 0x1p-20f && r->factors[i] <= 0x1p20f))
+            return false;
+    return true;
+}
+
+bool vd_num_rope_steps_by(const struct vd_rope_rule *r, uint64_t *steps)
+{
+    if (!rule_ok(r))
+        return false;
+    struct dd ln_base = dd_ln(r->freq_base);
+    for (uint32_t i = 0; i < r->n_dims / 2; i++) {
+        struct dd exponent = dd_mul(ln_base, dd_div(dd_of(-2.0 * i), dd_of(r->n_dims)));
+        struct dd step = dd_mul(dd_mul(turns_unit, dd_exp(exponent)), mix_of(r, ln_base, i));
+        if (r->factors)
+            step = dd_div(step, dd_of(r->factors[i]));
+        if (step.hi >= 0x1p63)
+            return false;
+        steps[i] = dd_round(step);
     }
     return true;
+}
+
+bool vd_num_rope_steps(float freq_base, uint32_t n_dims, uint64_t *steps)
+{
+    struct vd_rope_rule r = {.freq_base = freq_base, .n_dims = n_dims, .stretch = 1.0f};
+    return vd_num_rope_steps_by(&r, steps);
+}
+
+float vd_num_rope_yarn_scale(float stretch)
+{
+    if (stretch <= 1.0f)
+        return 1.0f;
+    struct dd tenth = dd_div(dd_of(1.0), dd_of(10.0));
+    struct dd scale = dd_add(dd_of(1.0), dd_mul(tenth, dd_ln(stretch)));
+    return (float)scale.hi;
 }

@@ -44,6 +44,59 @@ static void test_steps(void **state)
     }
 }
 
+/* The same 400 bits for stretched frequencies; factors, where there are some, are 1 + i * factor_step. */
+static const struct {
+    struct vd_rope_rule rule;
+    float factor_step;
+    uint64_t fnv, last;
+} rules_400_bits[] = {
+    {{1e6f, 256, 8.0f, NULL, 0}, 0.0f, 0xa21c9e4ea3c9dc4d, 408813159558},
+    {{500000.0f, 128, 1.0f, NULL, 0}, 0.25f, 0xe0cd3c13e837735d, 430329822860},
+    {{1e6f, 128, 4.0f, NULL, 32768}, 0.0f, 0xc38973474d779e9d, 910814346739},
+    {{10000.0f, 96, 40.0f, NULL, 4096}, 0.0625f, 0xb973e6fb45aaeb45, 2258357172972},
+    {{1e6f, 64, 3.7f, NULL, 300}, 0.0f, 0xf484f90f8dd0558d, 1221906920364},
+};
+
+static void test_stretched_steps(void **state)
+{
+    for (size_t k = 0; k < sizeof rules_400_bits / sizeof rules_400_bits[0]; k++) {
+        struct vd_rope_rule rule = rules_400_bits[k].rule;
+        uint64_t steps[VD_ROPE_MAX_DIMS / 2], h = TEST_FNV_START;
+        float factors[VD_ROPE_MAX_DIMS / 2];
+        for (uint32_t i = 0; i < rule.n_dims / 2; i++)
+            factors[i] = 1.0f + (float)i * rules_400_bits[k].factor_step;
+        rule.factors = rules_400_bits[k].factor_step != 0.0f ? factors : NULL;
+        assert_true(vd_num_rope_steps_by(&rule, steps));
+        for (uint32_t i = 0; i < rule.n_dims / 2; i++)
+            h = test_fnv_u64(h, steps[i]);
+        assert_true(steps[rule.n_dims / 2 - 1] == rules_400_bits[k].last);
+        assert_true(h == rules_400_bits[k].fnv);
+    }
+    assert_true(vd_num_rope_yarn_scale(4.0f) == 0x1.237d38p+0f &&
+                vd_num_rope_yarn_scale(40.0f) == 0x1.5e6f7p+0f);
+    assert_true(vd_num_rope_yarn_scale(1.0f) == 1.0f && vd_num_rope_yarn_scale(0.5f) == 1.0f);
+}
+
+static void test_rules_refused(void **state)
+{
+    static const float half_turn[2] = {1.0f, 0x1p-12f}, zero[2] = {1.0f, 0.0f}, nan[2] = {NAN, 1.0f};
+    static const struct vd_rope_rule rules[] = {
+        {10000.0f, 64, 0.0f, NULL, 0},
+        {10000.0f, 64, NAN, NULL, 0},
+        {10000.0f, 64, INFINITY, NULL, 0},
+        {10000.0f, 64, -1.0f, NULL, 0},
+        {10000.0f, 64, 0.125f, NULL, 0},
+        {1.0f, 64, 4.0f, NULL, 4096},
+        {10000.0f, 64, 4.0f, NULL, UINT32_MAX},
+        {100.0f, 4, 1.0f, half_turn, 0},
+        {100.0f, 4, 1.0f, zero, 0},
+        {100.0f, 4, 1.0f, nan, 0},
+    };
+    uint64_t steps[VD_ROPE_MAX_DIMS / 2];
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
+        assert_false(vd_num_rope_steps_by(&rules[i], steps));
+}
+
 static void test_steps_refused(void **state)
 {
     uint64_t steps[VD_ROPE_MAX_DIMS / 2] = {77};
@@ -150,9 +203,14 @@ static void test_phase_wraps(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),        cmocka_unit_test(test_steps_refused),
-        cmocka_unit_test(test_sincos_error), cmocka_unit_test(test_sincos_quarters),
-        cmocka_unit_test(test_pair),         cmocka_unit_test(test_head),
+        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_steps_refused),
+        cmocka_unit_test(test_stretched_steps),
+        cmocka_unit_test(test_rules_refused),
+        cmocka_unit_test(test_sincos_error),
+        cmocka_unit_test(test_sincos_quarters),
+        cmocka_unit_test(test_pair),
+        cmocka_unit_test(test_head),
         cmocka_unit_test(test_phase_wraps),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);

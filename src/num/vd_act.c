@@ -16,6 +16,18 @@ void vd_num_swiglu(const float *g, const float *u, size_t n, float *y)
         y[i] = vd_num_silu(g[i]) * u[i];
 }
 
+float vd_num_gelu(float x)
+{
+    float u = fmaf((x * x) * x, VD_GELU_CUBE, x);
+    return x / (1.0f + vd_num_exp(-(u * VD_GELU_SCALE)));
+}
+
+void vd_num_geglu(const float *g, const float *u, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = vd_num_gelu(g[i]) * u[i];
+}
+
 float vd_num_tanh(float x)
 {
     float t = vd_num_exp(-2.0f * fabsf(x));

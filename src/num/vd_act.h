@@ -12,7 +12,18 @@ float vd_num_silu(float x);
 /* y[i] = silu(g[i]) * u[i] */
 void vd_num_swiglu(const float *g, const float *u, size_t n, float *y);
 
-/* (1 - t) / (1 + t) with t = exp(-2 |x|), and the sign of x. */
+/* The tanh form of GELU, x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, written as
+ *   u = fma((x * x) * x, VD_GELU_CUBE, x);  x / (1 + exp(-(u * VD_GELU_SCALE)))
+ * by the same clamp as SiLU. */
+#define VD_GELU_CUBE  0x1.6e4e26p-5f /* 0.044715 */
+#define VD_GELU_SCALE 0x1.988454p+0f /* 2 sqrt(2 / pi) */
+float vd_num_gelu(float x);
+
+/* y[i] = gelu(g[i]) * u[i] */
+void vd_num_geglu(const float *g, const float *u, size_t n, float *y);
+
+/* (1 - t) / (1 + t) with t = exp(-2 |x|), and the sign of x. Near 0 its error is small against 1, not against
+ * x. */
 float vd_num_tanh(float x);
 
 /* c * tanh(x / c): x held softly between -c and c, c > 0. */

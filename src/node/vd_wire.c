@@ -220,6 +220,9 @@ bool vd_wire_put_job(struct vd_pb_writer *w, const struct vd_wire_job *m)
     put_tokens(w, 4, m->prompt);
     put_tokens(w, 5, m->resume);
     put_hash(w, 6, &m->account);
+    vd_pb_put_bytes(w, 7, m->controls.bias.p, m->controls.bias.n);
+    vd_pb_put_bytes(w, 8, m->controls.mask.p, m->controls.mask.n);
+    vd_pb_put_u64(w, 9, m->logprobs);
     return !w->overflow;
 }
 
@@ -232,6 +235,9 @@ bool vd_wire_get_job(struct vd_wire_job *m, struct vd_bytes body, struct vd_aren
     m->prompt = get_tokens(&r, 4, arena);
     m->resume = get_tokens(&r, 5, arena);
     get_hash(&r, 6, &m->account);
+    m->controls.bias = vd_pb_get_bytes(&r, 7, VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES);
+    m->controls.mask = vd_pb_get_bytes(&r, 8, VD_MASK_BYTES_MAX);
+    m->logprobs = (uint32_t)vd_pb_get_u64(&r, 9, 1 + VD_WIRE_LOGPROBS_MAX);
     return vd_pb_done(&r);
 }
 
@@ -240,6 +246,7 @@ bool vd_wire_put_token(struct vd_pb_writer *w, const struct vd_wire_token *m)
     put_hash(w, 1, &m->job);
     vd_pb_put_u64(w, 2, m->index);
     put_tokens(w, 3, m->ids);
+    vd_pb_put_bytes(w, 4, m->logprobs.p, m->logprobs.n);
     return !w->overflow;
 }
 
@@ -249,6 +256,7 @@ bool vd_wire_get_token(struct vd_wire_token *m, struct vd_bytes body, struct vd_
     get_hash(&r, 1, &m->job);
     m->index = (uint32_t)vd_pb_get_u64(&r, 2, UINT32_MAX);
     m->ids = get_tokens(&r, 3, arena);
+    m->logprobs = vd_pb_get_bytes(&r, 4, m->ids.n * VD_WIRE_LOGPROB_MAX_BYTES);
     return vd_pb_done(&r);
 }
 

@@ -109,6 +109,8 @@ struct vd_wire_job {
     /* Whose prompts share the worker's prefix cache with this one: the same for two jobs of one client, and
      * nothing can be read off it. Zeros: the job uses no cache and leaves nothing in it. */
     struct vd_hash account;
+    struct vd_controls controls; /* the tables that the request names */
+    uint32_t logprobs;           /* 0: none; else 1 + how many of the likeliest tokens with each one */
 };
 bool vd_wire_put_job(struct vd_pb_writer *w, const struct vd_wire_job *m);
 bool vd_wire_get_job(struct vd_wire_job *m, struct vd_bytes body, struct vd_arena *arena);
@@ -117,6 +119,11 @@ struct vd_wire_token {
     struct vd_hash job;
     uint32_t index; /* in the output, of ids[0] */
     struct vd_wire_tokens ids;
+    struct vd_bytes logprobs; /* per id: u32 bits of its logprob, u8 n, n x (u32 id, u32 bits); or empty */
+};
+enum {
+    VD_WIRE_LOGPROBS_MAX = 20, /* of the likeliest tokens */
+    VD_WIRE_LOGPROB_MAX_BYTES = 5 + 8 * VD_WIRE_LOGPROBS_MAX,
 };
 bool vd_wire_put_token(struct vd_pb_writer *w, const struct vd_wire_token *m);
 bool vd_wire_get_token(struct vd_wire_token *m, struct vd_bytes body, struct vd_arena *arena);

@@ -21,6 +21,12 @@ enum {
     VD_PENALTY_MICRO_MAX = 2000000, /* frequency and presence, either sign */
 };
 
+/* The tables that a request names by their hashes: biases, and a mask (vd_automaton.h); n 0: none. Borrowed.
+ */
+struct vd_controls {
+    struct vd_bytes bias, mask;
+};
+
 /* True if some penalty is on. */
 static inline bool vd_num_penalised(const struct vd_sampling *p)
 {

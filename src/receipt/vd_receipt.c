@@ -30,6 +30,17 @@ const char *vd_receipt_verdict_text(enum vd_receipt_verdict v)
     return "?";
 }
 
+/* protobuf's sint32 */
+static uint32_t zigzag(int32_t v)
+{
+    return ((uint32_t)v << 1) ^ (v < 0 ? UINT32_MAX : 0);
+}
+
+static int32_t unzigzag(uint32_t u)
+{
+    return (int32_t)(u >> 1) ^ -(int32_t)(u & 1);
+}
+
 size_t vd_request_encode(const struct vd_request *r, uint8_t *buf, size_t cap_bytes)
 {
     struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
@@ -54,7 +65,21 @@ size_t vd_request_encode(const struct vd_request *r, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 19, r->price_in.micro);
     vd_pb_put_u64(&w, 20, r->price_out.micro);
     vd_pb_put_u64(&w, 21, r->disclosure);
+    vd_pb_put_u64(&w, 22, r->sampling.repeat_micro);
+    vd_pb_put_u64(&w, 23, r->sampling.repeat_last_n);
+    vd_pb_put_u64(&w, 24, zigzag(r->sampling.presence_micro));
+    vd_pb_put_u64(&w, 25, zigzag(r->sampling.frequency_micro));
+    vd_pb_put_opt_fixed(&w, 26, r->bias_hash.b, VD_HASH_BYTES);
+    vd_pb_put_opt_fixed(&w, 27, r->mask_hash.b, VD_HASH_BYTES);
     return w.overflow ? 0 : w.n_bytes;
+}
+
+static bool penalties_ok(const struct vd_sampling *s)
+{
+    bool repeats = s->repeat_micro != 0;
+    return repeats == (s->repeat_last_n != 0) && (!repeats || s->repeat_micro >= VD_REPEAT_MICRO_MIN) &&
+           s->presence_micro >= -VD_PENALTY_MICRO_MAX && s->presence_micro <= VD_PENALTY_MICRO_MAX &&
+           s->frequency_micro >= -VD_PENALTY_MICRO_MAX && s->frequency_micro <= VD_PENALTY_MICRO_MAX;
 }
 
 static enum vd_receipt_verdict request_check(const struct vd_request *r)
@@ -65,7 +90,7 @@ static enum vd_receipt_verdict request_check(const struct vd_request *r)
     if (r->n_prompt < 1 || r->max_tokens < 1 || (uint64_t)r->n_prompt + r->max_tokens > VD_JOB_MAX_TOKENS)
         return VD_RECEIPT_BAD_LIMITS;
     if (r->sampling.temp_micro > 2000000 || r->sampling.top_p_micro < 1 ||
-        r->sampling.top_p_micro > 1000000 || r->sampling.min_p_micro > 1000000)
+        r->sampling.top_p_micro > 1000000 || r->sampling.min_p_micro > 1000000 || !penalties_ok(&r->sampling))
         return VD_RECEIPT_BAD_LIMITS;
     return vd_request_max_amount(r, &most) ? VD_RECEIPT_OK : VD_RECEIPT_BAD_LIMITS;
 }
@@ -96,6 +121,14 @@ enum vd_receipt_verdict vd_request_decode(struct vd_bytes in, struct vd_request 
     out->price_in.micro = vd_pb_get_u64(&r, 19, VD_PRICE_MAX_MICRO);
     out->price_out.micro = vd_pb_get_u64(&r, 20, VD_PRICE_MAX_MICRO);
     out->disclosure = (uint32_t)vd_pb_get_u64(&r, 21, UINT32_MAX);
+    out->sampling.repeat_micro = (uint32_t)vd_pb_get_u64(&r, 22, VD_REPEAT_MICRO_MAX);
+    out->sampling.repeat_last_n = (uint32_t)vd_pb_get_u64(&r, 23, VD_PENALTY_WINDOW);
+    out->sampling.presence_micro = unzigzag((uint32_t)vd_pb_get_u64(&r, 24, UINT32_MAX));
+    out->sampling.frequency_micro = unzigzag((uint32_t)vd_pb_get_u64(&r, 25, UINT32_MAX));
+    vd_pb_get_opt_fixed(&r, 26, out->bias_hash.b, VD_HASH_BYTES);
+    vd_pb_get_opt_fixed(&r, 27, out->mask_hash.b, VD_HASH_BYTES);
+    out->sampling.has_bias = !vd_hash_is_zero(&out->bias_hash);
+    out->sampling.has_mask = !vd_hash_is_zero(&out->mask_hash);
     if (!vd_pb_done(&r))
         return VD_RECEIPT_MALFORMED;
     return request_check(out);
@@ -121,6 +154,44 @@ struct vd_hash vd_salt_commit(const uint8_t job_salt[VD_SALT_BYTES])
     vd_sha256_update(&s, job_salt, VD_SALT_BYTES);
     vd_sha256_final(&s, &h);
     return h;
+}
+
+static struct vd_hash table_hash(const char *tag, struct vd_bytes table)
+{
+    struct vd_sha256 s;
+    struct vd_hash h = {{0}};
+    if (table.n == 0)
+        return h;
+    vd_sha256_init_tag(&s, tag);
+    vd_sha256_update(&s, table.p, table.n);
+    vd_sha256_final(&s, &h);
+    return h;
+}
+
+struct vd_hash vd_bias_hash(struct vd_bytes bias)
+{
+    return table_hash("veridem/bias", bias);
+}
+
+struct vd_hash vd_mask_hash(struct vd_bytes mask)
+{
+    return table_hash("veridem/mask", mask);
+}
+
+void vd_request_set_controls(struct vd_request *r, const struct vd_controls *c)
+{
+    r->bias_hash = vd_bias_hash(c->bias);
+    r->mask_hash = vd_mask_hash(c->mask);
+    r->sampling.has_bias = c->bias.n != 0;
+    r->sampling.has_mask = c->mask.n != 0;
+}
+
+bool vd_controls_check(const struct vd_request *r, const struct vd_controls *c)
+{
+    struct vd_automaton a;
+    struct vd_hash bias = vd_bias_hash(c->bias), mask = vd_mask_hash(c->mask);
+    return vd_hash_eq(&bias, &r->bias_hash) && vd_hash_eq(&mask, &r->mask_hash) &&
+           (c->bias.n == 0 || vd_bias_valid(c->bias)) && (c->mask.n == 0 || vd_automaton_open(&a, c->mask));
 }
 
 uint64_t vd_sample_r64(uint64_t seed, uint32_t choice, uint32_t index)

@@ -9,7 +9,9 @@
 #ifndef VD_RECEIPT_H
 #define VD_RECEIPT_H
 
+#include "vd_adjust.h"
 #include "vd_amount.h"
+#include "vd_automaton.h"
 #include "vd_bytes.h"
 #include "vd_key.h"
 #include "vd_num.h" /* VD_ARITH_VERSION */
@@ -26,6 +28,7 @@ enum {
     VD_RECEIPT_MAX_BYTES = 560,        /* the body that both sides sign */
     VD_SIGNED_RECEIPT_MAX_BYTES = 704, /* body and both signatures */
     VD_JOB_MAX_TOKENS = 1 << 20,       /* prompt and output together */
+    VD_CONTROLS_MAX_BYTES = VD_MASK_BYTES_MAX + VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES,
 };
 #define VD_PRICE_MAX_MICRO (UINT64_C(1) << 40) /* per token */
 
@@ -53,7 +56,8 @@ const char *vd_finish_name(enum vd_finish f);
     X(VD_RECEIPT_BAD_GATEWAY_SIG, "the gateway's signature does not verify")                                 \
     X(VD_RECEIPT_BAD_SALT, "the job salt is not the committed one")                                          \
     X(VD_RECEIPT_BAD_PROMPT, "the prompt tokens do not give the prompt root")                                \
-    X(VD_RECEIPT_BAD_OUTPUT, "the output tokens do not give the output root")
+    X(VD_RECEIPT_BAD_OUTPUT, "the output tokens do not give the output root")                                \
+    X(VD_RECEIPT_BAD_CONTROLS, "bias table or mask are not valid, or not the request's")
 
 enum vd_receipt_verdict {
 #define X(code, text) code,
@@ -77,6 +81,7 @@ struct vd_request {
     uint32_t max_tokens;                  /* >= 1 */
     struct vd_amount price_in, price_out; /* per token */
     uint32_t disclosure;                  /* 0: prompt and output may be shown to auditors */
+    struct vd_hash bias_hash, mask_hash;  /* zeros: none; then sampling.has_bias, .has_mask are false */
 };
 
 struct vd_receipt {
@@ -103,6 +108,14 @@ static inline struct vd_hash vd_receipt_id(struct vd_bytes body)
 }
 
 struct vd_hash vd_salt_commit(const uint8_t job_salt[VD_SALT_BYTES]);
+
+/* What a request says of its tables: H("veridem/bias", bytes), H("veridem/mask", bytes); zeros for none. */
+struct vd_hash vd_bias_hash(struct vd_bytes bias);
+struct vd_hash vd_mask_hash(struct vd_bytes mask);
+/* Names these tables in the request: hashes and flags. */
+void vd_request_set_controls(struct vd_request *r, const struct vd_controls *c);
+/* Are these the request's tables, and valid? */
+bool vd_controls_check(const struct vd_request *r, const struct vd_controls *c);
 
 /* Number of fed positions: p + g - 1, or p + g when the job ended in FAIL. */
 static inline uint32_t vd_receipt_n_steps(const struct vd_receipt *r)
@@ -136,23 +149,24 @@ static inline struct vd_hash vd_signed_receipt_id(const struct vd_signed_receipt
 /* Decodes the body to *out and checks both signatures: the whole of what needs no model and no tokens. */
 enum vd_receipt_verdict vd_signed_receipt_check(const struct vd_signed_receipt *s, struct vd_receipt *out);
 
-/* What replay needs: the receipt, the job's salt and the tokens. `prompt` and `output` belong to the caller.
- */
+/* What replay needs: the receipt, the job's salt, the tokens and the tables. What the pointers name belongs
+ * to the caller. */
 struct vd_envelope {
     struct vd_signed_receipt receipt;
     uint8_t job_salt[VD_SALT_BYTES];
     uint32_t n_prompt, n_output;
     uint32_t *prompt, *output;
+    struct vd_controls controls;
 };
 
 /* Bytes that vd_envelope_encode writes at most for this many tokens. */
 size_t vd_envelope_max_bytes(uint32_t n_prompt, uint32_t n_output);
 size_t vd_envelope_encode(const struct vd_envelope *e, uint8_t *buf, size_t cap_bytes);
-/* `tokens` (cap_tok of them) receives prompt then output; e->prompt and e->output point into it. False if the
- * bytes are malformed or hold more than cap_tok tokens. in.n is always enough for cap_tok: a token takes at
- * least one byte. */
+/* `tokens` (cap_tok of them) receives prompt, output, and the bytes of the tables; the pointers in *e point
+ * into it. False if the bytes are malformed or hold more than cap_tok takes. in.n is always enough for
+ * cap_tok: a token takes at least one byte. */
 bool vd_envelope_decode(struct vd_bytes in, struct vd_envelope *e, uint32_t *tokens, size_t cap_tok);
-/* vd_signed_receipt_check, then salt, prompt and output against the commitments. */
+/* vd_signed_receipt_check, then salt, prompt, output and tables against the commitments. */
 enum vd_receipt_verdict vd_envelope_check(const struct vd_envelope *e, struct vd_receipt *out);
 
 #endif

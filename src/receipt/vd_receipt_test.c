@@ -12,6 +12,7 @@
 struct fixture {
     struct vd_keypair gateway, worker;
     uint32_t prompt[5], output[3];
+    uint8_t table[8 + VD_MASK_HEAD_BYTES + 2]; /* of biases, then the mask */
     struct vd_receipt receipt;
     struct vd_envelope envelope;
 };
@@ -59,7 +60,16 @@ static struct fixture *make(void)
                                        .top_p_micro = 1000000,
                                        .min_p_micro = 1000000,
                                        .seed = UINT64_MAX,
-                                       .choice = UINT32_MAX};
+                                       .choice = UINT32_MAX,
+                                       .repeat_micro = VD_REPEAT_MICRO_MAX,
+                                       .repeat_last_n = VD_PENALTY_WINDOW,
+                                       .presence_micro = VD_PENALTY_MICRO_MAX,
+                                       .frequency_micro = -VD_PENALTY_MICRO_MAX};
+    vd_le32_store(f.table, 7);
+    vd_le32_store(f.table + 4, 1000000);
+    f.table[8 + VD_MASK_ROOT_BYTES] = 1; /* one state, not an end, no edges */
+    f.envelope.controls = (struct vd_controls){{f.table, 8}, {f.table + 8, VD_MASK_HEAD_BYTES + 2}};
+    vd_request_set_controls(q, &f.envelope.controls);
     q->max_tokens = 3;
     q->price_in.micro = 10;
     q->price_out.micro = VD_PRICE_MAX_MICRO;
@@ -103,6 +113,8 @@ static void test_round_trip_and_size(void **state)
     assert_memory_equal(buf, again, n);
     assert_int_equal(vd_receipt_n_steps(&out), 7);
     assert_false(vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 7));
+    assert_false(vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 8 + 2 + 8));
+    assert_true(vd_envelope_decode((struct vd_bytes){buf, n}, &e, tok, 8 + 2 + 9));
     for (size_t cut = 0; cut < n; cut++)
         assert_false(vd_envelope_decode((struct vd_bytes){buf, cut}, &e, tok, 64) &&
                      vd_envelope_check(&e, &out) == VD_RECEIPT_OK);
@@ -136,6 +148,19 @@ static void test_refusals(void **state)
     assert_int_equal(check(f), VD_RECEIPT_BAD_AMOUNT);
     f = make(), f->receipt.request.arith_version = 2;
     assert_int_equal(check(f), VD_RECEIPT_BAD_ARITH);
+    f = make(), f->table[0]++;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_CONTROLS);
+    f = make(), f->table[8 + VD_MASK_ROOT_BYTES] = 2,
+    vd_request_set_controls(&f->receipt.request, &f->envelope.controls);
+    assert_int_equal(check(f), VD_RECEIPT_BAD_CONTROLS);
+    f = make(), f->envelope.controls.mask.n = 0;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_CONTROLS);
+    f = make(), f->receipt.request.sampling.repeat_last_n = 0;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.sampling.repeat_micro = VD_REPEAT_MICRO_MIN - 1;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.sampling.presence_micro = -VD_PENALTY_MICRO_MAX - 1;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
     f = make(), f->receipt.request.n_prompt = 0;
     assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
     f = make(), f->receipt.request.max_tokens = 2;

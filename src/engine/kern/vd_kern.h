@@ -138,6 +138,10 @@ struct vd_kern {
     void (*rope)(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
     void (*add)(const float *x, const float *o, size_t n, float *y);    /* y = x + o; y may be x or o */
     void (*swiglu)(const float *g, const float *u, size_t n, float *y); /* y may be g or u */
+    void (*geglu)(const float *g, const float *u, size_t n, float *y);  /* the same with GELU */
+    void (*scale)(const float *x, float s, size_t n, float *y);         /* y = x * s; y may be x */
+    void (*cap)(const float *x, float c, size_t n, float *y);           /* y = c * tanh(x / c); y may be x */
+    void (*madd)(const float *x, float w, size_t n, float *y);          /* y = fma(w, x, y) */
     void (*exp)(const float *x, size_t n, float *y);                    /* the canonical exp; y may be x */
     /* Row `row` of an embedding, from the file's own bytes at src (the tensor's start). */
     void (*embed_row)(enum vd_wtype type, size_t cols, const void *src, size_t row, float *y);

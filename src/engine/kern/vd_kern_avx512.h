@@ -128,6 +128,10 @@ void vd_avx512_rmsnorm(const float *x, const float *w, size_t n, float eps, floa
 void vd_avx512_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
 void vd_avx512_add(const float *x, const float *o, size_t n, float *y);
 void vd_avx512_swiglu(const float *g, const float *u, size_t n, float *y);
+void vd_avx512_geglu(const float *g, const float *u, size_t n, float *y);
+void vd_avx512_scale(const float *x, float s, size_t n, float *y);
+void vd_avx512_cap(const float *x, float c, size_t n, float *y);
+void vd_avx512_madd(const float *x, float w, size_t n, float *y);
 void vd_avx512_exp(const float *x, size_t n, float *y);
 void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out);
 void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w);

@@ -29,7 +29,7 @@ struct results {
     float y[N_TYPES][TOKS * ROWS];
     int8_t q[TOKS * COLS];
     float d[TOKS * COLS / 32];
-    float norm[COLS], rope[COLS], swiglu[COLS], add[COLS], exp[COLS];
+    float norm[COLS], rope[COLS], swiglu[COLS], geglu[COLS], scale[COLS], cap[COLS], add[COLS], exp[COLS];
     int8_t kq[HD], vq[HD];
     float kd[HD / 32], vd[1];
     float attn[QUERIES * HD], part[QUERIES * HD];
@@ -114,6 +114,10 @@ static void run_vectors(const struct vd_kern *k, struct buffers *b, struct resul
     k->rope(out->rope + 32, 2, 16, cs, 4, true);
     k->add(b->x, b->x + COLS, COLS, out->add);
     k->swiglu(b->x, b->x + COLS, COLS, out->swiglu);
+    k->geglu(b->x, b->x + COLS, COLS, out->geglu);
+    k->scale(b->x, 25.298f, COLS, out->scale);
+    k->cap(b->x, 30.0f, COLS, out->cap);
+    k->madd(b->x, -0.7f, COLS, out->scale);
     k->exp(b->x, COLS, out->exp);
     k->sample_max(b->x, 7, IDS, &out->max);
     k->sample_weights(b->x, IDS, 0.75f, out->max.x, out->weights);
@@ -155,10 +159,10 @@ static const struct {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(q),      FIELD(d),    FIELD(y[0]), FIELD(y[1]),  FIELD(y[2]),   FIELD(y[3]),
-    FIELD(y[4]),   FIELD(y[5]), FIELD(y[6]), FIELD(y[7]),  FIELD(norm),   FIELD(rope),
-    FIELD(swiglu), FIELD(add),  FIELD(exp),  FIELD(kq),    FIELD(kd),     FIELD(vq),
-    FIELD(vd),     FIELD(attn), FIELD(part), FIELD(max.x), FIELD(max.id), FIELD(weights),
+    FIELD(q),     FIELD(d),    FIELD(y[0]), FIELD(y[1]),  FIELD(y[2]),   FIELD(y[3]),    FIELD(y[4]),
+    FIELD(y[5]),  FIELD(y[6]), FIELD(y[7]), FIELD(norm),  FIELD(rope),   FIELD(swiglu),  FIELD(geglu),
+    FIELD(scale), FIELD(cap),  FIELD(add),  FIELD(exp),   FIELD(kq),     FIELD(kd),      FIELD(vq),
+    FIELD(vd),    FIELD(attn), FIELD(part), FIELD(max.x), FIELD(max.id), FIELD(weights),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)

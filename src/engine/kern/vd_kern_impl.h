@@ -11,6 +11,10 @@ extern const struct vd_kern vd_kern_scalar;
 extern const struct vd_kern vd_kern_avx2;
 extern const struct vd_kern vd_kern_avx512;
 #endif
+#if defined(__aarch64__)
+extern const struct vd_kern vd_kern_neon;
+extern const struct vd_kern vd_kern_neon_i8mm;
+#endif
 
 /* The chunks [*c0, *c1) that meet the valid range of a query. */
 static inline void vd_kern_chunks(const struct vd_kern_query *row, size_t *c0, size_t *c1)
@@ -45,6 +49,9 @@ void vd_kern_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, f
 
 /* Done once per row of a pass, so their scalar form serves every table. */
 void vd_kern_embed_row(enum vd_wtype type, size_t cols, const void *src, size_t row, float *y);
+void vd_kern_scale(const float *x, float s, size_t n, float *y);
+void vd_kern_cap(const float *x, float c, size_t n, float *y);
+void vd_kern_madd(const float *x, float w, size_t n, float *y);
 void vd_kern_rope_table(uint64_t pos, const uint64_t *steps, size_t n_pairs, float *cs);
 
 #endif

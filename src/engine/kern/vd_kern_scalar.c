@@ -1,5 +1,6 @@
 /* The plain table: rows as the file has them, and every value computed by src/num. It is the reference that
  * the fast tables are compared with, and what runs on a CPU that has none of their instruction sets. */
+#include <math.h>
 #include <string.h>
 
 #include "vd_act.h"
@@ -22,6 +23,24 @@ void vd_kern_rope_table(uint64_t pos, const uint64_t *steps, size_t n_pairs, flo
 {
     for (size_t i = 0; i < n_pairs; i++)
         vd_num_sincos_turn(pos * steps[i], &cs[n_pairs + i], &cs[i]);
+}
+
+void vd_kern_scale(const float *x, float s, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] * s;
+}
+
+void vd_kern_cap(const float *x, float c, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = vd_num_cap(x[i], c);
+}
+
+void vd_kern_madd(const float *x, float w, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = fmaf(w, x[i], y[i]);
 }
 
 /* ---- weights ---- */
@@ -303,6 +322,10 @@ const struct vd_kern vd_kern_scalar = {
     .rope = rope,
     .add = vd_num_residual,
     .swiglu = vd_num_swiglu,
+    .geglu = vd_num_geglu,
+    .scale = vd_kern_scale,
+    .cap = vd_kern_cap,
+    .madd = vd_kern_madd,
     .exp = exp_all,
     .embed_row = vd_kern_embed_row,
     .kv_bytes = kv_bytes,

@@ -21,8 +21,8 @@
 #include "vd_rng.h"
 #include "vd_rope.h"
 
-static const char *const names[] = {"scalar", "avx2", "avx512"};
-enum { N_NAMES = 3 };
+static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
+enum { N_NAMES = 5 };
 static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_BF16,   VD_WTYPE_Q4_0,
                                       VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,
                                       VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,
@@ -351,6 +351,15 @@ static void check_vectors(const struct vd_kern *k)
                 u[i] = x[i] * 100;
             s->swiglu(u, x, n, want), k->swiglu(u, x, n, got);
             assert_same(want, got, n, "swiglu");
+            s->geglu(u, x, n, want), k->geglu(u, x, n, got);
+            assert_same(want, got, n, "geglu");
+            s->scale(x, 25.298f, n, want), k->scale(x, 25.298f, n, got);
+            assert_same(want, got, n, "scale");
+            s->cap(u, 30.0f, n, want), k->cap(u, 30.0f, n, got);
+            assert_same(want, got, n, "cap");
+            memcpy(want, u, n * 4), memcpy(got, u, n * 4);
+            s->madd(x, -0.7f, n, want), k->madd(x, -0.7f, n, got);
+            assert_same(want, got, n, "madd");
             s->exp(u, n, want), k->exp(u, n, got);
             assert_same(want, got, n, "exp");
             memcpy(got, x, n * 4), k->rmsnorm(got, u, n, 1e-5f, got), s->rmsnorm(x, u, n, 1e-5f, want);

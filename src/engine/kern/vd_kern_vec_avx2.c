@@ -185,6 +185,47 @@ void vd_avx2_swiglu(const float *g, const float *u, size_t n, float *y)
     vd_num_swiglu(g + i, u + i, n - i, y + i);
 }
 
+void vd_avx2_geglu(const float *g, const float *u, size_t n, float *y)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f), one = _mm256_set1_ps(1.0f);
+    const __m256 cube = _mm256_set1_ps(VD_GELU_CUBE), scale = _mm256_set1_ps(VD_GELU_SCALE);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(g + i);
+        const __m256 w = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_mul_ps(v, v), v), cube, v);
+        const __m256 e = exp8(_mm256_xor_ps(_mm256_mul_ps(w, scale), sign));
+        const __m256 gelu = _mm256_div_ps(v, _mm256_add_ps(one, e));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(gelu, _mm256_loadu_ps(u + i)));
+    }
+    vd_num_geglu(g + i, u + i, n - i, y + i);
+}
+
+void vd_avx2_scale(const float *x, float s, size_t n, float *y)
+{
+    const __m256 sv = _mm256_set1_ps(s);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), sv));
+    vd_kern_scale(x + i, s, n - i, y + i);
+}
+
+void vd_avx2_cap(const float *x, float c, size_t n, float *y)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, cap8(_mm256_loadu_ps(x + i), c));
+    vd_kern_cap(x + i, c, n - i, y + i);
+}
+
+void vd_avx2_madd(const float *x, float w, size_t n, float *y)
+{
+    const __m256 wv = _mm256_set1_ps(w);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_fmadd_ps(wv, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    vd_kern_madd(x + i, w, n - i, y + i);
+}
+
 void vd_avx2_exp(const float *x, size_t n, float *y)
 {
     size_t i = 0;

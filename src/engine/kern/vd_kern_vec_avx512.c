@@ -1,6 +1,7 @@
 /* Vector operators with AVX-512. Sixteen lanes keep the rule's 32 strided lanes in two registers. Reductions
  * over many short vectors (one maximum or sum per block) are done sixteen vectors at a time by reduce16_*,
  * whose pairing is the tree 8-4-2-1. */
+#include "vd_act.h"
 #include "vd_kern_avx512.h"
 #include "vd_norm.h"
 
@@ -202,6 +203,47 @@ void vd_avx512_swiglu(const float *g, const float *u, size_t n, float *y)
         __m512 v = _mm512_maskz_loadu_ps(k, g + i);
         __m512 silu = _mm512_div_ps(v, _mm512_add_ps(one, exp16(_mm512_xor_ps(v, sign))));
         _mm512_mask_storeu_ps(y + i, k, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(k, u + i)));
+    }
+}
+
+void vd_avx512_geglu(const float *g, const float *u, size_t n, float *y)
+{
+    const __m512 sign = _mm512_set1_ps(-0.0f), one = _mm512_set1_ps(1.0f);
+    const __m512 cube = _mm512_set1_ps(VD_GELU_CUBE), scale = _mm512_set1_ps(VD_GELU_SCALE);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(k, g + i);
+        __m512 w = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(v, v), v), cube, v);
+        __m512 gelu =
+            _mm512_div_ps(v, _mm512_add_ps(one, exp16(_mm512_xor_ps(_mm512_mul_ps(w, scale), sign))));
+        _mm512_mask_storeu_ps(y + i, k, _mm512_mul_ps(gelu, _mm512_maskz_loadu_ps(k, u + i)));
+    }
+}
+
+void vd_avx512_scale(const float *x, float s, size_t n, float *y)
+{
+    const __m512 sv = _mm512_set1_ps(s);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        _mm512_mask_storeu_ps(y + i, k, _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + i), sv));
+    }
+}
+
+void vd_avx512_cap(const float *x, float c, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        _mm512_mask_storeu_ps(y + i, k, cap16(_mm512_maskz_loadu_ps(k, x + i), c));
+    }
+}
+
+void vd_avx512_madd(const float *x, float w, size_t n, float *y)
+{
+    const __m512 wv = _mm512_set1_ps(w);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 v = _mm512_fmadd_ps(wv, _mm512_maskz_loadu_ps(k, x + i), _mm512_maskz_loadu_ps(k, y + i));
+        _mm512_mask_storeu_ps(y + i, k, v);
     }
 }
 

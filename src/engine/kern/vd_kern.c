@@ -1,9 +1,13 @@
 /* Choosing a table. What a table needs is asked from the CPU by name, one feature at a time, so that a
  * refusal can say what is missing. The compiler's builtins also look at XCR0: an operating system that does
- * not save the wide registers counts as a CPU that lacks them. */
+ * not save the wide registers counts as a CPU that lacks them. On aarch64 the kernel says what there is. */
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include "vd_kern_impl.h"
@@ -45,6 +49,20 @@ static const char *missing_avx512(void)
 }
 #endif
 
+#if defined(__aarch64__)
+static const char *missing_neon(void)
+{
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? NULL : "the dot products of ARMv8.2 (asimddp)";
+}
+
+static const char *missing_neon_i8mm(void)
+{
+    if (missing_neon() != NULL)
+        return missing_neon();
+    return getauxval(AT_HWCAP2) & HWCAP2_I8MM ? NULL : "the 8-bit matrix products of ARMv8.6 (i8mm)";
+}
+#endif
+
 static const char *missing_nothing(void)
 {
     return NULL;
@@ -56,8 +74,10 @@ static const struct {
     const char *(*missing)(void);
 } tables[] = {
 #if defined(__x86_64__)
-    {&vd_kern_avx512, missing_avx512},
-    {&vd_kern_avx2, missing_avx2},
+    {&vd_kern_avx512, missing_avx512},       {&vd_kern_avx2, missing_avx2},
+#endif
+#if defined(__aarch64__)
+    {&vd_kern_neon_i8mm, missing_neon_i8mm}, {&vd_kern_neon, missing_neon},
 #endif
     {&vd_kern_scalar, missing_nothing},
 };
@@ -80,6 +100,8 @@ const struct vd_kern *vd_kern_pick(const char *name, struct vd_error *err)
         return NULL;
     }
     vd_error_set(err, VD_EUSE,
-                 "no kernel is called \"%s\" here; there are scalar, avx2 and avx512 (x86-64 only)", name);
+                 "no kernel is called \"%s\" here; there are scalar, avx2 and avx512 (x86-64 only), neon and "
+                 "neon-i8mm (aarch64 only)",
+                 name);
     return NULL;
 }

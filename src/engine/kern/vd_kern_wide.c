@@ -44,7 +44,11 @@ static void pack_blocks(uint8_t *dst, enum vd_wtype type, size_t lane, size_t n_
     struct vd_wide_type t = vd_wide_type(type);
     uint32_t flip = t.flip * UINT32_C(0x01010101);
     for (size_t b = 0; b < n_blocks; b++, src += t.head_bytes + t.code_bytes) {
-        for (size_t i = 0; i < t.head_bytes; i += 2, dst += WIDE_ROWS * 2)
+        if (t.head_bytes == 1) {
+            dst[lane] = src[0];
+            dst += WIDE_ROWS;
+        }
+        for (size_t i = 0; i + 1 < t.head_bytes; i += 2, dst += WIDE_ROWS * 2)
             memcpy(dst + lane * 2, src + i, 2);
         for (size_t i = 0; i < t.code_bytes; i += 4, dst += WIDE_ROWS * 4) {
             uint32_t u;
@@ -52,6 +56,30 @@ static void pack_blocks(uint8_t *dst, enum vd_wtype type, size_t lane, size_t n_
             u = t.five && i == 0 ? transpose_fifth_bits(u) : u ^ flip;
             memcpy(dst + lane * 4, &u, 4);
         }
+    }
+}
+
+/* Row `lane` of a group, from the file's super-blocks of `bytes` bytes. */
+static void pack_supers(uint8_t *dst, size_t bytes, size_t lane, size_t n_blocks, const uint8_t *src)
+{
+    for (size_t b = 0; b < n_blocks; b++, dst += bytes * WIDE_ROWS, src += bytes) {
+        for (size_t i = 0; i + 4 <= bytes; i += 4)
+            memcpy(dst + i * WIDE_ROWS + lane * 4, src + i, 4);
+        if (bytes % 4 != 0)
+            memcpy(dst + (bytes - 2) * WIDE_ROWS + lane * 2, src + bytes - 2, 2);
+    }
+}
+
+/* The two above undone, for the types of vd_wide_is_plain: the file's bytes of a row. */
+static void unpack_row(const uint8_t *group, enum vd_wtype type, size_t lane, size_t n_blocks, uint8_t *row)
+{
+    const size_t bytes = vd_wtype_info(type)->block_bytes, head = vd_wide_type(type).head_bytes;
+    for (size_t b = 0; b < n_blocks; b++, group += bytes * WIDE_ROWS, row += bytes) {
+        size_t i = head;
+        memcpy(row, group + lane * head, head);
+        for (; i + 4 <= bytes; i += 4)
+            memcpy(row + i, group + i * WIDE_ROWS + lane * 4, 4);
+        memcpy(row + i, group + i * WIDE_ROWS + lane * (bytes - i), bytes - i);
     }
 }
 
@@ -72,29 +100,43 @@ void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const v
     for (size_t r = r0; r < r1; r++) {
         uint8_t *g = (uint8_t *)w->data + r / WIDE_ROWS * group_bytes;
         const uint8_t *row = (const uint8_t *)src + (r - r0) * row_bytes;
-        if (vd_wide_is_plain(w->type))
-            memcpy((uint8_t *)w->data + r * row_bytes, row, row_bytes);
-        else if (vd_wtype_info(w->type)->quantised)
+        const struct vd_wtype_info *info = vd_wtype_info(w->type);
+        if (vd_wide_is_super(w->type))
+            pack_supers(g, info->block_bytes, r % WIDE_ROWS, w->cols / info->block_elems, row);
+        else if (info->quantised)
             pack_blocks(g, w->type, r % WIDE_ROWS, w->cols / VD_KERN_BLOCK, row);
         else
-            pack_floats(g, vd_wtype_info(w->type)->block_bytes, r % WIDE_ROWS, w->cols, row);
+            pack_floats(g, info->block_bytes, r % WIDE_ROWS, w->cols, row);
     }
 }
 
 void vd_wide_plain_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
                           size_t t0, size_t t1, float *y, size_t ldy)
 {
-    size_t row_bytes = vd_wtype_row_bytes(w->type, w->cols);
+    enum { SEG_BYTES_MAX = 2 * 210 }; /* Q6_K's */
+    const struct vd_wtype_info *info = vd_wtype_info(w->type);
+    const size_t cols = w->cols, blocks = cols / info->block_elems, seg_blocks = 512 / info->block_elems;
     int8_t q[VD_KERN_COLS_MAX];
     float d[VD_KERN_COLS_MAX / VD_KERN_BLOCK];
+    assert(vd_wide_is_plain(w->type) && seg_blocks * info->block_bytes <= SEG_BYTES_MAX);
     for (size_t t = t0; t < t1; t++) {
-        if (vd_wtype_info(w->type)->act_block == VD_KERN_BLOCK)
-            vd_wide_act_read(x->act, w->cols, t, q, d);
+        if (info->act_block == VD_KERN_BLOCK)
+            vd_wide_act_read(x->act, cols, t, q, d);
         else
-            vd_kern_act256_read(x->act256, w->cols, t, q, d);
-        for (size_t r = r0; r < r1; r++)
-            y[t * ldy + r] =
-                vd_num_dot_row(w->type, (const uint8_t *)w->data + r * row_bytes, q, d, (uint32_t)w->cols);
+            vd_kern_act256_read(x->act256, cols, t, q, d);
+        for (size_t r = r0; r < r1; r++) {
+            const uint8_t *group = vd_wide_group(w, r / WIDE_ROWS);
+            float sum = 0.0f;
+            for (size_t b = 0; b < blocks; b += seg_blocks) {
+                uint8_t seg[SEG_BYTES_MAX];
+                size_t n = blocks - b < seg_blocks ? blocks - b : seg_blocks, at = b * info->block_elems;
+                unpack_row(group + b * info->block_bytes * WIDE_ROWS, w->type, r % WIDE_ROWS, n, seg);
+                float part = vd_num_dot_seg(w->type, seg, q + at, d + at / info->act_block,
+                                            (uint32_t)(n * info->block_elems));
+                sum = b == 0 ? part : sum + part;
+            }
+            y[t * ldy + r] = sum;
+        }
     }
 }
 
@@ -109,6 +151,20 @@ void vd_wide_act_read(const void *act, size_t cols, size_t t, int8_t *q, float *
     for (size_t b = 0; b < cols / VD_KERN_BLOCK; b++) {
         memcpy(q + b * VD_KERN_BLOCK, g->block[b].q[t % WIDE_TOKS], VD_KERN_BLOCK);
         d[b] = g->block[b].d[t % WIDE_TOKS];
+    }
+}
+
+size_t vd_wide_act256_bytes(size_t n_tok, size_t cols)
+{
+    return (n_tok + WIDE_TOKS - 1) / WIDE_TOKS * (cols / VD_KERN_BLOCK256) * sizeof(struct vd_wide_super);
+}
+
+void vd_wide_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, float *d)
+{
+    const struct vd_wide_super *s = vd_wide_supers(act256, cols, t);
+    for (size_t b = 0; b < cols / VD_KERN_BLOCK256; b++) {
+        memcpy(q + b * VD_KERN_BLOCK256, s[b].q[t % WIDE_TOKS], VD_KERN_BLOCK256);
+        d[b] = s[b].d[t % WIDE_TOKS];
     }
 }
 

@@ -6,8 +6,15 @@
  * holds columns 4i + k (low nibble) and 16 + 4i + k (high nibble). Q5 types: one step of fifth bits first,
  * bit j of whose byte k belongs to column 4j + k (the file's bits, transposed), then as Q4. Q8_0: columns 4i
  * + k, as unsigned (code ^ 0x80). What unsigned codes are too high by is corrected by a multiple of asum,
- * exactly. F16, BF16 and F32: per column the 16 rows' values. Rows are padded with zeros. So a matrix is read
- * as one stream, which is what the prefetchers of memory follow best.
+ * exactly. IQ4_NL and MXFP4: nibbles as Q4, indices of a table; MXFP4's scale is one byte. F16, BF16 and F32:
+ * per column the 16 rows' values. Rows are padded with zeros. So a matrix is read as one stream, which is
+ * what the prefetchers of memory follow best.
+ *
+ * Super-blocks. A row's bytes in the file are cut in dwords; a group has per super-block each dword's 16 rows
+ * (64 bytes, a step), then, where the block is two bytes longer than its dwords (d of Q3_K and Q6_K), the 16
+ * rows' two bytes. That is all: four consecutive code bytes of every format belong to four consecutive
+ * columns, so a step masked and shifted is what a byte dot product wants, and a dword of scales is a step
+ * too.
  *
  * Activations. Tokens in groups of 16: a header of 64 bytes (`huge`, see below), then per block of 32 columns
  * q[16 tokens][32], d[16] (scale), s[16] (d * asum), asum[16].
@@ -15,6 +22,11 @@
  * 11 + 12 bits) unless they overflow, which d_a < 2^111 rules out (m_w < 2^16, asum < 2^12), so the bits
  * agree. A group that holds a finite d_a >= 2^111 is marked huge and takes a slower path that follows the
  * rule literally.
+ *
+ * Activations in blocks of 256: tokens in groups of 16, per block q[16 tokens][256], the sums of q over 16
+ * and over 32 columns as int16 (for the mins, and for what unsigned codes are too high by) and d[16]. The
+ * sums of each four stand in the order 0, 2, 1, 3: a step of scales of one byte each, masked to its even
+ * bytes, has the scales of sub-blocks 0 and 2 as a pair of int16, and shifted those of 1 and 3.
  *
  * KV chunk. K: [hd / 64 positions / 16][hd / 4][16 positions][4 bytes] as unsigned (code ^ 0x80), i.e. four
  * groups of positions laid out like Q8_0 rows; K scales [hd / 32][64]; V: [16][hd][4 positions], signed; V
@@ -39,14 +51,16 @@
 
 enum { WIDE_ROWS = VD_KERN_ROWS, WIDE_TOKS = VD_KERN_TOKS, WIDE_SEG_BLOCKS = 512 / VD_KERN_BLOCK };
 
-/* How a quantised type lies in a group; all zero for types that are not quantised. */
+/* How a quantised type with blocks of 32 lies in a group; all zero for other types. */
 struct vd_wide_type {
     uint8_t code_bytes; /* of one row's block: 16, 20 or 32 */
-    uint8_t head_bytes; /* of one row's scale, and min if any: 2 or 4 */
+    uint8_t head_bytes; /* of one row's scale, and min if any: 1 (a power of two), 2 or 4 */
     uint8_t flip;       /* xor into every code byte */
     bool five;          /* the first 4 code bytes are fifth bits */
     bool has_min;
-    uint8_t offset_log2; /* types without a min: the stored codes are too high by 2^this */
+    uint8_t offset_log2;   /* types without a min: the codes are too high by 2^this, */
+    uint8_t offset_log2_b; /* and by 2^this more if it is not 0 */
+    const int8_t *table;   /* what a nibble stands for; the code is that plus the offset */
 };
 static inline __attribute__((always_inline)) struct vd_wide_type vd_wide_type(enum vd_wtype type)
 {
@@ -61,6 +75,15 @@ static inline __attribute__((always_inline)) struct vd_wide_type vd_wide_type(en
         return (struct vd_wide_type){.code_bytes = 20, .head_bytes = 4, .five = true, .has_min = true};
     case VD_WTYPE_Q8_0:
         return (struct vd_wide_type){.code_bytes = 32, .head_bytes = 2, .flip = 0x80, .offset_log2 = 7};
+    case VD_WTYPE_IQ4_NL:
+        return (struct vd_wide_type){
+            .code_bytes = 16, .head_bytes = 2, .offset_log2 = 7, .table = vd_wtype_iq4_table};
+    case VD_WTYPE_MXFP4:
+        return (struct vd_wide_type){.code_bytes = 16,
+                                     .head_bytes = 1,
+                                     .offset_log2 = 3,
+                                     .offset_log2_b = 2,
+                                     .table = vd_wtype_fp4_table};
     case VD_WTYPE_F32:
     case VD_WTYPE_F16:
     case VD_WTYPE_BF16:
@@ -69,12 +92,16 @@ static inline __attribute__((always_inline)) struct vd_wide_type vd_wide_type(en
     case VD_WTYPE_Q4_K:
     case VD_WTYPE_Q5_K:
     case VD_WTYPE_Q6_K:
-    case VD_WTYPE_IQ4_NL:
     case VD_WTYPE_IQ4_XS:
-    case VD_WTYPE_MXFP4:
         break;
     }
     return (struct vd_wide_type){.code_bytes = 0};
+}
+
+static inline __attribute__((always_inline)) bool vd_wide_is_super(enum vd_wtype type)
+{
+    return type == VD_WTYPE_Q2_K || type == VD_WTYPE_Q3_K || type == VD_WTYPE_Q4_K || type == VD_WTYPE_Q5_K ||
+           type == VD_WTYPE_Q6_K || type == VD_WTYPE_IQ4_XS;
 }
 
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols);
@@ -83,10 +110,11 @@ const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group);
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
 void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);
 
-/* Types that are kept as the file has them and computed by src/num. */
+/* Products by src/num, for a table without a kernel for a type: it reads `act`, and `act256` in the form of
+ * vd_kern_act256_quant. */
 static inline bool vd_wide_is_plain(enum vd_wtype type)
 {
-    return vd_wtype_info(type)->quantised && vd_wide_type(type).code_bytes == 0;
+    return vd_wide_is_super(type) || vd_wide_type(type).table != NULL;
 }
 void vd_wide_plain_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
                           size_t t0, size_t t1, float *y, size_t ldy);
@@ -116,6 +144,21 @@ static inline struct vd_wide_act_group *vd_wide_act_group(const void *act, size_
 size_t vd_wide_act_bytes(size_t n_tok, size_t cols);
 void vd_wide_act_read(const void *act, size_t cols, size_t t, int8_t *q, float *d);
 #define VD_WIDE_HUGE 0x1p111f
+
+/* One super-block of one token group. */
+struct vd_wide_super {
+    int8_t q[WIDE_TOKS][VD_KERN_BLOCK256];
+    int16_t sums16[WIDE_TOKS][VD_SUPER_SUBS];
+    int16_t sums32[WIDE_TOKS][VD_SUPER_SUBS / 2];
+    float d[WIDE_TOKS];
+};
+/* The super-blocks of the group that holds token t. */
+static inline struct vd_wide_super *vd_wide_supers(const void *act256, size_t cols, size_t t)
+{
+    return (struct vd_wide_super *)act256 + t / WIDE_TOKS * (cols / VD_KERN_BLOCK256);
+}
+size_t vd_wide_act256_bytes(size_t n_tok, size_t cols);
+void vd_wide_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, float *d);
 
 struct vd_wide_kv {
     uint8_t *k;

@@ -114,6 +114,30 @@ VD_INLINE float tree16(__m512 v)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* A product's unit of work: a row group times up to 16 tokens of one token group. */
+struct vd_avx512_tile {
+    const uint8_t *w; /* the row group */
+    const void *act;  /* the token group: struct vd_wide_act_group, or struct vd_wide_super[] */
+    size_t slot;      /* of the first token in the group */
+    size_t n_blocks;  /* blocks, or super-blocks, of a row */
+};
+typedef void vd_avx512_tile_fn(const struct vd_avx512_tile *t, __m512 *out);
+
+enum {
+    VD_AVX512_SIZES = 8,   /* tile functions of a type, see vd_kern_mat_avx512.c */
+    VD_AVX512_AHEAD = 4096 /* prefetch distance in bytes when a weight is read once */
+};
+
+VD_INLINE void vd_avx512_prefetch(const uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
+vd_avx512_tile_fn *vd_avx512_super_tile(enum vd_wtype type, size_t size);
+
+void vd_avx512_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256);
+
 void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch);
 void vd_avx512_matmul_float(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,

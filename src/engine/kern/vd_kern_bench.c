@@ -123,17 +123,18 @@ static void bench_product(struct bench *b, enum vd_wtype type, size_t rows, size
     uint8_t *data = big_alloc(bytes * n_mats);
     struct vd_kern_mat *mats = calloc(n_mats, sizeof(*mats));
     float *x = big_alloc(n_tok * cols * 4), *y = big_alloc(n_tok * rows * 4);
-    void *act = big_alloc(b->k->act_bytes(n_tok, cols));
+    bool super = vd_wtype_info(type)->act_block == VD_KERN_BLOCK256;
+    void *act = big_alloc(super ? b->k->act256_bytes(n_tok, cols) : b->k->act_bytes(n_tok, cols));
     for (size_t i = 0; i < bytes * n_mats / 8; i++)
         ((uint64_t *)data)[i] = vd_rng_next(&r) & UINT64_C(0x3F3F3F3F3F3F3F3F); /* no infinite scale */
     for (size_t m = 0; m < n_mats; m++)
         mats[m] = (struct vd_kern_mat){type, rows, cols, data + m * bytes};
     for (size_t i = 0; i < n_tok * cols; i++)
         x[i] = (float)(int64_t)vd_rng_next(&r) * 0x1p-63f;
-    b->k->act_quant(x, cols, cols, 0, n_tok, act);
-    struct product_job j = {b, mats, n_mats, n_tok, {.act = act, .x = x, .ldx = cols}, y};
+    (super ? b->k->act256_quant : b->k->act_quant)(x, cols, cols, 0, n_tok, act);
+    struct product_job j = {b, mats, n_mats, n_tok, {.act = act, .x = x, .ldx = cols, .act256 = act}, y};
     double t = product_time(b, &j);
-    printf("%-5s %6zu x %5zu  %4zu tokens  %3zu matrices  %8.1f GOPS", vd_wtype_info(type)->name, rows, cols,
+    printf("%-6s %6zu x %5zu  %4zu tokens  %3zu matrices  %8.1f GOPS", vd_wtype_info(type)->name, rows, cols,
            n_tok, n_mats, 2e-9 * (double)(rows * cols * n_tok * n_mats) / t);
     if (n_tok <= 32) {
         printf("  %7.1f GB/s", 1e-9 * (double)(bytes * n_mats) / t);
@@ -241,25 +242,54 @@ static void bench_vectors(struct bench *b)
     free(x), free(y), free(cs), free(act);
 }
 
-static void run(struct bench *b)
+static const enum vd_wtype types[] = {VD_WTYPE_Q4_0,  VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,  VD_WTYPE_Q5_1,
+                                      VD_WTYPE_Q8_0,  VD_WTYPE_F16,  VD_WTYPE_BF16,  VD_WTYPE_IQ4_NL,
+                                      VD_WTYPE_MXFP4, VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,  VD_WTYPE_Q4_K,
+                                      VD_WTYPE_Q5_K,  VD_WTYPE_Q6_K, VD_WTYPE_IQ4_XS};
+enum { N_TYPES = sizeof(types) / sizeof(types[0]) };
+
+/* File bytes of many rows into a packed matrix, one thread. */
+static void bench_pack(struct bench *b, enum vd_wtype type)
 {
-    static const enum vd_wtype types[] = {VD_WTYPE_Q4_1, VD_WTYPE_Q4_0, VD_WTYPE_Q5_1, VD_WTYPE_Q5_0,
-                                          VD_WTYPE_Q8_0, VD_WTYPE_F16,  VD_WTYPE_BF16};
-    enum { N_TYPES = sizeof(types) / sizeof(types[0]) };
-    static const size_t toks[] = {1, 2, 4, 8, 16, 32, 512};
-    printf("kernel %s, %u threads\n", b->k->name, vd_pool_threads(b->pool));
-    size_t bytes = (size_t)512 << 20;
-    void *p = big_alloc(bytes);
-    printf("plain read of 512 MiB: %.1f GB/s\n", read_rate(b, p, bytes));
-    free(p);
-    for (size_t t = 0; t < N_TYPES; t++)
-        bench_product(b, types[t], 4096, 4096, 1, 64);
-    for (size_t t = 0; t < N_TYPES; t++) {
-        for (size_t n = 0; n < 7; n++)
-            bench_product(b, types[t], 1536, 576, toks[n], 1);
-        bench_product(b, types[t], 576, 1536, 512, 1);
+    enum { ROWS = 4096, COLS = 2048 };
+    size_t bytes = ROWS * vd_wtype_row_bytes(type, COLS);
+    uint8_t *file = big_alloc(bytes);
+    struct vd_kern_mat w = {type, ROWS, COLS, big_alloc(b->k->mat_bytes(type, ROWS, COLS))};
+    double best = 1e9;
+    memset(file, 1, bytes);
+    for (int r = 0; r < b->repeats; r++) {
+        double t = now_s();
+        b->k->mat_pack(&w, 0, ROWS, file);
+        t = now_s() - t;
+        best = t < best ? t : best;
     }
-    bench_product(b, VD_WTYPE_Q4_1, 4096, 4096, 512, 1);
+    printf("%-6s pack %6.2f GB/s, one thread\n", vd_wtype_info(type)->name, (double)bytes / best * 1e-9);
+    free(file), free(w.data);
+}
+
+/* Decode from memory, then products in cache at the sizes of small models; super-blocks need multiples of
+ * 256. */
+static void run_type(struct bench *b, enum vd_wtype type)
+{
+    static const size_t toks[] = {1, 2, 4, 8, 16, 32, 512};
+    size_t narrow = vd_wtype_info(type)->act_block == VD_KERN_BLOCK256 ? 512 : 576;
+    size_t mat_bytes = b->k->mat_bytes(type, 4096, 4096);
+    bench_pack(b, type);
+    bench_product(b, type, 4096, 4096, 1, ((size_t)544 << 20) / mat_bytes + 1);
+    for (size_t n = 0; n < 7; n++)
+        bench_product(b, type, 1536, narrow, toks[n], 1);
+    bench_product(b, type, narrow, 1536, 512, 1);
+    bench_product(b, type, 4096, 2048, 512, 1);
+}
+
+static void run(struct bench *b, const char *only)
+{
+    printf("kernel %s, %u threads\n", b->k->name, vd_pool_threads(b->pool));
+    for (size_t t = 0; t < N_TYPES; t++)
+        if (only == NULL || strcmp(only, vd_wtype_info(types[t])->name) == 0)
+            run_type(b, types[t]);
+    if (only != NULL)
+        return;
     bench_product(b, VD_WTYPE_Q8_0, 49152, 576, 1, 10);
     bench_attn(b, 64, 3, 0, 512, 1);
     bench_attn(b, 64, 3, 0, 4096, 1);
@@ -273,11 +303,13 @@ int main(int argc, char **argv)
 {
     struct bench b = {.repeats = 10};
     struct vd_error err;
-    const char *name = NULL;
+    const char *name = NULL, *only = NULL;
     unsigned threads = 0;
-    for (int c; (c = getopt(argc, argv, "k:t:r:")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "k:t:r:y:")) != -1;) {
         if (c == 'k')
             name = optarg;
+        else if (c == 'y')
+            only = optarg;
         else if (c == 't')
             threads = (unsigned)atoi(optarg);
         else if (c == 'r')
@@ -292,7 +324,7 @@ int main(int argc, char **argv)
     }
     for (unsigned i = 0; i < vd_pool_threads(b.pool); i++)
         b.scratch[i] = big_alloc(b.k->scratch_bytes(16384, 256));
-    run(&b);
+    run(&b, only);
     for (unsigned i = 0; i < vd_pool_threads(b.pool); i++)
         free(b.scratch[i]);
     vd_pool_destroy(b.pool);

@@ -14,21 +14,31 @@
 #include "vd_kern_avx512.h"
 
 enum {
-    SLAB_BYTES = 384 * 1024, /* of packed weights: less than half of a core's L2 */
-    AHEAD_BYTES = 4096       /* prefetch distance when a weight is read once */
-};
-
-struct tile {
-    const uint8_t *w; /* a row group */
-    const struct vd_wide_act_group *act;
-    size_t slot; /* of the first token in the group */
-    size_t n_blocks;
+    SLAB_BYTES = 384 * 1024 /* of packed weights: less than half of a core's L2 */
 };
 
 /* w | (bits & 16), bytewise. */
 VD_INLINE __m512i or_bit4(__m512i w, __m512i bits)
 {
     return _mm512_ternarylogic_epi32(w, bits, _mm512_set1_epi8(16), 0xF8);
+}
+
+/* A table of 16 values in every quarter, plus the offset that makes them unsigned. */
+VD_INLINE __m512i code_table(const int8_t *table, int offset)
+{
+    return _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)),
+                           _mm512_set1_epi8((char)offset));
+}
+
+/* 16 scales 2^(e - 128): subnormal below 2, a NaN at 255 (see vd_wtype_block_scales). */
+VD_INLINE __m512 load_powers(const uint8_t *p)
+{
+    const __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)), two = _mm512_set1_epi32(2);
+    __m512i u = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    u = _mm512_mask_sllv_epi32(u, _mm512_cmplt_epi32_mask(e, two), _mm512_set1_epi32(0x200000), e);
+    u = _mm512_mask_mov_epi32(u, _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255)),
+                              _mm512_set1_epi32((int)VD_NAN_BITS));
+    return _mm512_castsi512_ps(u);
 }
 
 /* The codes of one block as eight registers: step j holds columns 4j .. 4j + 3 of 16 rows. */
@@ -39,6 +49,18 @@ VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
         VD_UNROLL
         for (int j = 0; j < 8; j++)
             w[j] = _mm512_loadu_si512(qs + 64 * j);
+        return;
+    }
+    if (vd_wide_type(type).table != NULL) {
+        const struct vd_wide_type layout = vd_wide_type(type);
+        const __m512i table = code_table(
+            layout.table, (1 << layout.offset_log2) + (layout.offset_log2_b ? 1 << layout.offset_log2_b : 0));
+        VD_UNROLL
+        for (int j = 0; j < 4; j++) {
+            __m512i u = _mm512_loadu_si512(qs + 64 * j);
+            w[j] = _mm512_shuffle_epi8(table, _mm512_and_si512(u, low));
+            w[j + 4] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(u, 4), low));
+        }
         return;
     }
     const bool five = vd_wide_type(type).five;
@@ -55,18 +77,15 @@ VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
     }
 }
 
-VD_INLINE void prefetch_block(const uint8_t *p, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
-}
-
 /* Minus what the codes stored as unsigned add to the dot product. */
 VD_INLINE __m512i code_offset(enum vd_wtype type, const int32_t *asum)
 {
     if (vd_wide_type(type).has_min)
         return _mm512_setzero_si512();
-    __m512i a = _mm512_slli_epi32(_mm512_set1_epi32(*asum), vd_wide_type(type).offset_log2);
+    const __m512i sum = _mm512_set1_epi32(*asum);
+    __m512i a = _mm512_slli_epi32(sum, vd_wide_type(type).offset_log2);
+    if (vd_wide_type(type).offset_log2_b != 0)
+        a = _mm512_add_epi32(a, _mm512_slli_epi32(sum, vd_wide_type(type).offset_log2_b));
     return _mm512_sub_epi32(_mm512_setzero_si512(), a);
 }
 
@@ -79,7 +98,7 @@ VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
 }
 
 /* 16 rows x n tokens -> out[token]; huge: the min term by the letter (see vd_kern_wide.h). */
-VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m512 *out)
+VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_avx512_tile *t, __m512 *out)
 {
     const uint8_t *p = t->w;
     const bool has_min = vd_wide_type(type).has_min;
@@ -92,17 +111,17 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile
         for (int i = 0; i < n; i++)
             acc[i] = _mm512_setzero_ps();
         for (size_t b = b0; b < b1; b++, p += block_bytes) {
-            const struct vd_wide_act *a = &t->act->block[b];
+            const struct vd_wide_act *a = &((const struct vd_wide_act_group *)t->act)->block[b];
             const int8_t *q = a->q[t->slot];
             const float *d = a->d + t->slot, *s = a->s + t->slot;
             const int32_t *asum = a->asum + t->slot;
             __m512i w[8];
-            __m512 dw = load_half16((const uint16_t *)p), mw = dw;
+            __m512 dw = head_bytes == WIDE_ROWS ? load_powers(p) : load_half16((const uint16_t *)p), mw = dw;
             if (has_min)
                 mw = load_half16((const uint16_t *)p + 16);
             load_codes(type, p + head_bytes, w);
             if (n <= 4)
-                prefetch_block(p + AHEAD_BYTES, block_bytes);
+                vd_avx512_prefetch(p + VD_AVX512_AHEAD, block_bytes);
             VD_UNROLL
             for (int i = 0; i < n; i++) {
                 __m512i isum = dot32(code_offset(type, asum + i), w, q + 32 * i);
@@ -120,10 +139,8 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile
     }
 }
 
-typedef void tile_fn(const struct tile *t, __m512 *out);
-
 #define TILE(type, n)                                                                                        \
-    static void tile_##type##_##n(const struct tile *t, __m512 *out)                                         \
+    static void tile_##type##_##n(const struct vd_avx512_tile *t, __m512 *out)                               \
     {                                                                                                        \
         tile_rows(VD_WTYPE_##type, n, false, t, out);                                                        \
     }
@@ -135,12 +152,14 @@ TILES(Q4_1)
 TILES(Q5_0)
 TILES(Q5_1)
 TILES(Q8_0)
+TILES(IQ4_NL)
+TILES(MXFP4)
 
-static void tile_Q4_1_huge(const struct tile *t, __m512 *out)
+static void tile_Q4_1_huge(const struct vd_avx512_tile *t, __m512 *out)
 {
     tile_rows(VD_WTYPE_Q4_1, 1, true, t, out);
 }
-static void tile_Q5_1_huge(const struct tile *t, __m512 *out)
+static void tile_Q5_1_huge(const struct vd_avx512_tile *t, __m512 *out)
 {
     tile_rows(VD_WTYPE_Q5_1, 1, true, t, out);
 }
@@ -150,13 +169,11 @@ static void tile_Q5_1_huge(const struct tile *t, __m512 *out)
         tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4, tile_##type##_6,                 \
             tile_##type##_8, tile_##type##_12, tile_##type##_16                                              \
     }
-enum { N_SIZES = 8 };
-static const uint8_t tile_size[N_SIZES] = {1, 2, 3, 4, 6, 8, 12, 16};
-static tile_fn *const tile_fns[][N_SIZES] = {[VD_WTYPE_Q4_0] = TILE_ROW(Q4_0),
-                                             [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1),
-                                             [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0),
-                                             [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1),
-                                             [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0)};
+static const uint8_t tile_size[VD_AVX512_SIZES] = {1, 2, 3, 4, 6, 8, 12, 16};
+static vd_avx512_tile_fn *const tile_fns[][VD_AVX512_SIZES] = {
+    [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0),  [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1), [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0),
+    [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1),  [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0), [VD_WTYPE_IQ4_NL] = TILE_ROW(IQ4_NL),
+    [VD_WTYPE_MXFP4] = TILE_ROW(MXFP4)};
 
 /* Whether the tokens around t take the slower path (see vd_kern_wide.h). */
 static bool is_huge(const struct vd_kern_mat *w, const void *act, size_t t)
@@ -175,18 +192,33 @@ static size_t pick_size(size_t n, size_t slot)
     return i;
 }
 
+/* The token group that holds token t, and the blocks of a row. */
+static struct vd_avx512_tile tile_of(const struct vd_kern_mat *w, const void *act, size_t t)
+{
+    struct vd_avx512_tile tile = {.slot = t % WIDE_TOKS,
+                                  .n_blocks = w->cols / vd_wtype_info(w->type)->block_elems};
+    tile.act = vd_wide_is_super(w->type) ? (const void *)vd_wide_supers(act, w->cols, t)
+                                         : (const void *)vd_wide_act_group(act, w->cols, t);
+    return tile;
+}
+
+static vd_avx512_tile_fn *pick_fn(enum vd_wtype type, bool huge, size_t size)
+{
+    if (vd_wide_is_super(type))
+        return vd_avx512_super_tile(type, size);
+    if (huge)
+        return type == VD_WTYPE_Q4_1 ? tile_Q4_1_huge : tile_Q5_1_huge;
+    return tile_fns[type][size];
+}
+
 /* Row groups [g0, g1) times the tokens [t, t + n) of one token group. */
 static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const void *act, size_t t,
                         size_t n, float *y, size_t ldy)
 {
-    struct tile tile = {.act = vd_wide_act_group(act, w->cols, t),
-                        .slot = t % WIDE_TOKS,
-                        .n_blocks = w->cols / VD_KERN_BLOCK};
+    struct vd_avx512_tile tile = tile_of(w, act, t);
     bool huge = is_huge(w, act, t);
     size_t size = huge ? 0 : pick_size(n, tile.slot);
-    tile_fn *fn = tile_fns[w->type][size];
-    if (huge)
-        fn = w->type == VD_WTYPE_Q4_1 ? tile_Q4_1_huge : tile_Q5_1_huge;
+    vd_avx512_tile_fn *fn = pick_fn(w->type, huge, size);
     if (n > tile_size[size])
         n = tile_size[size];
     for (size_t g = g0; g < g1; g++) {
@@ -212,22 +244,18 @@ void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const s
                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch)
 {
     assert(r0 % WIDE_ROWS == 0 && r1 <= w->rows && (r1 % WIDE_ROWS == 0 || r1 == w->rows));
-    if (vd_wide_is_plain(w->type)) {
-        vd_wide_plain_matmul(w, r0, r1, x, t0, t1, y, ldy);
-        return;
-    }
     if (!vd_wtype_info(w->type)->quantised) {
         vd_avx512_matmul_float(w, r0, r1, x, t0, t1, y, ldy);
         return;
     }
+    const void *act = vd_wide_is_super(w->type) ? x->act256 : x->act;
     size_t slab = SLAB_BYTES / vd_wide_group_bytes(w->type, w->cols) + 1;
     if (t1 - t0 <= WIDE_TOKS)
         slab = 1;
     size_t end = (r1 + WIDE_ROWS - 1) / WIDE_ROWS;
     for (size_t g = r0 / WIDE_ROWS; g < end; g += slab)
-        for (size_t t = t0; t < t1; t += tile_tokens(w, x->act, t, t1))
-            tile_groups(w, g, g + slab < end ? g + slab : end, x->act, t, tile_tokens(w, x->act, t, t1), y,
-                        ldy);
+        for (size_t t = t0; t < t1; t += tile_tokens(w, act, t, t1))
+            tile_groups(w, g, g + slab < end ? g + slab : end, act, t, tile_tokens(w, act, t, t1), y, ldy);
 }
 
 /* ---- float weights: one fma per element in order, so speed comes from independent rows and tokens ---- */

@@ -122,6 +122,58 @@ void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, siz
     }
 }
 
+/* The sums of 16 in the order of struct vd_wide_super, and of 32. sums: one lane per sub-block. */
+static void store_sums(__m512i sums, int16_t *sums16, int16_t *sums32)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    __m512i pairs =
+        _mm512_add_epi32(sums, _mm512_srli_epi64(sums, 32)); /* even lanes: both of a block of 32 */
+    pairs = _mm512_permutexvar_epi32(order, _mm512_permutexvar_epi32(even, pairs));
+    _mm256_storeu_si256((__m256i *)sums16, _mm512_cvtepi32_epi16(_mm512_permutexvar_epi32(order, sums)));
+    _mm_storeu_si128((__m128i *)sums32, _mm256_castsi256_si128(_mm512_cvtepi32_epi16(pairs)));
+}
+
+/* Up to 16 super-blocks of one token. */
+static void quant256_batch(const float *x, size_t n, struct vd_wide_super *super, size_t slot)
+{
+    __m512i v[BATCH];
+    __m512 inv, d;
+    float inverse[BATCH], scale[BATCH];
+    for (size_t b = 0; b < BATCH; b++) {
+        v[b] = _mm512_setzero_si512();
+        for (size_t i = 0; b < n && i < VD_KERN_BLOCK256; i += 16)
+            v[b] = _mm512_max_epu32(v[b], abs_bits(x + VD_KERN_BLOCK256 * b + i));
+    }
+    scales16(reduce16_max_epu32(v), &d, &inv);
+    _mm512_storeu_ps(inverse, inv);
+    _mm512_storeu_ps(scale, d);
+    for (size_t b = 0; b < n; b++) {
+        struct vd_wide_super *s = &super[b];
+        for (size_t i = 0; i < 16; i++) {
+            v[i] = codes16(x + VD_KERN_BLOCK256 * b + 16 * i, _mm512_set1_ps(inverse[b]));
+            _mm_storeu_si128((__m128i *)(s->q[slot] + 16 * i), _mm512_cvtepi32_epi8(v[i]));
+        }
+        __mmask16 used = inverse[b] != 0.0f ? 0xFFFF : 0; /* see codes16 */
+        store_sums(_mm512_maskz_mov_epi32(used, reduce16_add_epi32(v)), s->sums16[slot], s->sums32[slot]);
+        s->d[slot] = scale[b];
+    }
+}
+
+void vd_avx512_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256)
+{
+    const size_t n_supers = cols / VD_KERN_BLOCK256;
+    assert(t0 % WIDE_TOKS == 0 && cols % VD_KERN_BLOCK256 == 0);
+    for (size_t t = t0; t < t1; t++) {
+        struct vd_wide_super *s = vd_wide_supers(act256, cols, t);
+        if (t % WIDE_TOKS == 0 && t1 - t < WIDE_TOKS)
+            memset(s, 0, n_supers * sizeof(*s));
+        for (size_t b = 0; b < n_supers; b += BATCH)
+            quant256_batch(x + t * ldx + b * VD_KERN_BLOCK256, n_supers - b < BATCH ? n_supers - b : BATCH,
+                           s + b, t % WIDE_TOKS);
+    }
+}
+
 /* ---- norm, rope, elementwise ---- */
 
 static float sumsq_segment(const float *x, size_t n)

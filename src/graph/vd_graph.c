@@ -27,98 +27,167 @@ enum dim {
     DIM_KV, /* G D */
     DIM_FF,
     DIM_VOCAB,
+    DIM_EXPERTS,
+    DIM_FF_USED,    /* of all experts used together */
+    DIM_WIDTH_USED, /* the same */
 };
 
+/* Which programs have an operator. */
+enum when {
+    ALWAYS,
+    IF_TAKEN, /* a quantiser: one of its consumers has a type that takes its blocks */
+    IF_QKV_BIAS,
+    IF_QK_NORM,
+    IF_POST_NORMS,
+    IF_EXPERTS,
+    IF_LOGIT_CAP,
+};
+
+/* src of PART is the QUANT of its vector, after which stands the QUANT256, src2 the vector itself: its
+ * tensor's type decides which it reads. */
 struct row {
-    uint8_t kind, rows, cols, src, src2, tensor; /* tensor: enum vd_layer_tensor */
+    uint8_t kind, rows, cols, src, src2, when;
+    uint32_t tensor; /* enum vd_layer_tensor; of a quantiser that is IF_TAKEN the consumers, a bit each */
 };
 
 /* The numbers of those operators of a block that others refer to. */
 enum {
     B_NORM = 2,
     B_QUANT = 3,
-    B_Q = 5,
-    B_K = 7,
-    B_V = 9,
-    B_ROPE_Q = 10,
-    B_ROPE_K = 11,
-    B_QUANT_Q = 12,
-    B_KROW = 13,
-    B_VROW = 14,
-    B_SCORE = 15,
-    B_CHUNK = 16,
-    B_CHUNK_V = 17,
-    B_MERGE = 18,
-    B_ATTN = 19,
-    B_QUANT_ATTN = 20,
-    B_OUT = 22,
-    B_ADD = 23,
-    B_NORM2 = 26,
-    B_QUANT2 = 27,
-    B_GATE = 29,
-    B_UP = 31,
-    B_SWIGLU = 32,
-    B_QUANT_FF = 33,
-    B_DOWN = 35,
-    B_X = 36,
+    B_Q = 6,
+    B_BIAS_Q = 7,
+    B_K = 9,
+    B_BIAS_K = 10,
+    B_V = 12,
+    B_BIAS_V = 13,
+    B_SCALE_Q = 14,
+    B_HEAD_Q = 15,
+    B_SCALE_K = 16,
+    B_HEAD_K = 17,
+    B_ROPE_Q = 18,
+    B_ROPE_K = 19,
+    B_QUANT_Q = 20,
+    B_KROW = 21,
+    B_VROW = 22,
+    B_SCORE = 23,
+    B_CHUNK = 24,
+    B_CHUNK_V = 25,
+    B_MERGE = 26,
+    B_ATTN = 27,
+    B_QUANT_ATTN = 28,
+    B_OUT = 31,
+    B_POST_ATTN = 34,
+    B_ADD = 35,
+    B_NORM2 = 38,
+    B_QUANT2 = 39,
+    B_ROUTER = 42,
+    B_ROUTE = 43,
+    B_GATE = 45,
+    B_UP = 47,
+    B_GLU = 48,
+    B_QUANT_FF = 49,
+    B_DOWN = 52,
+    B_MIX = 53,
+    B_POST_FFN = 56,
+    B_X = 57,
     B_OPS
 };
 
+#define TAKES(t) (UINT32_C(1) << (t))
+
 static const struct row block_rows[B_OPS] = {
-    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, 0},
-    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, 0, 0, 0},
-    [B_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 1, VD_T_ATTN_NORM},
-    [B_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, B_NORM, 0, 0},
-    {VD_OP_PART, DIM_Q, DIM_WIDTH, B_QUANT, B_NORM, VD_T_ATTN_Q},
-    [B_Q] = {VD_OP_SUM, DIM_Q, DIM_WIDTH, B_Q - 1, 0, 0},
-    {VD_OP_PART, DIM_KV, DIM_WIDTH, B_QUANT, B_NORM, VD_T_ATTN_K},
-    [B_K] = {VD_OP_SUM, DIM_KV, DIM_WIDTH, B_K - 1, 0, 0},
-    {VD_OP_PART, DIM_KV, DIM_WIDTH, B_QUANT, B_NORM, VD_T_ATTN_V},
-    [B_V] = {VD_OP_SUM, DIM_KV, DIM_WIDTH, B_V - 1, 0, 0},
-    [B_ROPE_Q] = {VD_OP_ROPE, DIM_1, DIM_Q, B_Q, 0, 0},
-    [B_ROPE_K] = {VD_OP_ROPE, DIM_1, DIM_KV, B_K, 0, 0},
-    [B_QUANT_Q] = {VD_OP_QUANT, DIM_1, DIM_Q, B_ROPE_Q, 0, 0},
-    [B_KROW] = {VD_OP_KROW, DIM_1, DIM_KV, B_ROPE_K, 0, 0},
-    [B_VROW] = {VD_OP_VROW, DIM_1, DIM_KV, B_V, 0, 0},
-    [B_SCORE] = {VD_OP_SCORE, DIM_1, DIM_1, B_QUANT_Q, B_KROW, 0},
-    [B_CHUNK] = {VD_OP_CHUNK, DIM_1, DIM_1, B_SCORE, B_VROW, 0},
-    [B_CHUNK_V] = {VD_OP_CHUNK_V, DIM_1, DIM_1, B_CHUNK, B_VROW, 0},
-    [B_MERGE] = {VD_OP_MERGE, DIM_1, DIM_1, B_CHUNK, B_CHUNK_V, 0},
-    [B_ATTN] = {VD_OP_ATTN, DIM_1, DIM_Q, B_MERGE, 0, 0},
-    [B_QUANT_ATTN] = {VD_OP_QUANT, DIM_1, DIM_Q, B_ATTN, 0, 0},
-    {VD_OP_PART, DIM_WIDTH, DIM_Q, B_QUANT_ATTN, B_ATTN, VD_T_ATTN_OUTPUT},
-    [B_OUT] = {VD_OP_SUM, DIM_WIDTH, DIM_Q, B_OUT - 1, 0, 0},
-    [B_ADD] = {VD_OP_ADD, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, B_OUT, 0},
-    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, B_ADD, 0, 0},
-    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_ADD + 1, 0, 0},
-    [B_NORM2] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, B_ADD, B_ADD + 2, VD_T_FFN_NORM},
-    [B_QUANT2] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, B_NORM2, 0, 0},
-    {VD_OP_PART, DIM_FF, DIM_WIDTH, B_QUANT2, B_NORM2, VD_T_FFN_GATE},
-    [B_GATE] = {VD_OP_SUM, DIM_FF, DIM_WIDTH, B_GATE - 1, 0, 0},
-    {VD_OP_PART, DIM_FF, DIM_WIDTH, B_QUANT2, B_NORM2, VD_T_FFN_UP},
-    [B_UP] = {VD_OP_SUM, DIM_FF, DIM_WIDTH, B_UP - 1, 0, 0},
-    [B_SWIGLU] = {VD_OP_SWIGLU, DIM_1, DIM_FF, B_GATE, B_UP, 0},
-    [B_QUANT_FF] = {VD_OP_QUANT, DIM_1, DIM_FF, B_SWIGLU, 0, 0},
-    {VD_OP_PART, DIM_WIDTH, DIM_FF, B_QUANT_FF, B_SWIGLU, VD_T_FFN_DOWN},
-    [B_DOWN] = {VD_OP_SUM, DIM_WIDTH, DIM_FF, B_DOWN - 1, 0, 0},
-    [B_X] = {VD_OP_ADD, DIM_1, DIM_WIDTH, B_ADD, B_DOWN, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_NORM - 2, 0, ALWAYS, 0},
+    [B_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, B_NORM - 1, ALWAYS, VD_T_ATTN_NORM},
+    [B_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, B_NORM, 0, IF_TAKEN,
+                 TAKES(VD_T_ATTN_Q) | TAKES(VD_T_ATTN_K) | TAKES(VD_T_ATTN_V)},
+    {VD_OP_QUANT256, DIM_1, DIM_WIDTH, B_NORM, 0, IF_TAKEN,
+     TAKES(VD_T_ATTN_Q) | TAKES(VD_T_ATTN_K) | TAKES(VD_T_ATTN_V)},
+    {VD_OP_PART, DIM_Q, DIM_WIDTH, B_QUANT, B_NORM, ALWAYS, VD_T_ATTN_Q},
+    [B_Q] = {VD_OP_SUM, DIM_Q, DIM_WIDTH, B_Q - 1, 0, ALWAYS, 0},
+    [B_BIAS_Q] = {VD_OP_BIAS, DIM_1, DIM_Q, B_Q, 0, IF_QKV_BIAS, VD_T_ATTN_Q_BIAS},
+    {VD_OP_PART, DIM_KV, DIM_WIDTH, B_QUANT, B_NORM, ALWAYS, VD_T_ATTN_K},
+    [B_K] = {VD_OP_SUM, DIM_KV, DIM_WIDTH, B_K - 1, 0, ALWAYS, 0},
+    [B_BIAS_K] = {VD_OP_BIAS, DIM_1, DIM_KV, B_K, 0, IF_QKV_BIAS, VD_T_ATTN_K_BIAS},
+    {VD_OP_PART, DIM_KV, DIM_WIDTH, B_QUANT, B_NORM, ALWAYS, VD_T_ATTN_V},
+    [B_V] = {VD_OP_SUM, DIM_KV, DIM_WIDTH, B_V - 1, 0, ALWAYS, 0},
+    [B_BIAS_V] = {VD_OP_BIAS, DIM_1, DIM_KV, B_V, 0, IF_QKV_BIAS, VD_T_ATTN_V_BIAS},
+    [B_SCALE_Q] = {VD_OP_HEAD_SCALE, DIM_1, DIM_Q, B_BIAS_Q, 0, IF_QK_NORM, 0},
+    [B_HEAD_Q] = {VD_OP_HEAD_MUL, DIM_1, DIM_Q, B_BIAS_Q, B_SCALE_Q, IF_QK_NORM, VD_T_ATTN_Q_NORM},
+    [B_SCALE_K] = {VD_OP_HEAD_SCALE, DIM_1, DIM_KV, B_BIAS_K, 0, IF_QK_NORM, 0},
+    [B_HEAD_K] = {VD_OP_HEAD_MUL, DIM_1, DIM_KV, B_BIAS_K, B_SCALE_K, IF_QK_NORM, VD_T_ATTN_K_NORM},
+    [B_ROPE_Q] = {VD_OP_ROPE, DIM_1, DIM_Q, B_HEAD_Q, 0, ALWAYS, 0},
+    [B_ROPE_K] = {VD_OP_ROPE, DIM_1, DIM_KV, B_HEAD_K, 0, ALWAYS, 0},
+    [B_QUANT_Q] = {VD_OP_QUANT, DIM_1, DIM_Q, B_ROPE_Q, 0, ALWAYS, 0},
+    [B_KROW] = {VD_OP_KROW, DIM_1, DIM_KV, B_ROPE_K, 0, ALWAYS, 0},
+    [B_VROW] = {VD_OP_VROW, DIM_1, DIM_KV, B_BIAS_V, 0, ALWAYS, 0},
+    [B_SCORE] = {VD_OP_SCORE, DIM_1, DIM_1, B_QUANT_Q, B_KROW, ALWAYS, 0},
+    [B_CHUNK] = {VD_OP_CHUNK, DIM_1, DIM_1, B_SCORE, B_VROW, ALWAYS, 0},
+    [B_CHUNK_V] = {VD_OP_CHUNK_V, DIM_1, DIM_1, B_CHUNK, B_VROW, ALWAYS, 0},
+    [B_MERGE] = {VD_OP_MERGE, DIM_1, DIM_1, B_CHUNK, B_CHUNK_V, ALWAYS, 0},
+    [B_ATTN] = {VD_OP_ATTN, DIM_1, DIM_Q, B_MERGE, 0, ALWAYS, 0},
+    [B_QUANT_ATTN] = {VD_OP_QUANT, DIM_1, DIM_Q, B_ATTN, 0, IF_TAKEN, TAKES(VD_T_ATTN_OUTPUT)},
+    {VD_OP_QUANT256, DIM_1, DIM_Q, B_ATTN, 0, IF_TAKEN, TAKES(VD_T_ATTN_OUTPUT)},
+    {VD_OP_PART, DIM_WIDTH, DIM_Q, B_QUANT_ATTN, B_ATTN, ALWAYS, VD_T_ATTN_OUTPUT},
+    [B_OUT] = {VD_OP_SUM, DIM_WIDTH, DIM_Q, B_OUT - 1, 0, ALWAYS, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, B_OUT, 0, IF_POST_NORMS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_POST_ATTN - 2, 0, IF_POST_NORMS, 0},
+    [B_POST_ATTN] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, B_OUT, B_POST_ATTN - 1, IF_POST_NORMS,
+                     VD_T_POST_ATTN_NORM},
+    [B_ADD] = {VD_OP_ADD, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, B_POST_ATTN, ALWAYS, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, B_ADD, 0, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_NORM2 - 2, 0, ALWAYS, 0},
+    [B_NORM2] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, B_ADD, B_NORM2 - 1, ALWAYS, VD_T_FFN_NORM},
+    [B_QUANT2] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, B_NORM2, 0, IF_TAKEN,
+                  TAKES(VD_T_FFN_ROUTER) | TAKES(VD_T_FFN_GATE) | TAKES(VD_T_FFN_UP)},
+    {VD_OP_QUANT256, DIM_1, DIM_WIDTH, B_NORM2, 0, IF_TAKEN,
+     TAKES(VD_T_FFN_ROUTER) | TAKES(VD_T_FFN_GATE) | TAKES(VD_T_FFN_UP)},
+    {VD_OP_PART, DIM_EXPERTS, DIM_WIDTH, B_QUANT2, B_NORM2, IF_EXPERTS, VD_T_FFN_ROUTER},
+    [B_ROUTER] = {VD_OP_SUM, DIM_EXPERTS, DIM_WIDTH, B_ROUTER - 1, 0, IF_EXPERTS, 0},
+    [B_ROUTE] = {VD_OP_ROUTE, DIM_1, DIM_EXPERTS, B_ROUTER, 0, IF_EXPERTS, 0},
+    {VD_OP_PART, DIM_FF_USED, DIM_WIDTH, B_QUANT2, B_NORM2, ALWAYS, VD_T_FFN_GATE},
+    [B_GATE] = {VD_OP_SUM, DIM_FF_USED, DIM_WIDTH, B_GATE - 1, 0, ALWAYS, 0},
+    {VD_OP_PART, DIM_FF_USED, DIM_WIDTH, B_QUANT2, B_NORM2, ALWAYS, VD_T_FFN_UP},
+    [B_UP] = {VD_OP_SUM, DIM_FF_USED, DIM_WIDTH, B_UP - 1, 0, ALWAYS, 0},
+    [B_GLU] = {VD_OP_SWIGLU, DIM_1, DIM_FF_USED, B_GATE, B_UP, ALWAYS, 0}, /* or GEGLU */
+    [B_QUANT_FF] = {VD_OP_QUANT, DIM_1, DIM_FF_USED, B_GLU, 0, IF_TAKEN, TAKES(VD_T_FFN_DOWN)},
+    {VD_OP_QUANT256, DIM_1, DIM_FF_USED, B_GLU, 0, IF_TAKEN, TAKES(VD_T_FFN_DOWN)},
+    {VD_OP_PART, DIM_WIDTH_USED, DIM_FF, B_QUANT_FF, B_GLU, ALWAYS, VD_T_FFN_DOWN},
+    [B_DOWN] = {VD_OP_SUM, DIM_WIDTH_USED, DIM_FF, B_DOWN - 1, 0, ALWAYS, 0},
+    [B_MIX] = {VD_OP_MIX, DIM_1, DIM_WIDTH, B_DOWN, B_ROUTE, IF_EXPERTS, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, B_MIX, 0, IF_POST_NORMS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_POST_FFN - 2, 0, IF_POST_NORMS, 0},
+    [B_POST_FFN] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, B_MIX, B_POST_FFN - 1, IF_POST_NORMS,
+                    VD_T_POST_FFN_NORM},
+    [B_X] = {VD_OP_ADD, DIM_1, DIM_WIDTH, B_ADD, B_POST_FFN, ALWAYS, 0},
 };
 
-enum { H_NORM = 2, H_QUANT = 3, H_LOGITS = 5, H_MAX = 6, H_GMAX = 7, H_OPS };
+/* H_LAST is the operator whose values are sampled from: what changes logits stands between H_LOGITS and it.
+ */
+enum { H_NORM = 2, H_QUANT = 3, H_LOGITS = 6, H_CAP = 7, H_LAST = H_CAP, H_MAX, H_GMAX, H_OPS };
 
+/* The consumers of the head's quantisers are its one matrix, which is no layer's tensor: no bits. */
 static const struct row head_rows[H_OPS] = {
-    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, 0},
-    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, 0, 0, 0},
-    [H_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 1, 0},
-    [H_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, H_NORM, 0, 0},
-    {VD_OP_PART, DIM_VOCAB, DIM_WIDTH, H_QUANT, H_NORM, 0},
-    [H_LOGITS] = {VD_OP_SUM, DIM_VOCAB, DIM_WIDTH, H_LOGITS - 1, 0, 0},
-    [H_MAX] = {VD_OP_MAX, DIM_1, DIM_VOCAB, H_LOGITS, 0, 0},
-    [H_GMAX] = {VD_OP_GMAX, DIM_1, DIM_VOCAB, H_MAX, 0, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, H_NORM - 2, 0, ALWAYS, 0},
+    [H_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, H_NORM - 1, ALWAYS, 0},
+    [H_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, H_NORM, 0, IF_TAKEN, 0},
+    {VD_OP_QUANT256, DIM_1, DIM_WIDTH, H_NORM, 0, IF_TAKEN, 0},
+    {VD_OP_PART, DIM_VOCAB, DIM_WIDTH, H_QUANT, H_NORM, ALWAYS, 0},
+    [H_LOGITS] = {VD_OP_SUM, DIM_VOCAB, DIM_WIDTH, H_LOGITS - 1, 0, ALWAYS, 0},
+    [H_CAP] = {VD_OP_CAP, DIM_1, DIM_VOCAB, H_LOGITS, 0, IF_LOGIT_CAP, 0},
+    [H_MAX] = {VD_OP_MAX, DIM_1, DIM_VOCAB, H_LAST, 0, ALWAYS, 0},
+    [H_GMAX] = {VD_OP_GMAX, DIM_1, DIM_VOCAB, H_MAX, 0, ALWAYS, 0},
 };
 
 /* Of one threshold search: HIST and PICK per level, TIE, THRESHOLD. */
 enum { M_TIE = 2 * VD_SAMPLE_LEVELS, M_THRESHOLD, M_OPS };
+
+/* Vectors of the feed-forward part that stand side by side. */
+static uint32_t slots_of(const struct vd_program *p)
+{
+    return p->n_experts ? p->n_used : 1;
+}
 
 static uint32_t dim_of(const struct vd_program *p, enum dim d)
 {
@@ -135,6 +204,12 @@ static uint32_t dim_of(const struct vd_program *p, enum dim d)
         return p->ff_width;
     case DIM_VOCAB:
         return p->vocab;
+    case DIM_EXPERTS:
+        return p->n_experts;
+    case DIM_FF_USED:
+        return slots_of(p) * p->ff_width;
+    case DIM_WIDTH_USED:
+        return slots_of(p) * p->width;
     }
     return 0;
 }
@@ -219,7 +294,8 @@ struct records {
 
 static struct records records_of(const struct vd_program *p, uint32_t step, const struct vd_graph_op *o)
 {
-    uint64_t keys = step + UINT64_C(1), chunks = (keys + VD_GRAPH_CHUNK - 1) / VD_GRAPH_CHUNK;
+    uint64_t keys = step + UINT64_C(1) - o->first_key;
+    uint64_t chunks = step / VD_GRAPH_CHUNK - o->first_key / VD_GRAPH_CHUNK + 1;
     uint32_t hd = p->head_dim, tiles = (p->vocab + VD_SAMPLE_TILE - 1) / VD_SAMPLE_TILE;
     switch (o->kind) {
     case VD_OP_EMBED:
@@ -227,14 +303,25 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_ROPE:
     case VD_OP_ATTN:
     case VD_OP_ADD:
+    case VD_OP_HEAD_MUL:
+    case VD_OP_BIAS:
     case VD_OP_SWIGLU:
+    case VD_OP_GEGLU:
+    case VD_OP_MIX:
+    case VD_OP_CAP:
         return (struct records){o->cols, 4, 1024};
     case VD_OP_NORM_PART:
         return (struct records){vd_num_segs(o->cols), 4, 1024};
     case VD_OP_NORM_SCALE:
         return (struct records){1, 4, 1};
+    case VD_OP_HEAD_SCALE:
+        return (struct records){o->cols / hd, 4, 1024};
     case VD_OP_QUANT:
         return (struct records){o->cols / 32, 36, 64};
+    case VD_OP_QUANT256:
+        return (struct records){o->cols / 256, 260, 8};
+    case VD_OP_ROUTE:
+        return (struct records){1, VD_GRAPH_ROUTE_BYTES * p->n_used, 1};
     case VD_OP_PART:
         return (struct records){(uint64_t)o->rows * vd_num_segs(o->cols), 4, 1024};
     case VD_OP_SUM:
@@ -269,13 +356,102 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     return (struct records){0, 0, 1};
 }
 
-static void from_row(const struct vd_program *p, const struct row *r, struct vd_graph_op *o)
+static bool has_weight(enum vd_op kind)
 {
+    return kind == VD_OP_NORM_MUL || kind == VD_OP_HEAD_MUL || kind == VD_OP_PART || kind == VD_OP_BIAS;
+}
+
+static uint16_t act_block(const struct vd_program *p, uint32_t tensor)
+{
+    return vd_wtype_info((enum vd_wtype)p->types[tensor])->act_block;
+}
+
+static bool is_taken(const struct vd_program *p, uint32_t unit, const struct row *r)
+{
+    uint16_t block = r->kind == VD_OP_QUANT ? 32 : 256;
+    uint32_t consumers = r->tensor & vd_program_layer_set(p);
+    if (unit > p->n_layers)
+        return act_block(p, vd_program_head_tensor(p)) == block;
+    for (unsigned t = 0; consumers >> t; t++)
+        if (consumers >> t & 1 &&
+            act_block(p, vd_program_layer_tensor(p, unit - 1, (enum vd_layer_tensor)t)) == block)
+            return true;
+    return false;
+}
+
+static bool is_present(const struct vd_program *p, uint32_t unit, const struct row *r)
+{
+    switch ((enum when)r->when) {
+    case ALWAYS:
+        return true;
+    case IF_TAKEN:
+        return is_taken(p, unit, r);
+    case IF_QKV_BIAS:
+        return p->qkv_bias;
+    case IF_QK_NORM:
+        return p->qk_norm;
+    case IF_POST_NORMS:
+        return p->post_norms;
+    case IF_EXPERTS:
+        return p->n_experts > 0;
+    case IF_LOGIT_CAP:
+        return p->logit_cap != 0.0f;
+    }
+    return false;
+}
+
+/* The operator that is read where the table says `op`. */
+static uint8_t source(const struct vd_program *p, uint32_t unit, const struct row *rows, uint8_t op)
+{
+    while (op != VD_GRAPH_SRC_ROW && !is_present(p, unit, &rows[op]))
+        op = rows[op].src;
+    return op;
+}
+
+static void set_part(const struct vd_program *p, const struct row *rows, const struct row *r, uint32_t unit,
+                     struct vd_graph_op *o)
+{
+    bool is_down = rows == block_rows && r->tensor == VD_T_FFN_DOWN;
+    o->act_block = act_block(p, o->tensor);
+    if (o->act_block == 0)
+        o->src = source(p, unit, rows, r->src2);
+    else
+        o->src = (uint8_t)(r->src + (o->act_block == 256));
+    if (p->n_experts && rows == block_rows &&
+        (is_down || r->tensor == VD_T_FFN_GATE || r->tensor == VD_T_FFN_UP)) {
+        o->n_slots = p->n_used;
+        o->slot_minor = is_down;
+        o->route = B_ROUTE;
+    }
+}
+
+/* Fills in all but the records. False: the operator is absent. */
+static bool from_row(const struct vd_program *p, uint32_t step, uint32_t unit, const struct row *rows,
+                     uint32_t op, struct vd_graph_op *o)
+{
+    const struct row *r = &rows[op];
     o->kind = (enum vd_op)r->kind;
     o->rows = dim_of(p, (enum dim)r->rows);
     o->cols = dim_of(p, (enum dim)r->cols);
-    o->src = r->src;
-    o->src2 = r->src2;
+    if (!is_present(p, unit, r))
+        return false;
+    if (o->kind == VD_OP_SWIGLU && p->act == VD_ACT_GELU)
+        o->kind = VD_OP_GEGLU;
+    if (rows == block_rows) {
+        o->layer = unit - 1;
+        o->first_key = vd_program_first_key(p, o->layer, step);
+    }
+    if (has_weight(o->kind))
+        o->tensor = rows == block_rows ? vd_program_layer_tensor(p, o->layer, (enum vd_layer_tensor)r->tensor)
+                    : o->kind == VD_OP_PART ? vd_program_head_tensor(p)
+                                            : vd_program_norm_tensor(p);
+    if (o->kind == VD_OP_PART) {
+        set_part(p, rows, r, unit, o);
+    } else {
+        o->src = source(p, unit, rows, r->src);
+        o->src2 = source(p, unit, rows, r->src2);
+    }
+    return true;
 }
 
 /* Operators H_OPS + m of the head: at most two searches, then MASS, DRAW, TOKEN. */
@@ -284,7 +460,8 @@ static void sampling_op(const struct vd_graph *g, uint32_t m, struct vd_graph_op
     unsigned searches = g->job.sampling.temp_micro == 0 ? 0 : (unsigned)(has_top_k(g) + has_top_p(g));
     unsigned search = m / M_OPS, at = m % M_OPS;
     uint8_t base = (uint8_t)(H_OPS + M_OPS * search);
-    *o = (struct vd_graph_op){.rows = 1, .cols = g->program->vocab, .src = H_LOGITS, .gmax = H_GMAX};
+    *o = (struct vd_graph_op){.rows = 1, .cols = g->program->vocab, .gmax = H_GMAX};
+    o->src = source(g->program, g->program->n_layers + 1, head_rows, H_LAST);
     o->last_cut = search ? (uint8_t)(base - 1) : VD_GRAPH_NO_OP;
     if (search >= searches) {
         static const uint8_t tail[] = {VD_OP_MASS, VD_OP_DRAW, VD_OP_TOKEN};
@@ -308,24 +485,46 @@ static void sampling_op(const struct vd_graph *g, uint32_t m, struct vd_graph_op
 void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op, struct vd_graph_op *o)
 {
     const struct vd_program *p = g->program;
+    bool present = true;
     assert(op < vd_graph_ops(g, step, unit));
     *o = (struct vd_graph_op){.last_cut = VD_GRAPH_NO_OP};
     if (unit == 0) {
-        *o = (struct vd_graph_op){
-            .kind = VD_OP_EMBED, .rows = 1, .cols = p->width, .last_cut = VD_GRAPH_NO_OP};
+        o->kind = VD_OP_EMBED;
+        o->rows = 1;
+        o->cols = p->width;
     } else if (unit <= p->n_layers) {
-        from_row(p, &block_rows[op], o);
-        o->tensor = vd_program_layer_tensor(p, unit - 1, (enum vd_layer_tensor)block_rows[op].tensor);
+        present = from_row(p, step, unit, block_rows, op, o);
     } else if (op < H_OPS) {
-        from_row(p, &head_rows[op], o);
-        o->tensor = o->kind == VD_OP_PART ? vd_program_head_tensor(p) : vd_program_norm_tensor(p);
+        present = from_row(p, step, unit, head_rows, op, o);
     } else {
         sampling_op(g, op - H_OPS, o);
     }
     struct records r = records_of(p, step, o);
-    o->n_records = r.n;
+    o->n_records = present ? r.n : 0;
     o->record_bytes = r.bytes;
     o->leaf_records = r.per_leaf;
+}
+
+/* ---- parts of a record's number ---- */
+
+struct vd_graph_chunk vd_graph_chunk(const struct vd_graph_op *o, uint32_t step, uint64_t record)
+{
+    uint32_t first_chunk = o->first_key / VD_GRAPH_CHUNK, n_chunks = step / VD_GRAPH_CHUNK - first_chunk + 1;
+    uint32_t at = (uint32_t)(record % n_chunks), begin = (first_chunk + at) * VD_GRAPH_CHUNK;
+    uint64_t keys = step + UINT64_C(1) - o->first_key;
+    struct vd_graph_chunk c = {.head = (uint32_t)(record / n_chunks), .is_first = at == 0};
+    c.from = begin < o->first_key ? o->first_key : begin;
+    c.n = (step < begin + VD_GRAPH_CHUNK - 1 ? step : begin + VD_GRAPH_CHUNK - 1) - c.from + 1;
+    c.first_score = c.head * keys + (c.from - o->first_key);
+    return c;
+}
+
+struct vd_graph_slot vd_graph_slot(const struct vd_graph_op *o, uint32_t row)
+{
+    uint32_t expert_rows = o->rows / o->n_slots;
+    if (o->slot_minor)
+        return (struct vd_graph_slot){row % o->n_slots, row / o->n_slots, expert_rows};
+    return (struct vd_graph_slot){row / expert_rows, row % expert_rows, expert_rows};
 }
 
 /* ---- inputs ---- */
@@ -418,21 +617,70 @@ static void in_norm_mul(struct ask *a)
     read_weight(a, 0, a->record);
 }
 
+static void in_head(struct ask *a)
+{
+    uint32_t hd = a->g->program->head_dim;
+    read_op(a, a->o->src, a->record * hd, hd);
+}
+
+static void in_head_mul(struct ask *a)
+{
+    uint32_t hd = a->g->program->head_dim;
+    read_op(a, a->o->src, a->record, 1);
+    read_op(a, a->o->src2, a->record / hd, 1);
+    read_weight(a, 0, a->record % hd);
+}
+
 static void in_quant(struct ask *a)
 {
     read_op(a, a->o->src, a->record * 32, 32);
 }
 
+static void in_quant256(struct ask *a)
+{
+    read_op(a, a->o->src, a->record * 256, 256);
+}
+
+/* With experts the weight's row follows from ROUTE; what an expert's down reads is its own slot's part. */
 static void in_part(struct ask *a)
 {
-    uint32_t segs = vd_num_segs(a->o->cols);
-    uint64_t row = a->record / segs, col = a->record % segs * VD_SEG_ELEMS;
-    uint32_t n = at_most(a->o->cols - col, VD_SEG_ELEMS);
+    const struct vd_graph_op *o = a->o;
+    uint32_t segs = vd_num_segs(o->cols);
+    uint64_t row = a->record / segs, col = a->record % segs * VD_SEG_ELEMS, at = col;
+    uint32_t n = at_most(o->cols - col, VD_SEG_ELEMS);
+    if (o->n_slots) {
+        read_op(a, o->route, 0, 1);
+        at += o->slot_minor ? (uint64_t)vd_graph_slot(o, (uint32_t)row).slot * o->cols : 0;
+    }
     read_weight(a, row, col);
-    if (vd_wtype_info(vd_program_tensor(a->g->program, a->o->tensor).type)->quantised)
-        read_op(a, a->o->src, col / 32, n / 32);
+    a->in[a->n - 1].dynamic = o->n_slots > 0;
+    if (o->act_block)
+        read_op(a, o->src, at / o->act_block, n / o->act_block);
     else
-        read_op(a, a->o->src2, col, n);
+        read_op(a, o->src, at, n);
+}
+
+static void in_bias(struct ask *a)
+{
+    read_op(a, a->o->src, a->record, 1);
+    read_weight(a, 0, a->record);
+}
+
+static void in_route(struct ask *a)
+{
+    read_op(a, a->o->src, 0, a->o->cols);
+}
+
+static void in_mix(struct ask *a)
+{
+    uint32_t n = a->g->program->n_used;
+    read_op(a, a->o->src2, 0, 1);
+    read_op(a, a->o->src, a->record * n, n);
+}
+
+static void in_one(struct ask *a)
+{
+    read_op(a, a->o->src, a->record, 1);
 }
 
 static void in_sum(struct ask *a)
@@ -455,12 +703,6 @@ static void in_rope(struct ask *a)
         read_op(a, a->o->src, head + i % p->n_rope, p->n_rope + 1);
 }
 
-static void in_cache_row(struct ask *a)
-{
-    uint32_t hd = a->g->program->head_dim;
-    read_op(a, a->o->src, a->record * hd, hd);
-}
-
 static uint32_t kv_head_of(const struct ask *a, uint64_t h)
 {
     return (uint32_t)(h / (a->g->program->n_heads / a->g->program->n_kv_heads));
@@ -468,29 +710,27 @@ static uint32_t kv_head_of(const struct ask *a, uint64_t h)
 
 static void in_score(struct ask *a)
 {
-    uint64_t keys = a->step + UINT64_C(1), h = a->record / keys, j = a->record % keys;
+    uint64_t keys = a->step + UINT64_C(1) - a->o->first_key, h = a->record / keys;
+    uint64_t key = a->o->first_key + a->record % keys;
     uint32_t blocks = a->g->program->head_dim / 32;
     read_op(a, a->o->src, h * blocks, blocks);
-    read_cache(a, a->o->src2, kv_head_of(a, h), j, j + 1);
+    read_cache(a, a->o->src2, kv_head_of(a, h), key, key + 1);
 }
 
 /* CHUNK reads the scores, CHUNK_V the chunk's record; both the V rows of its keys. */
 static void in_chunk(struct ask *a)
 {
-    uint64_t keys = a->step + UINT64_C(1), chunks = (keys + VD_GRAPH_CHUNK - 1) / VD_GRAPH_CHUNK;
-    uint64_t h = a->record / chunks, from = a->record % chunks * VD_GRAPH_CHUNK;
-    uint32_t n = at_most(keys - from, VD_GRAPH_CHUNK);
+    struct vd_graph_chunk c = vd_graph_chunk(a->o, a->step, a->record);
     if (a->o->kind == VD_OP_CHUNK)
-        read_op(a, a->o->src, h * keys + from, n);
+        read_op(a, a->o->src, c.first_score, c.n);
     else
         read_op(a, a->o->src, a->record, 1);
-    read_cache(a, a->o->src2, kv_head_of(a, h), from, from + n);
+    read_cache(a, a->o->src2, kv_head_of(a, c.head), c.from, c.from + UINT64_C(1) * c.n);
 }
 
 static void in_merge(struct ask *a)
 {
-    uint64_t chunks = a->step / VD_GRAPH_CHUNK + UINT64_C(1);
-    if (a->record % chunks > 0)
+    if (!vd_graph_chunk(a->o, a->step, a->record).is_first)
         read_op(a, B_MERGE, a->record - 1, 1);
     read_op(a, a->o->src, a->record, 1);
     read_op(a, a->o->src2, a->record, 1);
@@ -498,7 +738,8 @@ static void in_merge(struct ask *a)
 
 static void in_attn(struct ask *a)
 {
-    uint64_t chunks = a->step / VD_GRAPH_CHUNK + UINT64_C(1), h = a->record / a->g->program->head_dim;
+    uint64_t chunks = a->step / VD_GRAPH_CHUNK - a->o->first_key / VD_GRAPH_CHUNK + 1;
+    uint64_t h = a->record / a->g->program->head_dim;
     read_op(a, a->o->src, h * chunks + chunks - 1, 1);
 }
 
@@ -572,15 +813,40 @@ static void in_token(struct ask *a)
 }
 
 static void (*const inputs_of[VD_OP_KINDS])(struct ask *) = {
-    [VD_OP_EMBED] = in_embed,       [VD_OP_NORM_PART] = in_norm_part, [VD_OP_NORM_SCALE] = in_norm_scale,
-    [VD_OP_NORM_MUL] = in_norm_mul, [VD_OP_QUANT] = in_quant,         [VD_OP_PART] = in_part,
-    [VD_OP_SUM] = in_sum,           [VD_OP_ROPE] = in_rope,           [VD_OP_KROW] = in_cache_row,
-    [VD_OP_VROW] = in_cache_row,    [VD_OP_SCORE] = in_score,         [VD_OP_CHUNK] = in_chunk,
-    [VD_OP_CHUNK_V] = in_chunk,     [VD_OP_MERGE] = in_merge,         [VD_OP_ATTN] = in_attn,
-    [VD_OP_ADD] = in_two,           [VD_OP_SWIGLU] = in_two,          [VD_OP_MAX] = in_max,
-    [VD_OP_GMAX] = in_gmax,         [VD_OP_HIST] = in_hist,           [VD_OP_PICK] = in_pick,
-    [VD_OP_TIE] = in_tie,           [VD_OP_THRESHOLD] = in_threshold, [VD_OP_MASS] = in_mass,
-    [VD_OP_DRAW] = in_draw,         [VD_OP_TOKEN] = in_token,
+    [VD_OP_EMBED] = in_embed,
+    [VD_OP_NORM_PART] = in_norm_part,
+    [VD_OP_NORM_SCALE] = in_norm_scale,
+    [VD_OP_NORM_MUL] = in_norm_mul,
+    [VD_OP_HEAD_SCALE] = in_head,
+    [VD_OP_HEAD_MUL] = in_head_mul,
+    [VD_OP_QUANT] = in_quant,
+    [VD_OP_QUANT256] = in_quant256,
+    [VD_OP_PART] = in_part,
+    [VD_OP_SUM] = in_sum,
+    [VD_OP_BIAS] = in_bias,
+    [VD_OP_ROPE] = in_rope,
+    [VD_OP_KROW] = in_head,
+    [VD_OP_VROW] = in_head,
+    [VD_OP_SCORE] = in_score,
+    [VD_OP_CHUNK] = in_chunk,
+    [VD_OP_CHUNK_V] = in_chunk,
+    [VD_OP_MERGE] = in_merge,
+    [VD_OP_ATTN] = in_attn,
+    [VD_OP_ADD] = in_two,
+    [VD_OP_SWIGLU] = in_two,
+    [VD_OP_GEGLU] = in_two,
+    [VD_OP_ROUTE] = in_route,
+    [VD_OP_MIX] = in_mix,
+    [VD_OP_CAP] = in_one,
+    [VD_OP_MAX] = in_max,
+    [VD_OP_GMAX] = in_gmax,
+    [VD_OP_HIST] = in_hist,
+    [VD_OP_PICK] = in_pick,
+    [VD_OP_TIE] = in_tie,
+    [VD_OP_THRESHOLD] = in_threshold,
+    [VD_OP_MASS] = in_mass,
+    [VD_OP_DRAW] = in_draw,
+    [VD_OP_TOKEN] = in_token,
 };
 
 unsigned vd_graph_inputs(const struct vd_graph *g, uint32_t step, const struct vd_graph_op *o,

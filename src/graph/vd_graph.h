@@ -7,6 +7,11 @@
  * of records of fixed size, and leaf_records consecutive records are hashed as one leaf. A "tile" is what the
  * referee recomputes: one record from its inputs (vd_tile.h).
  *
+ * The operators of a unit and their numbers are the same for every program of a kind. One that a program's
+ * features do not call for is absent: it has no records, its root is 32 zero bytes, and nobody reads it; who
+ * names it as a source in the table reads that operator's own source instead. `src` and `src2` below are
+ * already those that are read.
+ *
  * Thread rule: pure functions. Nothing allocates. Asking for a step, unit or operator that is not there is an
  * assert. */
 #ifndef VD_GRAPH_H
@@ -21,9 +26,13 @@
     X(VD_OP_NORM_PART, "NORM_PART")                                                                          \
     X(VD_OP_NORM_SCALE, "NORM_SCALE")                                                                        \
     X(VD_OP_NORM_MUL, "NORM_MUL")                                                                            \
+    X(VD_OP_HEAD_SCALE, "HEAD_SCALE")                                                                        \
+    X(VD_OP_HEAD_MUL, "HEAD_MUL")                                                                            \
     X(VD_OP_QUANT, "QUANT")                                                                                  \
+    X(VD_OP_QUANT256, "QUANT256")                                                                            \
     X(VD_OP_PART, "PART")                                                                                    \
     X(VD_OP_SUM, "SUM")                                                                                      \
+    X(VD_OP_BIAS, "BIAS")                                                                                    \
     X(VD_OP_ROPE, "ROPE")                                                                                    \
     X(VD_OP_KROW, "KROW")                                                                                    \
     X(VD_OP_VROW, "VROW")                                                                                    \
@@ -34,6 +43,10 @@
     X(VD_OP_ATTN, "ATTN")                                                                                    \
     X(VD_OP_ADD, "ADD")                                                                                      \
     X(VD_OP_SWIGLU, "SWIGLU")                                                                                \
+    X(VD_OP_GEGLU, "GEGLU")                                                                                  \
+    X(VD_OP_ROUTE, "ROUTE")                                                                                  \
+    X(VD_OP_MIX, "MIX")                                                                                      \
+    X(VD_OP_CAP, "CAP")                                                                                      \
     X(VD_OP_MAX, "MAX")                                                                                      \
     X(VD_OP_GMAX, "GMAX")                                                                                    \
     X(VD_OP_HIST, "HIST")                                                                                    \
@@ -68,6 +81,7 @@ enum {
     VD_GRAPH_CHUNK = 64,   /* keys of a chunk */
     VD_GRAPH_RECORD_BYTES_MAX = 8 + 4 * VD_PROGRAM_HEAD_DIM_MAX,
     VD_GRAPH_LEAF_BYTES_MAX = 4096 + 8 * 32, /* MERGE at head_dim 32 */
+    VD_GRAPH_ROUTE_BYTES = 8,                /* of ROUTE, per expert used: u32 expert, f32 weight */
     VD_GRAPH_SRC_ROW = 0xFF, /* instead of an operator: the row (EMBED or last ADD) of the unit before */
     VD_GRAPH_NO_OP = 0xFF,
     VD_TOKEN_RECORD_BYTES = 8, /* u32 token, u32 stop */
@@ -87,13 +101,21 @@ struct vd_graph {
 
 struct vd_graph_op {
     enum vd_op kind;
-    uint64_t n_records;
+    uint64_t n_records; /* 0: absent */
     uint32_t record_bytes, leaf_records;
     uint32_t rows, cols; /* PART, SUM: of the matrix; QUANT, ROPE, norms, ...: cols is the vector's length */
     uint8_t src, src2;   /* operators of the same unit that it reads, or VD_GRAPH_SRC_ROW */
-    uint32_t tensor;     /* its weight, for EMBED, NORM_MUL, PART */
-    bool by_mass;        /* HIST .. THRESHOLD: top-p (mass), else top-k (count) */
-    uint8_t level;       /* HIST, PICK: 0 .. 7 */
+    uint32_t layer;      /* of a block */
+    uint32_t tensor;     /* its weight, for EMBED, NORM_MUL, HEAD_MUL, PART, BIAS */
+    uint16_t act_block;  /* PART: elements per scale of what it reads: 0 (f32), 32, 256 */
+    uint32_t first_key;  /* SCORE .. ATTN: position of the first key; the last is the step itself */
+    /* PART of experts: n_slots > 0 experts take part, op `route` says which. Row r of slot s is row
+     * s * rows / n_slots + r of the operator, or, if slot_minor, row r * n_slots + s. */
+    uint32_t n_slots;
+    bool slot_minor;
+    uint8_t route;
+    bool by_mass;           /* HIST .. THRESHOLD: top-p (mass), else top-k (count) */
+    uint8_t level;          /* HIST, PICK: 0 .. 7 */
     uint8_t gmax, last_cut; /* sampling: GMAX; the THRESHOLD that holds here, VD_GRAPH_NO_OP if none */
 };
 
@@ -130,6 +152,23 @@ static inline size_t vd_graph_leaf_bytes(const struct vd_graph_op *o, uint64_t l
     return (size_t)vd_graph_leaf_records(o, leaf) * o->record_bytes;
 }
 
+/* ---- parts of a record's number ---- */
+
+/* The chunk that a record of CHUNK, CHUNK_V or MERGE is about. */
+struct vd_graph_chunk {
+    uint32_t head;        /* query head */
+    uint32_t from, n;     /* its keys: positions [from, from + n); lane of a key: its position % 64 */
+    bool is_first;        /* of the head's chunks */
+    uint64_t first_score; /* record of SCORE of the first of these keys */
+};
+struct vd_graph_chunk vd_graph_chunk(const struct vd_graph_op *o, uint32_t step, uint64_t record);
+
+/* The place of a row of PART or SUM of experts: which slot, and which of the expert's own rows. */
+struct vd_graph_slot {
+    uint32_t slot, row, expert_rows; /* expert_rows: how many one expert has */
+};
+struct vd_graph_slot vd_graph_slot(const struct vd_graph_op *o, uint32_t row);
+
 /* ---- inputs of one record ---- */
 
 enum vd_input_kind {
@@ -140,8 +179,8 @@ enum vd_input_kind {
     VD_IN_TOKEN,  /* the token at sequence position `first` */
 };
 
-/* An input that is `dynamic` has an address that follows from inputs before it: vd_tile_resolve fills `row`
- * or `first` and `count`. It is always the last one. */
+/* An input that is `dynamic` has an address that follows from inputs before it, which are records or a token:
+ * vd_tile_resolve fills `row` or `first` and `count`. */
 struct vd_graph_input {
     enum vd_input_kind kind;
     bool dynamic;

@@ -13,6 +13,16 @@
 #include "vd_rng.h"
 #include "vd_trace_hash.h"
 
+/* Gives every tensor a type: vectors F32, matrices `type`, or Q8_0 where its blocks do not fit their rows. */
+static void set_types(struct vd_program *p, enum vd_wtype type, bool tied)
+{
+    p->n_tensors = vd_program_norm_tensor(p) + (tied ? 1 : 2);
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        bool fits = vd_program_tensor(p, i).cols % vd_wtype_info(type)->block_elems == 0;
+        p->types[i] = (uint8_t)(vd_program_is_vector(p, i) ? VD_WTYPE_F32 : fits ? type : VD_WTYPE_Q8_0);
+    }
+}
+
 static struct vd_program program(uint32_t layers, uint32_t width, uint32_t heads, uint32_t kv_heads,
                                  uint32_t hd, uint32_t ff, uint32_t vocab, enum vd_wtype type)
 {
@@ -22,13 +32,29 @@ static struct vd_program program(uint32_t layers, uint32_t width, uint32_t heads
                            .ff_width = ff,         .vocab = vocab,
                            .ctx = 1 << 20,         .rope_pairing = VD_ROPE_HALVES,
                            .n_rope = hd / 2,       .eps = 1e-5f,
-                           .attn_scale = 0.125f,   .n_tensors = 3 + 9 * layers};
-    for (uint32_t i = 0; i < p.n_tensors; i++)
-        p.types[i] = (uint8_t)type;
-    for (uint32_t l = 0; l < layers; l++)
-        p.types[vd_program_layer_tensor(&p, l, VD_T_ATTN_NORM)] =
-            p.types[vd_program_layer_tensor(&p, l, VD_T_FFN_NORM)] = 0;
-    p.types[vd_program_norm_tensor(&p)] = 0;
+                           .attn_scale = 0.125f};
+    set_types(&p, type, false);
+    return p;
+}
+
+/* Every feature at once; every second layer with a window of 100 and table 1. */
+static struct vd_program all_features(struct vd_program p, uint32_t n_experts, uint32_t n_used,
+                                      enum vd_wtype type)
+{
+    p.n_rope_tables = 2;
+    p.rope_scale[1] = 1.5f;
+    p.attn_cap = 50;
+    p.logit_cap = 30;
+    p.embed_scale = 12;
+    p.window = 100;
+    for (uint32_t l = 0; l < p.n_layers; l += 2)
+        p.layer_flags[l] = VD_LAYER_WINDOW | VD_LAYER_ROPE2;
+    p.act = VD_ACT_GELU;
+    p.qk_norm = p.qkv_bias = p.post_norms = true;
+    p.n_experts = n_experts;
+    p.n_used = n_used;
+    p.route_norm = n_experts > 0;
+    set_types(&p, type, true);
     return p;
 }
 
@@ -46,6 +72,21 @@ static struct vd_graph graph(const struct vd_program *p, uint32_t n_prompt, uint
 static const struct vd_sampling greedy = {0};
 static const struct vd_sampling all = {.temp_micro = 1, .top_k = 5, .top_p_micro = 1};
 
+/* The number of a unit's first operator of that kind that is not absent. */
+static uint32_t find_op(const struct vd_graph *g, uint32_t step, uint32_t unit, enum vd_op kind,
+                        struct vd_graph_op *o)
+{
+    for (uint32_t op = 0; op < vd_graph_ops(g, step, unit); op++) {
+        vd_graph_op(g, step, unit, op, o);
+        if (o->kind == kind && o->n_records)
+            return op;
+    }
+    fail_msg("no %s in unit %u", vd_op_name(kind), unit);
+    return 0;
+}
+
+enum { BLOCK_OPS = 58, SHORT_OPS = 23, HEAD_OPS = 10 };
+
 static void counts_of_a_known_model(void **state)
 {
     struct vd_program p = program(30, 576, 9, 3, 64, 1536, 49152, VD_WTYPE_Q4_1);
@@ -56,24 +97,21 @@ static void counts_of_a_known_model(void **state)
     assert_int_equal(vd_graph_units(&g, 126), 31);
     assert_int_equal(vd_graph_units(&g, 127), 32);
     assert_int_equal(vd_graph_ops(&g, 5, 0), 1);
-    assert_int_equal(vd_graph_ops(&g, 5, 30), 15);
-    assert_int_equal(vd_graph_ops(&g, 5, 29), 37);
-    assert_int_equal(vd_graph_ops(&g, 127, 30), 37);
-    assert_int_equal(vd_graph_ops(&g, 127, 31), 8 + 2 * 18 + 3);
-    vd_graph_op(&g, 127, 31, 4, &o);
-    assert_int_equal(o.kind, VD_OP_PART);
+    assert_int_equal(vd_graph_ops(&g, 5, 30), SHORT_OPS);
+    assert_int_equal(vd_graph_ops(&g, 5, 29), BLOCK_OPS);
+    assert_int_equal(vd_graph_ops(&g, 127, 30), BLOCK_OPS);
+    assert_int_equal(vd_graph_ops(&g, 127, 31), HEAD_OPS + 2 * 18 + 3);
+    find_op(&g, 127, 31, VD_OP_PART, &o);
     assert_int_equal(o.n_records, 49152 * 2);
     assert_int_equal(vd_graph_leaves(&o), 96);
-    vd_graph_op(&g, 200, 3, 15, &o);
-    assert_int_equal(o.kind, VD_OP_SCORE);
+    find_op(&g, 200, 3, VD_OP_SCORE, &o);
     assert_int_equal(o.n_records, 9 * 201);
-    vd_graph_op(&g, 200, 3, 18, &o);
-    assert_int_equal(o.kind, VD_OP_MERGE);
+    find_op(&g, 200, 3, VD_OP_MERGE, &o);
     assert_int_equal(o.n_records, 9 * 4);
     g.job.sampling = greedy;
-    assert_int_equal(vd_graph_ops(&g, 127, 31), 9);
+    assert_int_equal(vd_graph_ops(&g, 127, 31), HEAD_OPS + 1);
     g.job.sampling = (struct vd_sampling){.temp_micro = 1, .top_k = 49152, .top_p_micro = 1000000};
-    assert_int_equal(vd_graph_ops(&g, 127, 31), 8 + 3);
+    assert_int_equal(vd_graph_ops(&g, 127, 31), HEAD_OPS + 3);
 }
 
 static void sampling_order(void **state)
@@ -82,13 +120,13 @@ static void sampling_order(void **state)
     struct vd_graph g = graph(&p, 1, 1, all);
     struct vd_graph_op o;
     for (unsigned m = 0; m < 2; m++) {
-        uint32_t base = 8 + 18 * m;
+        uint32_t base = HEAD_OPS + 18 * m;
         for (unsigned level = 0; level < 8; level++) {
             vd_graph_op(&g, 0, 2, base + 2 * level, &o);
             assert_int_equal(o.kind, VD_OP_HIST);
             assert_int_equal(o.level, level);
             assert_int_equal(o.by_mass, m);
-            assert_int_equal(o.last_cut, m ? 25 : VD_GRAPH_NO_OP);
+            assert_int_equal(o.last_cut, m ? HEAD_OPS + 17 : VD_GRAPH_NO_OP);
             vd_graph_op(&g, 0, 2, base + 2 * level + 1, &o);
             assert_int_equal(o.kind, VD_OP_PICK);
             assert_int_equal(o.src2, base + 2 * level);
@@ -98,12 +136,12 @@ static void sampling_order(void **state)
         vd_graph_op(&g, 0, 2, base + 17, &o);
         assert_int_equal(o.kind, VD_OP_THRESHOLD);
     }
-    vd_graph_op(&g, 0, 2, 44, &o);
+    vd_graph_op(&g, 0, 2, HEAD_OPS + 36, &o);
     assert_int_equal(o.kind, VD_OP_MASS);
-    assert_int_equal(o.last_cut, 43);
-    vd_graph_op(&g, 0, 2, 46, &o);
+    assert_int_equal(o.last_cut, HEAD_OPS + 35);
+    vd_graph_op(&g, 0, 2, HEAD_OPS + 38, &o);
     assert_int_equal(o.kind, VD_OP_TOKEN);
-    assert_int_equal(o.src2, 45);
+    assert_int_equal(o.src2, HEAD_OPS + 37);
 }
 
 /* Everything that a record reads stands before it in the total order, and exists. */
@@ -115,6 +153,7 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
     vd_graph_op(g, step, unit, op, &o);
     unsigned n = vd_graph_inputs(g, step, &o, record, in);
     assert_true(n >= 1);
+    assert_true(o.src == VD_GRAPH_SRC_ROW || o.src <= op);
     for (unsigned i = 0; i < n; i++) {
         switch (in[i].kind) {
         case VD_IN_OP:
@@ -123,6 +162,7 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
                 assert_true(in[i].first + in[i].count <= record);
             else
                 assert_true(in[i].op < op);
+            assert_true(src.n_records > 0); /* nobody reads what is absent */
             assert_true(in[i].dynamic || (in[i].count >= 1 && in[i].first + in[i].count <= src.n_records));
             break;
         case VD_IN_ROW:
@@ -133,6 +173,7 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
         case VD_IN_KV:
             assert_true(in[i].count >= 1 && in[i].count <= 64 && in[i].first + in[i].count <= step);
             assert_true(in[i].head < g->program->n_kv_heads);
+            assert_true(in[i].first >= vd_program_first_key(g->program, unit - 1, step));
             break;
         case VD_IN_WEIGHT:
             assert_true(in[i].part < vd_tensor_parts(vd_program_tensor(g->program, in[i].tensor)));
@@ -142,23 +183,33 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
             assert_int_equal(in[i].first, step);
             break;
         }
-        assert_true(!in[i].dynamic || i == n - 1);
+        for (unsigned j = 0; in[i].dynamic && j < i; j++) /* what it follows from */
+            assert_true(in[j].kind == VD_IN_OP || in[j].kind == VD_IN_TOKEN);
     }
 }
 
 static void every_input_precedes_its_record(void **state)
 {
-    const struct vd_program ps[] = {program(2, 544, 4, 2, 96, 1056, 9000, VD_WTYPE_Q4_0),
-                                    program(1, 32, 1, 1, 32, 32, 1, VD_WTYPE_F16)};
-    for (unsigned k = 0; k < 2; k++) {
-        const uint32_t steps[] = {0, 1, 63, 64, 65, 130};
-        for (unsigned s = 0; s < 6; s++) {
-            struct vd_graph g = graph(&ps[k], 65, 80, s & 1 ? greedy : all);
+    const struct vd_program plain = program(2, 544, 4, 2, 96, 1056, 9000, VD_WTYPE_Q4_0);
+    const struct vd_program blocks = program(2, 768, 8, 2, 64, 512, 9000, VD_WTYPE_Q4_K);
+    const struct vd_program ps[] = {plain,
+                                    program(1, 32, 1, 1, 32, 32, 1, VD_WTYPE_F16),
+                                    all_features(plain, 0, 0, VD_WTYPE_Q4_0),
+                                    all_features(plain, 40, 7, VD_WTYPE_F32),
+                                    blocks,
+                                    all_features(blocks, 512, 16, VD_WTYPE_Q6_K)};
+    for (unsigned k = 0; k < 6; k++) {
+        const uint32_t steps[] = {0, 1, 63, 64, 65, 99, 100, 130, 164, 200};
+        assert_null(vd_program_check(&ps[k]));
+        for (unsigned s = 0; s < 10; s++) {
+            struct vd_graph g = graph(&ps[k], 65, 180, s & 1 ? greedy : all);
             struct vd_rng rng = {s, k};
             for (uint32_t u = 0; u < vd_graph_units(&g, steps[s]); u++)
                 for (uint32_t op = 0; op < vd_graph_ops(&g, steps[s], u); op++) {
                     struct vd_graph_op o;
                     vd_graph_op(&g, steps[s], u, op, &o);
+                    if (o.n_records == 0)
+                        continue;
                     inputs_precede(&g, steps[s], u, op, 0);
                     inputs_precede(&g, steps[s], u, op, o.n_records - 1);
                     for (unsigned i = 0; i < 30; i++)
@@ -166,6 +217,124 @@ static void every_input_precedes_its_record(void **state)
                 }
         }
     }
+}
+
+/* ---- features ---- */
+
+static uint64_t records_of_kind(const struct vd_graph *g, uint32_t step, uint32_t unit, enum vd_op kind)
+{
+    uint64_t n = 0;
+    for (uint32_t op = 0; op < vd_graph_ops(g, step, unit); op++) {
+        struct vd_graph_op o;
+        vd_graph_op(g, step, unit, op, &o);
+        n += o.kind == kind ? o.n_records : 0;
+    }
+    return n;
+}
+
+/* Which operators a feature adds, and how many records they have. */
+static void features_call_for_operators(void **state)
+{
+    struct vd_program p = program(2, 512, 8, 2, 64, 256, 3000, VD_WTYPE_Q8_0);
+    struct vd_graph g = graph(&p, 500, 10, greedy);
+    static const enum vd_op extra[] = {VD_OP_BIAS,  VD_OP_HEAD_SCALE, VD_OP_HEAD_MUL, VD_OP_QUANT256,
+                                       VD_OP_GEGLU, VD_OP_ROUTE,      VD_OP_MIX};
+    for (unsigned i = 0; i < 7; i++)
+        assert_int_equal(records_of_kind(&g, 505, 1, extra[i]), 0);
+    assert_int_equal(records_of_kind(&g, 505, 3, VD_OP_CAP), 0);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_SUM), 512 + 128 + 128 + 512 + 256 + 256 + 512);
+    p = all_features(p, 0, 0, VD_WTYPE_Q8_0);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_BIAS), 512 + 128 + 128);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_HEAD_SCALE), 8 + 2);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_HEAD_MUL), 512 + 128);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_GEGLU), 256);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_SWIGLU), 0);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_NORM_MUL), 4 * 512);
+    assert_int_equal(records_of_kind(&g, 505, 3, VD_OP_CAP), 3000);
+    p = all_features(p, 20, 3, VD_WTYPE_Q8_0);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_ROUTE), 1);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_MIX), 512);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_GEGLU), 3 * 256);
+    assert_int_equal(records_of_kind(&g, 505, 1, VD_OP_SUM),
+                     512 + 128 + 128 + 512 + 20 + 3 * (256 + 256 + 512));
+}
+
+/* A quantiser is there if one of its products takes its blocks, beside the other if they differ. */
+static void quantisers_follow_the_types(void **state)
+{
+    struct vd_program p = program(2, 512, 8, 2, 64, 256, 3000, VD_WTYPE_Q4_K);
+    struct vd_graph g = graph(&p, 5, 1, greedy);
+    const uint64_t q = 8 * 64 / 32; /* of the query, always */
+    assert_int_equal(records_of_kind(&g, 4, 1, VD_OP_QUANT), q);
+    assert_int_equal(records_of_kind(&g, 4, 1, VD_OP_QUANT256), (512 + 512 + 512 + 256) / 256);
+    assert_int_equal(records_of_kind(&g, 4, 3, VD_OP_QUANT), 0);
+    p.types[vd_program_layer_tensor(&p, 0, VD_T_FFN_UP)] = VD_WTYPE_Q5_0;
+    p.types[vd_program_layer_tensor(&p, 0, VD_T_FFN_DOWN)] = VD_WTYPE_F16;
+    assert_int_equal(records_of_kind(&g, 4, 1, VD_OP_QUANT), q + 512 / 32);
+    assert_int_equal(records_of_kind(&g, 4, 1, VD_OP_QUANT256), (512 + 512 + 512) / 256);
+    assert_int_equal(records_of_kind(&g, 4, 2, VD_OP_QUANT), q);
+    p.types[vd_program_head_tensor(&p)] = VD_WTYPE_Q8_0;
+    assert_int_equal(records_of_kind(&g, 4, 3, VD_OP_QUANT), 512 / 32);
+    assert_int_equal(records_of_kind(&g, 4, 3, VD_OP_QUANT256), 0);
+}
+
+/* A window cuts the keys of its layers only, and its first chunk where it begins. */
+static void windows(void **state)
+{
+    struct vd_program p = program(2, 64, 4, 2, 32, 64, 100, VD_WTYPE_F32);
+    struct vd_graph g = graph(&p, 300, 200, greedy);
+    struct vd_graph_op o;
+    p.window = 100;
+    p.layer_flags[0] = VD_LAYER_WINDOW;
+    assert_int_equal(records_of_kind(&g, 400, 1, VD_OP_SCORE), 4 * 100);
+    assert_int_equal(records_of_kind(&g, 99, 1, VD_OP_SCORE), 4 * 100);
+    assert_int_equal(records_of_kind(&g, 50, 1, VD_OP_SCORE), 4 * 51);
+    assert_int_equal(records_of_kind(&g, 400, 2, VD_OP_CHUNK), 4 * 7);
+    assert_int_equal(records_of_kind(&g, 400, 1, VD_OP_CHUNK), 4 * 3); /* 301 .. 400: chunks 4, 5, 6 */
+    find_op(&g, 400, 1, VD_OP_CHUNK, &o);
+    const struct {
+        uint64_t record;
+        uint32_t head, from, n;
+        uint64_t first_score;
+    } want[] = {{0, 0, 301, 19, 0}, {1, 0, 320, 64, 19}, {2, 0, 384, 17, 83}, {10, 3, 320, 64, 319}};
+    for (unsigned i = 0; i < 4; i++) {
+        struct vd_graph_chunk c = vd_graph_chunk(&o, 400, want[i].record);
+        assert_int_equal(c.head, want[i].head);
+        assert_int_equal(c.from, want[i].from);
+        assert_int_equal(c.n, want[i].n);
+        assert_int_equal(c.first_score, want[i].first_score);
+        assert_int_equal(c.is_first, want[i].record == 0);
+    }
+    p.window = 1;
+    assert_int_equal(records_of_kind(&g, 400, 1, VD_OP_SCORE), 4);
+    assert_int_equal(records_of_kind(&g, 400, 1, VD_OP_MERGE), 4);
+}
+
+/* The rows of gate and up run through a slot, those of down through the slots of an output. */
+static void slots_of_experts(void **state)
+{
+    struct vd_program p = all_features(program(1, 64, 2, 1, 32, 96, 50, VD_WTYPE_Q8_0), 8, 3, VD_WTYPE_Q8_0);
+    struct vd_graph g = graph(&p, 5, 1, greedy);
+    struct vd_graph_op o;
+    struct vd_graph_input in[VD_GRAPH_INPUTS_MAX];
+    unsigned seen = 0;
+    for (uint32_t op = 0; op < vd_graph_ops(&g, 4, 1); op++) {
+        vd_graph_op(&g, 4, 1, op, &o);
+        if (o.kind != VD_OP_PART || !o.n_slots)
+            continue;
+        seen++;
+        for (uint64_t r = 0; r < o.n_records; r++) { /* one segment: a record is a row */
+            struct vd_graph_slot s = vd_graph_slot(&o, (uint32_t)r);
+            bool down = o.cols == 96;
+            assert_int_equal(r, down ? s.row * 3 + s.slot : s.slot * 96 + s.row);
+            assert_int_equal(s.expert_rows, down ? 64 : 96);
+            assert_int_equal(vd_graph_inputs(&g, 4, &o, r, in), 3);
+            assert_true(in[0].op == o.route && in[1].dynamic);
+            assert_int_equal(in[2].first, down ? s.slot * 3 : 0);
+            assert_int_equal(in[2].count, down ? 3 : 2);
+        }
+    }
+    assert_int_equal(seen, 3);
 }
 
 /* ---- bounds ---- */
@@ -228,36 +397,103 @@ static size_t opening_bytes(const struct vd_graph *g, uint32_t step, uint32_t un
     return total;
 }
 
+/* Everything of one program at one step: leaves, trees and openings. Returns the largest opening. */
+static size_t check_bounds(const char *name, const struct vd_graph *g, uint32_t step, uint64_t seed)
+{
+    size_t most = 0;
+    struct vd_rng rng = {seed, 0};
+    uint32_t last = g->program->n_layers;
+    for (uint32_t u = 0; u < vd_graph_units(g, step); u += u < 4 || u + 3 > last ? 1 : 50)
+        for (uint32_t op = 0; op < vd_graph_ops(g, step, u); op++) {
+            struct vd_graph_op o;
+            vd_graph_op(g, step, u, op, &o);
+            assert_true((size_t)o.leaf_records * o.record_bytes <= VD_GRAPH_LEAF_BYTES_MAX);
+            assert_true(o.record_bytes <= VD_GRAPH_RECORD_BYTES_MAX);
+            assert_true(vd_graph_leaves(&o) <= 1 << 20); /* two descents of ten levels */
+            for (unsigned k = 0; k < 24 && o.n_records; k++) {
+                uint64_t r = k == 0   ? 0
+                             : k == 1 ? o.n_records - 1
+                             : k < 8  ? (k - 1) * (o.n_records / 7)
+                                      : vd_rng_below(&rng, o.n_records);
+                size_t n = opening_bytes(g, step, u, op, r);
+                most = n > most ? n : most;
+                if (n > 64 << 10)
+                    fail_msg("%s, %s: %zu bytes", name, vd_op_name(o.kind), n);
+            }
+        }
+    return most;
+}
+
+/* The limits themselves, in every combination that makes something larger. */
 static void the_largest_programs_stay_within_bounds(void **state)
 {
     static const uint32_t hds[] = {32, 64, 96, 224, 256};
+    static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_Q8_0, VD_WTYPE_Q6_K};
     size_t most = 0;
-    for (unsigned i = 0; i < 10; i++) {
+    for (unsigned i = 0; i < 45; i++) {
         struct vd_program p =
-            program(256, 16384, 256, 256, hds[i % 5], 65536, 1 << 20, i < 5 ? VD_WTYPE_F32 : VD_WTYPE_Q8_0);
+            program(256, 16384, 256, i % 2 ? 256 : 1, hds[i % 5], 65536, 1 << 20, types[i / 15]);
+        if (i / 5 % 3)
+            p = all_features(p, i / 5 % 3 == 2 ? 512 : 0, i / 5 % 3 == 2 ? 16 : 0, types[i / 15]);
+        p.window = p.window ? (1 << 20) - 1 - i : 0;
         struct vd_graph g = graph(&p, (1 << 20) - 5, 6, all);
-        struct vd_rng rng = {i, 0};
         assert_null(vd_program_check(&p));
         assert_true(vd_graph_valid(&g));
         const uint32_t steps[] = {g.job.n_steps - 1, (1 << 19) + 77};
-        for (unsigned s = 0; s < 2; s++)
-            for (uint32_t u = 0; u < vd_graph_units(&g, steps[s]); u += u < 2 || u > 250 ? 1 : 50)
-                for (uint32_t op = 0; op < vd_graph_ops(&g, steps[s], u); op++) {
-                    struct vd_graph_op o;
-                    vd_graph_op(&g, steps[s], u, op, &o);
-                    assert_true((size_t)o.leaf_records * o.record_bytes <= VD_GRAPH_LEAF_BYTES_MAX);
-                    assert_true(o.record_bytes <= VD_GRAPH_RECORD_BYTES_MAX);
-                    assert_true(vd_graph_leaves(&o) <= 1 << 20); /* two descents of ten levels */
-                    for (unsigned k = 0; k < 12; k++) {
-                        uint64_t r = k == 0 ? 0 : k == 1 ? o.n_records - 1 : vd_rng_below(&rng, o.n_records);
-                        size_t n = opening_bytes(&g, steps[s], u, op, r);
-                        most = n > most ? n : most;
-                        if (n > 64 << 10)
-                            fail_msg("%s with head_dim %u: %zu bytes", vd_op_name(o.kind), p.head_dim, n);
-                    }
-                }
+        for (unsigned s = 0; s < 2; s++) {
+            size_t n = check_bounds("limits", &g, steps[s], i);
+            most = n > most ? n : most;
+        }
     }
     print_message("    the largest opening: %zu bytes\n", most);
+}
+
+struct known_shape {
+    const char *name;
+    uint32_t layers, width, heads, kv_heads, head_dim, ff, vocab, ctx, window, n_experts, n_used;
+    enum vd_act act;
+    bool qk_norm, post_norms, qkv_bias;
+    float attn_cap, logit_cap;
+};
+
+static const struct known_shape shapes[] = {
+    {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072, 0, 0, 0, VD_ACT_SILU, 0, 0, 0, 0, 0},
+    {"Gemma-3-27B", 62, 5376, 32, 16, 128, 21504, 262208, 131072, 1024, 0, 0, VD_ACT_GELU, 1, 1, 0, 0, 0},
+    {"Gemma-2-27B", 46, 4608, 32, 16, 128, 36864, 256000, 8192, 4096, 0, 0, VD_ACT_GELU, 0, 1, 0, 50, 30},
+    {"Qwen2.5-72B", 80, 8192, 64, 8, 128, 29568, 152064, 131072, 0, 0, 0, VD_ACT_SILU, 0, 0, 1, 0, 0},
+    {"Qwen3-235B-A22B", 94, 4096, 64, 4, 128, 1536, 151936, 131072, 0, 128, 8, VD_ACT_SILU, 1, 0, 0, 0, 0},
+    {"Mixtral-8x22B", 56, 6144, 48, 8, 128, 16384, 32768, 65536, 0, 8, 2, VD_ACT_SILU, 0, 0, 0, 0, 0},
+    {"Phi-3-mini", 32, 3072, 32, 32, 96, 8192, 32064, 131072, 2047, 0, 0, VD_ACT_SILU, 0, 0, 0, 0, 0},
+    {"wide", 256, 8192, 32, 32, 256, 65536, 262144, 131072, 1024, 0, 0, VD_ACT_GELU, 1, 1, 1, 50, 30},
+};
+
+static void known_models_stay_within_bounds(void **state)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_Q8_0, VD_WTYPE_Q4_K};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 3; i++) {
+        const struct known_shape *k = &shapes[i / 3];
+        struct vd_program p =
+            program(k->layers, k->width, k->heads, k->kv_heads, k->head_dim, k->ff, k->vocab, VD_WTYPE_F32);
+        p.ctx = k->ctx;
+        p.window = k->window;
+        for (uint32_t l = 0; l < p.n_layers && k->window; l += l % 6 == 4 ? 2 : 1)
+            p.layer_flags[l] = VD_LAYER_WINDOW;
+        p.n_experts = k->n_experts;
+        p.n_used = k->n_used;
+        p.act = k->act;
+        p.qk_norm = k->qk_norm;
+        p.post_norms = k->post_norms;
+        p.qkv_bias = k->qkv_bias;
+        p.attn_cap = k->attn_cap;
+        p.logit_cap = k->logit_cap;
+        set_types(&p, types[i % 3], false);
+        struct vd_graph g = graph(&p, p.ctx - 5, 6, all);
+        assert_null(vd_program_check(&p));
+        assert_true(vd_graph_valid(&g));
+        size_t n = check_bounds(k->name, &g, p.ctx - 1, i);
+        if (i % 3 == 0)
+            print_message("    %s: openings up to %zu bytes\n", k->name, n);
+    }
 }
 
 static void stops(void **state)
@@ -346,7 +582,12 @@ int main(void)
         cmocka_unit_test(counts_of_a_known_model),
         cmocka_unit_test(sampling_order),
         cmocka_unit_test(every_input_precedes_its_record),
+        cmocka_unit_test(features_call_for_operators),
+        cmocka_unit_test(quantisers_follow_the_types),
+        cmocka_unit_test(windows),
+        cmocka_unit_test(slots_of_experts),
         cmocka_unit_test(the_largest_programs_stay_within_bounds),
+        cmocka_unit_test(known_models_stay_within_bounds),
         cmocka_unit_test(stops),
         cmocka_unit_test(jobs_that_do_not_fit),
         cmocka_unit_test(hashes_are_those_of_the_spec),

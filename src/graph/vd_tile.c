@@ -9,6 +9,7 @@
 #include "vd_num.h"
 #include "vd_quant.h"
 #include "vd_rope.h"
+#include "vd_route.h"
 
 #include <assert.h>
 #include <string.h>
@@ -52,7 +53,7 @@ static void eval_embed(const struct eval *e)
 {
     float y;
     vd_num_dequant(type_of(e), e->data->in[1], part_col(&e->t->in[1], e->t->record), 1, &y);
-    put_f32(e->out, 0, y);
+    put_f32(e->out, 0, y * e->g->program->embed_scale);
 }
 
 static void eval_norm_part(const struct eval *e)
@@ -69,47 +70,64 @@ static void eval_norm_scale(const struct eval *e)
     put_f32(e->out, 0, vd_num_rms_scale(part, e->t->in[0].count, e->t->o.cols, e->g->program->eps));
 }
 
+static void eval_head_scale(const struct eval *e)
+{
+    float x[VD_PROGRAM_HEAD_DIM_MAX] = {0}, part;
+    uint32_t hd = e->t->in[0].count;
+    get_f32s(e->data->in[0], hd, x);
+    part = vd_num_sumsq_seg(x, hd);
+    put_f32(e->out, 0, vd_num_rms_scale(&part, 1, hd, e->g->program->eps));
+}
+
+/* NORM_MUL; HEAD_MUL, whose weight is as long as a head. */
 static void eval_norm_mul(const struct eval *e)
 {
     float x = get_f32(e->data->in[0], 0), r = get_f32(e->data->in[1], 0), y;
-    float w = get_f32(e->data->in[2], part_col(&e->t->in[2], e->t->record));
+    uint64_t col = e->t->o.kind == VD_OP_HEAD_MUL ? e->t->record % e->g->program->head_dim : e->t->record;
+    float w = get_f32(e->data->in[2], part_col(&e->t->in[2], col));
     vd_num_rms_mul(&x, r, &w, 1, &y);
     put_f32(e->out, 0, y);
 }
 
+/* QUANT and QUANT256. */
 static void eval_quant(const struct eval *e)
 {
-    float x[VD_BLOCK_ELEMS], d;
-    int8_t q[VD_BLOCK_ELEMS];
-    get_f32s(e->data->in[0], VD_BLOCK_ELEMS, x);
-    vd_num_quant8(x, VD_BLOCK_ELEMS, q, &d);
+    float x[VD_SUPER_ELEMS] = {0}, d;
+    int8_t q[VD_SUPER_ELEMS];
+    uint32_t n = e->t->in[0].count;
+    get_f32s(e->data->in[0], n, x);
+    vd_num_quant8(x, n, q, &d);
     put_f32(e->out, 0, d);
-    memcpy(e->out + 4, q, sizeof q);
+    memcpy(e->out + 4, q, n);
 }
 
-/* QUANT records one after the other: scales apart from integers. */
-static void get_blocks(const uint8_t *p, uint32_t n_blocks, int8_t *q, float *d)
+/* Quantiser records of n elements, one after the other: scales apart from integers. */
+static void get_blocks(const uint8_t *p, uint32_t n_blocks, uint32_t n, int8_t *q, float *d)
 {
-    for (uint32_t b = 0; b < n_blocks; b++, p += 4 + VD_BLOCK_ELEMS) {
+    for (uint32_t b = 0; b < n_blocks; b++, p += 4 + n) {
         d[b] = get_f32(p, 0);
-        memcpy(q + b * VD_BLOCK_ELEMS, p + 4, VD_BLOCK_ELEMS);
+        memcpy(q + b * n, p + 4, n);
     }
 }
 
+/* The last two inputs are the weight and what it is multiplied with; before them ROUTE, if there are experts.
+ */
 static void eval_part(const struct eval *e)
 {
-    const struct vd_graph_input *w = &e->t->in[0], *x = &e->t->in[1];
+    const struct vd_tile *t = e->t;
+    const struct vd_graph_input *w = &t->in[t->n_in - 2], *x = &t->in[t->n_in - 1];
+    const uint8_t *const *data = &e->data->in[t->n_in - 2];
     enum vd_wtype type = type_of(e);
-    uint64_t col = e->t->record % vd_num_segs(e->t->o.cols) * VD_SEG_ELEMS;
-    const uint8_t *seg = e->data->in[0] + vd_wtype_row_bytes(type, part_col(w, col));
-    if (vd_wtype_info(type)->quantised) {
+    uint64_t col = t->record % vd_num_segs(t->o.cols) * VD_SEG_ELEMS;
+    const uint8_t *seg = data[0] + vd_wtype_row_bytes(type, part_col(w, col));
+    if (t->o.act_block) {
         int8_t q[VD_SEG_ELEMS];
         float d[VD_SEG_ELEMS / VD_BLOCK_ELEMS];
-        get_blocks(e->data->in[1], x->count, q, d);
-        put_f32(e->out, 0, vd_num_dot_seg(type, seg, q, d, x->count * VD_BLOCK_ELEMS));
+        get_blocks(data[1], x->count, t->o.act_block, q, d);
+        put_f32(e->out, 0, vd_num_dot_seg(type, seg, q, d, x->count * t->o.act_block));
     } else {
         float f[VD_SEG_ELEMS];
-        get_f32s(e->data->in[1], x->count, f);
+        get_f32s(data[1], x->count, f);
         put_f32(e->out, 0, vd_num_dot_seg_float(type, seg, f, x->count));
     }
 }
@@ -134,8 +152,9 @@ static void eval_rope(const struct eval *e)
     bool adjacent = p->rope_pairing == VD_ROPE_ADJACENT;
     uint32_t pair = adjacent ? i / 2 : i % p->n_rope;
     float x0 = get_f32(e->data->in[0], 0), x1 = get_f32(e->data->in[0], e->t->in[0].count - 1), s, c;
-    vd_num_sincos_turn(e->t->step * p->rope_steps[0][pair], &s, &c);
-    vd_num_rope_pair(&x0, &x1, s, c);
+    unsigned table = vd_program_rope_table(p, e->t->o.layer);
+    vd_num_sincos_turn(e->t->step * p->rope_steps[table][pair], &s, &c);
+    vd_num_rope_pair(&x0, &x1, s * p->rope_scale[table], c * p->rope_scale[table]);
     bool second = adjacent ? i & 1 : i >= p->n_rope;
     put_f32(e->out, 0, second ? x1 : x0);
 }
@@ -185,22 +204,29 @@ static void eval_score(const struct eval *e)
     float dq[VD_PROGRAM_HEAD_DIM_MAX / VD_BLOCK_ELEMS], dk[VD_PROGRAM_HEAD_DIM_MAX / VD_BLOCK_ELEMS];
     const uint8_t *row[VD_GRAPH_CHUNK];
     cache_rows(e, row);
-    get_blocks(e->data->in[0], blocks, q, dq);
+    get_blocks(e->data->in[0], blocks, VD_BLOCK_ELEMS, q, dq);
     get_f32s(row[0], blocks, dk);
     memcpy(k, row[0] + 4 * blocks, hd);
-    put_f32(e->out, 0, vd_num_score(q, dq, k, dk, hd, e->g->program->attn_scale));
+    float score = vd_num_score(q, dq, k, dk, hd, e->g->program->attn_scale), cap = e->g->program->attn_cap;
+    put_f32(e->out, 0, cap == 0.0f ? score : vd_num_cap(score, cap));
+}
+
+/* The chunk's first lane; its keys need not start at lane 0 where a window does not. */
+static unsigned first_lane(const struct eval *e)
+{
+    return vd_graph_chunk(&e->t->o, e->t->step, e->t->record).from % VD_GRAPH_CHUNK;
 }
 
 static void eval_chunk(const struct eval *e)
 {
     const uint8_t *row[VD_GRAPH_CHUNK];
-    float score[VD_GRAPH_CHUNK], dv[VD_GRAPH_CHUNK];
+    float score[VD_GRAPH_CHUNK] = {0}, dv[VD_GRAPH_CHUNK] = {0};
     struct vd_chunk c;
-    unsigned n = cache_rows(e, row);
-    get_f32s(e->data->in[0], n, score);
+    unsigned n = cache_rows(e, row), first = first_lane(e);
+    get_f32s(e->data->in[0], n, score + first);
     for (unsigned j = 0; j < n; j++)
-        dv[j] = get_f32(row[j], 0);
-    vd_num_chunk(score, dv, 0, n, &c);
+        dv[first + j] = get_f32(row[j], 0);
+    vd_num_chunk(score, dv, first, n, &c);
     put_f32(e->out, 0, c.m);
     put_f32(e->out, 1, c.l);
     put_f32(e->out, 2, c.d);
@@ -208,21 +234,22 @@ static void eval_chunk(const struct eval *e)
         vd_le16_store(e->out + 12 + 2 * j, (uint16_t)c.q[j]);
 }
 
+/* Lanes without a key weigh nothing, whatever the CHUNK record says. */
 static void eval_chunk_v(const struct eval *e)
 {
     uint32_t hd = e->g->program->head_dim;
     const uint8_t *row[VD_GRAPH_CHUNK];
     int8_t v[VD_GRAPH_CHUNK * VD_PROGRAM_HEAD_DIM_MAX];
     float o[VD_PROGRAM_HEAD_DIM_MAX];
-    struct vd_chunk c;
-    unsigned n = cache_rows(e, row);
+    struct vd_chunk c = {0};
+    unsigned n = cache_rows(e, row), first = first_lane(e);
     c.m = get_f32(e->data->in[0], 0);
     c.l = get_f32(e->data->in[0], 1);
     c.d = get_f32(e->data->in[0], 2);
-    for (unsigned j = 0; j < VD_GRAPH_CHUNK; j++)
-        c.q[j] = j < n ? (int16_t)vd_le16_load(e->data->in[0] + 12 + 2 * j) : 0;
-    for (unsigned j = 0; j < n; j++)
-        memcpy(v + j * hd, row[j] + 4, hd);
+    for (unsigned j = first; j < first + n; j++) {
+        c.q[j] = (int16_t)vd_le16_load(e->data->in[0] + 12 + 2 * j);
+        memcpy(v + j * hd, row[j - first] + 4, hd);
+    }
     vd_num_chunk_v(&c, v, hd, hd, o);
     for (uint32_t i = 0; i < hd; i++)
         put_f32(e->out, i, o[i]);
@@ -265,11 +292,48 @@ static void eval_add(const struct eval *e)
     put_f32(e->out, 0, y);
 }
 
-static void eval_swiglu(const struct eval *e)
+/* The weight is one row, of which the input is the part that holds the element. */
+static void eval_bias(const struct eval *e)
+{
+    float x = get_f32(e->data->in[0], 0);
+    put_f32(e->out, 0, x + get_f32(e->data->in[1], part_col(&e->t->in[1], e->t->record)));
+}
+
+static void eval_glu(const struct eval *e)
 {
     float a = get_f32(e->data->in[0], 0), b = get_f32(e->data->in[1], 0), y;
-    vd_num_swiglu(&a, &b, 1, &y);
+    (e->t->o.kind == VD_OP_GEGLU ? vd_num_geglu : vd_num_swiglu)(&a, &b, 1, &y);
     put_f32(e->out, 0, y);
+}
+
+static void eval_cap(const struct eval *e)
+{
+    put_f32(e->out, 0, vd_num_cap(get_f32(e->data->in[0], 0), e->g->program->logit_cap));
+}
+
+/* ---- experts ---- */
+
+static void eval_route(const struct eval *e)
+{
+    const struct vd_program *p = e->g->program;
+    float x[VD_PROGRAM_EXPERTS_MAX], weight[VD_PROGRAM_USED_MAX];
+    uint32_t expert[VD_PROGRAM_USED_MAX];
+    get_f32s(e->data->in[0], p->n_experts, x);
+    vd_num_route(x, p->n_experts, p->n_used, p->route_norm, expert, weight);
+    for (uint32_t s = 0; s < p->n_used; s++) {
+        vd_le32_store(e->out + VD_GRAPH_ROUTE_BYTES * s, expert[s]);
+        put_f32(e->out + VD_GRAPH_ROUTE_BYTES * s, 1, weight[s]);
+    }
+}
+
+static void eval_mix(const struct eval *e)
+{
+    uint32_t n = e->g->program->n_used;
+    float weight[VD_PROGRAM_USED_MAX], y[VD_PROGRAM_USED_MAX];
+    for (uint32_t s = 0; s < n; s++)
+        weight[s] = get_f32(e->data->in[0] + VD_GRAPH_ROUTE_BYTES * s, 1);
+    get_f32s(e->data->in[1], n, y);
+    put_f32(e->out, 0, vd_num_mix(weight, y, n));
 }
 
 /* ---- sampling ---- */
@@ -527,9 +591,13 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_NORM_PART] = eval_norm_part,
     [VD_OP_NORM_SCALE] = eval_norm_scale,
     [VD_OP_NORM_MUL] = eval_norm_mul,
+    [VD_OP_HEAD_SCALE] = eval_head_scale,
+    [VD_OP_HEAD_MUL] = eval_norm_mul,
     [VD_OP_QUANT] = eval_quant,
+    [VD_OP_QUANT256] = eval_quant,
     [VD_OP_PART] = eval_part,
     [VD_OP_SUM] = eval_sum,
+    [VD_OP_BIAS] = eval_bias,
     [VD_OP_ROPE] = eval_rope,
     [VD_OP_KROW] = eval_krow,
     [VD_OP_VROW] = eval_vrow,
@@ -539,7 +607,11 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_MERGE] = eval_merge,
     [VD_OP_ATTN] = eval_attn,
     [VD_OP_ADD] = eval_add,
-    [VD_OP_SWIGLU] = eval_swiglu,
+    [VD_OP_SWIGLU] = eval_glu,
+    [VD_OP_GEGLU] = eval_glu,
+    [VD_OP_ROUTE] = eval_route,
+    [VD_OP_MIX] = eval_mix,
+    [VD_OP_CAP] = eval_cap,
     [VD_OP_MAX] = eval_max,
     [VD_OP_GMAX] = eval_gmax,
     [VD_OP_HIST] = eval_hist,
@@ -551,16 +623,36 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_TOKEN] = eval_token,
 };
 
+void vd_tile_init_op(struct vd_tile *t, const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
+                     const struct vd_graph_op *o, uint64_t record)
+{
+    t->step = step;
+    t->unit = unit;
+    t->op = op;
+    t->record = record;
+    t->o = *o;
+    t->n_in = vd_graph_inputs(g, step, o, record, t->in);
+}
+
 void vd_tile_init(struct vd_tile *t, const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
                   uint64_t record)
 {
-    *t = (struct vd_tile){.step = step, .unit = unit, .op = op, .record = record};
-    vd_graph_op(g, step, unit, op, &t->o);
-    t->n_in = vd_graph_inputs(g, step, &t->o, record, t->in);
+    struct vd_graph_op o;
+    vd_graph_op(g, step, unit, op, &o);
+    vd_tile_init_op(t, g, step, unit, op, &o, record);
+}
+
+/* The row of a slot's expert. No honest ROUTE names an expert that is not there; the last stands in. */
+static uint32_t expert_row(const struct vd_tile *t, const struct vd_graph *g, const uint8_t *route)
+{
+    struct vd_graph_slot s = vd_graph_slot(&t->o, (uint32_t)(t->record / vd_num_segs(t->o.cols)));
+    uint32_t expert = vd_le32_load(route + VD_GRAPH_ROUTE_BYTES * s.slot), n = g->program->n_experts;
+    return (expert < n ? expert : n - 1) * s.expert_rows + s.row;
 }
 
 /* EMBED: a token that is not in the vocabulary reads the last row (no honest worker accepts such a prompt,
- * but the program must be total). THRESHOLD, TOKEN: the tile of logits, of which there are never none. */
+ * but the program must be total). PART: an expert's row. THRESHOLD, TOKEN: the tile of logits, of which there
+ * are never none. */
 void vd_tile_resolve(struct vd_tile *t, const struct vd_graph *g, unsigned i, const struct vd_tile_data *data)
 {
     assert(t->in[i].dynamic);
@@ -570,6 +662,10 @@ void vd_tile_resolve(struct vd_tile *t, const struct vd_graph *g, unsigned i, co
     if (t->o.kind == VD_OP_EMBED) {
         uint32_t token = vd_le32_load(data->in[0]), vocab = g->program->vocab;
         t->in[i].row = token < vocab ? token : vocab - 1;
+        return;
+    }
+    if (t->o.kind == VD_OP_PART) {
+        t->in[i].row = expert_row(t, g, data->in[0]);
         return;
     }
     if (t->o.kind == VD_OP_THRESHOLD) {

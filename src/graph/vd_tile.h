@@ -31,6 +31,10 @@ struct vd_tile_data {
 void vd_tile_init(struct vd_tile *t, const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
                   uint64_t record);
 
+/* The same for who has the operator's entry already: in a loop over records. */
+void vd_tile_init_op(struct vd_tile *t, const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
+                     const struct vd_graph_op *o, uint64_t record);
+
 /* Completes the address of input i, which is dynamic, from the inputs before it. Always gives an address that
  * exists. */
 void vd_tile_resolve(struct vd_tile *t, const struct vd_graph *g, unsigned i,

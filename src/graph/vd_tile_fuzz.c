@@ -60,6 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     uint32_t op = data[1] % vd_graph_ops(&g, step, unit);
     struct vd_graph_op o;
     vd_graph_op(&g, step, unit, op, &o);
+    if (o.n_records == 0)
+        return 0;
     vd_tile_init(&t, &g, step, unit, op, data[2] * o.n_records / 256);
     repeat(bytes[0], sizeof bytes, data + 4, n_bytes - 4);
     for (unsigned i = 0; i < t.n_in; i++) {

@@ -18,6 +18,9 @@
 
 enum { VOCAB = 9000, WIDTH = 1056 };
 
+/* Operators by number: SUM of the head's products; SUM of q and its ROPE. */
+enum { LOGITS = 6, SUM_Q = 6, ROPE_Q = 18 };
+
 static struct vd_program program = {VD_PROGRAM_PLAIN,
                                     .n_layers = 1,
                                     .width = WIDTH,
@@ -96,10 +99,10 @@ static uint32_t token_of(const float *x, const struct vd_sampling *s)
         .step = 4,
         .unit = 2};
     uint32_t n = vd_graph_ops(&u.g, u.step, u.unit);
-    u.records[5] = malloc(4 * VOCAB);
+    u.records[LOGITS] = malloc(4 * VOCAB);
     for (uint32_t i = 0; i < VOCAB; i++)
-        vd_le32_store(u.records[5] + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
-    for (uint32_t op = 6; op < n; op++)
+        vd_le32_store(u.records[LOGITS] + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
+    for (uint32_t op = LOGITS + 1; op < n; op++)
         run_op(&u, op);
     uint32_t token = vd_le32_load(u.records[n - 1]), stop = vd_le32_load(u.records[n - 1] + 4);
     assert_int_equal(stop, vd_graph_stop(&u.g, u.step, token));
@@ -167,16 +170,16 @@ static void rotation_equals_num(void **state)
                          .step = 777,
                          .unit = 1};
         float y[128];
-        u.records[5] = malloc(4 * 128);
+        u.records[SUM_Q] = malloc(4 * 128);
         for (uint32_t e = 0; e < 128; e++) {
             y[e] = (float)((int)(e * 37 % 101) - 50) / 7.0f;
-            vd_le32_store(u.records[5] + 4 * e, vd_f32_bits(y[e]));
+            vd_le32_store(u.records[SUM_Q] + 4 * e, vd_f32_bits(y[e]));
         }
-        run_op(&u, 10);
+        run_op(&u, ROPE_Q);
         for (uint32_t h = 0; h < 2; h++)
             vd_num_rope_head(y + 64 * h, 2 * p.n_rope, 777, p.rope_steps[0], halves);
         for (uint32_t e = 0; e < 128; e++)
-            assert_int_equal(vd_le32_load(u.records[10] + 4 * e), vd_f32_bits(y[e]));
+            assert_int_equal(vd_le32_load(u.records[ROPE_Q] + 4 * e), vd_f32_bits(y[e]));
         free_unit(&u);
     }
 }

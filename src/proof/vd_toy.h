@@ -15,6 +15,9 @@
 
 enum { TOY_MAX_POS = 300 };
 
+/* Operators of a block, by number. */
+enum { TOY_KROW = 21, TOY_VROW = 22, TOY_SCORE = 23 };
+
 struct vd_toy_model {
     struct vd_program program;
     uint8_t program_bytes[VD_PROGRAM_BYTES_MAX];

@@ -142,15 +142,15 @@ static uint64_t describe(const struct vd_trace *t, struct vd_trace_unit_data *u)
     return lay_out(t, u, NULL);
 }
 
-/* No unit is larger than a block or the head of the last step. */
+/* No unit of a step is larger than the same unit of the last one. */
 bool vd_trace_fits(const struct vd_graph *graph)
 {
-    uint32_t n = graph->job.n_steps, n_layers = graph->program->n_layers;
+    uint32_t n = graph->job.n_steps, n_units = graph->program->n_layers + 2;
     struct vd_trace t = {.graph = *graph};
     assert(vd_graph_valid(graph));
-    if ((uint64_t)n * (n_layers + 2) * sizeof(struct vd_hash) > MEMORY_MAX)
+    if ((uint64_t)n * n_units * sizeof(struct vd_hash) > MEMORY_MAX)
         return false;
-    for (uint32_t unit = n_layers; unit <= n_layers + 1; unit++) {
+    for (uint32_t unit = 1; unit < n_units; unit++) {
         t.u = (struct vd_trace_unit_data){.step = n - 1, .unit = unit};
         if (describe(&t, &t.u) > MEMORY_MAX)
             return false;
@@ -241,7 +241,7 @@ static void run_record(struct vd_trace *t, uint32_t op, uint64_t record)
     struct vd_tile_data data = {{NULL}, {NULL}};
     struct vd_tile tile;
     uint8_t token[4];
-    vd_tile_init(&tile, &t->graph, u->step, u->unit, op, record);
+    vd_tile_init_op(&tile, &t->graph, u->step, u->unit, op, &u->op[op], record);
     for (unsigned i = 0; i < tile.n_in; i++) {
         if (tile.in[i].dynamic)
             vd_tile_resolve(&tile, &t->graph, i, &data);
@@ -257,6 +257,8 @@ void vd_trace_unit_run(struct vd_trace *t)
     for (uint32_t o = 0; o < u->n_ops; o++) {
         const struct vd_graph_op *op = &u->op[o];
         size_t n_bytes = (size_t)op->n_records * op->record_bytes;
+        if (op->n_records == 0)
+            continue; /* absent: its root stays 32 zero bytes */
         for (uint64_t r = 0; r < op->n_records; r++)
             run_record(t, o, r);
         if (t->source.after_op)

@@ -242,6 +242,18 @@ static enum vd_game_result do_units(struct turn *t)
     return VD_GAME_ACCEPTED;
 }
 
+/* The root of an operator that the program does not have is 32 zero bytes: there is nothing to open. */
+static bool absent_are_zero(const struct turn *t, const struct vd_hash *root, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct vd_graph_op o;
+        vd_graph_op(t->g, t->game->step, t->game->unit, i, &o);
+        if (o.n_records == 0 && !vd_hash_is_zero(&root[i]))
+            return false;
+    }
+    return true;
+}
+
 static enum vd_game_result do_ops(struct turn *t)
 {
     struct vd_game *game = t->game;
@@ -249,7 +261,7 @@ static enum vd_game_result do_ops(struct turn *t)
     uint32_t n = vd_graph_ops(t->g, game->step, game->unit);
     struct vd_hash outs[VD_GRAPH_OUTS_MAX] = {{{0}}};
     uint8_t ops[VD_GRAPH_OUTS_MAX];
-    if (t->move.nodes.n != n * (size_t)VD_HASH_BYTES)
+    if (t->move.nodes.n != n * (size_t)VD_HASH_BYTES || !absent_are_zero(t, root, n))
         return VD_GAME_REJECT_FIT;
     unsigned n_outs = vd_graph_outs(t->g, game->step, game->unit, ops);
     for (unsigned i = 0; i < n_outs; i++)
@@ -349,8 +361,10 @@ static enum vd_game_result do_op(struct turn *t)
     struct vd_graph_op o;
     if (t->move.index >= game->n_ops)
         return VD_GAME_REJECT_RANGE;
+    vd_graph_op(t->g, game->step, game->unit, (uint32_t)t->move.index, &o);
+    if (o.n_records == 0)
+        return VD_GAME_REJECT_RANGE;
     game->op = (uint32_t)t->move.index;
-    vd_graph_op(t->g, game->step, game->unit, game->op, &o);
     path_open(&game->leaves, vd_graph_leaves(&o), &game->op_root[game->op]);
     game->phase = game->leaves.n == 1 ? VD_PHASE_W_RECORDS : VD_PHASE_W_LEAVES;
     return VD_GAME_ACCEPTED;

@@ -121,7 +121,7 @@ static bool op_ok(const struct vd_game *game, const struct vd_graph *g, struct v
     if (!ops_ok(game, g) || game->op >= game->n_ops)
         return false;
     vd_graph_op(g, game->step, game->unit, game->op, o);
-    return path_ok(&game->leaves, vd_graph_leaves(o));
+    return o->n_records > 0 && path_ok(&game->leaves, vd_graph_leaves(o));
 }
 
 static bool shape_ok(const struct vd_game *game, const struct vd_graph *g)

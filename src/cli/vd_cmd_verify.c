@@ -88,7 +88,11 @@ static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, stru
     struct vd_ctx *ctx = NULL;
     struct vd_kv_pool *cache = NULL;
     struct vd_hash root;
-    struct vd_proof_job job = {&v->receipt, v->e.prompt, v->e.output, v->e.job_salt};
+    struct vd_proof_job job = {.receipt = &v->receipt,
+                               .prompt = v->e.prompt,
+                               .output = v->e.output,
+                               .job_salt = v->e.job_salt,
+                               .controls = v->e.controls};
     uint64_t began = vd_clock_ns();
     enum vd_err e = vd_cmd_engine_open(&g, v->cli, model, err);
     if (e != VD_OK)

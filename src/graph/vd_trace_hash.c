@@ -99,6 +99,15 @@ struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t to
     return finish(&s);
 }
 
+struct vd_hash vd_text_leaf(uint32_t id, struct vd_bytes text)
+{
+    struct vd_sha256 s;
+    start_leaf(&s, "veridem/text");
+    vd_sha256_u32(&s, id);
+    vd_sha256_update(&s, text.p, text.n);
+    return finish(&s);
+}
+
 struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first,
                              const uint32_t *tokens, uint32_t n)
 {

@@ -112,11 +112,13 @@ static void test_job(void **state)
 static void test_token(void **state)
 {
     uint32_t ids[] = {17, 18};
-    struct vd_wire_token m = {hash(1), 12, {ids, 2}}, got;
+    uint8_t logprobs[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    struct vd_wire_token m = {hash(1), 12, {ids, 2}, {logprobs, sizeof logprobs}}, got;
     struct vd_arena arena = vd_arena_init(token_memory, sizeof token_memory);
     ROUND_TRIP(token, VD_WIRE_TOKEN, m, got, vd_wire_get_token(&got, body, &arena));
     assert_int_equal(got.index, 12);
     assert_int_equal(got.ids.v[1], 18);
+    assert_int_equal(got.logprobs.n, sizeof logprobs);
 }
 
 static void test_receipt_accept_cancel(void **state)

@@ -22,7 +22,11 @@ enum vd_err vd_game_case_init(struct vd_game_case *c, const struct vd_envelope *
     else if (!vd_ref_claim_init(&c->claim, &c->receipt, vd_model_program(model),
                                 vd_model_program_bytes(model)))
         e = vd_error_set(err, VD_EUNSUPPORTED, "the model's program cannot run the receipt's job");
-    c->job = (struct vd_proof_job){&c->receipt, c->envelope.prompt, c->envelope.output, c->envelope.job_salt};
+    c->job = (struct vd_proof_job){.receipt = &c->receipt,
+                                   .prompt = c->envelope.prompt,
+                                   .output = c->envelope.output,
+                                   .job_salt = c->envelope.job_salt,
+                                   .controls = c->envelope.controls};
     if (e != VD_OK)
         vd_game_case_free(c);
     return e;

@@ -19,19 +19,19 @@ static bool counts(const struct vd_sampling *p)
     return p->presence_micro != 0 || p->frequency_micro != 0;
 }
 
-static uint32_t repeat_begin(const struct vd_sampling *p, uint32_t step)
+uint32_t vd_num_repeat_begin(const struct vd_sampling *p, uint32_t step)
 {
     return p->repeat_micro ? last(step + 1, p->repeat_last_n) : step + 1;
 }
 
-static uint32_t count_begin(const struct vd_sampling *p, uint32_t n_prompt, uint32_t step)
+uint32_t vd_num_count_begin(const struct vd_sampling *p, uint32_t n_prompt, uint32_t step)
 {
     return counts(p) ? max32(n_prompt, last(step + 1, VD_PENALTY_WINDOW)) : step + 1;
 }
 
 uint32_t vd_num_penalty_begin(const struct vd_sampling *p, uint32_t n_prompt, uint32_t step)
 {
-    uint32_t a = repeat_begin(p, step), b = count_begin(p, n_prompt, step);
+    uint32_t a = vd_num_repeat_begin(p, step), b = vd_num_count_begin(p, n_prompt, step);
     return a < b ? a : b;
 }
 
@@ -39,7 +39,7 @@ struct vd_penalty_seen vd_num_penalty_seen(const struct vd_sampling *p, uint32_t
                                            uint32_t step, const uint32_t *tokens, uint32_t id)
 {
     struct vd_penalty_seen seen = {false, 0};
-    uint32_t repeat = repeat_begin(p, step), count = count_begin(p, n_prompt, step);
+    uint32_t repeat = vd_num_repeat_begin(p, step), count = vd_num_count_begin(p, n_prompt, step);
     for (uint32_t at = begin; at <= step; at++) {
         if (tokens[at - begin] != id)
             continue;

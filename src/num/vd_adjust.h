@@ -33,6 +33,10 @@ static inline bool vd_num_penalised(const struct vd_sampling *p)
     return p->repeat_micro != 0 || p->presence_micro != 0 || p->frequency_micro != 0;
 }
 
+/* The first sequence position that repetition looks at, and that frequency and presence do; step + 1: none.
+ */
+uint32_t vd_num_repeat_begin(const struct vd_sampling *p, uint32_t step);
+uint32_t vd_num_count_begin(const struct vd_sampling *p, uint32_t n_prompt, uint32_t step);
 /* The first of the sequence positions that the penalties look at when the token after position `step` is
  * chosen; the last is `step`. */
 uint32_t vd_num_penalty_begin(const struct vd_sampling *p, uint32_t n_prompt, uint32_t step);

@@ -6,14 +6,18 @@
 #include "vd_sampler.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct batch {
     struct vd_feed *feed;
     struct vd_kv *kv;
     uint32_t first;
     size_t n;
+    struct vd_automaton_state last; /* of the batch before */
     struct vd_row *rows;
-    uint32_t *token; /* per row */
+    uint32_t *token;                  /* per row */
+    struct vd_automaton_state *state; /* per row: the mask's, before its token */
+    uint32_t *sequence;               /* prompt and output, if there are penalties */
     unsigned n_threads;
     struct vd_sampler **sampler; /* per thread */
 };
@@ -34,6 +38,20 @@ static uint32_t token_at(const struct vd_feed *f, uint32_t step)
     return token < vocab ? token : vocab - 1;
 }
 
+/* The mask's state before the token of row i, from the row's before and the token between them. */
+static void follow_mask(struct batch *b, size_t i, uint32_t step)
+{
+    const struct vd_feed *f = b->feed;
+    if (step + 1 == f->graph->job.n_prompt)
+        b->state[i] = VD_AUTOMATON_START;
+    else if (i > 0)
+        b->state[i] = b->state[i - 1];
+    else
+        b->state[i] = b->last;
+    if (step + 1 > f->graph->job.n_prompt)
+        vd_masker_advance(f->masker, &b->state[i], f->output[step - f->graph->job.n_prompt]);
+}
+
 /* As many rows as fit from b->first on. */
 static void fill(struct batch *b, uint32_t n_steps)
 {
@@ -44,9 +62,13 @@ static void fill(struct batch *b, uint32_t n_steps)
         bool head = vd_graph_has_head(f->graph, s);
         if (head && logits-- == 0)
             break;
+        if (head && f->masker)
+            follow_mask(b, b->n, s);
         b->rows[b->n++] = (struct vd_row){
             .kv = b->kv, .pos = s, .token = token_at(f, s), .flags = head ? VD_ROW_LOGITS : 0};
     }
+    if (f->masker && b->n)
+        b->last = b->state[b->n - 1];
 }
 
 static void choose_token(void *arg, size_t row, unsigned thread)
@@ -58,9 +80,16 @@ static void choose_token(void *arg, size_t row, unsigned thread)
     b->token[row] = VD_SAMPLE_FAIL;
     if (!vd_graph_has_head(f->graph, step))
         return;
-    uint64_t r64 = vd_sample_r64(s->seed, s->choice, step + 1 - f->graph->job.n_prompt);
+    struct vd_choice how = {.sampling = s,
+                            .r64 = vd_sample_r64(s->seed, s->choice, step + 1 - f->graph->job.n_prompt),
+                            .tokens = b->sequence,
+                            .n_prompt = f->graph->job.n_prompt,
+                            .step = step,
+                            .bias = f->bias,
+                            .masker = f->masker,
+                            .state = &b->state[row]};
     b->token[row] = vd_sampler_choose(b->sampler[thread], vd_model_kern(vd_ctx_model(f->ctx)),
-                                      vd_ctx_logits(f->ctx, row), s, r64);
+                                      vd_ctx_logits(f->ctx, row), &how);
 }
 
 static void hand_over(struct batch *b)
@@ -69,9 +98,10 @@ static void hand_over(struct batch *b)
     for (size_t i = 0; i < b->n; i++) {
         uint32_t step = b->first + (uint32_t)i;
         enum vd_stop stop = VD_STOP_NONE;
-        if (vd_graph_has_head(f->graph, step))
+        bool head = vd_graph_has_head(f->graph, step);
+        if (head)
             stop = vd_graph_stop(f->graph, step, b->token[i]);
-        f->row(f->arg, b->kv, step, i, b->token[i], stop);
+        f->row(f->arg, b->kv, step, i, b->token[i], stop, head && f->masker ? &b->state[i] : NULL);
     }
 }
 
@@ -94,14 +124,30 @@ static enum vd_err run(struct batch *b, uint32_t n_steps, struct vd_error *err)
     return VD_OK;
 }
 
+/* The tokens as they are: a penalty looks at ids, whether the vocabulary has them or not. */
+static bool copy_sequence(struct batch *b)
+{
+    const struct vd_graph_job *j = &b->feed->graph->job;
+    if (!vd_num_penalised(&j->sampling))
+        return true;
+    b->sequence = malloc(((size_t)j->n_prompt + j->n_output + 1) * sizeof *b->sequence);
+    if (!b->sequence)
+        return false;
+    memcpy(b->sequence, b->feed->prompt, j->n_prompt * sizeof *b->sequence);
+    if (j->n_output)
+        memcpy(b->sequence + j->n_prompt, b->feed->output, j->n_output * sizeof *b->sequence);
+    return true;
+}
+
 static bool allocate(struct batch *b)
 {
     size_t n = vd_ctx_max_rows(b->feed->ctx);
     b->n_threads = vd_pool_threads(vd_ctx_pool(b->feed->ctx));
     b->rows = malloc(n * sizeof *b->rows);
     b->token = malloc(n * sizeof *b->token);
+    b->state = malloc(n * sizeof *b->state);
     b->sampler = calloc(b->n_threads, sizeof *b->sampler);
-    if (!b->rows || !b->token || !b->sampler)
+    if (!b->rows || !b->token || !b->state || !b->sampler || !copy_sequence(b))
         return false;
     for (unsigned i = 0; i < b->n_threads; i++)
         if (!(b->sampler[i] = vd_sampler_new(b->feed->graph->program->vocab)))
@@ -115,6 +161,8 @@ static void release(struct batch *b)
         vd_sampler_free(b->sampler[i]);
     free(b->sampler);
     free(b->token);
+    free(b->state);
+    free(b->sequence);
     free(b->rows);
     vd_kv_close(b->kv);
 }
@@ -128,6 +176,34 @@ enum vd_err vd_feed_run(struct vd_feed *f, uint32_t n_steps, struct vd_error *er
                          : vd_error_set(err, VD_ENOMEM, "no memory for a batch of rows");
     release(&b);
     return e;
+}
+
+enum vd_err vd_feed_open_controls(struct vd_feed *f, const struct vd_model *model,
+                                  const struct vd_proof_job *job, bool *fits, struct vd_error *err)
+{
+    const struct vd_program *p = vd_model_program(model);
+    enum vd_err e = VD_OK;
+    *fits = vd_controls_check(&job->receipt->request, &job->controls);
+    if (!*fits)
+        return VD_OK;
+    f->bias = job->controls.bias;
+    if (job->controls.mask.n == 0)
+        return VD_OK;
+    f->texts = job->texts;
+    if (!f->texts) {
+        e = vd_texts_open(&f->own_texts, vd_model_gguf(model), p->vocab, err);
+        f->texts = f->own_texts;
+    }
+    if (e == VD_OK)
+        e = vd_masker_create(&f->masker, f->texts, job->controls.mask, p->stop, p->n_stop, err);
+    *fits = e != VD_ECONFLICT;
+    return *fits ? e : VD_OK;
+}
+
+void vd_feed_close_controls(struct vd_feed *f)
+{
+    vd_masker_free(f->masker);
+    vd_texts_free(f->own_texts);
 }
 
 bool vd_feed_graph(struct vd_graph *out, const struct vd_model *model, const struct vd_proof_job *job)

@@ -60,7 +60,8 @@ static void make_job(struct bench *b, const struct vd_sampling *sampling)
     q->salt_commit = vd_salt_commit(b->salt);
     q->prompt_root = vd_token_root(b->salt, 0, b->tokens, PROMPT);
     b->receipt.output_root = vd_token_root(b->salt, PROMPT, b->tokens + PROMPT, OUTPUT);
-    b->job = (struct vd_proof_job){&b->receipt, b->tokens, b->tokens + PROMPT, b->salt};
+    b->job = (struct vd_proof_job){
+        .receipt = &b->receipt, .prompt = b->tokens, .output = b->tokens + PROMPT, .job_salt = b->salt};
 }
 
 static double prefill_s(struct bench *b)
@@ -129,8 +130,8 @@ static struct generation generate(struct bench *b, struct vd_sampler *sampler, c
     uint64_t began = vd_clock_ns(), spent = 0;
     for (uint32_t made = 0; made < OUTPUT; made++) {
         check(vd_model_forward(b->ctx, rows, n, NULL, &err), &err);
-        uint32_t token =
-            vd_sampler_choose(sampler, vd_model_kern(b->model), vd_ctx_logits(b->ctx, n - 1), &greedy, 0);
+        uint32_t token = vd_sampler_choose(sampler, vd_model_kern(b->model), vd_ctx_logits(b->ctx, n - 1),
+                                           &(struct vd_choice){.sampling = &greedy});
         uint64_t t = vd_clock_ns();
         for (size_t i = 0; receipt && i < n; i++)
             add_position(b, &c, kv, rows[i].pos, i == n - 1 ? vd_ctx_hidden(b->ctx, i) : NULL, token);

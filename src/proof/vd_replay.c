@@ -52,7 +52,7 @@ static void compare(struct replay *r, uint32_t step, uint32_t token, enum vd_sto
 }
 
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
-                   enum vd_stop stop)
+                   enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     struct replay *r = arg;
     const float *x = NULL;
@@ -62,6 +62,7 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
         compare(r, step, token, stop);
     }
     vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
+    (void)mask;
     vd_commit_add(&r->commit, r->k, r->v, x, token, stop);
     r->out->hash_ns += vd_clock_ns() - start;
 }
@@ -69,6 +70,7 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
 static enum vd_err run(struct replay *r, struct vd_ctx *ctx, struct vd_kv_pool *cache, struct vd_error *err)
 {
     const struct vd_request *q = &r->job->receipt->request;
+    bool fits;
     r->feed = (struct vd_feed){.ctx = ctx,
                                .cache = cache,
                                .graph = &r->graph,
@@ -76,8 +78,15 @@ static enum vd_err run(struct replay *r, struct vd_ctx *ctx, struct vd_kv_pool *
                                .output = r->job->output,
                                .arg = r,
                                .row = on_row};
+    enum vd_err e = vd_feed_open_controls(&r->feed, vd_ctx_model(ctx), r->job, &fits, err);
+    if (e != VD_OK)
+        return e;
+    if (!fits) {
+        r->out->verdict = VD_REPLAY_JOB;
+        return VD_OK;
+    }
     vd_commit_init(&r->commit, r->graph.program, q->n_prompt, q->max_tokens, &q->sampling, r->job->job_salt);
-    enum vd_err e = vd_feed_run(&r->feed, r->graph.job.n_steps, err);
+    e = vd_feed_run(&r->feed, r->graph.job.n_steps, err);
     if (e != VD_OK)
         return e;
     r->out->forward_ns = r->feed.forward_ns;
@@ -104,6 +113,7 @@ enum vd_err vd_replay(struct vd_ctx *ctx, struct vd_kv_pool *cache, const struct
     r.v = malloc(vd_model_v_row_bytes(model));
     enum vd_err e =
         r.k && r.v ? run(&r, ctx, cache, err) : vd_error_set(err, VD_ENOMEM, "no memory for a replay");
+    vd_feed_close_controls(&r.feed);
     free(r.k);
     free(r.v);
     return e;

@@ -9,6 +9,7 @@
 #define VD_REPLAY_H
 
 #include "vd_forward.h"
+#include "vd_masker.h"
 #include "vd_receipt.h"
 
 /* A receipt with what it hides. All borrowed. vd_envelope_check must have said VD_RECEIPT_OK, or, for a
@@ -17,13 +18,15 @@ struct vd_proof_job {
     const struct vd_receipt *receipt;
     const uint32_t *prompt, *output; /* receipt->request.n_prompt and receipt->n_output tokens */
     const uint8_t *job_salt;         /* VD_SALT_BYTES */
+    struct vd_controls controls;     /* the tables that the request names */
+    const struct vd_texts *texts;    /* the model's; NULL: read from its file if the job has a mask */
 };
 
 /* X(code, text) */
 #define VD_REPLAY_LIST(X)                                                                                    \
     X(VD_REPLAY_OK, "the receipt stands")                                                                    \
     X(VD_REPLAY_MODEL, "the receipt is for another model")                                                   \
-    X(VD_REPLAY_JOB, "the model cannot run this job (its lengths do not fit)")                               \
+    X(VD_REPLAY_JOB, "the model cannot run this job (its lengths or tables do not fit)")                     \
     X(VD_REPLAY_TOKEN, "a token is not the one the model chooses")                                           \
     X(VD_REPLAY_STOP, "the answer does not end where the model ends it")                                     \
     X(VD_REPLAY_COMMIT, "the commit root differs")

@@ -22,7 +22,7 @@ static void on_tap(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, co
 }
 
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
-                   enum vd_stop stop)
+                   enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     struct vd_trace_model *t = arg;
     if (vd_graph_has_head(&t->graph, step))
@@ -69,9 +69,16 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
                                .arg = t,
                                .row = on_row,
                                .tap = on_tap};
+    bool fits;
+    enum vd_err e = vd_feed_open_controls(&t->feed, model, job, &fits, err);
+    if (e == VD_OK && !fits)
+        e = vd_error_set(err, VD_EUSE, "the job's tables are not the request's, or not for this model");
+    if (e != VD_OK) {
+        vd_trace_model_close(t);
+        return e;
+    }
     struct vd_trace_source source = {t, source_run, source_weight_row, source_weight_proof, NULL};
-    enum vd_err e =
-        vd_trace_create(&t->trace, &t->graph, job->prompt, job->output, job->job_salt, &source, err);
+    e = vd_trace_create(&t->trace, &t->graph, job->prompt, job->output, job->job_salt, &source, err);
     if (e != VD_OK) {
         vd_trace_model_close(t);
         return e;
@@ -85,6 +92,7 @@ void vd_trace_model_close(struct vd_trace_model *t)
     if (!t)
         return;
     vd_trace_destroy(t->trace);
+    vd_feed_close_controls(&t->feed);
     free(t);
 }
 

@@ -42,6 +42,9 @@ static struct job *job_new(const struct vd_job *spec)
         memcpy(j->tokens + spec->n_prompt, spec->resume, spec->n_resume * sizeof *j->tokens);
     j->spec = *spec;
     j->spec.prompt = j->spec.resume = NULL; /* the caller's memory */
+    if (spec->bias.n)
+        memcpy(j->bias, spec->bias.p, spec->bias.n);
+    j->spec.bias.p = j->bias;
     j->n_known = spec->n_prompt + spec->n_resume;
     j->n_given = spec->n_resume;
     j->queued_ns = vd_engine_now_ns();
@@ -79,6 +82,28 @@ static size_t active_of(const struct vd_engine *e, const struct vd_hash *account
     return n;
 }
 
+/* Whole pages that j could share with a running job of its account: those that both begin with. */
+static size_t shared_with(const struct job *j, const struct job *a)
+{
+    size_t most = j->spec.n_prompt - 1, n = 0;
+    if (vd_hash_is_zero(&j->spec.account) || !vd_hash_eq(&j->spec.account, &a->spec.account) || a->ended)
+        return 0;
+    if (a->spec.n_prompt < most)
+        most = a->spec.n_prompt;
+    while (n < most && j->tokens[n] == a->tokens[n])
+        n++;
+    return n / VD_KV_PAGE_POS * VD_KV_PAGE_POS;
+}
+
+/* Somebody is computing what j begins with: it is cheaper to wait. */
+static bool is_being_computed(const struct vd_engine *e, const struct job *j)
+{
+    for (size_t i = 0; i < e->n_active; i++)
+        if (shared_with(j, e->active[i]) > vd_kv_len(e->active[i]->kv))
+            return true;
+    return false;
+}
+
 /* The place in the queue of the job to admit next: the oldest of an account that has the fewest running. */
 static struct job **next_queued(struct vd_engine *e)
 {
@@ -86,7 +111,7 @@ static struct job **next_queued(struct vd_engine *e)
     size_t fewest = SIZE_MAX;
     for (struct job **at = &e->queue; *at; at = &(*at)->next) {
         size_t n = active_of(e, &(*at)->spec.account);
-        if (n < fewest) {
+        if (n < fewest && !is_being_computed(e, *at)) {
             fewest = n;
             best = at;
         }
@@ -105,6 +130,26 @@ static struct job *unlink_queued(struct vd_engine *e, struct job **at)
     return j;
 }
 
+/* Takes the prompt's pages of a running job instead, if it has more of them. Only whole pages: neither will
+ * ever write into one that both hold, so what each has reserved stays enough. */
+static enum vd_err share_running(struct vd_engine *e, struct job *j, struct vd_error *err)
+{
+    const struct job *best = NULL;
+    size_t most = vd_kv_len(j->kv);
+    for (size_t i = 0; i < e->n_active; i++) {
+        size_t n = shared_with(j, e->active[i]);
+        if (n > most && n <= vd_kv_len(e->active[i]->kv)) {
+            most = n;
+            best = e->active[i];
+        }
+    }
+    if (!best)
+        return VD_OK;
+    vd_kv_close(j->kv);
+    j->kv = NULL;
+    return vd_kv_fork(&j->kv, best->kv, most, err);
+}
+
 /* Gets the job's cache: what the account's prefixes offer, and room for the rest. Prefixes give way to it,
  * but only if that helps: a job that has to wait anyway is tried at every step, and must not cost the others
  * theirs. The last prompt token is always fed, since its row yields the first token. */
@@ -112,6 +157,8 @@ static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error
 {
     size_t usable = vd_hash_is_zero(&j->spec.account) ? 0 : j->spec.n_prompt - 1;
     enum vd_err rc = vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, err);
+    if (rc == VD_OK)
+        rc = share_running(e, j, err);
     if (rc != VD_OK)
         return rc;
     size_t n_pos = job_positions(&j->spec);
@@ -133,8 +180,10 @@ static struct job *admit(struct vd_engine *e)
 {
     struct job *broken = NULL;
     while (e->n_active < e->options.max_active && e->queue) {
-        struct job **at = next_queued(e), *j = *at;
+        struct job **at = next_queued(e), *j = at ? *at : NULL;
         struct vd_error err = {0};
+        if (!j)
+            break; /* all wait for a prompt that is being computed */
         if (get_cache(e, j, &err) == VD_OK) {
             unlink_queued(e, at);
             j->admitted_ns = vd_engine_now_ns();
@@ -397,6 +446,11 @@ static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job
         return vd_error_set(err, VD_ELIMIT,
                             "%zu positions exceed the KV cache, which holds %zu; give the engine more memory",
                             positions, limit);
+    if (job->bias.n && !vd_bias_valid(job->bias))
+        return vd_error_set(err, VD_EUSE, "a bias table of %zu bytes is not valid", job->bias.n);
+    if (job->logprobs > 1 + VD_LOGPROBS_MAX)
+        return vd_error_set(err, VD_EUSE, "%u of the likeliest tokens are wanted, at most %d are given",
+                            job->logprobs - 1, VD_LOGPROBS_MAX);
     enum vd_err rc = check_tokens(p, job->prompt, job->n_prompt, "prompt", err);
     return rc == VD_OK ? check_resume(p, job, err) : rc;
 }

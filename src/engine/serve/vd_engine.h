@@ -8,21 +8,23 @@
  *
  * Prefix cache. What a job leaves in the cache stays until the memory is wanted, and is reused by later jobs
  * *of the same account* that begin with the same tokens (a cache over accounts would leak prompts by its
- * timing). A job with account zero neither uses nor leaves anything.
+ * timing). A job with account zero neither uses nor leaves anything. Jobs of one account that begin with the
+ * same tokens, such as the choices of one request, wait for the first of them and share its prompt's pages.
  *
  * Callbacks run on the scheduler thread, one at a time: keep them short. They may call vd_engine_submit and
  * vd_engine_cancel, no other function of this header. Per job the order is: positions ascending from 0; for
  * each that yields a token, on_position before on_token; at last on_done, exactly once, also after cancel and
  * destroy.
  *
- * Ownership: prompt and resume are copied by submit. Model and pool are borrowed; nobody else may use the
- * pool but within vd_engine_run. Thread rule: every function may be called from any thread. */
+ * Ownership: prompt, resume and bias are copied by submit. Model and pool are borrowed; nobody else may use
+ * the pool but within vd_engine_run. Thread rule: every function may be called from any thread. */
 #ifndef VD_ENGINE_H
 #define VD_ENGINE_H
 
 #include "vd_forward.h"
 #include "vd_graph.h" /* enum vd_stop */
 #include "vd_sample.h"
+#include "vd_sampler.h"
 #include "vd_sha256.h"
 
 struct vd_engine;
@@ -42,6 +44,7 @@ struct vd_position {
     const float *x; /* the X row after the last layer; NULL for positions before the last of the prompt */
     uint32_t token; /* sampled here; VD_SAMPLE_FAIL if none (x NULL, or stop FAIL) */
     enum vd_stop stop;
+    const struct vd_automaton_state *mask; /* the mask's state before the token; NULL: no mask, or x NULL */
 };
 
 enum vd_job_end {
@@ -69,10 +72,15 @@ struct vd_job {
     uint32_t max_tokens; /* at least 1; n_prompt + max_tokens - 1 positions fit into the model's context */
     struct vd_sampling sampling;
     struct vd_hash account;
+    struct vd_bytes bias;     /* the request's table; n 0: none */
+    struct vd_masker *masker; /* of the request's mask, borrowed until on_done; NULL: none */
+    uint32_t logprobs;        /* 0: none; else 1 + how many of the likeliest tokens (VD_LOGPROBS_MAX) */
 
     void *arg;
     void (*on_position)(void *arg, const struct vd_position *p); /* may be NULL */
     void (*on_token)(void *arg, uint32_t index, uint32_t token); /* index in the output; may be NULL */
+    /* Comes right before on_token if logprobs are wanted; may be NULL. */
+    void (*on_logprobs)(void *arg, uint32_t index, const struct vd_logprobs *l);
     /* resume[index] is not what the job yields there: `own` is, and on_token goes on with it. May be NULL. */
     void (*on_mismatch)(void *arg, uint32_t index, uint32_t given, uint32_t own);
     void (*on_done)(void *arg, const struct vd_job_result *r);

@@ -24,6 +24,9 @@ struct job {
     bool ended;
     struct vd_job_result result;
     atomic_bool cancel;
+    struct vd_automaton_state mask; /* after mask_n output tokens */
+    uint32_t mask_n;
+    uint8_t bias[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES]; /* where spec.bias points */
     uint64_t queued_ns, admitted_ns, first_ns;
     /* of the running step */
     size_t first_row, n_rows;
@@ -42,6 +45,8 @@ struct choice {
     size_t row;
     uint32_t index; /* in the job's output */
     uint32_t token;
+    struct vd_automaton_state mask; /* before it */
+    struct vd_logprobs logprobs;
 };
 
 struct vd_engine {

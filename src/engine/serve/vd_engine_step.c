@@ -74,6 +74,20 @@ static void plan(struct vd_engine *e)
     e->turn++;
 }
 
+/* The mask's state before output token `index`. */
+static struct vd_automaton_state mask_before(struct job *j, uint32_t index)
+{
+    if (!j->spec.masker)
+        return VD_AUTOMATON_START;
+    if (j->mask_n > index) {
+        j->mask = VD_AUTOMATON_START;
+        j->mask_n = 0;
+    }
+    while (j->mask_n < index)
+        vd_masker_advance(j->spec.masker, &j->mask, j->tokens[j->spec.n_prompt + j->mask_n++]);
+    return j->mask;
+}
+
 static void fill_rows(struct vd_engine *e)
 {
     e->n_rows = e->n_choices = 0;
@@ -83,9 +97,13 @@ static void fill_rows(struct vd_engine *e)
         j->first_row = e->n_rows;
         for (size_t k = 0; k < j->n_rows; k++, pos++) {
             bool yields = pos + 1 >= j->spec.n_prompt;
+            uint32_t index = pos + 1 - j->spec.n_prompt;
             if (yields)
-                e->choices[e->n_choices++] =
-                    (struct choice){j, e->n_rows, pos + 1 - j->spec.n_prompt, VD_SAMPLE_FAIL};
+                e->choices[e->n_choices++] = (struct choice){.job = j,
+                                                             .row = e->n_rows,
+                                                             .index = index,
+                                                             .token = VD_SAMPLE_FAIL,
+                                                             .mask = mask_before(j, index)};
             e->rows[e->n_rows++] = (struct vd_row){j->kv, pos, j->tokens[pos], yields ? VD_ROW_LOGITS : 0};
         }
     }
@@ -95,10 +113,20 @@ static void choose(void *arg, size_t task, unsigned thread)
 {
     struct vd_engine *e = arg;
     struct choice *c = &e->choices[task];
-    const struct vd_sampling *p = &c->job->spec.sampling;
-    uint64_t r64 = p->temp_micro ? vd_sample_r64(p->seed, p->choice, c->index) : 0;
+    const struct vd_job *spec = &c->job->spec;
+    const struct vd_sampling *p = &spec->sampling;
+    struct vd_choice how = {.sampling = p,
+                            .r64 = p->temp_micro ? vd_sample_r64(p->seed, p->choice, c->index) : 0,
+                            .tokens = c->job->tokens,
+                            .n_prompt = spec->n_prompt,
+                            .step = spec->n_prompt - 1 + c->index,
+                            .bias = spec->bias,
+                            .masker = spec->masker,
+                            .state = &c->mask,
+                            .logprobs = spec->logprobs ? &c->logprobs : NULL};
+    c->logprobs.n = spec->logprobs ? spec->logprobs - 1 : 0;
     c->token =
-        vd_sampler_choose(e->samplers[thread], vd_model_kern(e->m), vd_ctx_logits(e->ctx, c->row), p, r64);
+        vd_sampler_choose(e->samplers[thread], vd_model_kern(e->m), vd_ctx_logits(e->ctx, c->row), &how);
 }
 
 static void choose_all(struct vd_engine *e)
@@ -119,19 +147,19 @@ static void end_job(struct job *j, enum vd_job_end end, enum vd_stop stop)
 }
 
 static void tell_position(struct vd_engine *e, struct job *j, uint32_t pos, const float *x, uint32_t token,
-                          enum vd_stop stop)
+                          enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     if (!j->spec.on_position)
         return;
     vd_kv_read(j->kv, vd_model_program(e->m)->n_layers - 1, pos, e->k, e->v);
-    struct vd_position p = {pos, e->k, e->v, x, token, stop};
+    struct vd_position p = {pos, e->k, e->v, x, token, stop, j->spec.masker ? mask : NULL};
     j->spec.on_position(j->spec.arg, &p);
 }
 
 static void tell_reused(struct vd_engine *e, struct job *j)
 {
     for (uint32_t pos = 0; pos < j->n_reused; pos++)
-        tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE);
+        tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
     j->told_reused = true;
 }
 
@@ -162,6 +190,8 @@ static void on_mismatch(struct job *j, const struct choice *c)
         j->spec.on_mismatch(j->spec.arg, c->index, j->tokens[at], c->token);
     j->n_given = c->index;
     j->n_known = at;
+    j->mask = VD_AUTOMATON_START; /* it may have seen what is void */
+    j->mask_n = 0;
     vd_kv_rewind(j->kv, at);
 }
 
@@ -173,7 +203,7 @@ static bool deliver(struct vd_engine *e, struct job *j, const struct choice *c)
     bool given = c->index < j->n_given, same = given && j->tokens[at] == c->token;
     if (j->first_ns == 0)
         j->first_ns = vd_engine_now_ns();
-    tell_position(e, j, pos, vd_ctx_hidden(e->ctx, c->row), c->token, stop);
+    tell_position(e, j, pos, vd_ctx_hidden(e->ctx, c->row), c->token, stop, &c->mask);
     if (given && !same)
         on_mismatch(j, c);
     if (stop != VD_STOP_FAIL) {
@@ -181,6 +211,8 @@ static bool deliver(struct vd_engine *e, struct job *j, const struct choice *c)
         if (!same) {
             assert(j->n_known == at);
             j->tokens[j->n_known++] = c->token;
+            if (j->spec.on_logprobs && j->spec.logprobs)
+                j->spec.on_logprobs(j->spec.arg, c->index, &c->logprobs);
             if (j->spec.on_token)
                 j->spec.on_token(j->spec.arg, c->index, c->token);
         }
@@ -200,7 +232,7 @@ static void deliver_rows(struct vd_engine *e, struct job *j, size_t *c)
         if (yields && valid)
             valid = deliver(e, j, &e->choices[*c]);
         else if (!yields)
-            tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE);
+            tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
         *c += yields;
     }
 }

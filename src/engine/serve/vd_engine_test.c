@@ -281,7 +281,7 @@ static void plain_run(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
         struct vd_row row = {kv, pos, token, yields ? VD_ROW_LOGITS : 0};
         assert_int_equal(vd_model_forward(ctx, &row, 1, NULL, NULL), VD_OK);
         struct vd_position at = {pos,         k, v, yields ? vd_ctx_hidden(ctx, 0) : NULL, VD_SAMPLE_FAIL,
-                                 VD_STOP_NONE};
+                                 VD_STOP_NONE, NULL};
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
         if (yields) {
             uint32_t index = pos + 1 - c->job->n_prompt;

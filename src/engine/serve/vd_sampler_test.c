@@ -10,6 +10,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -92,6 +93,12 @@ static struct vd_sampling some_sampling(struct vd_rng *r, uint32_t n)
     };
 }
 
+static uint32_t choose(struct vd_sampler *s, const struct fixture *f, const struct vd_sampling *p,
+                       uint64_t r64)
+{
+    return vd_sampler_choose(s, f->kern, f->x, &(struct vd_choice){.sampling = p, .r64 = r64});
+}
+
 static void equals_reference(void **state)
 {
     struct fixture *f = *state;
@@ -106,7 +113,7 @@ static void equals_reference(void **state)
             struct vd_sampling p = some_sampling(&r, n);
             uint64_t r64 = k % 7 == 0 ? UINT64_MAX : vd_sample_r64(p.seed, p.choice, k);
             uint32_t want = vd_num_sample(f->x, n, &p, r64, f->w);
-            assert_int_equal(vd_sampler_choose(sampler, f->kern, f->x, &p, r64), want);
+            assert_int_equal(choose(sampler, f, &p, r64), want);
         }
         vd_sampler_free(sampler);
     }
@@ -122,14 +129,130 @@ static void non_finite_fails(void **state)
     for (unsigned i = 0; i < 4; i++) {
         fill(f->x, 5000, 0, &r);
         f->x[4321] = vd_f32_from_bits(bad[i]);
-        assert_int_equal(vd_sampler_choose(s, f->kern, f->x, &greedy, 1), VD_SAMPLE_FAIL);
-        assert_int_equal(vd_sampler_choose(s, f->kern, f->x, &warm, 1), VD_SAMPLE_FAIL);
+        assert_int_equal(choose(s, f, &greedy, 1), VD_SAMPLE_FAIL);
+        assert_int_equal(choose(s, f, &warm, 1), VD_SAMPLE_FAIL);
     }
     fill(f->x, 5000, 0, &r);
     f->x[7] = 3e38f; /* finite, but not divided by this temperature */
     struct vd_sampling cold = {.temp_micro = 1, .top_p_micro = 1000000};
-    assert_int_equal(vd_sampler_choose(s, f->kern, f->x, &cold, 1), VD_SAMPLE_FAIL);
-    assert_int_equal(vd_sampler_choose(s, f->kern, f->x, &greedy, 1), 7);
+    assert_int_equal(choose(s, f, &cold, 1), VD_SAMPLE_FAIL);
+    assert_int_equal(choose(s, f, &greedy, 1), 7);
+    vd_sampler_free(s);
+}
+
+/* Penalties, bias and mask by the functions of num, logit by logit, in their order. */
+static void reference_adjust(float *x, uint32_t n, const struct vd_choice *c, const uint32_t *allowed,
+                             uint32_t n_allowed)
+{
+    const struct vd_sampling *p = c->sampling;
+    uint32_t begin = vd_num_penalty_begin(p, c->n_prompt, c->step), at = 0;
+    for (uint32_t id = 0; id < n; id++) {
+        struct vd_penalty_seen seen =
+            vd_num_penalty_seen(p, c->n_prompt, begin, c->step, c->tokens + begin, id);
+        x[id] = vd_bias_apply(c->bias, id, vd_num_penalty(p, seen, x[id]));
+        if (!c->masker)
+            continue;
+        if (at < n_allowed && allowed[at] == id)
+            at++;
+        else
+            x[id] = vd_f32_from_bits(VD_SAMPLE_EXCLUDED_BITS);
+    }
+}
+
+enum { SMALL = 600 };
+
+/* A vocabulary of letters and pairs, and a mask that allows b, then any number of a, then the stop token 0.
+ */
+static struct vd_masker *some_mask(struct vd_texts **texts)
+{
+    static uint8_t bytes[2 * SMALL], mask[VD_MASK_HEAD_BYTES + 4 + 12];
+    struct vd_bytes text[SMALL];
+    struct vd_masker *m;
+    for (uint32_t i = 0; i < SMALL; i++) {
+        bytes[2 * i] = (uint8_t)('a' + i % 26);
+        bytes[2 * i + 1] = (uint8_t)('a' + i / 26 % 26);
+        text[i] = (struct vd_bytes){bytes + 2 * i, i == 0 ? 0 : i < 27 ? 1 : 2};
+    }
+    assert_int_equal(vd_texts_create_from(texts, text, SMALL, NULL), VD_OK);
+    struct vd_hash root = vd_texts_root(*texts);
+    memcpy(mask, root.b, VD_MASK_ROOT_BYTES);
+    static const uint8_t body[] = {2,   0,   0, 0, 1,    0x80, /* two states; the second is an end */
+                                   'b', 'b', 1, 0, 0xFF, 0xFF, 'a', 'a', 1, 0, 0xFF, 0xFF};
+    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
+    const uint32_t stop[] = {0};
+    assert_int_equal(vd_masker_create(&m, *texts, (struct vd_bytes){mask, sizeof mask}, stop, 1, NULL),
+                     VD_OK);
+    return m;
+}
+
+static void adjusts_as_reference(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_rng r = {22, 0};
+    struct vd_sampler *sampler = vd_sampler_new(SMALL);
+    struct vd_texts *texts;
+    struct vd_masker *masker = some_mask(&texts);
+    uint32_t tokens[2000], allowed[SMALL];
+    uint8_t bias[8 * 20];
+    for (unsigned k = 0; k < 600; k++) {
+        struct vd_automaton_state at = VD_AUTOMATON_START;
+        struct vd_sampling p = some_sampling(&r, SMALL);
+        fill(f->x, SMALL, k % 6, &r);
+        for (unsigned i = 0; i < 2000; i++)
+            tokens[i] = (uint32_t)vd_rng_below(&r, k % 2 ? 20 : 2 * SMALL);
+        for (uint32_t i = 0; i < 20; i++) {
+            vd_le32_store(bias + 8 * i, 37 * i + k % 30); /* the last may be outside */
+            vd_le32_store(bias + 8 * i + 4, (uint32_t)((int32_t)vd_rng_below(&r, 8000001) - 4000000));
+        }
+        if (k % 3 == 0) {
+            p.repeat_micro = 500000 + (uint32_t)vd_rng_below(&r, 1000000);
+            p.repeat_last_n = 1 + (uint32_t)vd_rng_below(&r, 100);
+        }
+        if (k % 5 < 2) {
+            p.presence_micro = (int32_t)vd_rng_below(&r, 4000001) - 2000000;
+            p.frequency_micro = k % 5 ? 0 : (int32_t)vd_rng_below(&r, 4000001) - 2000000;
+        }
+        vd_automaton_step(&(struct vd_automaton){0}, &at, 0); /* dead */
+        at = k % 7 == 0 ? at : VD_AUTOMATON_START;
+        if (k % 7 > 3)
+            at.at = 1;
+        struct vd_choice c = {.sampling = &p,
+                              .r64 = vd_rng_next(&r),
+                              .tokens = tokens,
+                              .n_prompt = 1 + (uint32_t)vd_rng_below(&r, 700),
+                              .bias = {bias, k % 4 ? sizeof bias : 0},
+                              .masker = k % 2 ? masker : NULL,
+                              .state = &at};
+        c.step = c.n_prompt - 1 + (uint32_t)vd_rng_below(&r, 1200);
+        uint32_t got = vd_sampler_choose(sampler, f->kern, f->x, &c);
+        uint32_t n_allowed = vd_masker_allowed(masker, &at, allowed);
+        reference_adjust(f->x, SMALL, &c, allowed, n_allowed);
+        assert_int_equal(got, vd_num_sample(f->x, SMALL, &p, c.r64, f->w));
+        if (c.masker && k % 7 == 0)
+            assert_int_equal(got, VD_SAMPLE_FAIL);
+    }
+    vd_masker_free(masker);
+    vd_texts_free(texts);
+    vd_sampler_free(sampler);
+}
+
+static void gives_logprobs(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_sampler *s = vd_sampler_new(100);
+    struct vd_sampling greedy = {0};
+    struct vd_logprobs lp = {.n = 3};
+    double sum = 0;
+    for (unsigned i = 0; i < 100; i++) {
+        f->x[i] = i == 40 || i == 50 ? 3.0f : i == 60 ? 2.0f : -0.01f * (float)i;
+        sum += exp((double)f->x[i]);
+    }
+    assert_int_equal(
+        vd_sampler_choose(s, f->kern, f->x, &(struct vd_choice){.sampling = &greedy, .logprobs = &lp}), 40);
+    assert_int_equal(lp.n, 3);
+    assert_true(lp.top[0].id == 40 && lp.top[1].id == 50 && lp.top[2].id == 60);
+    assert_true(fabs((double)lp.own - (3.0 - log(sum))) < 1e-6 && lp.top[0].value == lp.own);
+    assert_true(fabs((double)lp.top[2].value - (2.0 - log(sum))) < 1e-6);
     vd_sampler_free(s);
 }
 
@@ -138,6 +261,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(equals_reference, set_up, tear_down),
         cmocka_unit_test_setup_teardown(non_finite_fails, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(adjusts_as_reference, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(gives_logprobs, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,26 @@
+/* Which tokens a mask allows, fast: the automaton of src/num/vd_automaton.h over the texts of a vocabulary.
+ *
+ * A token is allowed after a text if its own text can follow there; a stop token iff the answer may end
+ * there. What is allowed in a state is computed once and kept, within MASKER's limit of memory.
+ *
+ * Ownership: texts are borrowed, the mask is copied. Thread rule: any number of threads. */
+#ifndef VD_MASKER_H
+#define VD_MASKER_H
+
+#include "vd_texts.h"
+
+enum { VD_MASKER_CACHE_BYTES = 16 << 20 };
+
+struct vd_masker;
+
+/* VD_EUSE: the bytes are no mask. VD_ECONFLICT: it is for other texts. VD_ENOMEM. */
+enum vd_err vd_masker_create(struct vd_masker **out, const struct vd_texts *texts, struct vd_bytes mask,
+                             const uint32_t *stop, size_t n_stop, struct vd_error *err);
+void vd_masker_free(struct vd_masker *m); /* NULL is allowed */
+
+/* The state after a token, which need not be allowed: then, and after a stop token, it is dead. */
+void vd_masker_advance(const struct vd_masker *m, struct vd_automaton_state *s, uint32_t token);
+/* Writes the allowed ids, ascending, to ids (room for the vocabulary); returns how many. */
+uint32_t vd_masker_allowed(struct vd_masker *m, const struct vd_automaton_state *s, uint32_t *ids);
+
+#endif

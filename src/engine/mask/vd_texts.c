@@ -1,0 +1,165 @@
+/* One block of bytes for all texts, and arrays of offsets. The order of texts is what makes masks fast: a
+ * walk through it visits every common beginning once. */
+#include "vd_texts.h"
+
+#include "vd_merkle.h"
+#include "vd_trace_hash.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct vd_texts {
+    uint32_t vocab, n_sorted;
+    uint8_t *bytes;
+    uint32_t *at; /* vocab + 1: offsets into bytes */
+    uint32_t *sorted;
+    uint16_t *common;
+    struct vd_hash *leaf;
+    struct vd_hash root;
+};
+
+static struct vd_bytes text_of(const struct vd_tok *tok, uint32_t id)
+{
+    struct vd_bytes none = {NULL, 0};
+    if (id >= vd_tok_count(tok) || vd_tok_is_control(tok, id))
+        return none;
+    struct vd_bytes t = vd_tok_piece(tok, id, false);
+    return t.n <= VD_TOKEN_TEXT_MAX_BYTES ? t : none;
+}
+
+struct vd_bytes vd_texts_of(const struct vd_texts *t, uint32_t id)
+{
+    if (id >= t->vocab)
+        return (struct vd_bytes){NULL, 0};
+    return (struct vd_bytes){t->bytes + t->at[id], t->at[id + 1] - t->at[id]};
+}
+
+static int by_text(const void *a, const void *b, void *texts)
+{
+    struct vd_bytes x = vd_texts_of(texts, *(const uint32_t *)a),
+                    y = vd_texts_of(texts, *(const uint32_t *)b);
+    int c = memcmp(x.p, y.p, x.n < y.n ? x.n : y.n);
+    if (c == 0)
+        c = (x.n > y.n) - (x.n < y.n);
+    return c ? c
+             : (*(const uint32_t *)a > *(const uint32_t *)b) - (*(const uint32_t *)a < *(const uint32_t *)b);
+}
+
+static uint16_t common_of(struct vd_bytes x, struct vd_bytes y)
+{
+    uint16_t n = 0;
+    while (n < x.n && n < y.n && x.p[n] == y.p[n])
+        n++;
+    return n;
+}
+
+static void sort(struct vd_texts *t)
+{
+    for (uint32_t id = 0; id < t->vocab; id++)
+        if (t->at[id + 1] > t->at[id])
+            t->sorted[t->n_sorted++] = id;
+    qsort_r(t->sorted, t->n_sorted, sizeof t->sorted[0], by_text, t);
+    for (uint32_t i = 0; i < t->n_sorted; i++)
+        t->common[i] = i ? common_of(vd_texts_of(t, t->sorted[i - 1]), vd_texts_of(t, t->sorted[i])) : 0;
+}
+
+static bool fill(struct vd_texts *t, const struct vd_bytes *from)
+{
+    size_t total = 0;
+    for (uint32_t id = 0; id < t->vocab; id++)
+        total += from[id].n;
+    t->bytes = malloc(total + 1);
+    if (!t->bytes)
+        return false;
+    total = 0;
+    for (uint32_t id = 0; id < t->vocab; id++) {
+        struct vd_bytes text = from[id];
+        t->at[id] = (uint32_t)total;
+        if (text.n)
+            memcpy(t->bytes + total, text.p, text.n);
+        total += text.n;
+    }
+    t->at[t->vocab] = (uint32_t)total;
+    for (uint32_t id = 0; id < t->vocab; id++)
+        t->leaf[id] = vd_text_leaf(id, vd_texts_of(t, id));
+    t->root = vd_merkle_root(t->leaf, t->vocab);
+    sort(t);
+    return true;
+}
+
+enum vd_err vd_texts_create_from(struct vd_texts **out, const struct vd_bytes *text, uint32_t vocab,
+                                 struct vd_error *err)
+{
+    struct vd_texts *t = *out = calloc(1, sizeof *t);
+    if (t) {
+        t->vocab = vocab;
+        t->at = malloc(((size_t)vocab + 1) * sizeof *t->at);
+        t->sorted = malloc((size_t)vocab * sizeof *t->sorted);
+        t->common = malloc((size_t)vocab * sizeof *t->common);
+        t->leaf = malloc((size_t)vocab * sizeof *t->leaf);
+        if (t->at && t->sorted && t->common && t->leaf && fill(t, text))
+            return VD_OK;
+    }
+    vd_texts_free(t);
+    *out = NULL;
+    return vd_error_set(err, VD_ENOMEM, "no memory for the texts of %u tokens", vocab);
+}
+
+enum vd_err vd_texts_create(struct vd_texts **out, const struct vd_tok *tok, uint32_t vocab,
+                            struct vd_error *err)
+{
+    struct vd_bytes *text = malloc((size_t)vocab * sizeof *text);
+    *out = NULL;
+    if (!text)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the texts of %u tokens", vocab);
+    for (uint32_t id = 0; id < vocab; id++)
+        text[id] = text_of(tok, id);
+    enum vd_err e = vd_texts_create_from(out, text, vocab, err);
+    free(text);
+    return e;
+}
+
+enum vd_err vd_texts_open(struct vd_texts **out, const struct vd_gguf *gguf, uint32_t vocab,
+                          struct vd_error *err)
+{
+    struct vd_tok *tok;
+    *out = NULL;
+    enum vd_err e = vd_tok_load(&tok, gguf, err);
+    if (e != VD_OK)
+        return e;
+    e = vd_texts_create(out, tok, vocab, err);
+    vd_tok_free(tok);
+    return e;
+}
+
+void vd_texts_free(struct vd_texts *t)
+{
+    if (!t)
+        return;
+    free(t->bytes);
+    free(t->at);
+    free(t->sorted);
+    free(t->common);
+    free(t->leaf);
+    free(t);
+}
+
+uint32_t vd_texts_vocab(const struct vd_texts *t)
+{
+    return t->vocab;
+}
+
+struct vd_hash vd_texts_root(const struct vd_texts *t)
+{
+    return t->root;
+}
+
+void vd_texts_prove(const struct vd_texts *t, uint32_t id, struct vd_hash *proof)
+{
+    vd_merkle_range_prove(t->leaf, t->vocab, id, 1, proof);
+}
+
+struct vd_texts_sorted vd_texts_sorted(const struct vd_texts *t)
+{
+    return (struct vd_texts_sorted){t->n_sorted, t->sorted, t->common};
+}

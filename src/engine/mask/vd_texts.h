@@ -1,0 +1,47 @@
+/* The texts of a model's tokens, as a mask sees them, and the tree over them that a mask names
+ * (docs/spec/proof.md, section 1).
+ *
+ * The text of an id is the bytes that the token adds to an answer. Control tokens, ids beyond the tokenizer's
+ * and tokens of more than VD_TOKEN_TEXT_MAX_BYTES bytes have none.
+ *
+ * Ownership: a copy of its own. Thread rule: constant after creation; any number of threads. */
+#ifndef VD_TEXTS_H
+#define VD_TEXTS_H
+
+#include "vd_automaton.h"
+#include "vd_err.h"
+#include "vd_gguf.h"
+#include "vd_sha256.h"
+#include "vd_tok.h"
+
+struct vd_texts;
+
+/* Of ids 0 .. vocab - 1. VD_ENOMEM. Takes some 100 ms for 262,144 tokens. */
+enum vd_err vd_texts_create(struct vd_texts **out, const struct vd_tok *tok, uint32_t vocab,
+                            struct vd_error *err);
+/* The same from a model file, whose tokenizer is loaded for it; also what vd_tok_load returns. */
+enum vd_err vd_texts_open(struct vd_texts **out, const struct vd_gguf *gguf, uint32_t vocab,
+                          struct vd_error *err);
+/* The same from the texts themselves (n 0: none), as many as the vocabulary has. */
+enum vd_err vd_texts_create_from(struct vd_texts **out, const struct vd_bytes *text, uint32_t vocab,
+                                 struct vd_error *err);
+void vd_texts_free(struct vd_texts *t); /* NULL is allowed */
+
+uint32_t vd_texts_vocab(const struct vd_texts *t);
+struct vd_bytes vd_texts_of(const struct vd_texts *t, uint32_t id); /* n 0: none, also for id >= vocab */
+
+/* MTH over vd_text_leaf of all ids. */
+struct vd_hash vd_texts_root(const struct vd_texts *t);
+/* The proof of one id's leaf: vd_merkle_range_proof_len(vocab, id, 1) hashes. */
+void vd_texts_prove(const struct vd_texts *t, uint32_t id, struct vd_hash *proof);
+
+/* All ids that have a text, in the order of the texts, each with the number of bytes that it has in common
+ * with the one before (0 for the first). */
+struct vd_texts_sorted {
+    uint32_t n;
+    const uint32_t *id;
+    const uint16_t *common;
+};
+struct vd_texts_sorted vd_texts_sorted(const struct vd_texts *t);
+
+#endif

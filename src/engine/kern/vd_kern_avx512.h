@@ -117,7 +117,7 @@ VD_INLINE float tree16(__m512 v)
 /* A product's unit of work: a row group times up to 16 tokens of one token group. */
 struct vd_avx512_tile {
     const uint8_t *w; /* the row group */
-    const void *act;  /* the token group: struct vd_wide_act_group, or struct vd_wide_super[] */
+    const void *act;  /* the token group's struct vd_wide_act[], or struct vd_wide_super[] */
     size_t slot;      /* of the first token in the group */
     size_t n_blocks;  /* blocks, or super-blocks, of a row */
 };

@@ -111,7 +111,7 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_a
         for (int i = 0; i < n; i++)
             acc[i] = _mm512_setzero_ps();
         for (size_t b = b0; b < b1; b++, p += block_bytes) {
-            const struct vd_wide_act *a = &((const struct vd_wide_act_group *)t->act)->block[b];
+            const struct vd_wide_act *a = (const struct vd_wide_act *)t->act + b;
             const int8_t *q = a->q[t->slot];
             const float *d = a->d + t->slot, *s = a->s + t->slot;
             const int32_t *asum = a->asum + t->slot;
@@ -192,14 +192,26 @@ static size_t pick_size(size_t n, size_t slot)
     return i;
 }
 
-/* The token group that holds token t, and the blocks of a row. */
+/* Row group 0 times the token group that holds token t. */
 static struct vd_avx512_tile tile_of(const struct vd_kern_mat *w, const void *act, size_t t)
 {
-    struct vd_avx512_tile tile = {.slot = t % WIDE_TOKS,
-                                  .n_blocks = w->cols / vd_wtype_info(w->type)->block_elems};
+    struct vd_avx512_tile tile = {
+        .w = w->data, .slot = t % WIDE_TOKS, .n_blocks = w->cols / vd_wtype_info(w->type)->block_elems};
     tile.act = vd_wide_is_super(w->type) ? (const void *)vd_wide_supers(act, w->cols, t)
-                                         : (const void *)vd_wide_act_group(act, w->cols, t);
+                                         : (const void *)vd_wide_act_group(act, w->cols, t)->block;
     return tile;
+}
+
+/* At most n of its blocks from b on. */
+static struct vd_avx512_tile cut_tile(enum vd_wtype type, const struct vd_avx512_tile *t, size_t b, size_t n)
+{
+    const size_t act_bytes =
+        vd_wide_is_super(type) ? sizeof(struct vd_wide_super) : sizeof(struct vd_wide_act);
+    struct vd_avx512_tile cut = *t;
+    cut.w += b * vd_wtype_info(type)->block_bytes * WIDE_ROWS;
+    cut.act = (const char *)t->act + b * act_bytes;
+    cut.n_blocks = t->n_blocks - b < n ? t->n_blocks - b : n;
+    return cut;
 }
 
 static vd_avx512_tile_fn *pick_fn(enum vd_wtype type, bool huge, size_t size)
@@ -211,24 +223,33 @@ static vd_avx512_tile_fn *pick_fn(enum vd_wtype type, bool huge, size_t size)
     return tile_fns[type][size];
 }
 
-/* Row groups [g0, g1) times the tokens [t, t + n) of one token group. */
+/* Row groups [g0, g1) times the tokens [t, t + n) of one token group. Where several row groups share the
+ * tokens they take turns segment by segment, so that the segment's activations stay in L1; y holds the sum so
+ * far, which is the rule's own order. */
 static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const void *act, size_t t,
                         size_t n, float *y, size_t ldy)
 {
-    struct vd_avx512_tile tile = tile_of(w, act, t);
+    const struct vd_avx512_tile whole = tile_of(w, act, t);
+    const size_t step = g1 - g0 > 1 ? 512 / vd_wtype_info(w->type)->block_elems : whole.n_blocks;
     bool huge = is_huge(w, act, t);
-    size_t size = huge ? 0 : pick_size(n, tile.slot);
+    size_t size = huge ? 0 : pick_size(n, whole.slot);
     vd_avx512_tile_fn *fn = pick_fn(w->type, huge, size);
     if (n > tile_size[size])
         n = tile_size[size];
-    for (size_t g = g0; g < g1; g++) {
-        __m512 out[16];
-        __mmask16 rows = tail_mask(w->rows - g * WIDE_ROWS);
-        tile.w = vd_wide_group(w, g);
-        fn(&tile, out);
-        for (size_t i = 0; i < n; i++)
-            _mm512_mask_storeu_ps(y + (t + i) * ldy + g * WIDE_ROWS, rows, out[i]);
-    }
+    for (size_t b = 0; b < whole.n_blocks; b += step)
+        for (size_t g = g0; g < g1; g++) {
+            __m512 out[16];
+            __mmask16 rows = tail_mask(w->rows - g * WIDE_ROWS);
+            struct vd_avx512_tile tile = cut_tile(w->type, &whole, b, step);
+            tile.w += (size_t)(vd_wide_group(w, g) - vd_wide_group(w, 0));
+            fn(&tile, out);
+            for (size_t i = 0; i < n; i++) {
+                float *yi = y + (t + i) * ldy + g * WIDE_ROWS;
+                if (b > 0)
+                    out[i] = _mm512_add_ps(_mm512_maskz_loadu_ps(rows, yi), out[i]);
+                _mm512_mask_storeu_ps(yi, rows, out[i]);
+            }
+        }
 }
 
 static size_t tile_tokens(const struct vd_kern_mat *w, const void *act, size_t t, size_t t1)

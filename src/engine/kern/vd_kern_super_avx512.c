@@ -8,8 +8,9 @@
  * Q4_0's blocks.
  *
  * The totals of 16 tokens and the eight code registers fill the register file, so the float accumulators and
- * the scales of a super-block lie on the stack, in L1. What unsigned codes are too high by, and the min term,
- * are one product of 16-bit scales or mins with the activations' sums. */
+ * the scales of a super-block lie on the stack, in L1. The min term, and what unsigned codes are too high by,
+ * are a product of 16-bit mins or scales with the activations' sums; Q6_K's sums begin at minus the excess.
+ */
 #include "vd_kern_avx512.h"
 
 enum { SUBS = VD_SUPER_SUBS, SEG_SUPERS = 512 / VD_KERN_BLOCK256 };
@@ -130,7 +131,6 @@ VD_INLINE void scales_q6_k(const uint8_t *p, struct scales *s)
     VD_UNROLL
     for (int i = 0; i < 4; i++) {
         one_by_one(true, step(p, (size_t)i), s->sc + 4 * i);
-        sum_pairs(true, step(p, (size_t)i), s->pair + 2 * i);
     }
 }
 
@@ -247,11 +247,15 @@ VD_INLINE __m512i dot2_all(__m512i acc, __m512i a, const int16_t *p)
     return acc;
 }
 
-/* total + one block of 32 columns of one token, scaled. */
+/* total + one block of 32 columns of one token, scaled. start: what Q6_K's two dot products begin with. */
 VD_INLINE __m512i fold_block(enum vd_wtype type, __m512i total, const __m512i w[8], const int8_t *q,
-                             const __m512i *sc)
+                             const __m512i *sc, const int32_t *start)
 {
     __m512i a = _mm512_setzero_si512(), b = a;
+    if (type == VD_WTYPE_Q6_K) {
+        a = _mm512_set1_epi32(start[0]);
+        b = _mm512_set1_epi32(start[1]);
+    }
     VD_UNROLL
     for (int i = 0; i < 4; i++)
         a = dot4_all(a, w[i], q + 4 * i);
@@ -289,10 +293,10 @@ VD_INLINE __m512i dot_sums(enum vd_wtype type, const struct scales *s, const str
     return v;
 }
 
-/* The unsigned codes are too high by 2^this. */
+/* The unsigned codes of Q3_K and IQ4_XS are too high by 2^this. */
 VD_INLINE unsigned offset_log2(enum vd_wtype type)
 {
-    return type == VD_WTYPE_Q3_K ? 2 : type == VD_WTYPE_Q6_K ? 5 : 7;
+    return type == VD_WTYPE_Q3_K ? 2 : 7;
 }
 
 /* acc[token] gets its fma, and that of the min. */
@@ -303,9 +307,10 @@ VD_INLINE void finish_super(enum vd_wtype type, int n, const struct scales *s, c
     for (int i = 0; i < n; i++) {
         const size_t tok = slot + (size_t)i;
         const __m512 da = _mm512_set1_ps(a->d[tok]);
-        const __m512i sums = dot_sums(type, s, a, tok);
+        const bool has_sums = type != VD_WTYPE_Q6_K;
+        const __m512i sums = has_sums ? dot_sums(type, s, a, tok) : _mm512_setzero_si512();
         __m512i t = total[i];
-        if (!has_min(type))
+        if (!has_min(type) && has_sums)
             t = _mm512_sub_epi32(t, _mm512_slli_epi32(sums, offset_log2(type)));
         acc[i] = _mm512_fmadd_ps(_mm512_mul_ps(s->d, da), _mm512_cvtepi32_ps(t), acc[i]);
         if (has_min(type))
@@ -333,7 +338,8 @@ VD_INLINE void super_step(enum vd_wtype type, int n, const uint8_t *p, const str
             load_codes(type, p, outer, inner, w);
             VD_UNROLL
             for (int i = 0; i < n; i++)
-                total[i] = fold_block(type, total[i], w, q + 256 * i + 32 * b, scales_of(type, &s, b));
+                total[i] = fold_block(type, total[i], w, q + 256 * i + 32 * b, scales_of(type, &s, b),
+                                      a->minus32[slot + (size_t)i] + 2 * b);
         }
     }
     finish_super(type, n, &s, a, slot, total, acc);

@@ -123,15 +123,18 @@ void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, siz
 }
 
 /* The sums of 16 in the order of struct vd_wide_super, and of 32. sums: one lane per sub-block. */
-static void store_sums(__m512i sums, int16_t *sums16, int16_t *sums32)
+static void store_sums(__m512i sums, struct vd_wide_super *s, size_t slot)
 {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
     __m512i pairs =
         _mm512_add_epi32(sums, _mm512_srli_epi64(sums, 32)); /* even lanes: both of a block of 32 */
     pairs = _mm512_permutexvar_epi32(order, _mm512_permutexvar_epi32(even, pairs));
-    _mm256_storeu_si256((__m256i *)sums16, _mm512_cvtepi32_epi16(_mm512_permutexvar_epi32(order, sums)));
-    _mm_storeu_si128((__m128i *)sums32, _mm256_castsi256_si128(_mm512_cvtepi32_epi16(pairs)));
+    _mm512_storeu_si512(s->minus32[slot],
+                        _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 5)));
+    _mm256_storeu_si256((__m256i *)s->sums16[slot],
+                        _mm512_cvtepi32_epi16(_mm512_permutexvar_epi32(order, sums)));
+    _mm_storeu_si128((__m128i *)s->sums32[slot], _mm256_castsi256_si128(_mm512_cvtepi32_epi16(pairs)));
 }
 
 /* Up to 16 super-blocks of one token. */
@@ -155,7 +158,7 @@ static void quant256_batch(const float *x, size_t n, struct vd_wide_super *super
             _mm_storeu_si128((__m128i *)(s->q[slot] + 16 * i), _mm512_cvtepi32_epi8(v[i]));
         }
         __mmask16 used = inverse[b] != 0.0f ? 0xFFFF : 0; /* see codes16 */
-        store_sums(_mm512_maskz_mov_epi32(used, reduce16_add_epi32(v)), s->sums16[slot], s->sums32[slot]);
+        store_sums(_mm512_maskz_mov_epi32(used, reduce16_add_epi32(v)), s, slot);
         s->d[slot] = scale[b];
     }
 }

@@ -150,6 +150,7 @@ struct vd_wide_super {
     int8_t q[WIDE_TOKS][VD_KERN_BLOCK256];
     int16_t sums16[WIDE_TOKS][VD_SUPER_SUBS];
     int16_t sums32[WIDE_TOKS][VD_SUPER_SUBS / 2];
+    int32_t minus32[WIDE_TOKS][VD_SUPER_SUBS]; /* -32 * each sum over 16, in order: where Q6_K's sums start */
     float d[WIDE_TOKS];
 };
 /* The super-blocks of the group that holds token t. */

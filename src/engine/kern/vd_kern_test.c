@@ -1,6 +1,7 @@
 /* Every table against the scalar one (which is src/num), bit for bit; NaN must stand at the same places.
  * Inputs are seeded: ordinary values, subnormals, -0, huge values, infinities and NaN; sizes that do not fill
- * a group, a tile, a segment or a chunk; work cut in every way a caller may cut it. */
+ * a group, a tile, a segment or a chunk; work cut in every way a caller may cut it. With VD_QUICK set, as
+ * under an emulator, the long loops take every fifth step or so. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,6 +29,12 @@ static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_B
                                       VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,
                                       VD_WTYPE_Q6_K, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
 enum { N_TYPES = sizeof(types) / sizeof(types[0]), N_FLOAT_TYPES = 3 };
+
+/* The step of a loop that may be thinned out. */
+static size_t quick(size_t step)
+{
+    return getenv("VD_QUICK") ? step : 1;
+}
 
 static const struct vd_kern *scalar(void)
 {
@@ -273,7 +280,7 @@ static void check_product(enum vd_wtype type, size_t rows, size_t cols, size_t n
 static void test_products_by_tokens(void **state)
 {
     for (int t = 0; t < N_TYPES; t++)
-        for (size_t n = 1; n <= 40; n++)
+        for (size_t n = 1; n <= 40; n += n < 8 ? 1 : quick(8))
             check_product(types[t], 17 + n % 3 * 16,
                           (vd_wtype_info(types[t])->block_elems == 256 ? 256 : 32) * (1 + n % 5), n);
 }
@@ -283,7 +290,8 @@ static void test_products_of_models(void **state)
     static const size_t shape[][3] = {
         {576, 576, 5}, {192, 576, 19}, {1536, 576, 3}, {576, 1536, 7}, {49152, 64, 2}};
     for (int t = 0; t < N_TYPES; t++)
-        for (int s = 0; s < 5; s++) /* a type with super-blocks gets the next width that it can have */
+        for (size_t s = 0; s < 5;
+             s += quick(3)) /* a type with super-blocks gets the next width it can have */
             check_product(types[t], shape[s][0],
                           vd_wtype_info(types[t])->block_elems == 256 ? (shape[s][1] + 255) / 256 * 256
                                                                       : shape[s][1],
@@ -378,7 +386,7 @@ static void check_exp(const struct vd_kern *k)
 {
     enum { N = 4096 };
     static float x[N], want[N], got[N];
-    for (uint64_t u = 0; u < UINT64_C(1) << 32; u += 64 * N) {
+    for (uint64_t u = 0; u < UINT64_C(1) << 32; u += 64 * N * quick(31)) {
         for (uint64_t i = 0; i < N; i++)
             x[i] = vd_f32_from_bits((uint32_t)(u + i * 64 + i % 64));
         scalar()->exp(x, N, want), k->exp(x, N, got);
@@ -577,7 +585,7 @@ static void check_attention(const struct vd_kern *k)
     static const size_t ns[] = {1, 2, 3, 4, 7, 16, 17, 40};
     static struct queries want, got;
     void *scratch = buffer(k->scratch_bytes(32, 256)), *scratch0 = buffer(scalar()->scratch_bytes(32, 256));
-    for (int h = 0; h < 8; h++)
+    for (size_t h = 0; h < 8; h += quick(3))
         for (int special = 0; special < 2; special++) {
             struct cache a, b;
             size_t hole = h % 2 ? 50 : 0, hole_end = h % 2 ? 70 : 0;

@@ -9,6 +9,7 @@
 #include "vd_num.h"
 #include "vd_quant.h"
 #include "vd_rope.h"
+#include "vd_route.h"
 #include "vd_test_model.h"
 
 #include <math.h>
@@ -45,42 +46,105 @@ static float *ref_x(const struct ref *r, uint32_t pos, uint32_t unit)
     return r->x + ((size_t)pos * (r->p->n_layers + 1) + unit) * r->p->width;
 }
 
-static void ref_product(const struct ref *r, uint32_t tensor, const float *in, float *out)
+/* Rows [r0, r0 + n) of a tensor times `in`. */
+static void ref_rows(const struct ref *r, uint32_t tensor, uint32_t r0, uint32_t n, const float *in,
+                     float *out)
 {
     struct vd_tensor_shape s = vd_program_tensor(r->p, tensor);
+    uint32_t block = vd_wtype_info(s.type)->act_block;
     int8_t q[WIDEST];
     float d[WIDEST / 32];
-    vd_num_quant8_blocks(in, s.cols, q, d);
-    for (uint32_t i = 0; i < s.rows; i++) {
-        const uint8_t *w = vd_model_tensor_bytes(r->m, tensor, i).p;
-        out[i] = vd_wtype_info(s.type)->quantised ? vd_num_dot_row(s.type, w, q, d, s.cols)
-                                                  : vd_num_dot_row_float(s.type, w, in, s.cols);
+    if (block == 32)
+        vd_num_quant8_blocks(in, s.cols, q, d);
+    if (block == 256)
+        vd_num_quant8_blocks256(in, s.cols, q, d);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *w = vd_model_tensor_bytes(r->m, tensor, r0 + i).p;
+        out[i] =
+            block ? vd_num_dot_row(s.type, w, q, d, s.cols) : vd_num_dot_row_float(s.type, w, in, s.cols);
     }
+}
+
+static void ref_product(const struct ref *r, uint32_t tensor, const float *in, float *out)
+{
+    ref_rows(r, tensor, 0, vd_program_tensor(r->p, tensor).rows, in, out);
+}
+
+/* The floats of a norm's weights or a bias, which a file need not align. */
+static const float *ref_vector(const struct ref *r, uint32_t tensor, float out[WIDEST])
+{
+    memcpy(out, vd_model_tensor_bytes(r->m, tensor, 0).p, vd_program_tensor(r->p, tensor).cols * sizeof *out);
+    return out;
 }
 
 static void ref_norm(const struct ref *r, uint32_t tensor, const float *x, float *out)
 {
-    vd_num_rmsnorm(x, (const float *)(const void *)vd_model_tensor_bytes(r->m, tensor, 0).p, r->p->width,
-                   r->p->eps, out);
+    float w[WIDEST];
+    vd_num_rmsnorm(x, ref_vector(r, tensor, w), vd_program_tensor(r->p, tensor).cols, r->p->eps, out);
+}
+
+static uint32_t ref_tensor(const struct ref *r, uint32_t layer, enum vd_layer_tensor t)
+{
+    return vd_program_layer_tensor(r->p, layer, t);
+}
+
+/* A product, and its bias. */
+static void ref_biased(const struct ref *r, uint32_t layer, enum vd_layer_tensor w, enum vd_layer_tensor bias,
+                       const float *in, float *out)
+{
+    float b[WIDEST];
+    ref_product(r, ref_tensor(r, layer, w), in, out);
+    if (r->p->qkv_bias)
+        vd_num_residual(out, ref_vector(r, ref_tensor(r, layer, bias), b),
+                        vd_program_tensor(r->p, ref_tensor(r, layer, w)).rows, out);
+}
+
+/* Norm and rotation of one head. */
+static void ref_place(const struct ref *r, uint32_t layer, uint32_t pos, enum vd_layer_tensor norm, float *x)
+{
+    const struct vd_program *p = r->p;
+    unsigned table = vd_program_rope_table(p, layer);
+    if (p->qk_norm)
+        ref_norm(r, ref_tensor(r, layer, norm), x, x);
+    for (uint32_t i = 0; i < p->n_rope; i++) {
+        bool halves = p->rope_pairing == VD_ROPE_HALVES;
+        float s, c;
+        vd_num_sincos_turn(pos * p->rope_steps[table][i], &s, &c);
+        if (p->rope_scale[table] != 1.0f) {
+            s *= p->rope_scale[table];
+            c *= p->rope_scale[table];
+        }
+        vd_num_rope_pair(&x[halves ? i : 2 * i], &x[halves ? i + p->n_rope : 2 * i + 1], s, c);
+    }
+}
+
+static float ref_score(const struct ref *r, const int8_t *q, const float *qd, const struct ref_row *row,
+                       uint32_t g)
+{
+    uint32_t hd = r->p->head_dim;
+    float s = vd_num_score(q, qd, row->k + g * hd, row->kd + g * hd / 32, hd, r->p->attn_scale);
+    return r->p->attn_cap == 0.0f ? s : vd_num_canon(vd_num_cap(s, r->p->attn_cap));
 }
 
 static void ref_head(const struct ref *r, uint32_t layer, uint32_t pos, uint32_t h, float *q)
 {
     uint32_t hd = r->p->head_dim, g = h / (r->p->n_heads / r->p->n_kv_heads);
+    uint32_t begin = vd_program_first_key(r->p, layer, pos), start = begin / VD_CHUNK_KEYS * VD_CHUNK_KEYS;
     int8_t qq[WIDEST];
     float qd[WIDEST / 32], m = 0, l = 0, o[WIDEST], oc[WIDEST], score[VD_CHUNK_KEYS], dv[VD_CHUNK_KEYS];
     vd_num_quant8_blocks(q, hd, qq, qd);
-    for (uint32_t first = 0; first <= pos; first += VD_CHUNK_KEYS) {
+    for (uint32_t first = start; first <= pos; first += VD_CHUNK_KEYS) {
         uint32_t n = pos + 1 - first < VD_CHUNK_KEYS ? pos + 1 - first : VD_CHUNK_KEYS;
+        uint32_t j0 = begin > first ? begin - first : 0;
         struct vd_chunk c;
-        for (uint32_t j = 0; j < n; j++) {
+        for (uint32_t j = j0; j < n; j++) {
             const struct ref_row *row = ref_row(r, layer, first + j);
-            score[j] = vd_num_score(qq, qd, row->k + g * hd, row->kd + g * hd / 32, hd, r->p->attn_scale);
+            score[j] = ref_score(r, qq, qd, row, g);
             dv[j] = row->vd[g];
         }
-        vd_num_chunk(score, dv, 0, n, &c);
+        vd_num_chunk(score, dv, j0, n - j0, &c);
         vd_num_chunk_v(&c, ref_row(r, layer, first)->v + g * hd, sizeof(struct ref_row), hd, oc);
-        if (first == 0) {
+        if (first == start) {
             m = c.m;
             l = c.l;
             memcpy(o, oc, hd * sizeof *o);
@@ -91,35 +155,82 @@ static void ref_head(const struct ref *r, uint32_t layer, uint32_t pos, uint32_t
     vd_num_attn_finish(l, o, hd, q);
 }
 
+/* Expert e (0 if dense) of a layer: h to y. */
+static void ref_feed_forward(const struct ref *r, uint32_t layer, uint32_t e, const float *h, float *y)
+{
+    const struct vd_program *p = r->p;
+    uint32_t f = p->ff_width, d = p->width;
+    float gate[WIDEST], up[WIDEST];
+    ref_rows(r, ref_tensor(r, layer, VD_T_FFN_GATE), e * f, f, h, gate);
+    ref_rows(r, ref_tensor(r, layer, VD_T_FFN_UP), e * f, f, h, up);
+    (p->act == VD_ACT_GELU ? vd_num_geglu : vd_num_swiglu)(gate, up, f, gate);
+    ref_rows(r, ref_tensor(r, layer, VD_T_FFN_DOWN), e * d, d, gate, y);
+}
+
+static void ref_experts(const struct ref *r, uint32_t layer, const float *h, float *y)
+{
+    const struct vd_program *p = r->p;
+    float logits[VD_ROUTE_MAX], weight[VD_ROUTE_USED_MAX];
+    uint32_t expert[VD_ROUTE_USED_MAX];
+    static float out[VD_ROUTE_USED_MAX][WIDEST];
+    ref_product(r, ref_tensor(r, layer, VD_T_FFN_ROUTER), h, logits);
+    vd_num_route(logits, p->n_experts, p->n_used, p->route_norm, expert, weight);
+    for (uint32_t s = 0; s < p->n_used; s++)
+        ref_feed_forward(r, layer, expert[s], h, out[s]);
+    for (uint32_t i = 0; i < p->width; i++) {
+        float of_row[VD_ROUTE_USED_MAX];
+        for (uint32_t s = 0; s < p->n_used; s++)
+            of_row[s] = out[s][i];
+        y[i] = vd_num_mix(weight, of_row, p->n_used);
+    }
+}
+
+static void ref_add(const struct ref *r, uint32_t layer, enum vd_layer_tensor norm, const float *x, float *y,
+                    float *out)
+{
+    if (r->p->post_norms)
+        ref_norm(r, ref_tensor(r, layer, norm), y, y);
+    vd_num_residual(x, y, r->p->width, out);
+}
+
 static void ref_layer(const struct ref *r, uint32_t layer, uint32_t pos)
 {
     const struct vd_program *p = r->p;
     uint32_t hd = p->head_dim;
-    float h[WIDEST], q[WIDEST], k[WIDEST], v[WIDEST], y[WIDEST], gate[WIDEST], up[WIDEST];
+    float h[WIDEST], q[WIDEST], k[WIDEST], v[WIDEST], y[WIDEST];
     const float *x = ref_x(r, pos, layer);
     float *out = ref_x(r, pos, layer + 1);
     struct ref_row *row = ref_row(r, layer, pos);
-    ref_norm(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_NORM), x, h);
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_Q), h, q);
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_K), h, k);
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_V), h, v);
+    ref_norm(r, ref_tensor(r, layer, VD_T_ATTN_NORM), x, h);
+    ref_biased(r, layer, VD_T_ATTN_Q, VD_T_ATTN_Q_BIAS, h, q);
+    ref_biased(r, layer, VD_T_ATTN_K, VD_T_ATTN_K_BIAS, h, k);
+    ref_biased(r, layer, VD_T_ATTN_V, VD_T_ATTN_V_BIAS, h, v);
     for (uint32_t g = 0; g < p->n_kv_heads; g++) {
-        vd_num_rope_head(k + g * hd, 2 * p->n_rope, pos, p->rope_steps[0], p->rope_pairing == VD_ROPE_HALVES);
+        ref_place(r, layer, pos, VD_T_ATTN_K_NORM, k + g * hd);
         vd_num_quant8_blocks(k + g * hd, hd, row->k + g * hd, row->kd + g * hd / 32);
         vd_num_quant8(v + g * hd, hd, row->v + g * hd, &row->vd[g]);
     }
     for (uint32_t i = 0; i < p->n_heads; i++) {
-        vd_num_rope_head(q + i * hd, 2 * p->n_rope, pos, p->rope_steps[0], p->rope_pairing == VD_ROPE_HALVES);
+        ref_place(r, layer, pos, VD_T_ATTN_Q_NORM, q + i * hd);
         ref_head(r, layer, pos, i, q + i * hd);
     }
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_ATTN_OUTPUT), q, y);
-    vd_num_residual(x, y, p->width, out);
-    ref_norm(r, vd_program_layer_tensor(p, layer, VD_T_FFN_NORM), out, h);
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_FFN_GATE), h, gate);
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_FFN_UP), h, up);
-    vd_num_swiglu(gate, up, p->ff_width, gate);
-    ref_product(r, vd_program_layer_tensor(p, layer, VD_T_FFN_DOWN), gate, y);
-    vd_num_residual(out, y, p->width, out);
+    ref_product(r, ref_tensor(r, layer, VD_T_ATTN_OUTPUT), q, y);
+    ref_add(r, layer, VD_T_POST_ATTN_NORM, x, y, out);
+    ref_norm(r, ref_tensor(r, layer, VD_T_FFN_NORM), out, h);
+    if (p->n_experts)
+        ref_experts(r, layer, h, y);
+    else
+        ref_feed_forward(r, layer, 0, h, y);
+    ref_add(r, layer, VD_T_POST_FFN_NORM, out, y, out);
+}
+
+static void ref_embed(const struct ref *r, uint32_t pos, uint32_t token)
+{
+    const struct vd_program *p = r->p;
+    float *x = ref_x(r, pos, 0);
+    vd_num_dequant(vd_program_tensor(p, 0).type, vd_model_tensor_bytes(r->m, 0, token).p, 0, p->width, x);
+    for (uint32_t i = 0; p->embed_scale != 1.0f && i < p->width; i++)
+        x[i] *= p->embed_scale;
 }
 
 static void ref_run(struct ref *r, const struct vd_model *m, const uint32_t *tokens, uint32_t n)
@@ -131,12 +242,14 @@ static void ref_run(struct ref *r, const struct vd_model *m, const uint32_t *tok
     r->x = calloc((size_t)N_TOK * (p->n_layers + 1) * p->width, sizeof *r->x);
     r->logits = calloc((size_t)N_TOK * p->vocab, sizeof *r->logits);
     for (uint32_t pos = 0; pos < n; pos++) {
-        struct vd_tensor_shape e = vd_program_tensor(p, 0);
-        vd_num_dequant(e.type, vd_model_tensor_bytes(m, 0, tokens[pos]).p, 0, p->width, ref_x(r, pos, 0));
+        float *logits = r->logits + (size_t)pos * p->vocab;
+        ref_embed(r, pos, tokens[pos]);
         for (uint32_t l = 0; l < p->n_layers; l++)
             ref_layer(r, l, pos);
         ref_norm(r, vd_program_norm_tensor(p), ref_x(r, pos, p->n_layers), h);
-        ref_product(r, vd_program_head_tensor(p), h, r->logits + (size_t)pos * p->vocab);
+        ref_product(r, vd_program_head_tensor(p), h, logits);
+        for (uint32_t i = 0; p->logit_cap != 0.0f && i < p->vocab; i++)
+            logits[i] = vd_num_cap(logits[i], p->logit_cap);
     }
 }
 
@@ -203,9 +316,9 @@ static void some_tokens(uint32_t *tokens, uint32_t vocab, uint64_t seed)
 /* The tables that this CPU has, at most 4. */
 static size_t tables(const struct vd_kern *out[4])
 {
-    static const char *const names[] = {"scalar", "avx2", "avx512", "neon"};
+    static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
     size_t n = 0;
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if ((out[n] = vd_kern_pick(names[i], NULL)) != NULL)
             n++;
     return n;
@@ -261,20 +374,48 @@ static void equals_num_other_types(void **state)
     }
 }
 
-static void any_cut_any_threads(void **state)
+static void equals_num_super_blocks(void **state)
 {
-    static const uint32_t cuts[] = {1, 7, 16, 33, 64, 100, 149};
+    static const enum vd_wtype types[][3] = {
+        {VD_WTYPE_Q4_K, VD_WTYPE_Q6_K, VD_WTYPE_Q6_K},       {VD_WTYPE_Q5_0, VD_WTYPE_Q4_K, VD_WTYPE_Q8_0},
+        {VD_WTYPE_Q5_K, VD_WTYPE_Q8_0, VD_WTYPE_Q5_K},       {VD_WTYPE_Q2_K, VD_WTYPE_Q3_K, VD_WTYPE_Q2_K},
+        {VD_WTYPE_IQ4_XS, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS}, {VD_WTYPE_MXFP4, VD_WTYPE_F16, VD_WTYPE_Q3_K},
+    };
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        struct vd_test_model t = vd_test_model_default;
+        vd_test_model_widen(&t);
+        t.mats = types[i][0];
+        t.v_down = types[i][1];
+        t.mixed = true;
+        t.embd = types[i][2];
+        t.n_layers = 1;
+        t.seed = 30 + i;
+        compare_model(&t);
+    }
+}
+
+static void equals_num_every_form(void **state)
+{
+    for (size_t i = 0; i < VD_TEST_FORMS; i++) {
+        struct vd_test_model t = vd_test_model_of(&vd_test_forms[i]);
+        t.seed = 50 + i;
+        compare_model(&t);
+    }
+}
+
+static void cuts_and_threads(const struct vd_test_model *t, const uint32_t *cuts, size_t n_cuts)
+{
     char path[VD_PATH_MAX];
     uint32_t tokens[N_TOK];
-    vd_test_model_file(&vd_test_model_default, path);
-    some_tokens(tokens, vd_test_model_default.vocab, 3);
     struct ref ref = {0};
+    vd_test_model_file(t, path);
+    some_tokens(tokens, t->vocab, 3);
     for (unsigned threads = 1; threads <= 3; threads++) {
         struct engine e;
         engine_open(&e, path, vd_kern_pick(NULL, NULL), threads);
         if (threads == 1)
             ref_run(&ref, e.m, tokens, N_TOK);
-        for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++) {
+        for (size_t c = 0; c < n_cuts; c++) {
             struct vd_kv *kv = open_kv(&e);
             for (uint32_t at = 0; at < N_TOK; at += cuts[c])
                 feed_compare(&e, kv, tokens, at, at + cuts[c] < N_TOK ? at + cuts[c] : N_TOK, ref.logits);
@@ -286,8 +427,25 @@ static void any_cut_any_threads(void **state)
     unlink(path);
 }
 
+static void any_cut_any_threads(void **state)
+{
+    static const uint32_t cuts[] = {1, 7, 16, 33, 64, 100, 149};
+    cuts_and_threads(&vd_test_model_default, cuts, sizeof cuts / sizeof *cuts);
+}
+
+/* One row, few that are sorted by everyone and together, many. */
+static void any_cut_every_form(void **state)
+{
+    static const uint32_t cuts[] = {1, 3, 47, 149};
+    for (size_t i = 0; i < VD_TEST_FORMS; i++) {
+        struct vd_test_model t = vd_test_model_of(&vd_test_forms[i]);
+        t.embd = VD_WTYPE_F16;
+        cuts_and_threads(&t, cuts, sizeof cuts / sizeof *cuts);
+    }
+}
+
 /* Several sequences of different lengths in one call, few and many rows, with and without wanted outputs. */
-static void mixed_batch(void **state)
+static void mix(const struct vd_test_model *t)
 {
     enum { N_SEQ = 5 };
     char path[VD_PATH_MAX];
@@ -295,7 +453,7 @@ static void mixed_batch(void **state)
     struct ref ref[N_SEQ] = {0};
     struct engine e;
     struct vd_kv *kv[N_SEQ];
-    vd_test_model_file(&vd_test_model_default, path);
+    vd_test_model_file(t, path);
     engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
     size_t vocab = vd_model_program(e.m)->vocab, width = vd_model_program(e.m)->width;
     for (unsigned s = 0; s < N_SEQ; s++) {
@@ -336,6 +494,21 @@ static void mixed_batch(void **state)
     }
     engine_close(&e);
     unlink(path);
+}
+
+static void mixed_batch(void **state)
+{
+    mix(&vd_test_model_default);
+}
+
+static void mixed_batch_features(void **state)
+{
+    static const char *const forms[] = {"qwen3moe", "gemma3", "llama-linear"};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        struct vd_test_model t = vd_test_model_of(vd_test_form(forms[i]));
+        t.n_layers = 2;
+        mix(&t);
+    }
 }
 
 /* ------------------------- the tap ------------------------- */
@@ -514,10 +687,9 @@ static void cache_limit_holds(void **state)
 }
 
 /* A context long enough for the cut along chunks, with more threads than kv heads. */
-static void long_context_is_split(void **state)
+static void split_long_context(struct vd_test_model t)
 {
     enum { N = 700 };
-    struct vd_test_model t = vd_test_model_default;
     char path[VD_PATH_MAX];
     struct vd_row rows[ROWS_MAX];
     float *want = NULL;
@@ -551,11 +723,23 @@ static void long_context_is_split(void **state)
     unlink(path);
 }
 
+static void long_context_is_split(void **state)
+{
+    struct vd_test_model windowed = vd_test_model_of(vd_test_form("gemma2"));
+    windowed.window = 601; /* begins inside a chunk, and is long enough for a cut */
+    split_long_context(vd_test_model_default);
+    split_long_context(windowed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_num_q4_1),
         cmocka_unit_test(equals_num_other_types),
+        cmocka_unit_test(equals_num_super_blocks),
+        cmocka_unit_test(equals_num_every_form),
+        cmocka_unit_test(any_cut_every_form),
+        cmocka_unit_test(mixed_batch_features),
         cmocka_unit_test(any_cut_any_threads),
         cmocka_unit_test(mixed_batch),
         cmocka_unit_test(tap_tells_all),

@@ -99,9 +99,9 @@ static void any_cut_any_threads(void **state)
 
 static void any_kernel(void **state)
 {
-    static const char *const names[] = {"scalar", "avx2", "avx512"};
+    static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
     float *want = NULL;
-    for (size_t k = 0; k < 3; k++) {
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         struct open_model o;
         if (!vd_kern_pick(names[k], NULL))
             continue;

@@ -124,9 +124,11 @@ static void bench_product(struct bench *b, enum vd_wtype type, size_t rows, size
     struct vd_kern_mat *mats = calloc(n_mats, sizeof(*mats));
     float *x = big_alloc(n_tok * cols * 4), *y = big_alloc(n_tok * rows * 4);
     bool super = vd_wtype_info(type)->act_block == VD_KERN_BLOCK256;
+    uint64_t lift = type == VD_WTYPE_MXFP4 ? UINT64_C(0x4040404040404040) : 0; /* no subnormal scale */
     void *act = big_alloc(super ? b->k->act256_bytes(n_tok, cols) : b->k->act_bytes(n_tok, cols));
     for (size_t i = 0; i < bytes * n_mats / 8; i++)
-        ((uint64_t *)data)[i] = vd_rng_next(&r) & UINT64_C(0x3F3F3F3F3F3F3F3F); /* no infinite scale */
+        ((uint64_t *)data)[i] =
+            (vd_rng_next(&r) & UINT64_C(0x3F3F3F3F3F3F3F3F)) | lift; /* no infinite scale */
     for (size_t m = 0; m < n_mats; m++)
         mats[m] = (struct vd_kern_mat){type, rows, cols, data + m * bytes};
     for (size_t i = 0; i < n_tok * cols; i++)

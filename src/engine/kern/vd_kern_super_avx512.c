@@ -238,13 +238,21 @@ VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *p, int outer, int i
 /* acc + a0 * b0 + a1 * b1 of the int16 pairs of each lane. */
 VD_INLINE __m512i dot2(__m512i acc, __m512i a, __m512i b)
 {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    __asm__ volatile("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
     return acc;
 }
 VD_INLINE __m512i dot2_all(__m512i acc, __m512i a, const int16_t *p)
 {
     __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const int32_t *)p));
     return acc;
+}
+
+/* total + a * scale. Kept in its place by `volatile`: left to itself the compiler (GCC 12) gathers the sums
+ * of all tokens first and spills half of them. */
+VD_INLINE __m512i add_scaled(__m512i total, __m512i a, __m512i scale)
+{
+    __asm__ volatile("vpmulld %2, %1, %1\n\tvpaddd %1, %0, %0" : "+v"(total), "+v"(a) : "v"(scale));
+    return total;
 }
 
 /* total + one block of 32 columns of one token, scaled. start: what Q6_K's two dot products begin with. */
@@ -263,15 +271,14 @@ VD_INLINE __m512i fold_block(enum vd_wtype type, __m512i total, const __m512i w[
         VD_UNROLL
         for (int i = 4; i < 8; i++)
             a = dot4_all(a, w[i], q + 4 * i);
-        return _mm512_add_epi32(total, _mm512_mullo_epi32(a, sc[0]));
+        return add_scaled(total, a, sc[0]);
     }
     VD_UNROLL
     for (int i = 4; i < 8; i++)
         b = dot4_all(b, w[i], q + 4 * i);
     if (is_pairs(type))
         return dot2(total, _mm512_mask_blend_epi16(0xAAAAAAAA, a, _mm512_slli_epi32(b, 16)), sc[0]);
-    total = _mm512_add_epi32(total, _mm512_mullo_epi32(a, sc[0]));
-    return _mm512_add_epi32(total, _mm512_mullo_epi32(b, sc[1]));
+    return add_scaled(add_scaled(total, a, sc[0]), b, sc[1]);
 }
 
 /* Scales of the block b: where fold_block finds them. */
@@ -323,6 +330,7 @@ VD_INLINE void super_step(enum vd_wtype type, int n, const uint8_t *p, const str
                           size_t slot, __m512 *acc)
 {
     const int8_t *q = a->q[slot];
+    const int32_t *start = a->minus32[slot];
     struct scales s;
     __m512i total[16];
     load_scales(type, p, &s);
@@ -339,7 +347,7 @@ VD_INLINE void super_step(enum vd_wtype type, int n, const uint8_t *p, const str
             VD_UNROLL
             for (int i = 0; i < n; i++)
                 total[i] = fold_block(type, total[i], w, q + 256 * i + 32 * b, scales_of(type, &s, b),
-                                      a->minus32[slot + (size_t)i] + 2 * b);
+                                      start + SUBS * i + 2 * b);
         }
     }
     finish_super(type, n, &s, a, slot, total, acc);

@@ -2,6 +2,7 @@
  */
 #include "vd_cmd.h"
 #include "vd_cmd_net.h"
+#include "vd_cmd_receipt.h"
 #include "vd_dispute_log.h"
 
 #include <stdlib.h>
@@ -109,6 +110,7 @@ static enum vd_err vd_receipt_run(struct vd_cli *cli, struct vd_error *err)
 }
 
 static const struct vd_cli_opt vd_receipt_opts[] = {VD_CMD_OPTS_LEDGER, {0}};
+static const struct vd_cmd *const vd_receipt_sub[] = {&vd_cmd_receipt_convert, NULL};
 const struct vd_cmd vd_cmd_receipt = {
     .name = "receipt",
     .group = "Money and history",
@@ -120,6 +122,7 @@ const struct vd_cmd vd_cmd_receipt = {
     .opts = vd_receipt_opts,
     .max_args = 1,
     .run = vd_receipt_run,
+    .sub = vd_receipt_sub,
 };
 
 /* ---- dispute ---- */

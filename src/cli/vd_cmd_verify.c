@@ -4,12 +4,13 @@
 #include "vd_clock.h"
 #include "vd_cmd.h"
 #include "vd_cmd_load.h"
+#include "vd_cmd_receipt.h"
 #include "vd_replay.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { VD_RECEIPT_FILE_MAX = 16 << 20, VD_VERIFY_ROWS = 512, VD_VERIFY_LOGITS = 256 };
+enum { VD_VERIFY_ROWS = 512, VD_VERIFY_LOGITS = 256 };
 
 struct vd_verify {
     struct vd_cli *cli;
@@ -24,17 +25,7 @@ struct vd_verify {
 
 static enum vd_err vd_verify_read(struct vd_verify *v, const char *path, struct vd_error *err)
 {
-    uint8_t *bytes;
-    size_t n;
-    enum vd_err e = vd_cli_slurp(&bytes, &n, path, VD_RECEIPT_FILE_MAX, err);
-    if (e != VD_OK)
-        return e;
-    v->tokens = malloc((n + 1) * sizeof *v->tokens);
-    if (!v->tokens)
-        e = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
-    else if (!vd_envelope_decode((struct vd_bytes){bytes, n}, &v->e, v->tokens, n))
-        e = vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt", path);
-    free(bytes);
+    enum vd_err e = vd_cmd_read_receipt(path, &v->e, &v->tokens, err);
     if (e != VD_OK)
         return e;
     v->id = vd_signed_receipt_id(&v->e.receipt);
@@ -212,13 +203,17 @@ const struct vd_cmd vd_cmd_verify = {
     .group = "Models and text",
     .usage = "RECEIPT",
     .summary = "does a receipt stand? signatures, then replay",
-    .help = "RECEIPT is a file that `veridem run --receipt` wrote or a gateway gave out (- is stdin). Prompt "
-            "and answer are run\n"
-            "again in one pass, which is much faster than generating them, and every token and the commit "
-            "root are\n"
-            "compared. Exit status 0: it stands; 1: it does not, and where it differs; 3: it could not be "
-            "checked,\n"
-            "or is not a receipt. --json says {\"stands\": true or false, \"verdict\", ...} for 0 and 1.",
+    .help =
+        "RECEIPT is a file that `veridem run --receipt` wrote or a gateway gave out (- is stdin), in either "
+        "of its forms\n"
+        "(see `veridem receipt convert`). Prompt and answer are run again in one pass, which is much faster "
+        "than\n"
+        "generating them, and every token and the commit root are compared. Exit status 0: it stands; 1: it "
+        "does not,\n"
+        "and where it differs; 3: it could not be checked, or is not a receipt. --json says {\"stands\": "
+        "true "
+        "or\n"
+        "false, \"verdict\", ...} for 0 and 1.",
     .opts = vd_verify_opts,
     .min_args = 1,
     .max_args = 1,

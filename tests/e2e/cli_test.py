@@ -267,6 +267,23 @@ def test_run_refuses_before_it_works():
     assert not run("bench", "SmolLM2", "--pp", "99999", status=2)[0]
 
 
+def test_receipt_has_two_forms():
+    binary, text, again = HOME / "two.receipt", HOME / "two.json", HOME / "again.receipt"
+    run("run", "SmolLM2", "-p", "Hi", "-n", "3", "--receipt", binary)
+    run("receipt", "convert", binary, text)
+    run("receipt", "convert", text, again)
+    assert again.read_bytes() == binary.read_bytes()
+    form = json.loads(text.read_text())
+    assert form == run_json("receipt", "convert", binary)
+    assert run_json("verify", text)["stands"]
+    form["output"][0] += 1
+    text.write_text(json.dumps(form))
+    assert run_json("verify", text, status=1)["stands"] is False
+    form["request"]["max_tokens"] += 1
+    text.write_text(json.dumps(form))
+    assert '"id"' in run("verify", text, status=3)[1]
+
+
 def test_bench():
     tests = run_json("bench", "SmolLM2", "--pp", "16", "--tg", "4", "--batch", "1,2", "--threads", "1", "--reps", "1")
     assert [t["test"] for t in tests] == ["pp16", "tg4", "tg4x2"]
@@ -278,7 +295,7 @@ def main():
         for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
                      test_a_ledger_and_what_is_in_its_way, test_a_gateways_keys_are_found, test_model_fetch,
                      need_model, test_text, test_the_same_bits_everywhere,
-                     test_receipts, test_run_refuses_before_it_works, test_bench):
+                     test_receipts, test_run_refuses_before_it_works, test_receipt_has_two_forms, test_bench):
             began = time.monotonic()
             test()
             print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

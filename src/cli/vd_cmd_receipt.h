@@ -1,0 +1,16 @@
+/* Receipt files, in both forms. */
+#ifndef VD_CMD_RECEIPT_H
+#define VD_CMD_RECEIPT_H
+
+#include "vd_cli.h"
+#include "vd_receipt.h"
+
+/* Reads a receipt's file ("-": standard input), protobuf or JSON. *tokens is what e's pointers name: free()
+ * it; NULL on an error. Signatures are not checked. VD_EFORMAT says why it is not a receipt. */
+enum vd_err vd_cmd_read_receipt(const char *path, struct vd_envelope *e, uint32_t **tokens,
+                                struct vd_error *err);
+
+/* `veridem receipt convert`. */
+extern const struct vd_cmd vd_cmd_receipt_convert;
+
+#endif

@@ -17,6 +17,7 @@ struct buffer {
 struct vd_gguf_writer {
     struct buffer kv, infos, data;
     uint64_t n_kv, n_tensors;
+    uint64_t n_data, n_left_out; /* bytes of all data so far, and of those that the caller writes */
     uint32_t alignment;
     size_t max_bytes;
     struct vd_error err;
@@ -219,15 +220,21 @@ void vd_gguf_add_tensor(struct vd_gguf_writer *w, const char *name, uint32_t typ
     uint64_t n = tensor_bytes(w, name, type_id, ne, n_dims);
     if (w->err.code)
         return;
-    put_zeros(w, &w->data, pad_of(w, w->data.n));
+    size_t pad = pad_of(w, w->n_data);
     put_str(w, &w->infos, name, strlen(name));
     put_u32(w, &w->infos, n_dims);
     for (uint32_t d = 0; d < n_dims; d++)
         put_u64(w, &w->infos, ne[d]);
     put_u32(w, &w->infos, type_id);
-    put_u64(w, &w->infos, w->data.n);
-    put(w, &w->data, bytes, (size_t)n);
+    put_u64(w, &w->infos, w->n_data + pad);
+    w->n_data += pad + n;
     w->n_tensors++;
+    if (bytes) {
+        put_zeros(w, &w->data, pad);
+        put(w, &w->data, bytes, (size_t)n);
+    } else {
+        w->n_left_out += pad + n;
+    }
 }
 
 /* Joins the parts; NULL after an error. */
@@ -265,6 +272,8 @@ enum vd_err vd_gguf_writer_finish(struct vd_gguf_writer *w, uint8_t **out, size_
     *out = NULL;
     *n_bytes = 0;
     size_t n = 0;
+    if (w->n_left_out && !w->err.code)
+        vd_error_set(&w->err, VD_EUSE, "a GGUF file whose tensors have no bytes cannot be finished");
     uint8_t *p = w->err.code ? NULL : join(w, &n);
     struct vd_gguf *g = NULL;
     if (p)
@@ -276,5 +285,19 @@ enum vd_err vd_gguf_writer_finish(struct vd_gguf_writer *w, uint8_t **out, size_
     }
     *out = p;
     *n_bytes = n;
+    return VD_OK;
+}
+
+enum vd_err vd_gguf_writer_head(struct vd_gguf_writer *w, uint8_t **out, size_t *n_bytes,
+                                struct vd_error *err)
+{
+    *out = NULL;
+    *n_bytes = 0;
+    if (w->data.n && !w->err.code)
+        vd_error_set(&w->err, VD_EUSE, "a GGUF file of which some tensors have bytes has no head alone");
+    uint8_t *p = w->err.code ? NULL : join(w, n_bytes);
+    if (!p)
+        return vd_error_set(err, w->err.code, "%s", w->err.msg);
+    *out = p;
     return VD_OK;
 }

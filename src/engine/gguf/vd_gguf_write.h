@@ -32,9 +32,15 @@ void vd_gguf_add_array_str(struct vd_gguf_writer *w, const char *key, const stru
 /* A key of another file, of any type, as it is. */
 void vd_gguf_add_kv(struct vd_gguf_writer *w, const struct vd_gguf_kv *kv);
 
-/* A tensor; `bytes` must hold as many as type and dimensions say. */
+/* A tensor; `bytes` must hold as many as type and dimensions say. NULL for all tensors or for none: then only
+ * the file's head is made, by vd_gguf_writer_head, and the caller writes the data behind it. */
 void vd_gguf_add_tensor(struct vd_gguf_writer *w, const char *name, uint32_t type_id, const uint64_t *ne,
                         uint32_t n_dims, const void *bytes);
+
+/* Everything before the data, padding included. The data follow in the order of the tensors, each begun at a
+ * multiple of the alignment. Errors and ownership as below. */
+enum vd_err vd_gguf_writer_head(struct vd_gguf_writer *w, uint8_t **out, size_t *n_bytes,
+                                struct vd_error *err);
 
 /* The file: *out is freed with free(). The writer may only be freed after this. VD_ELIMIT, VD_ENOMEM, VD_EUSE
  * (a name or tensor that breaks the format; the message says which) or VD_EFORMAT (a duplicate). */

@@ -1,371 +1,327 @@
-/* Tables say what is known; whatever a file has beyond them is refused by name. A model that would run but
- * compute something else than its makers meant is worse than one that does not run. */
-#include "vd_derive.h"
+/* Builders say what is known (vd_derive_arch.c); whatever a file has beyond what they asked for is refused by
+ * name. A model that would run but compute something else than its makers meant is worse than one that does
+ * not run. */
+#include "vd_derive_impl.h"
 
 #include "vd_num.h"
-#include "vd_rope.h"
 
 #include <assert.h>
-#include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-/* A size of the architecture: its key and where it goes. */
-struct size_key {
-    const char *key;
-    uint32_t max;
-    size_t offset;
-};
+enum { KEY_BYTES_MAX = 128, LIST_BYTES = 384 };
 
-static const struct size_key size_keys[] = {
-    {"llama.block_count", VD_PROGRAM_LAYERS_MAX, offsetof(struct vd_program, n_layers)},
-    {"llama.embedding_length", VD_PROGRAM_WIDTH_MAX, offsetof(struct vd_program, width)},
-    {"llama.feed_forward_length", VD_PROGRAM_FF_MAX, offsetof(struct vd_program, ff_width)},
-    {"llama.attention.head_count", VD_PROGRAM_HEADS_MAX, offsetof(struct vd_program, n_heads)},
-    {"llama.context_length", VD_PROGRAM_CTX_MAX, offsetof(struct vd_program, ctx)},
-};
+/* ------------------------- errors ------------------------- */
 
-/* Keys that are read one by one below. */
-static const char *const other_keys[] = {
-    "llama.attention.head_count_kv", "llama.attention.key_length",
-    "llama.attention.value_length",  "llama.attention.layer_norm_rms_epsilon",
-    "llama.rope.freq_base",          "llama.rope.dimension_count",
-    "llama.rope.scaling.type",       "llama.vocab_size",
-};
-
-static const char known_types[] = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0";
-
-/* Pieces that end a turn or a text in some family of models, if the tokenizer marks them as control tokens.
- */
-static const char *const stop_pieces[] = {
-    "<|endoftext|>",      "<|im_end|>", "<|end|>",    "<|eot_id|>", "<|eom_id|>",
-    "<|end_of_text|>",    "<EOT>",      "<|return|>", "<|call|>",   "<end_of_turn>",
-    "<end_of_utterance>", "</s>",       "<eos>",
-};
-
-static const char *const stop_keys[] = {
-    "tokenizer.ggml.eos_token_id",
-    "tokenizer.ggml.eot_token_id",
-    "tokenizer.ggml.eom_token_id",
-};
-
-enum { TOKEN_TYPE_CONTROL = 3 };
-
-#define COUNT(a) (sizeof(a) / sizeof *(a))
+void vd_derive_fail(struct vd_derive *d, enum vd_err code, const char *fmt, ...)
+{
+    char text[VD_ERROR_MSG_MAX];
+    va_list ap;
+    if (d->rc != VD_OK)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    d->rc = vd_error_set(d->err, code, "%s: %s", vd_gguf_name(d->g), text);
+}
 
 /* ------------------------- keys ------------------------- */
 
-static bool known_key(struct vd_gguf_str key)
+/* The whole name of a key, which from now on is known. */
+static const char *ask(struct vd_derive *d, const char *key, char name[KEY_BYTES_MAX])
 {
-    for (size_t i = 0; i < COUNT(size_keys); i++)
-        if (vd_gguf_str_eq(key, size_keys[i].key))
-            return true;
-    for (size_t i = 0; i < COUNT(other_keys); i++)
-        if (vd_gguf_str_eq(key, other_keys[i]))
-            return true;
-    return false;
+    assert(d->n_asked < VD_DERIVE_ASKED_MAX);
+    d->asked[d->n_asked++] = key;
+    snprintf(name, KEY_BYTES_MAX, "%s.%s", d->arch, key);
+    return name;
 }
 
-static enum vd_err check_arch(const struct vd_gguf *g, struct vd_error *err)
+bool vd_derive_has(struct vd_derive *d, const char *key)
 {
-    static const char prefix[] = "llama.";
-    struct vd_gguf_str arch;
-    enum vd_err rc = vd_gguf_get_str(g, "general.architecture", VD_GGUF_REQUIRED, &arch, err);
-    if (rc != VD_OK)
-        return rc;
-    if (!vd_gguf_str_eq(arch, "llama"))
-        return vd_error_set(err, VD_EUNSUPPORTED, "%s: architecture '%.*s' is not known; known is: llama",
-                            vd_gguf_name(g), (int)(arch.n < 64 ? arch.n : 64), arch.p);
-    for (size_t i = 0; i < vd_gguf_kv_count(g); i++) {
-        struct vd_gguf_str key = vd_gguf_kv_at(g, i)->key;
-        bool ours = key.n >= sizeof prefix - 1 && memcmp(key.p, prefix, sizeof prefix - 1) == 0;
-        if (ours && !known_key(key))
-            return vd_error_set(
-                err, VD_EUNSUPPORTED,
-                "%s: key '%.*s' means a variant of llama that is not known; known is plain llama "
-                "without RoPE scaling, experts or sliding windows",
-                vd_gguf_name(g), (int)(key.n < 96 ? key.n : 96), key.p);
-    }
-    return VD_OK;
+    char name[KEY_BYTES_MAX];
+    return vd_gguf_find(d->g, ask(d, key, name)) != NULL;
 }
 
-static enum vd_err get_sizes(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
+bool vd_derive_is_array(struct vd_derive *d, const char *key)
 {
-    for (size_t i = 0; i < COUNT(size_keys); i++) {
-        uint32_t v;
-        enum vd_err rc = vd_gguf_get_u32(g, size_keys[i].key, VD_GGUF_REQUIRED, size_keys[i].max, &v, err);
-        if (rc != VD_OK)
-            return rc;
-        if (v == 0)
-            return vd_error_set(err, VD_EFORMAT, "%s: %s is 0", vd_gguf_name(g), size_keys[i].key);
-        memcpy((char *)p + size_keys[i].offset, &v, sizeof v);
-    }
-    p->n_kv_heads = p->n_heads;
-    return vd_gguf_get_u32(g, "llama.attention.head_count_kv", VD_GGUF_OPTIONAL, VD_PROGRAM_HEADS_MAX,
-                           &p->n_kv_heads, err);
+    char name[KEY_BYTES_MAX];
+    const struct vd_gguf_kv *kv = vd_gguf_find(d->g, ask(d, key, name));
+    return kv && kv->type == VD_GGUF_ARRAY;
 }
 
-static enum vd_err get_head_dim(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
+uint32_t vd_derive_u32(struct vd_derive *d, const char *key, uint32_t max)
 {
-    uint32_t k = p->width / p->n_heads, v;
-    enum vd_err rc =
-        vd_gguf_get_u32(g, "llama.attention.key_length", VD_GGUF_OPTIONAL, VD_PROGRAM_HEAD_DIM_MAX, &k, err);
-    v = k;
-    if (rc == VD_OK)
-        rc = vd_gguf_get_u32(g, "llama.attention.value_length", VD_GGUF_OPTIONAL, VD_PROGRAM_HEAD_DIM_MAX, &v,
-                             err);
-    if (rc != VD_OK)
-        return rc;
-    if (k != v)
-        return vd_error_set(err, VD_EUNSUPPORTED,
-                            "%s: keys of %u and values of %u elements; they must be alike", vd_gguf_name(g),
-                            k, v);
-    if (!vd_gguf_find(g, "llama.attention.key_length") && p->width % p->n_heads)
-        return vd_error_set(err, VD_EFORMAT, "%s: width %u is not a multiple of %u heads", vd_gguf_name(g),
-                            p->width, p->n_heads);
-    if (k > VD_PROGRAM_HEAD_DIM_MAX) /* before anybody makes that many RoPE steps */
-        return vd_error_set(err, VD_EUNSUPPORTED, "%s: heads of %u elements; at most %d", vd_gguf_name(g), k,
-                            VD_PROGRAM_HEAD_DIM_MAX);
-    p->head_dim = k;
-    return VD_OK;
+    char name[KEY_BYTES_MAX];
+    uint32_t v = 1;
+    ask(d, key, name);
+    if (d->rc == VD_OK)
+        d->rc = vd_gguf_get_u32(d->g, name, VD_GGUF_REQUIRED, max, &v, d->err);
+    if (v == 0)
+        vd_derive_fail(d, VD_EFORMAT, "%s is 0", name);
+    return v ? v : 1;
 }
 
-static enum vd_err get_rope(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
+uint32_t vd_derive_u32_or(struct vd_derive *d, const char *key, uint32_t max, uint32_t fallback)
 {
-    float base = 10000.0f;
-    uint32_t n_dims = p->head_dim;
-    struct vd_gguf_str scaling = {"none", 4};
-    enum vd_err rc = vd_gguf_get_str(g, "llama.rope.scaling.type", VD_GGUF_OPTIONAL, &scaling, err);
-    if (rc == VD_OK)
-        rc = vd_gguf_get_f32(g, "llama.rope.freq_base", VD_GGUF_OPTIONAL, &base, err);
-    if (rc == VD_OK)
-        rc = vd_gguf_get_u32(g, "llama.rope.dimension_count", VD_GGUF_OPTIONAL, VD_PROGRAM_HEAD_DIM_MAX,
-                             &n_dims, err);
-    if (rc != VD_OK)
-        return rc;
-    if (!vd_gguf_str_eq(scaling, "none"))
-        return vd_error_set(err, VD_EUNSUPPORTED, "%s: RoPE scaling '%.*s' is not known; known is: none",
-                            vd_gguf_name(g), (int)(scaling.n < 64 ? scaling.n : 64), scaling.p);
-    if (n_dims > p->head_dim || !vd_num_rope_steps(base, n_dims, p->rope_steps[0]))
-        return vd_error_set(
-            err, VD_EFORMAT,
-            "%s: RoPE over %u dimensions of heads of %u with base %g; dimensions must be even and at "
-            "most the head's, the base at least 1",
-            vd_gguf_name(g), n_dims, p->head_dim, (double)base);
-    p->rope_pairing = VD_ROPE_ADJACENT;
-    p->n_rope = n_dims / 2;
-    p->n_rope_tables = 1;
-    p->rope_scale[0] = 1.0f;
-    return VD_OK;
+    char name[KEY_BYTES_MAX];
+    uint32_t v = fallback;
+    ask(d, key, name);
+    if (d->rc == VD_OK)
+        d->rc = vd_gguf_get_u32(d->g, name, VD_GGUF_OPTIONAL, max, &v, d->err);
+    return v;
 }
 
-static enum vd_err get_constants(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
+static float get_f32(struct vd_derive *d, const char *key, enum vd_gguf_need need, float fallback)
 {
-    enum vd_err rc =
-        vd_gguf_get_f32(g, "llama.attention.layer_norm_rms_epsilon", VD_GGUF_REQUIRED, &p->eps, err);
-    p->attn_scale = 1.0f / sqrtf((float)p->head_dim);
-    return rc;
+    char name[KEY_BYTES_MAX];
+    float v = fallback;
+    ask(d, key, name);
+    if (d->rc == VD_OK)
+        d->rc = vd_gguf_get_f32(d->g, name, need, &v, d->err);
+    return v;
 }
 
-/* ------------------------- stop tokens ------------------------- */
-
-/* Keeps the list ascending and without doubles. False when it is full. */
-static bool add_stop(struct vd_program *p, uint32_t token)
+float vd_derive_f32(struct vd_derive *d, const char *key)
 {
-    uint32_t i = 0;
-    while (i < p->n_stop && p->stop[i] < token)
-        i++;
-    if (i < p->n_stop && p->stop[i] == token)
-        return true;
-    if (p->n_stop == VD_PROGRAM_STOP_MAX)
+    return get_f32(d, key, VD_GGUF_REQUIRED, 1.0f);
+}
+
+float vd_derive_f32_or(struct vd_derive *d, const char *key, float fallback)
+{
+    return get_f32(d, key, VD_GGUF_OPTIONAL, fallback);
+}
+
+struct vd_gguf_str vd_derive_str_or(struct vd_derive *d, const char *key, const char *fallback)
+{
+    char name[KEY_BYTES_MAX];
+    struct vd_gguf_str s = {fallback, strlen(fallback)};
+    ask(d, key, name);
+    if (d->rc == VD_OK)
+        d->rc = vd_gguf_get_str(d->g, name, VD_GGUF_OPTIONAL, &s, d->err);
+    return s;
+}
+
+void vd_derive_layer_bits(struct vd_derive *d, const char *key, uint8_t flag)
+{
+    char name[KEY_BYTES_MAX];
+    struct vd_gguf_array a = {.n = 0};
+    ask(d, key, name);
+    if (d->rc == VD_OK)
+        d->rc = vd_gguf_get_array(d->g, name, VD_GGUF_REQUIRED, VD_GGUF_BOOL, &a, d->err);
+    if (d->rc == VD_OK && a.n != d->p->n_layers)
+        vd_derive_fail(d, VD_EFORMAT, "%s has %llu values for %u blocks", name, (unsigned long long)a.n,
+                       d->p->n_layers);
+    for (uint32_t l = 0; d->rc == VD_OK && l < d->p->n_layers; l++)
+        d->p->layer_flags[l] |= vd_gguf_array_int(&a, l) ? flag : 0;
+}
+
+bool vd_derive_floats(struct vd_derive *d, const char *name, uint32_t n, float *out)
+{
+    const struct vd_gguf_tensor *t = vd_gguf_tensor_find(d->g, name);
+    if (!t || d->rc != VD_OK)
         return false;
-    memmove(&p->stop[i + 1], &p->stop[i], (p->n_stop - i) * sizeof p->stop[0]);
-    p->stop[i] = token;
-    p->n_stop++;
+    if (t->type_id != VD_WTYPE_F32 || t->n_dims != 1 || t->ne[0] != n) {
+        vd_derive_fail(d, VD_EFORMAT,
+                       "tensor %s has type %s and %llu elements in %u dimensions; it must be F32 "
+                       "and %u in one",
+                       name, t->type->name, (unsigned long long)t->ne[0], t->n_dims, n);
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = vd_f32_from_bits(vd_le32_load(t->p + 4 * i));
+    assert(d->n_used < VD_DERIVE_USED_MAX);
+    d->used[d->n_used++] = name;
     return true;
 }
 
-static bool is_stop_piece(struct vd_gguf_str s)
+/* ------------------------- what nobody asked for ------------------------- */
+
+static bool was_asked(const struct vd_derive *d, struct vd_gguf_str rest)
 {
-    for (size_t i = 0; i < COUNT(stop_pieces); i++)
-        if (vd_gguf_str_eq(s, stop_pieces[i]))
+    for (size_t i = 0; i < d->n_asked; i++)
+        if (vd_gguf_str_eq(rest, d->asked[i]))
             return true;
     return false;
 }
 
-static enum vd_err get_stop_pieces(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
+/* Stands before every other fault of the file: a key of a variant that is not known explains the others. */
+static void check_keys(struct vd_derive *d)
 {
-    struct vd_gguf_array tokens, types;
-    struct vd_gguf_str piece;
-    size_t at = 0;
-    if (!vd_gguf_find(g, "tokenizer.ggml.tokens"))
-        return VD_OK;
-    enum vd_err rc =
-        vd_gguf_get_array(g, "tokenizer.ggml.tokens", VD_GGUF_REQUIRED, VD_GGUF_STRING, &tokens, err);
-    if (rc == VD_OK)
-        rc = vd_gguf_get_array(g, "tokenizer.ggml.token_type", VD_GGUF_REQUIRED, VD_GGUF_I32, &types, err);
-    if (rc != VD_OK)
-        return rc;
-    if (tokens.n != p->vocab || types.n != p->vocab)
-        return vd_error_set(
-            err, VD_EFORMAT,
-            "%s: %llu tokens and %llu token types for an embedding of %u rows; they must be alike",
-            vd_gguf_name(g), (unsigned long long)tokens.n, (unsigned long long)types.n, p->vocab);
-    for (uint32_t i = 0; vd_gguf_array_next_str(&tokens, &at, &piece); i++)
-        if (is_stop_piece(piece) && vd_gguf_array_int(&types, i) == TOKEN_TYPE_CONTROL && !add_stop(p, i))
-            return vd_error_set(err, VD_ELIMIT, "%s: more than %d stop tokens", vd_gguf_name(g),
-                                VD_PROGRAM_STOP_MAX);
-    return VD_OK;
-}
-
-static enum vd_err get_stops(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
-{
-    p->n_stop = 0;
-    for (size_t i = 0; i < COUNT(stop_keys); i++) {
-        uint32_t token;
-        if (!vd_gguf_find(g, stop_keys[i]))
+    size_t n_prefix = strlen(d->arch), at = 0;
+    for (size_t i = 0; i < vd_gguf_kv_count(d->g); i++) {
+        struct vd_gguf_str key = vd_gguf_kv_at(d->g, i)->key;
+        if (key.n <= n_prefix || memcmp(key.p, d->arch, n_prefix) != 0 || key.p[n_prefix] != '.')
             continue;
-        enum vd_err rc = vd_gguf_get_u32(g, stop_keys[i], VD_GGUF_REQUIRED, p->vocab - 1, &token, err);
-        if (rc != VD_OK)
-            return rc;
-        add_stop(p, token); /* the list holds more than there are keys */
+        struct vd_gguf_str rest = {key.p + n_prefix + 1, key.n - n_prefix - 1};
+        if (was_asked(d, rest))
+            continue;
+        char list[LIST_BYTES] = "";
+        for (size_t k = 0; k < d->n_asked && at < sizeof list; k++)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", k ? ", " : "", d->asked[k]);
+        d->rc = VD_OK;
+        vd_derive_fail(d, VD_EUNSUPPORTED,
+                       "key '%.*s' means a variant of %s that is not known; known are: %s",
+                       (int)(key.n < 64 ? key.n : 64), key.p, d->arch, list);
+        return;
     }
-    return get_stop_pieces(p, g, err);
 }
 
-/* ------------------------- tensors ------------------------- */
-
-void vd_derive_tensor_name(const struct vd_program *p, uint32_t tensor, char out[VD_GGUF_NAME_BYTES_MAX + 1])
+static bool is_used(const struct vd_derive *d, const struct vd_gguf_tensor *t)
 {
-    static const char *const in_layer[VD_T_KINDS] = {
-        [VD_T_ATTN_NORM] = "attn_norm.weight",
-        [VD_T_ATTN_Q] = "attn_q.weight",
-        [VD_T_ATTN_K] = "attn_k.weight",
-        [VD_T_ATTN_V] = "attn_v.weight",
-        [VD_T_ATTN_Q_BIAS] = "attn_q.bias",
-        [VD_T_ATTN_K_BIAS] = "attn_k.bias",
-        [VD_T_ATTN_V_BIAS] = "attn_v.bias",
-        [VD_T_ATTN_Q_NORM] = "attn_q_norm.weight",
-        [VD_T_ATTN_K_NORM] = "attn_k_norm.weight",
-        [VD_T_ATTN_OUTPUT] = "attn_output.weight",
-        [VD_T_POST_ATTN_NORM] = "post_attention_norm.weight",
-        [VD_T_FFN_NORM] = "ffn_norm.weight",
-        [VD_T_FFN_ROUTER] = "ffn_gate_inp.weight",
-        [VD_T_FFN_GATE] = "ffn_gate.weight",
-        [VD_T_FFN_UP] = "ffn_up.weight",
-        [VD_T_FFN_DOWN] = "ffn_down.weight",
-        [VD_T_POST_FFN_NORM] = "post_ffw_norm.weight",
-    };
-    uint32_t layer;
-    enum vd_layer_tensor t;
-    uint32_t norm = vd_program_norm_tensor(p);
-    if (vd_program_find_tensor(p, tensor, &layer, &t))
-        snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "blk.%u.%s", layer, in_layer[t]);
-    else
-        snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "%s.weight",
-                 tensor == 0 ? "token_embd" : (tensor == norm ? "output_norm" : "output"));
-}
-
-/* The vocabulary's size is the embedding's; the key, where there is one, must agree. */
-static enum vd_err get_vocab(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
-{
-    const struct vd_gguf_tensor *t = vd_gguf_tensor_find(g, "token_embd.weight");
-    if (!t)
-        return vd_error_set(err, VD_ENOTFOUND, "%s: tensor token_embd.weight is missing", vd_gguf_name(g));
-    if (t->n_dims != 2 || t->ne[1] > VD_PROGRAM_VOCAB_MAX)
-        return vd_error_set(err, VD_ELIMIT,
-                            "%s: token_embd.weight has %llu rows in %u dimensions; at most %d in 2",
-                            vd_gguf_name(g), (unsigned long long)t->ne[1], t->n_dims, VD_PROGRAM_VOCAB_MAX);
-    uint32_t said = p->vocab = (uint32_t)t->ne[1];
-    enum vd_err rc = vd_gguf_get_u32(g, "llama.vocab_size", VD_GGUF_OPTIONAL, UINT32_MAX, &said, err);
-    if (rc == VD_OK && said != p->vocab)
-        rc = vd_error_set(err, VD_EFORMAT, "%s: llama.vocab_size is %u, but token_embd.weight has %u rows",
-                          vd_gguf_name(g), said, p->vocab);
-    return rc;
-}
-
-static enum vd_err get_types(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
-{
-    bool tied = !vd_gguf_tensor_find(g, "output.weight");
-    p->n_tensors = vd_program_norm_tensor(p) + (tied ? 1 : 2);
-    for (uint32_t i = 0; i < p->n_tensors; i++) {
-        char name[VD_GGUF_NAME_BYTES_MAX + 1];
-        vd_derive_tensor_name(p, i, name);
-        const struct vd_gguf_tensor *t = vd_gguf_tensor_find(g, name);
-        if (!t)
-            return vd_error_set(err, VD_ENOTFOUND, "%s: tensor %s is missing (%u blocks are declared)",
-                                vd_gguf_name(g), name, p->n_layers);
-        if (!vd_wtype_known(t->type_id))
-            return vd_error_set(err, VD_EUNSUPPORTED, "%s: tensor %s has type %s; known are %s",
-                                vd_gguf_name(g), name, t->type->name, known_types);
-        p->types[i] = (uint8_t)t->type_id;
-    }
-    return VD_OK;
-}
-
-static enum vd_err check_shapes(const struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
-{
-    for (uint32_t i = 0; i < p->n_tensors; i++) {
-        char name[VD_GGUF_NAME_BYTES_MAX + 1];
-        vd_derive_tensor_name(p, i, name);
-        const struct vd_gguf_tensor *t = vd_gguf_tensor_find(g, name);
-        struct vd_tensor_shape s = vd_program_tensor(p, i);
-        if (t->n_dims > 2 || t->ne[0] != s.cols || t->ne[1] != s.rows)
-            return vd_error_set(
-                err, VD_EFORMAT,
-                "%s: tensor %s is %llu x %llu in %u dimensions; by the file's own sizes it must be "
-                "%u x %u",
-                vd_gguf_name(g), name, (unsigned long long)t->ne[0], (unsigned long long)t->ne[1], t->n_dims,
-                s.cols, s.rows);
-        if (s.cols % vd_wtype_info(s.type)->block_elems)
-            return vd_error_set(err, VD_EFORMAT, "%s: rows of tensor %s are not whole blocks",
-                                vd_gguf_name(g), name);
-    }
-    return VD_OK;
+    char name[VD_GGUF_NAME_BYTES_MAX + 1];
+    unsigned layer = UINT32_MAX;
+    snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.p);
+    for (size_t i = 0; i < d->n_used; i++)
+        if (strcmp(name, d->used[i]) == 0)
+            return true;
+    uint32_t per = vd_program_per_layer(d->p), norm = vd_program_norm_tensor(d->p);
+    sscanf(name, "blk.%9u.", &layer);
+    uint32_t first = layer < d->p->n_layers ? 1 + per * layer : norm;
+    uint32_t end = layer < d->p->n_layers ? first + per : d->p->n_tensors;
+    struct vd_derive_place at;
+    for (uint32_t i = first; i < end; i++)
+        if (vd_derive_find(d->p, d->g, i, &at) && at.file == t)
+            return true;
+    return strcmp(name, "token_embd.weight") == 0;
 }
 
 /* All tensors of the program are there and names are unique, so more tensors mean unknown ones. */
-static enum vd_err check_no_more(const struct vd_program *p, const struct vd_gguf *g, struct vd_error *err)
+static void check_tensors(struct vd_derive *d)
 {
-    if (vd_gguf_tensor_count(g) == p->n_tensors)
-        return VD_OK;
-    for (size_t i = 0; i < vd_gguf_tensor_count(g); i++) {
-        struct vd_gguf_str have = vd_gguf_tensor_at(g, i)->name;
-        bool known = false;
-        for (uint32_t j = 0; j < p->n_tensors && !known; j++) {
-            char name[VD_GGUF_NAME_BYTES_MAX + 1];
-            vd_derive_tensor_name(p, j, name);
-            known = vd_gguf_str_eq(have, name);
-        }
-        if (!known)
-            return vd_error_set(
-                err, VD_EUNSUPPORTED,
-                "%s: tensor %.*s has no place in a plain llama of %u blocks (biases and RoPE factors "
-                "are not known)",
-                vd_gguf_name(g), (int)have.n, have.p, p->n_layers);
+    size_t n = d->n_used;
+    for (uint32_t i = 0; i < d->p->n_tensors; i++) {
+        struct vd_derive_place at;
+        n += vd_derive_find(d->p, d->g, i, &at) && at.p == at.file->p; /* a fused tensor counts once */
     }
-    return vd_error_set(err, VD_EFORMAT, "%s: tensors with the same name", vd_gguf_name(g));
+    if (d->rc != VD_OK || n == vd_gguf_tensor_count(d->g))
+        return;
+    for (size_t i = 0; i < vd_gguf_tensor_count(d->g); i++) {
+        const struct vd_gguf_tensor *t = vd_gguf_tensor_at(d->g, i);
+        if (!is_used(d, t))
+            vd_derive_fail(d, VD_EUNSUPPORTED,
+                           "tensor %.*s has no place in a %s of %u blocks, as far as it is known",
+                           (int)t->name.n, t->name.p, d->arch, d->p->n_layers);
+        if (d->rc != VD_OK)
+            return;
+    }
+    vd_derive_fail(d, VD_EFORMAT, "a tensor stands for two of the program");
 }
 
-typedef enum vd_err step_fn(struct vd_program *p, const struct vd_gguf *g, struct vd_error *err);
+/* ------------------------- vocabulary, types, shapes ------------------------- */
+
+/* The vocabulary's size is the embedding's; the key, where there is one, must agree. */
+static void get_vocab(struct vd_derive *d)
+{
+    const struct vd_gguf_tensor *t = vd_gguf_tensor_find(d->g, "token_embd.weight");
+    uint32_t rows = t && t->n_dims == 2 && t->ne[1] <= VD_PROGRAM_VOCAB_MAX ? (uint32_t)t->ne[1] : 0;
+    uint32_t said = vd_derive_u32_or(d, "vocab_size", UINT32_MAX, rows);
+    if (!t)
+        vd_derive_fail(d, VD_ENOTFOUND, "tensor token_embd.weight is missing");
+    else if (rows == 0)
+        vd_derive_fail(d, VD_ELIMIT, "token_embd.weight has %llu rows in %u dimensions; at most %d in 2",
+                       (unsigned long long)t->ne[1], t->n_dims, VD_PROGRAM_VOCAB_MAX);
+    else if (said != rows)
+        vd_derive_fail(d, VD_EFORMAT, "%s.vocab_size is %u, but token_embd.weight has %u rows", d->arch, said,
+                       rows);
+    d->p->vocab = rows ? rows : 1;
+}
+
+static void list_types(char out[LIST_BYTES])
+{
+    size_t at = 0;
+    for (uint32_t id = 0; id < 64; id++)
+        if (vd_wtype_known(id) && at < LIST_BYTES)
+            at += (size_t)snprintf(out + at, LIST_BYTES - at, "%s%s", at ? ", " : "",
+                                   vd_wtype_info((enum vd_wtype)id)->name);
+}
+
+static void get_type(struct vd_derive *d, uint32_t tensor)
+{
+    char name[VD_GGUF_NAME_BYTES_MAX + 1], list[LIST_BYTES];
+    struct vd_derive_place at;
+    vd_derive_tensor_name(d->p, tensor, name);
+    if (!vd_derive_find(d->p, d->g, tensor, &at)) {
+        vd_derive_fail(d, VD_ENOTFOUND, "tensor %s is missing (%u blocks are declared)", name,
+                       d->p->n_layers);
+    } else if (!vd_wtype_known(at.file->type_id)) {
+        list_types(list);
+        vd_derive_fail(d, VD_EUNSUPPORTED, "tensor %s has type %s; known are %s", name, at.file->type->name,
+                       list);
+    } else {
+        d->p->types[tensor] = (uint8_t)at.file->type_id;
+    }
+}
+
+static void get_types(struct vd_derive *d)
+{
+    struct vd_program *p = d->p;
+    p->qkv_bias =
+        vd_gguf_tensor_find(d->g, "blk.0.attn_q.bias") || vd_gguf_tensor_find(d->g, "blk.0.attn_qkv.bias");
+    p->n_tensors = vd_program_norm_tensor(p) + (vd_gguf_tensor_find(d->g, "output.weight") ? 2 : 1);
+    for (uint32_t i = 0; i < p->n_tensors && d->rc == VD_OK; i++)
+        get_type(d, i);
+}
+
+static void check_shapes(struct vd_derive *d)
+{
+    for (uint32_t i = 0; i < d->p->n_tensors && d->rc == VD_OK; i++) {
+        char name[VD_GGUF_NAME_BYTES_MAX + 1];
+        struct vd_derive_place at;
+        vd_derive_tensor_name(d->p, i, name);
+        bool found = vd_derive_find(d->p, d->g, i, &at);
+        assert(found);
+        const struct vd_gguf_tensor *t = at.file;
+        if (t->ne[0] != at.ne[0] || t->ne[1] != at.ne[1] || t->ne[2] != at.ne[2] || t->ne[3] != 1)
+            vd_derive_fail(
+                d, VD_EFORMAT,
+                "tensor %.*s is %llu x %llu x %llu; by the file's own sizes it must be %llu x %llu x %llu",
+                (int)t->name.n, t->name.p, (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+                (unsigned long long)t->ne[2], (unsigned long long)at.ne[0], (unsigned long long)at.ne[1],
+                (unsigned long long)at.ne[2]);
+    }
+}
+
+/* ------------------------- the rule ------------------------- */
+
+static const struct vd_derive_arch *get_arch(struct vd_derive *d)
+{
+    struct vd_gguf_str name = {"", 0};
+    char list[LIST_BYTES];
+    d->rc = vd_gguf_get_str(d->g, "general.architecture", VD_GGUF_REQUIRED, &name, d->err);
+    if (d->rc != VD_OK)
+        return NULL;
+    const struct vd_derive_arch *arch = vd_derive_find_arch(name);
+    vd_derive_list_archs(list, sizeof list);
+    if (!arch)
+        vd_derive_fail(d, VD_EUNSUPPORTED, "architecture '%.*s' is not known; known are: %s",
+                       (int)(name.n < 64 ? name.n : 64), name.p, list);
+    return arch;
+}
 
 enum vd_err vd_derive_program(struct vd_program *out, const struct vd_gguf *g, struct vd_error *err)
 {
-    static step_fn *const steps[] = {get_sizes, get_head_dim, get_rope, get_constants,
-                                     get_vocab, get_stops,    get_types};
+    struct vd_derive d = {.p = out, .g = g, .err = err};
+    const struct vd_derive_arch *arch = get_arch(&d);
     memset(out, 0, sizeof *out);
+    if (!arch)
+        return d.rc;
     out->arith_version = VD_ARITH_VERSION;
     out->kind = VD_PROGRAM_DECODER;
-    out->act = VD_ACT_SILU;
-    out->embed_scale = 1.0f;
-    enum vd_err rc = check_arch(g, err);
-    for (size_t i = 0; i < COUNT(steps) && rc == VD_OK; i++)
-        rc = steps[i](out, g, err);
-    if (rc != VD_OK)
-        return rc;
+    d.arch = arch->name;
+    arch->build(&d);
+    get_vocab(&d);
+    check_keys(&d);
+    if (d.rc == VD_OK)
+        vd_derive_stops(&d);
+    if (d.rc == VD_OK)
+        get_types(&d);
+    if (d.rc != VD_OK)
+        return d.rc;
     const char *why = vd_program_check(out);
     if (why)
         return vd_error_set(err, VD_EUNSUPPORTED, "%s: no program of this version: %s", vd_gguf_name(g), why);
-    rc = check_shapes(out, g, err);
-    return rc == VD_OK ? check_no_more(out, g, err) : rc;
+    check_shapes(&d);
+    check_tensors(&d);
+    return d.rc;
 }

@@ -101,13 +101,41 @@ static void wrong_vocab(struct vd_gguf_writer *w)
 {
     vd_gguf_add_u32(w, "llama.vocab_size", 204);
 }
-static void experts(struct vd_gguf_writer *w)
+static void few_experts(struct vd_gguf_writer *w)
 {
     vd_gguf_add_u32(w, "llama.expert_count", 8);
 }
+static void shared_experts(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.expert_shared_count", 1);
+}
+static void other_prefix(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llamas.expert_shared_count", 1);
+}
+static void all_freqs(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "rope_freqs.weight", VD_WTYPE_F32, 1, 32, 1.0f, 2.0f, &r);
+}
+static void few_freqs(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "rope_freqs.weight", VD_WTYPE_F32, 1, 31, 1.0f, 2.0f, &r);
+}
+static void bad_freqs(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "rope_freqs.weight", VD_WTYPE_F32, 1, 32, 1.0f, 0.0f, &r); /* some are below 0 */
+}
+static void two_outputs(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "blk.0.attn_output.bias", VD_WTYPE_F32, 1, 160, 1.0f, 0.0f, &r);
+}
 static void scaling(struct vd_gguf_writer *w)
 {
-    vd_gguf_add_str(w, "llama.rope.scaling.type", "yarn");
+    vd_gguf_add_str(w, "llama.rope.scaling.type", "ntk");
 }
 static void no_scaling(struct vd_gguf_writer *w)
 {
@@ -147,12 +175,19 @@ static void refusals(void **state)
         {few_tokens, VD_EFORMAT, "202 tokens"},
         {wrong_eot, VD_EFORMAT, "eot_token_id"},
         {wrong_vocab, VD_EFORMAT, "204"},
-        {experts, VD_EUNSUPPORTED, "llama.expert_count"},
-        {scaling, VD_EUNSUPPORTED, "yarn"},
+        {few_experts, VD_ENOTFOUND, "llama.expert_used_count"},
+        {shared_experts, VD_EUNSUPPORTED, "llama.expert_shared_count"},
+        {shared_experts, VD_EUNSUPPORTED, "known are: block_count"},
+        {other_prefix, VD_OK, ""},
+        {all_freqs, VD_OK, ""},
+        {few_freqs, VD_EFORMAT, "rope_freqs.weight"},
+        {bad_freqs, VD_EFORMAT, "factors above 0"},
+        {two_outputs, VD_EUNSUPPORTED, "blk.0.attn_output.bias has no place in a llama"},
+        {scaling, VD_EUNSUPPORTED, "'ntk' is not known for llama; known are: none, linear, yarn"},
         {no_scaling, VD_OK, ""},
         {odd_rope, VD_EFORMAT, "63"},
         {wide_rope, VD_EFORMAT, "128"},
-        {bias, VD_EUNSUPPORTED, "blk.0.attn_q.bias"},
+        {bias, VD_ENOTFOUND, "blk.0.attn_k.bias"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct vd_program p;
@@ -182,7 +217,7 @@ static void other_names(void **state)
 {
     struct vd_error err;
     assert_int_equal(derive_patched("llama", "gpt-2", &err), VD_EUNSUPPORTED);
-    assert_non_null(strstr(err.msg, "'gpt-2' is not known; known is: llama"));
+    assert_non_null(strstr(err.msg, "'gpt-2' is not known; known are: llama, smollm3, qwen2, qwen3,"));
     assert_int_equal(derive_patched("blk.1.ffn_up.weight", "blk.1.ffn_uq.weight", &err), VD_ENOTFOUND);
     assert_non_null(strstr(err.msg, "blk.1.ffn_up.weight"));
     assert_int_equal(derive_patched("token_embd", "token_embx", &err), VD_ENOTFOUND);
@@ -225,22 +260,168 @@ static void unknown_type(void **state)
 {
     struct vd_error err;
     struct vd_program p;
+    struct vd_test_model t = vd_test_model_default;
     size_t n;
-    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n);
+    vd_test_model_widen(&t);
+    t.mats = VD_WTYPE_Q4_K;
+    uint8_t *bytes = vd_test_model_bytes(&t, NULL, &n);
     uint8_t *at = memmem(bytes, n, "blk.2.attn_v.weight", 19);
     assert_non_null(at);
-    vd_le32_store(at + 19 + 4 + 16, 20); /* Q4_1 (20 bytes) to IQ4_NL (18 bytes per block of 32) */
+    vd_le32_store(at + 19 + 4 + 16, 21); /* Q4_K (144 bytes per block of 256) to IQ3_S (110 bytes) */
     assert_int_equal(derive_bytes(bytes, n, &p, &err), VD_EUNSUPPORTED);
     assert_non_null(strstr(err.msg, "blk.2.attn_v.weight"));
-    assert_non_null(strstr(err.msg, "known are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0"));
+    assert_non_null(strstr(err.msg, "known are F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K,"));
+    free(bytes);
+}
+
+/* ------------------------- architectures ------------------------- */
+
+static void every_form(void **state)
+{
+    for (size_t i = 0; i < VD_TEST_FORMS; i++) {
+        const struct vd_test_form *f = &vd_test_forms[i];
+        struct vd_test_model t = vd_test_model_of(f);
+        struct vd_program p, again;
+        struct vd_error err = {0};
+        uint8_t bytes[VD_PROGRAM_BYTES_MAX];
+        if (derive(&t, NULL, &p, &err) != VD_OK)
+            fail_msg("%s: %s", f->name, err.msg);
+        assert_true(p.qkv_bias == f->bias && p.qk_norm == f->qk_norm && p.post_norms == f->post_norms);
+        assert_true(p.n_experts == f->n_experts && p.n_used == f->n_used &&
+                    p.route_norm == (f->n_experts > 0));
+        assert_int_equal(p.n_rope, f->n_rope ? f->n_rope : t.head_dim / 2);
+        assert_int_equal(p.window, f->window);
+        assert_int_equal(p.act, strncmp(f->arch, "gemma", 5) == 0 ? VD_ACT_GELU : VD_ACT_SILU);
+        assert_true(p.embed_scale == (p.act == VD_ACT_GELU ? sqrtf(160.0f) : 1.0f));
+        assert_true(p.attn_cap == (f->caps ? 5.0f : 0.0f) && p.logit_cap == (f->caps ? 30.0f : 0.0f));
+        bool adjacent = strcmp(f->arch, "llama") == 0 || strcmp(f->arch, "smollm3") == 0;
+        assert_int_equal(p.rope_pairing, adjacent ? VD_ROPE_ADJACENT : VD_ROPE_HALVES);
+        size_t n = vd_program_encode(&p, bytes, sizeof bytes);
+        assert_true(vd_program_decode((struct vd_bytes){bytes, n}, &again));
+    }
+}
+
+static void derive_form(const char *name, void (*extra)(struct vd_gguf_writer *w), struct vd_program *p)
+{
+    struct vd_test_model t = vd_test_model_of(vd_test_form(name));
+    struct vd_error err = {0};
+    if (derive(&t, extra, p, &err) != VD_OK)
+        fail_msg("%s: %s", name, err.msg);
+}
+
+static void assert_flags(const struct vd_program *p, const uint8_t *want)
+{
+    assert_memory_equal(p->layer_flags, want, p->n_layers);
+}
+
+static void pattern_of_two(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "gemma3.attention.sliding_window_pattern", 2);
+}
+static void swa_base(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_f32(w, "gemma3.rope.freq_base_swa", 500.0f);
+}
+
+static void layers_differ(void **state)
+{
+    enum { W = VD_LAYER_WINDOW, R = VD_LAYER_ROPE2 };
+    static const uint64_t zeros[VD_PROGRAM_ROPE_MAX];
+    uint64_t steps[VD_PROGRAM_ROPE_MAX];
+    struct vd_program p;
+    derive_form("gemma2", NULL, &p);
+    assert_flags(&p, (const uint8_t[]){W, 0, W});
+    assert_int_equal(p.n_rope_tables, 1);
+    derive_form("gemma3", NULL, &p);
+    assert_flags(&p, (const uint8_t[]){W | R, W | R, W | R, W | R, W | R, 0});
+    derive_form("gemma3", pattern_of_two, &p);
+    assert_flags(&p, (const uint8_t[]){W | R, 0, W | R, 0, W | R, 0});
+    derive_form("gemma3", swa_base, &p);
+    assert_true(vd_num_rope_steps(500.0f, 64, steps));
+    assert_memory_equal(p.rope_steps[1], steps, 32 * sizeof *steps);
+    derive_form("smollm3", NULL, &p);
+    assert_flags(&p, (const uint8_t[]){0, 0, 0, R});
+    assert_memory_equal(p.rope_steps[1], zeros, sizeof zeros);
+}
+
+static void llama_window(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.attention.sliding_window", 100);
+}
+static void llama_wide_window(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_u32(w, "llama.attention.sliding_window", 512);
+}
+
+static void windows_of_all_layers(void **state)
+{
+    struct vd_program p;
+    derive_form("llama", llama_window, &p);
+    assert_int_equal(p.window, 100);
+    assert_flags(&p, (const uint8_t[]){VD_LAYER_WINDOW, VD_LAYER_WINDOW, VD_LAYER_WINDOW});
+    derive_form("llama", llama_wide_window, &p); /* the context is no longer */
+    assert_int_equal(p.window, 0);
+    assert_flags(&p, (const uint8_t[]){0, 0, 0});
+}
+
+static void stretched(void **state)
+{
+    struct vd_program plain, p;
+    struct vd_rope_rule rule = {.freq_base = 10000.0f, .n_dims = 64, .stretch = 4.0f, .yarn_ctx = 128};
+    uint64_t steps[VD_PROGRAM_ROPE_MAX];
+    derive_form("llama", NULL, &plain);
+    derive_form("llama-linear", NULL, &p);
+    for (uint32_t i = 0; i < p.n_rope; i++)
+        assert_true(plain.rope_steps[0][i] - 4 * p.rope_steps[0][i] + 2 <= 4);
+    derive_form("llama-yarn", NULL, &p);
+    assert_true(vd_num_rope_steps_by(&rule, steps));
+    assert_memory_equal(p.rope_steps[0], steps, p.n_rope * sizeof *steps);
+    assert_true(p.rope_scale[0] == vd_num_rope_yarn_scale(4.0f));
+    derive_form("phi3-long", NULL,
+                &p); /* 512 positions, the first context was 128: the long factors, around 4 */
+    assert_true(p.rope_scale[0] == 1.19f);
+    assert_true(p.rope_steps[0][0] < plain.rope_steps[0][0] &&
+                p.rope_steps[0][0] > plain.rope_steps[0][0] / 8);
+}
+
+/* Parts of a fused tensor lie one after the other, and the whole has the sum of their rows. */
+static void fused_tensors(void **state)
+{
+    struct vd_test_model t = vd_test_model_of(vd_test_form("phi3"));
+    struct vd_derive_place q, k, v, gate, up;
+    struct vd_program p;
+    struct vd_gguf *g;
+    struct vd_error err = {0};
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&t, NULL, &n);
+    assert_int_equal(vd_gguf_open(&g, bytes, n, "test.gguf", &err), VD_OK);
+    assert_int_equal(vd_derive_program(&p, g, &err), VD_OK);
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_ATTN_Q), &q));
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_ATTN_K), &k));
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_ATTN_V), &v));
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_FFN_GATE), &gate));
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_FFN_UP), &up));
+    assert_true(q.file == k.file && k.file == v.file && gate.file == up.file && q.file != up.file);
+    assert_true(q.p == q.file->p && k.p == q.p + 256 * q.row_bytes && v.p == k.p + 128 * q.row_bytes);
+    assert_true(gate.p == gate.file->p && up.p == gate.p + 544 * gate.row_bytes);
+    vd_gguf_close(g);
     free(bytes);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_file),   cmocka_unit_test(stop_tokens), cmocka_unit_test(refusals),
-        cmocka_unit_test(other_names), cmocka_unit_test(lying_sizes), cmocka_unit_test(unknown_type),
+        cmocka_unit_test(good_file),
+        cmocka_unit_test(stop_tokens),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(other_names),
+        cmocka_unit_test(lying_sizes),
+        cmocka_unit_test(unknown_type),
+        cmocka_unit_test(every_form),
+        cmocka_unit_test(layers_differ),
+        cmocka_unit_test(windows_of_all_layers),
+        cmocka_unit_test(stretched),
+        cmocka_unit_test(fused_tensors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

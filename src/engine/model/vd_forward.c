@@ -51,18 +51,46 @@ static void carve_rows(struct carve *c, const struct vd_ctx *ctx, struct rows *r
     r->run = carve(c, ctx->max_rows * sizeof *r->run);
     r->x = carve(c, ctx->max_rows * dims->d * sizeof(float));
     r->qkv = carve(c, ctx->max_rows * ctx->ld_qkv * sizeof(float));
-    r->rope = carve(c, ctx->max_rows * 2 * dims->n_pairs * sizeof(float));
+    r->rope = carve(c, ctx->max_rows * dims->n_tables * 2 * dims->n_pairs * sizeof(float));
 }
 
-static void carve_thread(struct carve *c, const struct vd_model *m, struct thread_buf *t)
+/* A form that no matrix of the model reads takes no memory. */
+static void carve_acts(struct carve *c, const struct vd_model *m, size_t n_rows, size_t cols, struct acts *a)
 {
+    size_t cols256 = (cols + VD_KERN_BLOCK256 - 1) / VD_KERN_BLOCK256 * VD_KERN_BLOCK256;
+    a->by32 = carve(c, m->all_forms & VD_ACT_FORM_32 ? m->kern->act_bytes(n_rows, cols) : 0);
+    a->by256 = carve(c, m->all_forms & VD_ACT_FORM_256 ? m->kern->act256_bytes(n_rows, cols256) : 0);
+}
+
+static size_t widest(const struct vd_dims *dims)
+{
+    return vd_fw_max(vd_fw_max(dims->d, dims->q_cols), dims->ff);
+}
+
+static void carve_route(struct carve *c, const struct vd_dims *dims, size_t n_rows, struct route *r)
+{
+    size_t n = dims->n_experts ? n_rows * dims->n_used : 0;
+    r->expert = carve(c, n * sizeof *r->expert);
+    r->weight = carve(c, n * sizeof *r->weight);
+    r->place = carve(c, n * sizeof *r->place);
+    r->source = carve(c, n * sizeof *r->source);
+    r->next = carve(c, dims->n_experts * sizeof *r->next);
+    r->run = carve(c, dims->n_experts * sizeof *r->run);
+}
+
+static void carve_thread(struct carve *c, const struct vd_ctx *ctx, struct thread_buf *t)
+{
+    const struct vd_model *m = ctx->m;
     const struct vd_dims *dims = &m->dims;
-    size_t widest = vd_fw_max(vd_fw_max(dims->d, dims->q_cols), dims->ff);
+    size_t sorted = dims->n_experts ? TILE_ROWS * dims->n_used : 0;
     t->h = carve(c, TILE_ROWS * dims->d * sizeof(float));
-    t->gate = carve(c, TILE_ROWS * dims->ff * sizeof(float));
+    t->gate = carve(c, TILE_ROWS * dims->n_used * dims->ff * sizeof(float));
     t->up = carve(c, TILE_ROWS * FF_STEP * sizeof(float));
-    t->act = carve(c, m->kern->act_bytes(TILE_ROWS, widest));
-    t->scratch = carve(c, m->kern->scratch_bytes(widest, dims->hd));
+    carve_acts(c, m, TILE_ROWS * dims->n_used, widest(dims), &t->act);
+    t->router = carve(c, TILE_ROWS * dims->n_experts * sizeof(float));
+    t->sorted = carve(c, sorted * dims->d * sizeof(float));
+    carve_route(c, dims, vd_fw_max(TILE_ROWS, ctx->max_few), &t->route);
+    t->scratch = carve(c, m->kern->scratch_bytes(widest(dims), dims->hd));
     t->k = carve(c, vd_model_k_row_bytes(m));
     t->v = carve(c, vd_model_v_row_bytes(m));
     t->query = carve(c, TILE_ROWS * (dims->n_heads / dims->n_kv) * sizeof *t->query);
@@ -71,12 +99,14 @@ static void carve_thread(struct carve *c, const struct vd_model *m, struct threa
 static void carve_team(struct carve *c, const struct vd_ctx *ctx, struct team_buf *t)
 {
     const struct vd_dims *dims = &ctx->m->dims;
-    size_t widest = vd_fw_max(vd_fw_max(dims->d, dims->q_cols), dims->ff);
-    t->h = carve(c, ctx->max_few * dims->d * sizeof(float));
-    t->tmp = carve(c, ctx->max_few * dims->d * sizeof(float));
-    t->gate = carve(c, ctx->max_few * dims->ff * sizeof(float));
-    t->up = carve(c, ctx->max_few * dims->ff * sizeof(float));
-    t->act = carve(c, ctx->m->kern->act_bytes(ctx->max_few, widest));
+    size_t n = ctx->max_few, experts = dims->n_experts ? 1 : 0;
+    t->h = carve(c, n * dims->d * sizeof(float));
+    t->tmp = carve(c, n * dims->d * sizeof(float));
+    t->gate = carve(c, n * dims->n_used * dims->ff * sizeof(float));
+    t->up = carve(c, experts ? 0 : n * dims->ff * sizeof(float));
+    carve_acts(c, ctx->m, n * dims->n_used, widest(dims), &t->act);
+    t->router = carve(c, n * dims->n_experts * sizeof(float));
+    t->sorted = carve(c, experts * n * dims->n_used * dims->d * sizeof(float));
     t->ld_rec = (dims->ctx / VD_KERN_CHUNK + 1) * vd_kern_rec_floats(dims->hd);
     t->rec = carve(c, SPLIT_ROWS * dims->n_heads * t->ld_rec * sizeof(float));
 }
@@ -91,13 +121,13 @@ static void carve_all(struct carve *c, struct vd_ctx *ctx)
     ctx->hidden_slot = carve(c, ctx->max_rows * sizeof(size_t));
     ctx->head.source = carve(c, ctx->max_logits * sizeof(size_t));
     ctx->head.h = carve(c, ctx->max_logits * m->dims.d * sizeof(float));
-    ctx->head.act = carve(c, m->kern->act_bytes(ctx->max_logits, m->dims.d));
+    carve_acts(c, m, ctx->max_logits, m->dims.d, &ctx->head.act);
     ctx->head.logits = carve(c, ctx->max_logits * m->dims.vocab * sizeof(float));
     carve_team(c, ctx, &ctx->team);
     ctx->thread = carve(c, ctx->n_threads * sizeof *ctx->thread);
     for (unsigned t = 0; t < ctx->n_threads; t++) {
         struct thread_buf sizes;
-        carve_thread(c, m, c->base ? &ctx->thread[t] : &sizes);
+        carve_thread(c, ctx, c->base ? &ctx->thread[t] : &sizes);
     }
 }
 

@@ -6,17 +6,19 @@ enum {
     SPLIT_MIN_POS = 512, /* shorter contexts are not worth the extra barriers */
 };
 
-/* A product of a phase: y[t * ldy + row]. */
+/* A product of a phase: y[t * ldy + row], plus a bias unless that is NULL. */
 struct product {
     const struct vd_kern_mat *w;
+    const float *bias;
     float *y;
     size_t ldy;
 };
 
 /* The rows of some matrices, laid end to end, are shared among the threads. Their numbers are multiples of
  * VD_KERN_ROWS (all widths of a program are multiples of 32). */
-static void share_products(struct vd_team *team, unsigned thread, const struct product *p, size_t n_products,
-                           const struct vd_kern_rhs *rhs, size_t n, const struct vd_kern *k, void *scratch)
+static void share_products(const struct vd_model *m, struct vd_team *team, unsigned thread,
+                           const struct product *p, size_t n_products, const struct vd_kern_rhs *rhs,
+                           size_t n, void *scratch)
 {
     size_t total = 0, begin, end, at = 0;
     for (size_t i = 0; i < n_products; i++)
@@ -24,62 +26,70 @@ static void share_products(struct vd_team *team, unsigned thread, const struct p
     vd_team_range(team, thread, total, VD_KERN_ROWS, &begin, &end);
     for (size_t i = 0; i < n_products; at += p[i++].w->rows) {
         size_t r0 = begin > at ? begin - at : 0, r1 = end > at ? vd_fw_min(end - at, p[i].w->rows) : 0;
-        if (r0 < r1)
-            k->matmul(p[i].w, r0, r1, rhs, 0, n, p[i].y, p[i].ldy, scratch);
+        if (r0 >= r1)
+            continue;
+        m->kern->matmul(p[i].w, r0, r1, rhs, 0, n, p[i].y, p[i].ldy, scratch);
+        vd_fw_bias(m, p[i].bias, r0, r1, p[i].y, p[i].ldy, n);
     }
 }
 
 /* Quantised rows of `in` (n x cols): by every thread for itself, or together and with a barrier after. */
-static struct vd_kern_rhs few_quant(struct vd_ctx *ctx, struct vd_team *team, const float *in, size_t ld,
-                                    size_t cols, size_t n, struct thread_buf *buf)
+static struct vd_kern_rhs few_quant(struct vd_ctx *ctx, struct vd_team *team, unsigned forms, const float *in,
+                                    size_t ld, size_t cols, size_t n, struct thread_buf *buf)
 {
-    const struct vd_kern *k = ctx->m->kern;
+    const struct acts *act = &ctx->team.act;
     size_t i;
-    if (n <= REDUNDANT_ROWS) {
-        k->act_quant(in, ld, cols, 0, n, buf->act);
-        return (struct vd_kern_rhs){.act = buf->act, .x = in, .ldx = ld};
-    }
+    if (n <= REDUNDANT_ROWS)
+        return vd_fw_quant(ctx->m, forms, in, ld, cols, 0, n, &buf->act);
     while ((i = vd_team_next(team) * VD_KERN_TOKS) < n)
-        k->act_quant(in, ld, cols, i, vd_fw_min(i + VD_KERN_TOKS, n), ctx->team.act);
+        vd_fw_quant(ctx->m, forms, in, ld, cols, i, vd_fw_min(i + VD_KERN_TOKS, n), act);
     vd_team_barrier(team);
-    return (struct vd_kern_rhs){.act = ctx->team.act, .x = in, .ldx = ld};
+    return (struct vd_kern_rhs){.act = act->by32, .x = in, .ldx = ld, .act256 = act->by256};
 }
 
 /* The same for residual rows x after a norm. */
-static struct vd_kern_rhs few_norm_quant(struct vd_ctx *ctx, struct vd_team *team, const float *x,
-                                         const float *w, size_t n, struct thread_buf *buf)
+static struct vd_kern_rhs few_norm_quant(struct vd_ctx *ctx, struct vd_team *team, unsigned forms,
+                                         const float *x, const float *w, size_t n, struct thread_buf *buf)
 {
-    const struct vd_kern *k = ctx->m->kern;
-    size_t d = ctx->m->dims.d, i;
-    float *h = ctx->team.h;
-    if (n <= REDUNDANT_ROWS) {
-        vd_fw_norm_quant(ctx, x, w, n, buf->h, buf->act);
-        return (struct vd_kern_rhs){.act = buf->act, .x = buf->h, .ldx = d};
-    }
-    while ((i = vd_team_next(team) * VD_KERN_TOKS) < n) {
-        size_t end = vd_fw_min(i + VD_KERN_TOKS, n);
-        for (size_t t = i; t < end; t++)
-            k->rmsnorm(x + t * d, w, d, ctx->m->program.eps, h + t * d);
-        k->act_quant(h, d, d, i, end, ctx->team.act);
-    }
+    const struct acts *act = &ctx->team.act;
+    size_t i;
+    if (n <= REDUNDANT_ROWS)
+        return vd_fw_norm_quant(ctx->m, forms, x, w, 0, n, buf->h, &buf->act);
+    while ((i = vd_team_next(team) * VD_KERN_TOKS) < n)
+        vd_fw_norm_quant(ctx->m, forms, x, w, i, vd_fw_min(i + VD_KERN_TOKS, n), ctx->team.h, act);
     vd_team_barrier(team);
-    return (struct vd_kern_rhs){.act = ctx->team.act, .x = h, .ldx = d};
+    return (struct vd_kern_rhs){
+        .act = act->by32, .x = ctx->team.h, .ldx = ctx->m->dims.d, .act256 = act->by256};
 }
 
-/* x rows += w times rhs; each thread for its own elements. */
-static void few_add_product(struct vd_ctx *ctx, struct vd_team *team, unsigned thread,
-                            const struct vd_kern_mat *w, const struct vd_kern_rhs *rhs, float *x, size_t n,
-                            struct thread_buf *buf)
+/* team.tmp, of which this thread made elements [r0, r1), onto x: each thread adds its own elements, unless a
+ * norm needs whole rows. Ends with a barrier. */
+static void few_add(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const float *norm, size_t r0,
+                    size_t r1, float *x, size_t n)
 {
-    const struct vd_kern *k = ctx->m->kern;
-    size_t d = ctx->m->dims.d, r0, r1;
+    size_t d = ctx->m->dims.d;
     float *tmp = ctx->team.tmp;
+    if (norm) {
+        vd_team_barrier(team);
+        for (size_t t = thread; t < n; t += vd_team_threads(team))
+            vd_fw_add_rows(ctx->m, norm, tmp + t * d, 1, x + t * d);
+    } else {
+        for (size_t t = 0; t < n; t++)
+            ctx->m->kern->add(x + t * d + r0, tmp + t * d + r0, r1 - r0, x + t * d + r0);
+    }
+    vd_team_barrier(team);
+}
+
+/* x rows += w times rhs. Ends with a barrier. */
+static void few_add_product(struct vd_ctx *ctx, struct vd_team *team, unsigned thread,
+                            const struct vd_kern_mat *w, const struct vd_kern_rhs *rhs, const float *norm,
+                            float *x, size_t n, struct thread_buf *buf)
+{
+    size_t d = ctx->m->dims.d, r0, r1;
     vd_team_range(team, thread, d, VD_KERN_ROWS, &r0, &r1);
-    if (r0 == r1)
-        return;
-    k->matmul(w, r0, r1, rhs, 0, n, tmp, d, buf->scratch);
-    for (size_t t = 0; t < n; t++)
-        k->add(x + t * d + r0, tmp + t * d + r0, r1 - r0, x + t * d + r0);
+    if (r0 < r1)
+        ctx->m->kern->matmul(w, r0, r1, rhs, 0, n, ctx->team.tmp, d, buf->scratch);
+    few_add(ctx, team, thread, norm, r0, r1, x, n);
 }
 
 static void few_qkv(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, size_t layer,
@@ -90,19 +100,22 @@ static void few_qkv(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, s
     const struct rows *r = &ctx->all;
     size_t ld = ctx->ld_qkv, skip = vd_fw_wants_q(ctx, layer) ? 0 : 1;
     float *q = r->qkv, *k = q + m->dims.q_cols, *v = k + m->dims.k_cols;
-    struct product p[3] = {{&l->q, q, ld}, {&l->k, k, ld}, {&l->v, v, ld}};
-    struct vd_kern_rhs rhs = few_norm_quant(ctx, team, r->x, l->attn_norm, r->n, buf);
-    share_products(team, thread, p + skip, 3 - skip, &rhs, r->n, m->kern, buf->scratch);
+    struct product p[3] = {{&l->q, l->q_bias, q, ld}, {&l->k, l->k_bias, k, ld}, {&l->v, l->v_bias, v, ld}};
+    struct vd_kern_rhs rhs = few_norm_quant(ctx, team, l->qkv_forms, r->x, l->attn_norm, r->n, buf);
+    share_products(m, team, thread, p + skip, 3 - skip, &rhs, r->n, buf->scratch);
 }
 
 /* Whether attention over these rows is worth cutting along the context. */
-static bool split_pays(const struct vd_team *team, const struct rows *r)
+static bool split_pays(const struct vd_ctx *ctx, const struct vd_team *team, const struct rows *r,
+                       size_t layer)
 {
     size_t longest = 0;
     if (vd_team_threads(team) == 1 || r->n > SPLIT_ROWS)
         return false;
-    for (size_t t = 0; t < r->n; t++)
-        longest = vd_fw_max(longest, r->row[t].pos);
+    for (size_t t = 0; t < r->n; t++) {
+        uint32_t pos = r->row[t].pos;
+        longest = vd_fw_max(longest, pos - vd_program_first_key(&ctx->m->program, (uint32_t)layer, pos));
+    }
     return longest >= SPLIT_MIN_POS;
 }
 
@@ -122,20 +135,23 @@ static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, const struct 
     size_t task = vd_team_next(team), base = 0;
     for (size_t i = 0; i < r->n_runs; i++) {
         const struct run *run = &r->run[i];
-        const struct row *end = &r->row[run->first + run->count - 1];
-        size_t n_chunks = end->pos / VD_KERN_CHUNK + 1, parts = (n_chunks + SPLIT_CHUNKS - 1) / SPLIT_CHUNKS;
+        const struct row *first = &r->row[run->first], *end = first + run->count - 1;
+        size_t begin = vd_program_first_key(&m->program, (uint32_t)layer, first->pos) / VD_KERN_CHUNK;
+        size_t n_chunks = end->pos / VD_KERN_CHUNK + 1;
+        size_t parts = (n_chunks - begin + SPLIT_CHUNKS - 1) / SPLIT_CHUNKS;
         for (; task < base + parts * m->dims.n_kv; task = vd_team_next(team)) {
-            size_t g = (task - base) / parts, c0 = (task - base) % parts * SPLIT_CHUNKS;
+            size_t g = (task - base) / parts, c0 = begin + (task - base) % parts * SPLIT_CHUNKS;
             struct vd_kern_kv kv = {end->pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
-            size_t n = vd_fw_queries(ctx, r, g, run->first, run->first + run->count, false, buf->query);
-            m->kern->attn_part(&kv, vd_fw_score(m), buf->query, n, c0, vd_fw_min(c0 + SPLIT_CHUNKS, n_chunks),
+            size_t n =
+                vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
+            m->kern->attn_part(&kv, m->score, buf->query, n, c0, vd_fw_min(c0 + SPLIT_CHUNKS, n_chunks),
                                records(ctx, run, g), ctx->team.ld_rec, buf->scratch);
         }
         base += parts * m->dims.n_kv;
     }
 }
 
-static void attend_merge(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r,
+static void attend_merge(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
                          struct thread_buf *buf)
 {
     const struct vd_dims *dims = &ctx->m->dims;
@@ -143,7 +159,7 @@ static void attend_merge(struct vd_ctx *ctx, struct vd_team *team, const struct 
     while ((task = vd_team_next(team)) < r->n_runs * dims->n_kv) {
         const struct run *run = &r->run[task / dims->n_kv];
         size_t g = task % dims->n_kv;
-        size_t n = vd_fw_queries(ctx, r, g, run->first, run->first + run->count, false, buf->query);
+        size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
         ctx->m->kern->attn_merge(dims->hd, buf->query, n, records(ctx, run, g), ctx->team.ld_rec);
     }
 }
@@ -159,7 +175,7 @@ static void few_attend_task(struct vd_ctx *ctx, const struct rows *r, size_t lay
         vd_fw_put_kv(ctx, r, layer, g, run->first, end);
     for (size_t t = run->first; t < end; t += TILE_ROWS) {
         if (split)
-            vd_fw_queries(ctx, r, g, t, vd_fw_min(t + TILE_ROWS, end), true, buf->query);
+            vd_fw_queries(ctx, r, layer, g, t, vd_fw_min(t + TILE_ROWS, end), true, buf->query);
         else
             vd_fw_attend(ctx, r, layer, g, t, vd_fw_min(t + TILE_ROWS, end), buf);
     }
@@ -170,7 +186,7 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, const struct
                           bool put, struct thread_buf *buf)
 {
     size_t task, n_tasks = r->n_runs * ctx->m->dims.n_kv;
-    bool split = split_pays(team, r);
+    bool split = split_pays(ctx, team, r, layer);
     while ((task = vd_team_next(team)) < n_tasks)
         few_attend_task(ctx, r, layer, task, put, split, buf);
     vd_team_barrier(team);
@@ -178,7 +194,7 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, const struct
         return;
     attend_parts(ctx, team, r, layer, buf);
     vd_team_barrier(team);
-    attend_merge(ctx, team, r, buf);
+    attend_merge(ctx, team, r, layer, buf);
     vd_team_barrier(team);
 }
 
@@ -188,29 +204,70 @@ static void few_feed_forward(struct vd_ctx *ctx, struct vd_team *team, unsigned 
     const struct vd_model *m = ctx->m;
     size_t ff = m->dims.ff, n = r->n, r0, r1;
     float *gate = ctx->team.gate, *up = ctx->team.up;
-    struct vd_kern_rhs rhs = few_norm_quant(ctx, team, r->x, l->ffn_norm, n, buf);
+    struct vd_kern_rhs rhs = few_norm_quant(ctx, team, l->ff_forms, r->x, l->ffn_norm, n, buf);
     vd_team_range(team, thread, ff, VD_KERN_ROWS, &r0, &r1);
     if (r0 < r1) {
         m->kern->matmul(&l->gate, r0, r1, &rhs, 0, n, gate, ff, buf->scratch);
         m->kern->matmul(&l->up, r0, r1, &rhs, 0, n, up, ff, buf->scratch);
     }
     for (size_t t = 0; t < n; t++)
-        m->kern->swiglu(gate + t * ff + r0, up + t * ff + r0, r1 - r0, gate + t * ff + r0);
+        m->glu(gate + t * ff + r0, up + t * ff + r0, r1 - r0, gate + t * ff + r0);
     vd_team_barrier(team);
-    rhs = few_quant(ctx, team, gate, ff, ff, n, buf);
-    few_add_product(ctx, team, thread, &l->down, &rhs, r->x, n, buf);
+    rhs = few_quant(ctx, team, l->down_forms, gate, ff, ff, n, buf);
+    few_add_product(ctx, team, thread, &l->down, &rhs, l->post_ffn_norm, r->x, n, buf);
+}
+
+/* The normed rows h as the experts' first products read them: each expert's rows side by side. */
+static struct vd_kern_rhs few_sort(struct vd_ctx *ctx, struct vd_team *team, unsigned forms, const float *h,
+                                   size_t n, struct thread_buf *buf)
+{
+    const struct vd_model *m = ctx->m;
+    const struct acts *act = &ctx->team.act;
+    size_t n_sorted = n * m->dims.n_used, d = m->dims.d, i;
+    if (n == 1)
+        return vd_fw_quant(m, forms, h, d, d, 0, 1, &buf->act);
+    if (n_sorted <= REDUNDANT_ROWS)
+        return vd_fw_gather(m, &buf->route, forms, h, 0, n_sorted, buf->sorted, &buf->act);
+    while ((i = vd_team_next(team) * VD_KERN_TOKS) < n_sorted)
+        vd_fw_gather(m, &buf->route, forms, h, i, vd_fw_min(i + VD_KERN_TOKS, n_sorted), ctx->team.sorted,
+                     act);
     vd_team_barrier(team);
+    return (struct vd_kern_rhs){.act = act->by32, .x = ctx->team.sorted, .ldx = d, .act256 = act->by256};
+}
+
+/* The feed-forward with experts: the threads share the rows of each expert's matrices. Everyone sorts. */
+static void few_experts(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct vd_layer *l,
+                        const struct rows *r, struct thread_buf *buf)
+{
+    const struct vd_model *m = ctx->m;
+    const struct vd_dims *dims = &m->dims;
+    size_t n = r->n, n_experts = dims->n_experts, r0, r1;
+    struct vd_kern_rhs rhs = few_norm_quant(ctx, team, l->router_forms, r->x, l->ffn_norm, n, buf);
+    const float *h = rhs.x;
+    vd_team_range(team, thread, n_experts, VD_KERN_ROWS, &r0, &r1);
+    if (r0 < r1)
+        m->kern->matmul(&l->router, r0, r1, &rhs, 0, n, ctx->team.router, n_experts, buf->scratch);
+    vd_team_barrier(team);
+    vd_fw_route(m, ctx->team.router, n, &buf->route);
+    rhs = few_sort(ctx, team, l->ff_forms, h, n, buf);
+    vd_team_range(team, thread, dims->ff, VD_KERN_ROWS, &r0, &r1);
+    vd_fw_experts_up(m, l, &buf->route, n == 1, &rhs, r0, r1, ctx->team.gate, buf);
+    vd_team_barrier(team);
+    rhs = few_quant(ctx, team, l->down_forms, ctx->team.gate, dims->ff, dims->ff, n * dims->n_used, buf);
+    vd_team_range(team, thread, dims->d, VD_KERN_ROWS, &r0, &r1);
+    vd_fw_experts_down(m, l, &buf->route, &rhs, r0, r1, n, ctx->team.sorted, ctx->team.tmp, buf);
+    few_add(ctx, team, thread, l->post_ffn_norm, r0, r1, r->x, n);
 }
 
 /* What follows attention; ends with a barrier. */
 static void few_rest(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, size_t layer,
                      const struct rows *r, struct thread_buf *buf)
 {
-    const struct vd_layer *l = &ctx->m->layers[layer];
-    struct vd_kern_rhs rhs = few_quant(ctx, team, r->qkv, ctx->ld_qkv, ctx->m->dims.q_cols, r->n, buf);
-    few_add_product(ctx, team, thread, &l->o, &rhs, r->x, r->n, buf);
-    vd_team_barrier(team);
-    few_feed_forward(ctx, team, thread, l, r, buf);
+    const struct vd_model *m = ctx->m;
+    const struct vd_layer *l = &m->layers[layer];
+    struct vd_kern_rhs rhs = few_quant(ctx, team, l->o_forms, r->qkv, ctx->ld_qkv, m->dims.q_cols, r->n, buf);
+    few_add_product(ctx, team, thread, &l->o, &rhs, l->post_attn_norm, r->x, r->n, buf);
+    (m->dims.n_experts ? few_experts : few_feed_forward)(ctx, team, thread, l, r, buf);
     for (size_t t = thread; ctx->tap && t < r->n; t += vd_team_threads(team))
         vd_fw_tell(ctx, r, layer + 1, true, t, t + 1, thread);
 }
@@ -223,7 +280,7 @@ static void few_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
         for (size_t g = 0; g < n_kv; g++)
             vd_fw_put_kv(ctx, &ctx->all, layer, g, t, t + 1);
     for (size_t i = thread; i < ctx->subset.n; i += vd_team_threads(team))
-        vd_fw_gather(ctx, i);
+        vd_fw_gather_row(ctx, i);
     vd_team_barrier(team);
     if (ctx->subset.n > 0) {
         few_attention(ctx, team, &ctx->subset, layer, false, buf);

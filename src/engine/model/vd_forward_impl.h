@@ -10,7 +10,7 @@
 enum {
     TILE_ROWS = 64,      /* rows of a task when there are many */
     REDUNDANT_ROWS = 16, /* up to here every thread quantises for itself */
-    FF_STEP = 256,       /* feed-forward rows between two SwiGLU runs: the up half stays in the L1 cache */
+    FF_STEP = 256,       /* feed-forward rows between two activations: the up half stays in the L1 cache */
     SPLIT_ROWS = 4,      /* one long context is spread over threads for at most this many rows */
 };
 
@@ -33,15 +33,37 @@ struct rows {
     struct run *run;
     float *x;    /* n x d: the residual stream */
     float *qkv;  /* n x ld_qkv: queries, then keys, then values; attention's result replaces the queries */
-    float *rope; /* n x 2 n_pairs: cosines and sines */
+    float *rope; /* n x n_tables x 2 n_pairs: cosines and sines */
+};
+
+/* Quantised rows in the forms that some matrix of the model reads. */
+struct acts {
+    void *by32, *by256;
+};
+
+/* Where rows go to experts. A row is sorted in n_used times; "place" is a number among the sorted. */
+struct route {
+    uint32_t *expert; /* n x n_used, in the order of their choice, and their weights */
+    float *weight;
+    uint32_t *place;  /* n x n_used */
+    uint32_t *source; /* of each place: its row */
+    uint32_t *next;   /* n_experts: for sorting */
+    struct expert_run {
+        uint32_t expert;
+        size_t first, count; /* places */
+    } * run;
+    size_t n_runs;
 };
 
 /* What one thread needs for itself. */
 struct thread_buf {
-    float *h;       /* TILE_ROWS x d */
-    float *gate;    /* TILE_ROWS x ff */
-    float *up;      /* TILE_ROWS x FF_STEP */
-    void *act;      /* TILE_ROWS quantised rows of the widest input */
+    float *h;        /* TILE_ROWS x d */
+    float *gate;     /* TILE_ROWS x n_used x ff */
+    float *up;       /* TILE_ROWS x FF_STEP */
+    struct acts act; /* TILE_ROWS x n_used rows of the widest input */
+    float *router;   /* experts: TILE_ROWS x n_experts logits */
+    float *sorted;   /* experts: TILE_ROWS x n_used x d, inputs, then outputs */
+    struct route route;
     void *scratch;  /* kern's */
     uint8_t *k, *v; /* records for the tap */
     struct vd_kern_query *query;
@@ -49,10 +71,13 @@ struct thread_buf {
 
 /* Few rows: what the threads make together. */
 struct team_buf {
-    float *h, *tmp;   /* n x d */
-    float *gate, *up; /* n x ff */
-    void *act;        /* n quantised rows of the widest input */
-    float *rec;       /* chunk records of split attention: SPLIT_ROWS x n_heads x ld_rec */
+    float *h, *tmp;  /* n x d */
+    float *gate;     /* n x n_used x ff */
+    float *up;       /* n x ff; not for experts */
+    struct acts act; /* n x n_used rows of the widest input */
+    float *router;   /* experts: n x n_experts */
+    float *sorted;   /* experts: n x n_used x d */
+    float *rec;      /* chunk records of split attention: SPLIT_ROWS x n_heads x ld_rec */
     size_t ld_rec;
 };
 
@@ -61,7 +86,7 @@ struct head {
     size_t n;
     size_t *source; /* their places in ctx->last */
     float *h;       /* n x d, normed */
-    void *act;
+    struct acts act;
     float *logits; /* n x vocab */
 };
 
@@ -96,22 +121,34 @@ static inline size_t vd_fw_min(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static inline struct vd_kern_score vd_fw_score(const struct vd_model *m)
+/* y such that y[n_elem] is p[0]: a product writes element `row` of a token, we keep a window of the rows. By
+ * way of an integer, since the pointer may leave the buffer. */
+static inline float *vd_fw_moved_back(float *p, size_t n_elem)
 {
-    return (struct vd_kern_score){m->program.attn_scale, 0.0f};
+    return (float *)((uintptr_t)p - n_elem * sizeof *p);
 }
 
 /* ---- pieces of a layer (vd_forward_pieces.c) ---- */
 
-/* n rows of x through a norm into h, then quantised into act. Weights of a float type read h itself. */
-void vd_fw_norm_quant(const struct vd_ctx *ctx, const float *x, const float *w, size_t n, float *h,
-                      void *act);
-/* Rotates and stores K and V of rows [t0, t1), for kv head g. */
+/* Quantises rows [t0, t1) of `in`, beginning at a multiple of VD_KERN_TOKS, in those forms (enum
+ * vd_act_forms); gives all rows as a product reads them. */
+struct vd_kern_rhs vd_fw_quant(const struct vd_model *m, unsigned forms, const float *in, size_t ld,
+                               size_t cols, size_t t0, size_t t1, const struct acts *act);
+/* Rows [t0, t1) of x through a norm into those of h, then quantised. */
+struct vd_kern_rhs vd_fw_norm_quant(const struct vd_model *m, unsigned forms, const float *x, const float *w,
+                                    size_t t0, size_t t1, float *h, const struct acts *act);
+/* Adds bias [r0, r1) to those elements of n rows; nothing if bias is NULL. */
+void vd_fw_bias(const struct vd_model *m, const float *bias, size_t r0, size_t r1, float *y, size_t ld,
+                size_t n);
+/* n rows of a layer's half, through the norm w if it is not NULL, onto the residual rows x. */
+void vd_fw_add_rows(const struct vd_model *m, const float *w, float *y, size_t n, float *x);
+/* Norms, rotates and stores K, and stores V, of rows [t0, t1), for kv head g. */
 void vd_fw_put_kv(const struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0,
                   size_t t1);
-/* Rotates the queries of kv head g of rows [t0, t1) of one run, and fills `query`; returns how many. */
-size_t vd_fw_queries(const struct vd_ctx *ctx, const struct rows *r, size_t g, size_t t0, size_t t1,
-                     bool rotate, struct vd_kern_query *query);
+/* Norms and rotates the queries of kv head g of rows [t0, t1) of one run unless that is done, and fills
+ * `query`; returns how many. */
+size_t vd_fw_queries(const struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0,
+                     size_t t1, bool rotate, struct vd_kern_query *query);
 /* Attention of rows [t0, t1) of one run, at most TILE_ROWS, with kv head g. */
 void vd_fw_attend(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0, size_t t1,
                   struct thread_buf *buf);
@@ -125,11 +162,29 @@ void vd_fw_tell_unwanted(const struct vd_ctx *ctx, const struct vd_team *team, u
 void vd_fw_embed(const struct vd_ctx *ctx, size_t t);
 /* Brings row i of the subset from the rows of the call: residual row, queries (not rotated yet), rope table.
  */
-void vd_fw_gather(const struct vd_ctx *ctx, size_t i);
+void vd_fw_gather_row(const struct vd_ctx *ctx, size_t i);
 /* Whether the queries of this layer are wanted by any row. */
 bool vd_fw_wants_q(const struct vd_ctx *ctx, size_t layer);
 /* Norm, product and logits of the rows that want them; begins with a barrier. */
 void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, struct thread_buf *buf);
+
+/* ---- experts (vd_forward_experts.c) ---- */
+
+/* Chooses the experts of n rows from their logits, and sorts. */
+void vd_fw_route(const struct vd_model *m, const float *logits, size_t n, struct route *r);
+/* Copies the rows h of places [i0, i1) to their places in `to`, and quantises them. */
+struct vd_kern_rhs vd_fw_gather(const struct vd_model *m, const struct route *r, unsigned forms,
+                                const float *h, size_t i0, size_t i1, float *to, const struct acts *act);
+/* Rows [f0, f1) of every used expert's gate and up, activated, into `gate` (places x ff). rhs: the sorted
+ * rows, or the only row. */
+void vd_fw_experts_up(const struct vd_model *m, const struct vd_layer *l, const struct route *r, bool one_row,
+                      const struct vd_kern_rhs *rhs, size_t f0, size_t f1, float *gate,
+                      struct thread_buf *buf);
+/* Elements [r0, r1) of what the experts make of `rhs` (places x ff) into `out` (places x d), and of each of
+ * the n rows' weighted sum into y (n x d). */
+void vd_fw_experts_down(const struct vd_model *m, const struct vd_layer *l, const struct route *r,
+                        const struct vd_kern_rhs *rhs, size_t r0, size_t r1, size_t n, float *out, float *y,
+                        struct thread_buf *buf);
 
 /* ---- the regions ---- */
 

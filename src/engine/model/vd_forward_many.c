@@ -1,13 +1,6 @@
 /* Many rows: threads share tiles of rows (see vd_forward.c). */
 #include "vd_forward_impl.h"
 
-/* y such that y[n_elem] is p[0]: a product writes element `row` of a token, we keep a window of the rows. By
- * way of an integer, since the pointer may leave the buffer. */
-static float *moved_back(float *p, size_t n_elem)
-{
-    return (float *)((uintptr_t)p - n_elem * sizeof *p);
-}
-
 /* From the residual rows of a tile to its stored K and V rows, and its queries if they are wanted. */
 static void tile_qkv(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t t0, size_t t1,
                      struct thread_buf *buf)
@@ -17,12 +10,16 @@ static void tile_qkv(struct vd_ctx *ctx, const struct rows *r, size_t layer, siz
     const struct vd_layer *l = &m->layers[layer];
     size_t n = t1 - t0, ld = ctx->ld_qkv;
     float *q = r->qkv + t0 * ld, *k = q + dims->q_cols, *v = k + dims->k_cols;
-    vd_fw_norm_quant(ctx, r->x + t0 * dims->d, l->attn_norm, n, buf->h, buf->act);
-    struct vd_kern_rhs rhs = {.act = buf->act, .x = buf->h, .ldx = dims->d};
-    if (vd_fw_wants_q(ctx, layer))
+    struct vd_kern_rhs rhs =
+        vd_fw_norm_quant(m, l->qkv_forms, r->x + t0 * dims->d, l->attn_norm, 0, n, buf->h, &buf->act);
+    if (vd_fw_wants_q(ctx, layer)) {
         m->kern->matmul(&l->q, 0, dims->q_cols, &rhs, 0, n, q, ld, buf->scratch);
+        vd_fw_bias(m, l->q_bias, 0, dims->q_cols, q, ld, n);
+    }
     m->kern->matmul(&l->k, 0, dims->k_cols, &rhs, 0, n, k, ld, buf->scratch);
+    vd_fw_bias(m, l->k_bias, 0, dims->k_cols, k, ld, n);
     m->kern->matmul(&l->v, 0, dims->k_cols, &rhs, 0, n, v, ld, buf->scratch);
+    vd_fw_bias(m, l->v_bias, 0, dims->k_cols, v, ld, n);
     for (size_t g = 0; g < dims->n_kv; g++)
         vd_fw_put_kv(ctx, r, layer, g, t0, t1);
 }
@@ -38,43 +35,58 @@ static void tile_attend(struct vd_ctx *ctx, const struct rows *r, size_t layer, 
     }
 }
 
-/* x rows += w times the rows of `in`. */
-static void tile_add_product(struct vd_ctx *ctx, const struct vd_kern_mat *w, const float *in, size_t ld_in,
-                             float *x, size_t n, struct thread_buf *buf)
+/* buf->h = w times the rows of `in`. */
+static void tile_product(const struct vd_model *m, const struct vd_kern_mat *w, unsigned forms,
+                         const float *in, size_t ld_in, size_t n, struct thread_buf *buf)
 {
-    const struct vd_model *m = ctx->m;
     size_t d = m->dims.d;
-    m->kern->act_quant(in, ld_in, w->cols, 0, n, buf->act);
-    struct vd_kern_rhs rhs = {.act = buf->act, .x = in, .ldx = ld_in};
+    struct vd_kern_rhs rhs = vd_fw_quant(m, forms, in, ld_in, w->cols, 0, n, &buf->act);
     m->kern->matmul(w, 0, d, &rhs, 0, n, buf->h, d, buf->scratch);
-    m->kern->add(x, buf->h, n * d, x);
 }
 
-static void tile_feed_forward(struct vd_ctx *ctx, const struct vd_layer *l, float *x, size_t n,
+/* The feed-forward of the rows x into buf->h. */
+static void tile_feed_forward(const struct vd_model *m, const struct vd_layer *l, const float *x, size_t n,
                               struct thread_buf *buf)
 {
-    const struct vd_model *m = ctx->m;
     size_t ff = m->dims.ff;
-    vd_fw_norm_quant(ctx, x, l->ffn_norm, n, buf->h, buf->act);
-    struct vd_kern_rhs rhs = {.act = buf->act, .x = buf->h, .ldx = m->dims.d};
+    struct vd_kern_rhs rhs = vd_fw_norm_quant(m, l->ff_forms, x, l->ffn_norm, 0, n, buf->h, &buf->act);
     for (size_t f = 0; f < ff; f += FF_STEP) {
         size_t step = vd_fw_min(FF_STEP, ff - f);
         m->kern->matmul(&l->gate, f, f + step, &rhs, 0, n, buf->gate, ff, buf->scratch);
-        m->kern->matmul(&l->up, f, f + step, &rhs, 0, n, moved_back(buf->up, f), FF_STEP, buf->scratch);
+        m->kern->matmul(&l->up, f, f + step, &rhs, 0, n, vd_fw_moved_back(buf->up, f), FF_STEP, buf->scratch);
         for (size_t t = 0; t < n; t++)
-            m->kern->swiglu(buf->gate + t * ff + f, buf->up + t * FF_STEP, step, buf->gate + t * ff + f);
+            m->glu(buf->gate + t * ff + f, buf->up + t * FF_STEP, step, buf->gate + t * ff + f);
     }
-    tile_add_product(ctx, &l->down, buf->gate, ff, x, n, buf);
+    tile_product(m, &l->down, l->down_forms, buf->gate, ff, n, buf);
+}
+
+/* The same with experts. */
+static void tile_experts(const struct vd_model *m, const struct vd_layer *l, const float *x, size_t n,
+                         struct thread_buf *buf)
+{
+    const struct vd_dims *dims = &m->dims;
+    size_t n_sorted = n * dims->n_used, n_experts = dims->n_experts;
+    struct vd_kern_rhs rhs = vd_fw_norm_quant(m, l->router_forms, x, l->ffn_norm, 0, n, buf->h, &buf->act);
+    m->kern->matmul(&l->router, 0, n_experts, &rhs, 0, n, buf->router, n_experts, buf->scratch);
+    vd_fw_route(m, buf->router, n, &buf->route);
+    rhs = vd_fw_gather(m, &buf->route, l->ff_forms, buf->h, 0, n_sorted, buf->sorted, &buf->act);
+    vd_fw_experts_up(m, l, &buf->route, false, &rhs, 0, dims->ff, buf->gate, buf);
+    rhs = vd_fw_quant(m, l->down_forms, buf->gate, dims->ff, dims->ff, 0, n_sorted, &buf->act);
+    vd_fw_experts_down(m, l, &buf->route, &rhs, 0, dims->d, n, buf->sorted, buf->h, buf);
 }
 
 static void tile_rest(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t t0, size_t t1,
                       struct thread_buf *buf)
 {
-    const struct vd_layer *l = &ctx->m->layers[layer];
-    float *x = r->x + t0 * ctx->m->dims.d;
+    const struct vd_model *m = ctx->m;
+    const struct vd_layer *l = &m->layers[layer];
+    float *x = r->x + t0 * m->dims.d;
+    size_t n = t1 - t0, ld = ctx->ld_qkv;
     tile_attend(ctx, r, layer, t0, t1, buf);
-    tile_add_product(ctx, &l->o, r->qkv + t0 * ctx->ld_qkv, ctx->ld_qkv, x, t1 - t0, buf);
-    tile_feed_forward(ctx, l, x, t1 - t0, buf);
+    tile_product(m, &l->o, l->o_forms, r->qkv + t0 * ld, ld, n, buf);
+    vd_fw_add_rows(m, l->post_attn_norm, buf->h, n, x);
+    (m->dims.n_experts ? tile_experts : tile_feed_forward)(m, l, x, n, buf);
+    vd_fw_add_rows(m, l->post_ffn_norm, buf->h, n, x);
 }
 
 /* Dynamic shares, the last rows first: they attend to the most positions. */
@@ -93,7 +105,7 @@ static void many_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread,
     size_t t0, t1, n_layers = ctx->m->dims.n_layers;
     while (next_tile(team, ctx->last->n, &t0, &t1)) {
         for (size_t i = t0; ctx->last == &ctx->subset && i < t1; i++)
-            vd_fw_gather(ctx, i);
+            vd_fw_gather_row(ctx, i);
         tile_rest(ctx, ctx->last, n_layers - 1, t0, t1, buf);
         if (ctx->tap)
             vd_fw_tell(ctx, ctx->last, n_layers, true, t0, t1, thread);

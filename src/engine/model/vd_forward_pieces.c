@@ -6,13 +6,56 @@ enum {
     HEAD_STEP = 256, /* logits of a task */
 };
 
-void vd_fw_norm_quant(const struct vd_ctx *ctx, const float *x, const float *w, size_t n, float *h, void *act)
+struct vd_kern_rhs vd_fw_quant(const struct vd_model *m, unsigned forms, const float *in, size_t ld,
+                               size_t cols, size_t t0, size_t t1, const struct acts *act)
 {
-    const struct vd_kern *k = ctx->m->kern;
-    size_t d = ctx->m->dims.d;
-    for (size_t t = 0; t < n; t++)
-        k->rmsnorm(x + t * d, w, d, ctx->m->program.eps, h + t * d);
-    k->act_quant(h, d, d, 0, n, act);
+    if (forms & VD_ACT_FORM_32)
+        m->kern->act_quant(in, ld, cols, t0, t1, act->by32);
+    if (forms & VD_ACT_FORM_256)
+        m->kern->act256_quant(in, ld, cols, t0, t1, act->by256);
+    return (struct vd_kern_rhs){.act = act->by32, .x = in, .ldx = ld, .act256 = act->by256};
+}
+
+struct vd_kern_rhs vd_fw_norm_quant(const struct vd_model *m, unsigned forms, const float *x, const float *w,
+                                    size_t t0, size_t t1, float *h, const struct acts *act)
+{
+    size_t d = m->dims.d;
+    for (size_t t = t0; t < t1; t++)
+        m->kern->rmsnorm(x + t * d, w, d, m->program.eps, h + t * d);
+    return vd_fw_quant(m, forms, h, d, d, t0, t1, act);
+}
+
+void vd_fw_bias(const struct vd_model *m, const float *bias, size_t r0, size_t r1, float *y, size_t ld,
+                size_t n)
+{
+    for (size_t t = 0; bias && t < n; t++)
+        m->kern->add(y + t * ld + r0, bias + r0, r1 - r0, y + t * ld + r0);
+}
+
+void vd_fw_add_rows(const struct vd_model *m, const float *w, float *y, size_t n, float *x)
+{
+    size_t d = m->dims.d;
+    for (size_t t = 0; w && t < n; t++)
+        m->kern->rmsnorm(y + t * d, w, d, m->program.eps, y + t * d);
+    m->kern->add(x, y, n * d, x);
+}
+
+/* The cosines and sines by which a layer rotates row t. */
+static float *rope_of(const struct vd_ctx *ctx, const struct rows *r, size_t t, unsigned table)
+{
+    const struct vd_dims *dims = &ctx->m->dims;
+    return r->rope + (t * dims->n_tables + table) * 2 * dims->n_pairs;
+}
+
+/* Norms (if w) and rotates n heads of row t in place. */
+static void place_heads(const struct vd_ctx *ctx, const struct rows *r, const struct vd_layer *l, size_t t,
+                        const float *w, float *x, size_t n)
+{
+    const struct vd_model *m = ctx->m;
+    const struct vd_dims *dims = &m->dims;
+    for (size_t i = 0; w && i < n; i++)
+        m->kern->rmsnorm(x + i * dims->hd, w, dims->hd, m->program.eps, x + i * dims->hd);
+    m->kern->rope(x, n, dims->hd, rope_of(ctx, r, t, l->rope_table), dims->n_pairs, m->rope_halves);
 }
 
 void vd_fw_put_kv(const struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0,
@@ -20,28 +63,31 @@ void vd_fw_put_kv(const struct vd_ctx *ctx, const struct rows *r, size_t layer, 
 {
     const struct vd_model *m = ctx->m;
     const struct vd_dims *dims = &m->dims;
+    const struct vd_layer *l = &m->layers[layer];
     size_t offset = vd_model_chunk_offset(m, layer, g);
     for (size_t t = t0; t < t1; t++) {
         const struct row *row = &r->row[t];
         float *k = r->qkv + t * ctx->ld_qkv + dims->q_cols + g * dims->hd;
         uint8_t *page = (uint8_t *)(uintptr_t)row->pages[row->pos / VD_KV_PAGE_POS];
-        m->kern->rope(k, 1, dims->hd, r->rope + t * 2 * dims->n_pairs, dims->n_pairs, m->rope_halves);
+        place_heads(ctx, r, l, t, l->k_norm, k, 1);
         m->kern->kv_put(page + offset, dims->hd, row->pos % VD_KV_PAGE_POS, k, k + dims->k_cols);
     }
 }
 
-size_t vd_fw_queries(const struct vd_ctx *ctx, const struct rows *r, size_t g, size_t t0, size_t t1,
-                     bool rotate, struct vd_kern_query *query)
+size_t vd_fw_queries(const struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0,
+                     size_t t1, bool rotate, struct vd_kern_query *query)
 {
     const struct vd_model *m = ctx->m;
     const struct vd_dims *dims = &m->dims;
+    const struct vd_layer *l = &m->layers[layer];
     size_t group = dims->n_heads / dims->n_kv, n = 0;
     for (size_t t = t0; t < t1; t++) {
         float *q = r->qkv + t * ctx->ld_qkv + g * group * dims->hd;
+        uint32_t pos = r->row[t].pos, begin = vd_program_first_key(&m->program, (uint32_t)layer, pos);
         if (rotate)
-            m->kern->rope(q, group, dims->hd, r->rope + t * 2 * dims->n_pairs, dims->n_pairs, m->rope_halves);
+            place_heads(ctx, r, l, t, l->q_norm, q, group);
         for (size_t h = 0; h < group; h++, q += dims->hd)
-            query[n++] = (struct vd_kern_query){q, q, 0, (size_t)r->row[t].pos + 1};
+            query[n++] = (struct vd_kern_query){q, q, begin, (size_t)pos + 1};
     }
     return n;
 }
@@ -51,8 +97,8 @@ void vd_fw_attend(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t
 {
     const struct vd_model *m = ctx->m;
     struct vd_kern_kv kv = {r->row[t0].pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
-    size_t n = vd_fw_queries(ctx, r, g, t0, t1, true, buf->query);
-    m->kern->attn(&kv, vd_fw_score(m), buf->query, n, buf->scratch);
+    size_t n = vd_fw_queries(ctx, r, layer, g, t0, t1, true, buf->query);
+    m->kern->attn(&kv, m->score, buf->query, n, buf->scratch);
 }
 
 void vd_fw_tell(const struct vd_ctx *ctx, const struct rows *r, size_t unit, bool with_x, size_t t0,
@@ -83,23 +129,29 @@ void vd_fw_tell_unwanted(const struct vd_ctx *ctx, const struct vd_team *team, u
 void vd_fw_embed(const struct vd_ctx *ctx, size_t t)
 {
     const struct vd_model *m = ctx->m;
+    const struct vd_program *p = &m->program;
     const struct vd_dims *dims = &m->dims;
     const struct rows *r = &ctx->all;
-    m->kern->embed_row(m->tensors[0].shape.type, dims->d, m->tensors[0].p, ctx->call[t].token,
-                       r->x + t * dims->d);
-    m->kern->rope_table(r->row[t].pos, m->program.rope_steps[0], dims->n_pairs,
-                        r->rope + t * 2 * dims->n_pairs);
+    float *x = r->x + t * dims->d;
+    m->kern->embed_row(m->tensors[0].shape.type, dims->d, m->tensors[0].p, ctx->call[t].token, x);
+    if (p->embed_scale != 1.0f)
+        m->kern->scale(x, p->embed_scale, dims->d, x);
+    for (unsigned i = 0; i < dims->n_tables; i++) {
+        float *cs = rope_of(ctx, r, t, i);
+        m->kern->rope_table(r->row[t].pos, p->rope_steps[i], dims->n_pairs, cs);
+        if (p->rope_scale[i] != 1.0f)
+            m->kern->scale(cs, p->rope_scale[i], 2 * dims->n_pairs, cs);
+    }
 }
 
-void vd_fw_gather(const struct vd_ctx *ctx, size_t i)
+void vd_fw_gather_row(const struct vd_ctx *ctx, size_t i)
 {
     const struct vd_dims *dims = &ctx->m->dims;
     const struct rows *a = &ctx->all, *l = &ctx->subset;
-    size_t t = l->row[i].source;
+    size_t t = l->row[i].source, n_rope = dims->n_tables * 2 * dims->n_pairs;
     memcpy(l->x + i * dims->d, a->x + t * dims->d, dims->d * sizeof(float));
     memcpy(l->qkv + i * ctx->ld_qkv, a->qkv + t * ctx->ld_qkv, dims->q_cols * sizeof(float));
-    memcpy(l->rope + i * 2 * dims->n_pairs, a->rope + t * 2 * dims->n_pairs,
-           2 * dims->n_pairs * sizeof(float));
+    memcpy(l->rope + i * n_rope, a->rope + t * n_rope, n_rope * sizeof(float));
 }
 
 bool vd_fw_wants_q(const struct vd_ctx *ctx, size_t layer)
@@ -107,38 +159,47 @@ bool vd_fw_wants_q(const struct vd_ctx *ctx, size_t layer)
     return layer + 1 < ctx->m->dims.n_layers || ctx->last->n > 0;
 }
 
-/* Norm and quantisation of the rows [t0, t1) that want logits, to rows [0, t1 - t0) of h and act. */
-static void head_norm_quant(const struct vd_ctx *ctx, size_t t0, size_t t1, float *h)
+/* Norm and quantisation of rows [t0, t1) of those that want logits. */
+static struct vd_kern_rhs head_norm_quant(const struct vd_ctx *ctx, size_t t0, size_t t1, float *h,
+                                          const struct acts *act)
 {
     const struct vd_model *m = ctx->m;
     size_t d = m->dims.d;
     for (size_t t = t0; t < t1; t++)
         m->kern->rmsnorm(ctx->last->x + ctx->head.source[t] * d, m->output_norm, d, m->program.eps,
                          h + t * d);
+    return vd_fw_quant(m, m->head_forms, h, d, d, t0, t1, act);
+}
+
+/* Logits [r0, r1) of all rows that want them. */
+static void head_product(const struct vd_ctx *ctx, const struct vd_kern_rhs *rhs, size_t r0, size_t r1,
+                         struct thread_buf *buf)
+{
+    const struct vd_model *m = ctx->m;
+    const struct head *hd = &ctx->head;
+    size_t vocab = m->dims.vocab;
+    float cap = m->program.logit_cap;
+    m->kern->matmul(&m->head, r0, r1, rhs, 0, hd->n, hd->logits, vocab, buf->scratch);
+    for (size_t t = 0; cap != 0.0f && t < hd->n; t++)
+        m->kern->cap(hd->logits + t * vocab + r0, cap, r1 - r0, hd->logits + t * vocab + r0);
 }
 
 void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, struct thread_buf *buf)
 {
-    const struct vd_model *m = ctx->m;
     struct head *hd = &ctx->head;
-    size_t d = m->dims.d, vocab = m->dims.vocab, n_steps = (vocab + HEAD_STEP - 1) / HEAD_STEP, i;
-    struct vd_kern_rhs rhs = {.act = hd->act, .x = hd->h, .ldx = d};
+    size_t vocab = ctx->m->dims.vocab, n_steps = (vocab + HEAD_STEP - 1) / HEAD_STEP, i;
+    struct vd_kern_rhs rhs = {
+        .act = hd->act.by32, .x = hd->h, .ldx = ctx->m->dims.d, .act256 = hd->act.by256};
     vd_team_barrier(team); /* the last layer's rows */
     if (hd->n == 0)
         return;
     if (hd->n <= REDUNDANT_ROWS) {
-        head_norm_quant(ctx, 0, hd->n, buf->h);
-        m->kern->act_quant(buf->h, d, d, 0, hd->n, buf->act);
-        rhs = (struct vd_kern_rhs){.act = buf->act, .x = buf->h, .ldx = d};
+        rhs = head_norm_quant(ctx, 0, hd->n, buf->h, &buf->act);
     } else {
-        while ((i = vd_team_next(team) * VD_KERN_TOKS) < hd->n) {
-            size_t end = vd_fw_min(i + VD_KERN_TOKS, hd->n);
-            head_norm_quant(ctx, i, end, hd->h);
-            m->kern->act_quant(hd->h, d, d, i, end, hd->act);
-        }
+        while ((i = vd_team_next(team) * VD_KERN_TOKS) < hd->n)
+            head_norm_quant(ctx, i, vd_fw_min(i + VD_KERN_TOKS, hd->n), hd->h, &hd->act);
         vd_team_barrier(team);
     }
     while ((i = vd_team_next(team)) < n_steps)
-        m->kern->matmul(&m->head, i * HEAD_STEP, vd_fw_min((i + 1) * HEAD_STEP, vocab), &rhs, 0, hd->n,
-                        hd->logits, vocab, buf->scratch);
+        head_product(ctx, &rhs, i * HEAD_STEP, vd_fw_min((i + 1) * HEAD_STEP, vocab), buf);
 }

@@ -72,10 +72,15 @@ static void set_dims(struct vd_model *m)
         .vocab = p->vocab,
         .ctx = p->ctx,
         .n_pairs = p->n_rope,
+        .n_tables = p->n_rope_tables,
         .q_cols = (size_t)p->n_heads * p->head_dim,
         .k_cols = (size_t)p->n_kv_heads * p->head_dim,
+        .n_experts = p->n_experts,
+        .n_used = p->n_experts ? p->n_used : 1,
     };
     m->rope_halves = p->rope_pairing == VD_ROPE_HALVES;
+    m->score = (struct vd_kern_score){p->attn_scale, p->attn_cap};
+    m->glu = p->act == VD_ACT_GELU ? m->kern->geglu : m->kern->swiglu;
 }
 
 static enum vd_err read_program(struct vd_model *m, struct vd_error *err)
@@ -92,80 +97,99 @@ static enum vd_err read_program(struct vd_model *m, struct vd_error *err)
     if (!m->tensors || !m->tensor_leaves || !m->layers)
         return vd_error_set(err, VD_ENOMEM, "%s: no memory for the list of tensors", m->path);
     for (uint32_t i = 0; i < m->program.n_tensors; i++) {
-        char name[VD_GGUF_NAME_BYTES_MAX + 1];
-        vd_derive_tensor_name(&m->program, i, name);
-        const struct vd_gguf_tensor *t = vd_gguf_tensor_find(m->gguf, name);
-        m->tensors[i] = (struct vd_tensor){vd_program_tensor(&m->program, i), t->row_bytes, t->p};
+        struct vd_derive_place at;
+        bool found = vd_derive_find(&m->program, m->gguf, i, &at);
+        assert(found);
+        m->tensors[i] = (struct vd_tensor){vd_program_tensor(&m->program, i), at.row_bytes, at.p};
     }
     return VD_OK;
 }
 
-/* ------------------------- norms ------------------------- */
+/* ------------------------- where tensors go ------------------------- */
 
-static const float *copy_norm(struct vd_model *m, size_t *at, uint32_t tensor)
+/* A layer's tensor in struct vd_layer: a pointer to floats for vectors, a matrix for the others. */
+static const size_t place_in_layer[VD_T_KINDS] = {
+    [VD_T_ATTN_NORM] = offsetof(struct vd_layer, attn_norm),
+    [VD_T_ATTN_Q] = offsetof(struct vd_layer, q),
+    [VD_T_ATTN_K] = offsetof(struct vd_layer, k),
+    [VD_T_ATTN_V] = offsetof(struct vd_layer, v),
+    [VD_T_ATTN_Q_BIAS] = offsetof(struct vd_layer, q_bias),
+    [VD_T_ATTN_K_BIAS] = offsetof(struct vd_layer, k_bias),
+    [VD_T_ATTN_V_BIAS] = offsetof(struct vd_layer, v_bias),
+    [VD_T_ATTN_Q_NORM] = offsetof(struct vd_layer, q_norm),
+    [VD_T_ATTN_K_NORM] = offsetof(struct vd_layer, k_norm),
+    [VD_T_ATTN_OUTPUT] = offsetof(struct vd_layer, o),
+    [VD_T_POST_ATTN_NORM] = offsetof(struct vd_layer, post_attn_norm),
+    [VD_T_FFN_NORM] = offsetof(struct vd_layer, ffn_norm),
+    [VD_T_FFN_ROUTER] = offsetof(struct vd_layer, router),
+    [VD_T_FFN_GATE] = offsetof(struct vd_layer, gate),
+    [VD_T_FFN_UP] = offsetof(struct vd_layer, up),
+    [VD_T_FFN_DOWN] = offsetof(struct vd_layer, down),
+    [VD_T_POST_FFN_NORM] = offsetof(struct vd_layer, post_ffn_norm),
+};
+
+static void *place_of(struct vd_model *m, uint32_t tensor)
 {
-    float *to = m->norms + *at;
-    for (size_t i = 0; i < m->dims.d; i++)
-        to[i] = vd_f32_from_bits(vd_le32_load(m->tensors[tensor].p + 4 * i));
-    *at += m->dims.d;
-    return to;
+    enum vd_layer_tensor t;
+    uint32_t layer;
+    if (tensor == vd_program_head_tensor(&m->program))
+        return &m->head;
+    if (tensor == vd_program_norm_tensor(&m->program))
+        return &m->output_norm;
+    if (!vd_program_find_tensor(&m->program, tensor, &layer, &t))
+        return NULL;
+    return (char *)&m->layers[layer] + place_in_layer[t];
 }
 
-static enum vd_err copy_norms(struct vd_model *m, struct vd_error *err)
+/* The packed matrix of a tensor, or NULL for vectors and for an embedding that is not the head. */
+static struct vd_kern_mat *mat_of(struct vd_model *m, uint32_t tensor)
 {
-    size_t at = 0, n = (2 * m->dims.n_layers + 1) * m->dims.d; /* d is a multiple of 32 */
-    m->norms = aligned_alloc(VD_KERN_ALIGN, n * sizeof *m->norms);
-    if (!m->norms)
-        return vd_error_set(err, VD_ENOMEM, "%s: no memory for %zu norm weights", m->path, n);
-    for (uint32_t l = 0; l < m->program.n_layers; l++) {
-        m->layers[l].attn_norm = copy_norm(m, &at, vd_program_layer_tensor(&m->program, l, VD_T_ATTN_NORM));
-        m->layers[l].ffn_norm = copy_norm(m, &at, vd_program_layer_tensor(&m->program, l, VD_T_FFN_NORM));
+    return vd_program_is_vector(&m->program, tensor) ? NULL : place_of(m, tensor);
+}
+
+/* ------------------------- vectors ------------------------- */
+
+static enum vd_err copy_vectors(struct vd_model *m, struct vd_error *err)
+{
+    size_t at = 0, n = 0;
+    for (uint32_t i = 0; i < m->program.n_tensors; i++)
+        n += vd_program_is_vector(&m->program, i) ? m->tensors[i].shape.cols : 0;
+    m->vectors = aligned_alloc(VD_KERN_ALIGN, n * sizeof *m->vectors); /* all lengths are multiples of 32 */
+    if (!m->vectors)
+        return vd_error_set(err, VD_ENOMEM, "%s: no memory for %zu weights of norms and biases", m->path, n);
+    for (uint32_t i = 0; i < m->program.n_tensors; i++) {
+        if (!vd_program_is_vector(&m->program, i))
+            continue;
+        const float **place = place_of(m, i);
+        *place = m->vectors + at;
+        for (size_t k = 0; k < m->tensors[i].shape.cols; k++)
+            m->vectors[at++] = vd_f32_from_bits(vd_le32_load(m->tensors[i].p + 4 * k));
     }
-    m->output_norm = copy_norm(m, &at, vd_program_norm_tensor(&m->program));
     return VD_OK;
 }
 
 /* ------------------------- matrices ------------------------- */
 
-/* The packed matrix of a tensor, or NULL for norms and for an embedding that is not the head. */
-static struct vd_kern_mat *mat_of(struct vd_model *m, uint32_t tensor)
+static unsigned form_of(const struct vd_kern_mat *w)
 {
-    if (tensor == vd_program_head_tensor(&m->program))
-        return &m->head;
-    uint32_t layer;
-    enum vd_layer_tensor t;
-    if (!vd_program_find_tensor(&m->program, tensor, &layer, &t))
-        return NULL;
-    struct vd_layer *l = &m->layers[layer];
-    switch (t) {
-    case VD_T_ATTN_Q:
-        return &l->q;
-    case VD_T_ATTN_K:
-        return &l->k;
-    case VD_T_ATTN_V:
-        return &l->v;
-    case VD_T_ATTN_OUTPUT:
-        return &l->o;
-    case VD_T_FFN_GATE:
-        return &l->gate;
-    case VD_T_FFN_UP:
-        return &l->up;
-    case VD_T_FFN_DOWN:
-        return &l->down;
-    case VD_T_ATTN_NORM:
-    case VD_T_ATTN_Q_BIAS:
-    case VD_T_ATTN_K_BIAS:
-    case VD_T_ATTN_V_BIAS:
-    case VD_T_ATTN_Q_NORM:
-    case VD_T_ATTN_K_NORM:
-    case VD_T_POST_ATTN_NORM:
-    case VD_T_FFN_NORM:
-    case VD_T_FFN_ROUTER:
-    case VD_T_POST_FFN_NORM:
-    case VD_T_KINDS:
-        break;
+    unsigned block = w->data ? vd_wtype_info(w->type)->act_block : 0;
+    return block == VD_KERN_BLOCK ? VD_ACT_FORM_32 : block == VD_KERN_BLOCK256 ? VD_ACT_FORM_256 : 0;
+}
+
+/* Which forms each input is quantised to, and by which table and constants a layer runs. */
+static void set_layers(struct vd_model *m)
+{
+    m->all_forms = m->head_forms = form_of(&m->head);
+    for (uint32_t i = 0; i < m->program.n_layers; i++) {
+        struct vd_layer *l = &m->layers[i];
+        l->qkv_forms = form_of(&l->q) | form_of(&l->k) | form_of(&l->v);
+        l->o_forms = form_of(&l->o);
+        l->router_forms = form_of(&l->router);
+        l->ff_forms = form_of(&l->gate) | form_of(&l->up);
+        l->down_forms = form_of(&l->down);
+        l->rope_table = vd_program_rope_table(&m->program, i);
+        m->all_forms |= l->qkv_forms | l->o_forms | l->router_forms | l->ff_forms | l->down_forms;
     }
-    return NULL;
 }
 
 /* Lays the packed matrices out one after the other; with a NULL base it only adds up. */
@@ -289,13 +313,14 @@ enum vd_err vd_model_open(struct vd_model **out, const char *path, const struct 
     if (rc == VD_OK)
         rc = read_program(m, err);
     if (rc == VD_OK)
-        rc = copy_norms(m, err);
+        rc = copy_vectors(m, err);
     if (rc == VD_OK)
         rc = pack(m, pool, err);
     if (rc != VD_OK) {
         vd_model_close(m);
         return rc;
     }
+    set_layers(m);
     *out = m;
     return VD_OK;
 }
@@ -306,7 +331,7 @@ void vd_model_close(struct vd_model *m)
         return;
     if (m->packed)
         munmap(m->packed, m->packed_bytes);
-    free(m->norms);
+    free(m->vectors);
     free(m->layers);
     free(m->tensor_leaves);
     free(m->tensors);

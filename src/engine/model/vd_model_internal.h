@@ -12,12 +12,27 @@
 struct vd_dims {
     size_t n_layers, d, n_heads, n_kv, hd, ff, vocab, ctx;
     size_t n_pairs;        /* rotated pairs per head */
+    size_t n_tables;       /* of RoPE */
     size_t q_cols, k_cols; /* n_heads * hd, n_kv * hd */
+    size_t n_experts;      /* 0: dense */
+    size_t n_used;         /* feed-forwards that a row passes: the experts it uses, or 1 */
 };
 
+/* The quantised forms of a row that the matrices reading it take; a float type takes the row itself. */
+enum vd_act_forms {
+    VD_ACT_FORM_32 = 1,
+    VD_ACT_FORM_256 = 2,
+};
+
+/* A layer's operators. What the program's features do not call for is NULL, or a matrix without data. */
 struct vd_layer {
-    const float *attn_norm, *ffn_norm; /* d each, in vd_model.norms */
-    struct vd_kern_mat q, k, v, o, gate, up, down;
+    const float *attn_norm, *post_attn_norm, *ffn_norm, *post_ffn_norm; /* d each */
+    const float *q_norm, *k_norm;                                       /* hd each */
+    const float *q_bias, *k_bias, *v_bias;
+    struct vd_kern_mat q, k, v, o;
+    struct vd_kern_mat router, gate, up, down; /* with experts: the rows of expert 0, then of 1, ... */
+    unsigned qkv_forms, o_forms, ff_forms, router_forms, down_forms; /* enum vd_act_forms, of their inputs */
+    unsigned rope_table;
 };
 
 /* A tensor where it lies in the mapped file. */
@@ -43,12 +58,16 @@ struct vd_model {
     struct vd_tensor *tensors; /* program.n_tensors, canonical order */
     struct vd_dims dims;
     bool rope_halves;
+    struct vd_kern_score score;
+    void (*glu)(const float *g, const float *u, size_t n, float *y); /* the program's activation */
 
     struct vd_layer *layers;
     const float *output_norm;
     struct vd_kern_mat head;
-    float *norms; /* all norm weights, copied so that they are aligned */
-    void *packed; /* one map for all packed matrices */
+    unsigned head_forms;
+    unsigned all_forms; /* of any matrix */
+    float *vectors;     /* all norm weights and biases, copied so that they are aligned */
+    void *packed;       /* one map for all packed matrices */
     size_t packed_bytes;
 
     pthread_mutex_t root_lock; /* guards what follows */

@@ -1,0 +1,224 @@
+/* One builder per architecture: what sets it apart from a plain llama, in the words of its paper. The widths
+ * of heads and feed-forward, the norms' places and the order of operators are those of every one of them. */
+#include "vd_derive_impl.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ------------------------- parts ------------------------- */
+
+static void heads(struct vd_derive *d)
+{
+    struct vd_program *p = d->p;
+    bool given = vd_derive_has(d, "attention.key_length");
+    uint32_t k = vd_derive_u32_or(d, "attention.key_length", UINT32_MAX, p->width / p->n_heads);
+    uint32_t v = vd_derive_u32_or(d, "attention.value_length", UINT32_MAX, k);
+    if (k != v)
+        vd_derive_fail(d, VD_EUNSUPPORTED, "keys of %u and values of %u elements; they must be alike", k, v);
+    if (!given && p->width % p->n_heads)
+        vd_derive_fail(d, VD_EFORMAT, "width %u is not a multiple of %u heads", p->width, p->n_heads);
+    if (k == 0 || k > VD_PROGRAM_HEAD_DIM_MAX) /* before anybody makes that many RoPE steps */
+        vd_derive_fail(d, VD_EUNSUPPORTED, "heads of %u elements; at most %d", k, VD_PROGRAM_HEAD_DIM_MAX);
+    p->head_dim = k;
+}
+
+/* What every decoder has. The feed-forward's width is that of a dense one. */
+static void decoder(struct vd_derive *d)
+{
+    struct vd_program *p = d->p;
+    p->n_layers = vd_derive_u32(d, "block_count", VD_PROGRAM_LAYERS_MAX);
+    p->width = vd_derive_u32(d, "embedding_length", VD_PROGRAM_WIDTH_MAX);
+    p->n_heads = vd_derive_u32(d, "attention.head_count", VD_PROGRAM_HEADS_MAX);
+    p->n_kv_heads = vd_derive_u32_or(d, "attention.head_count_kv", VD_PROGRAM_HEADS_MAX, p->n_heads);
+    p->ctx = vd_derive_u32(d, "context_length", VD_PROGRAM_CTX_MAX);
+    p->eps = vd_derive_f32(d, "attention.layer_norm_rms_epsilon");
+    p->embed_scale = 1.0f;
+    p->act = VD_ACT_SILU;
+    heads(d);
+    p->attn_scale = 1.0f / sqrtf((float)p->head_dim);
+}
+
+static void dense(struct vd_derive *d)
+{
+    d->p->ff_width = vd_derive_u32(d, "feed_forward_length", VD_PROGRAM_FF_MAX);
+}
+
+/* A softmax router whose chosen experts share the weight 1 (Shazeer et al. 2017, as in Mixtral). */
+static void experts(struct vd_derive *d, const char *width_key)
+{
+    struct vd_program *p = d->p;
+    p->ff_width = vd_derive_u32(d, width_key, VD_PROGRAM_FF_MAX);
+    p->n_experts = vd_derive_u32(d, "expert_count", VD_PROGRAM_EXPERTS_MAX);
+    p->n_used = vd_derive_u32(d, "expert_used_count", VD_PROGRAM_USED_MAX);
+    p->route_norm = true;
+}
+
+/* Where the layers with a window stand: in every run of `period` layers all but the last, unless the file
+ * says otherwise. */
+static void pattern(struct vd_derive *d, uint32_t period)
+{
+    static const char key[] = "attention.sliding_window_pattern";
+    struct vd_program *p = d->p;
+    if (vd_derive_is_array(d, key)) {
+        vd_derive_layer_bits(d, key, VD_LAYER_WINDOW);
+        return;
+    }
+    period = vd_derive_u32_or(d, key, VD_PROGRAM_LAYERS_MAX, period);
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        if (period == 0 || l % period < period - 1)
+            p->layer_flags[l] |= VD_LAYER_WINDOW;
+}
+
+/* All layers have the window that the file declares, if it is shorter than the context. */
+static void window_everywhere(struct vd_derive *d)
+{
+    struct vd_program *p = d->p;
+    uint32_t window = vd_derive_u32_or(d, "attention.sliding_window", UINT32_MAX, 0);
+    if (window == 0 || window >= p->ctx)
+        return;
+    p->window = window;
+    memset(p->layer_flags, VD_LAYER_WINDOW, p->n_layers);
+}
+
+/* Layers with a window rotate by table 1. */
+static void windows_rotate_by(struct vd_derive *d, float base)
+{
+    vd_derive_rope2(d, base);
+    for (uint32_t l = 0; l < d->p->n_layers; l++)
+        if (d->p->layer_flags[l] & VD_LAYER_WINDOW)
+            d->p->layer_flags[l] |= VD_LAYER_ROPE2;
+}
+
+/* ------------------------- architectures ------------------------- */
+
+/* Llama 1 to 3 (Touvron et al. 2023, Grattafiori et al. 2024), and those of the same form: Mistral,
+ * TinyLlama, SmolLM 1 and 2; with experts Mixtral (Jiang et al. 2024). */
+static void build_llama(struct vd_derive *d)
+{
+    decoder(d);
+    if (vd_derive_has(d, "expert_count"))
+        experts(d, "feed_forward_length");
+    else
+        dense(d);
+    window_everywhere(d);
+    vd_derive_rope(d, VD_ROPE_ADJACENT, VD_DERIVE_YARN | VD_DERIVE_FACTORS);
+}
+
+/* SmolLM 3 (Hugging Face 2025): a llama in which every fourth layer has no positions. */
+static void build_smollm3(struct vd_derive *d)
+{
+    decoder(d);
+    dense(d);
+    vd_derive_rope(d, VD_ROPE_ADJACENT, VD_DERIVE_YARN);
+    d->p->n_rope_tables = 2; /* its steps are 0 */
+    d->p->rope_scale[1] = 1.0f;
+    for (uint32_t l = 3; l < d->p->n_layers; l += 4)
+        d->p->layer_flags[l] |= VD_LAYER_ROPE2;
+}
+
+/* Qwen 2 and 2.5 (Yang et al. 2024): biases on queries, keys and values. */
+static void build_qwen2(struct vd_derive *d)
+{
+    decoder(d);
+    dense(d);
+    vd_derive_rope(d, VD_ROPE_HALVES, VD_DERIVE_YARN);
+}
+
+/* Qwen 3 (Yang et al. 2025): no biases, but a norm of every query and key. */
+static void build_qwen3(struct vd_derive *d)
+{
+    decoder(d);
+    dense(d);
+    d->p->qk_norm = true;
+    vd_derive_rope(d, VD_ROPE_HALVES, VD_DERIVE_YARN);
+}
+
+static void build_qwen3moe(struct vd_derive *d)
+{
+    decoder(d);
+    experts(d, "expert_feed_forward_length");
+    vd_derive_u32_or(d, "feed_forward_length", UINT32_MAX, 0); /* of dense layers, which there are none */
+    d->p->qk_norm = true;
+    vd_derive_rope(d, VD_ROPE_HALVES, VD_DERIVE_YARN);
+}
+
+/* What the Gemmas share: GELU, and an embedding that is scaled because it is also the head. */
+static void gemma(struct vd_derive *d)
+{
+    decoder(d);
+    dense(d);
+    d->p->act = VD_ACT_GELU;
+    d->p->embed_scale = sqrtf((float)d->p->width);
+    vd_derive_rope(d, VD_ROPE_HALVES, 0);
+}
+
+/* The two with post norms divide scores by the root of the head's width, but for the 27 B models, known by
+ * their number of layers, which divide by that of width / heads. */
+static void gemma_post(struct vd_derive *d, uint32_t layers_27b)
+{
+    struct vd_program *p = d->p;
+    gemma(d);
+    p->post_norms = true;
+    if (p->n_layers == layers_27b && p->width / p->n_heads > 0)
+        p->attn_scale = 1.0f / sqrtf((float)(p->width / p->n_heads));
+}
+
+/* Gemma 1 (Gemma Team 2024a). */
+static void build_gemma(struct vd_derive *d)
+{
+    gemma(d);
+}
+
+/* Gemma 2 (Gemma Team 2024b): caps on scores and logits, a window in every other layer. */
+static void build_gemma2(struct vd_derive *d)
+{
+    gemma_post(d, 46);
+    d->p->attn_cap = vd_derive_f32(d, "attn_logit_softcapping");
+    d->p->logit_cap = vd_derive_f32(d, "final_logit_softcapping");
+    d->p->window = vd_derive_u32(d, "attention.sliding_window", VD_PROGRAM_CTX_MAX);
+    pattern(d, 2);
+}
+
+/* Gemma 3 (Gemma Team 2025): norms of queries and keys in place of the caps; five layers with a window and
+ * short RoPE waves for each one without. */
+static void build_gemma3(struct vd_derive *d)
+{
+    gemma_post(d, 62);
+    d->p->qk_norm = true;
+    d->p->window = vd_derive_u32(d, "attention.sliding_window", VD_PROGRAM_CTX_MAX);
+    pattern(d, 6);
+    windows_rotate_by(d, vd_derive_f32_or(d, "rope.freq_base_swa", 10000.0f));
+}
+
+/* Phi 3, 3.5 and 4 (Abdin et al. 2024): fused tensors, LongRoPE, rotation of a part of the head. */
+static void build_phi3(struct vd_derive *d)
+{
+    decoder(d);
+    dense(d);
+    window_everywhere(d);
+    vd_derive_rope(d, VD_ROPE_HALVES, VD_DERIVE_LONGROPE);
+}
+
+/* ------------------------- by name ------------------------- */
+
+static const struct vd_derive_arch archs[] = {
+    {"llama", build_llama},   {"smollm3", build_smollm3},   {"qwen2", build_qwen2},
+    {"qwen3", build_qwen3},   {"qwen3moe", build_qwen3moe}, {"gemma", build_gemma},
+    {"gemma2", build_gemma2}, {"gemma3", build_gemma3},     {"phi3", build_phi3},
+};
+
+const struct vd_derive_arch *vd_derive_find_arch(struct vd_gguf_str name)
+{
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        if (vd_gguf_str_eq(name, archs[i].name))
+            return &archs[i];
+    return NULL;
+}
+
+void vd_derive_list_archs(char *out, size_t cap_bytes)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof archs / sizeof *archs && at < cap_bytes; i++)
+        at += (size_t)snprintf(out + at, cap_bytes - at, "%s%s", i ? ", " : "", archs[i].name);
+}

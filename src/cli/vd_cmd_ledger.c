@@ -37,6 +37,33 @@ static const struct vd_genesis_param vd_genesis_params[] = {
     VD_PARAM(worker_share_ppm, VD_PARAM_U32, "950000"),
     VD_PARAM(gateway_share_ppm, VD_PARAM_U32, "40000"),
     VD_PARAM(treasury_share_ppm, VD_PARAM_U32, "10000"),
+    VD_PARAM(epoch_blocks, VD_PARAM_U32, "0"),
+    VD_PARAM(beacon_blocks, VD_PARAM_U32, "0"),
+    VD_PARAM(audit_commit_blocks, VD_PARAM_U32, "0"),
+    VD_PARAM(audit_reveal_blocks, VD_PARAM_U32, "0"),
+    VD_PARAM(audit_data_blocks, VD_PARAM_U32, "0"),
+    VD_PARAM(auditors, VD_PARAM_U32, "0"),
+    VD_PARAM(audit_new_rate_ppm, VD_PARAM_U32, "0"),
+    VD_PARAM(audit_new_receipts, VD_PARAM_U64, "0"),
+    VD_PARAM(auditor_share_ppm, VD_PARAM_U32, "0"),
+    VD_PARAM(audit_slash, VD_PARAM_CREDITS, "0"),
+    VD_PARAM(beacon_bond, VD_PARAM_CREDITS, "0"),
+    VD_PARAM(trap_bond, VD_PARAM_CREDITS, "0"),
+    VD_PARAM(trap_blocks, VD_PARAM_U64, "0"),
+};
+/* With epoch_blocks audits are on, and these are the rest's defaults. */
+static const struct vd_genesis_param vd_genesis_audit_params[] = {
+    VD_PARAM(beacon_blocks, VD_PARAM_U32, "20"),
+    VD_PARAM(audit_commit_blocks, VD_PARAM_U32, "80"),
+    VD_PARAM(audit_reveal_blocks, VD_PARAM_U32, "40"),
+    VD_PARAM(audit_data_blocks, VD_PARAM_U32, "80"),
+    VD_PARAM(auditors, VD_PARAM_U32, "3"),
+    VD_PARAM(audit_new_rate_ppm, VD_PARAM_U32, "200000"),
+    VD_PARAM(audit_new_receipts, VD_PARAM_U64, "1000"),
+    VD_PARAM(audit_slash, VD_PARAM_CREDITS, "1"),
+    VD_PARAM(beacon_bond, VD_PARAM_CREDITS, "100"),
+    VD_PARAM(trap_bond, VD_PARAM_CREDITS, "100"),
+    VD_PARAM(trap_blocks, VD_PARAM_U64, "2400"),
 };
 enum { VD_GENESIS_PARAMS = sizeof vd_genesis_params / sizeof vd_genesis_params[0] };
 
@@ -101,6 +128,38 @@ static enum vd_err vd_genesis_parse_account(const char *text, struct vd_genesis_
                               err);
 }
 
+static bool vd_genesis_names(const struct vd_cli *cli, const char *name)
+{
+    const char *text;
+    for (int i = 0; (text = vd_cli_nth(cli, "param", i)) != NULL; i++)
+        if (strncmp(text, name, strlen(name)) == 0 && text[strlen(name)] == '=')
+            return true;
+    return false;
+}
+
+/* Audits that were asked for with epoch_blocks get the rest of their parameters; what auditors are paid comes
+ * from the workers' share. */
+static enum vd_err vd_genesis_fill_audits(struct vd_genesis *g, const struct vd_cli *cli,
+                                          struct vd_error *err)
+{
+    enum vd_err e = VD_OK;
+    size_t n = sizeof vd_genesis_audit_params / sizeof vd_genesis_audit_params[0];
+    if (!g->epoch_blocks)
+        return VD_OK;
+    for (size_t i = 0; e == VD_OK && i < n; i++) {
+        const struct vd_genesis_param *p = &vd_genesis_audit_params[i];
+        if (!vd_genesis_names(cli, p->name))
+            e = vd_genesis_set(g, p, p->otherwise, err);
+    }
+    if (!vd_genesis_names(cli, "beacon_blocks") && g->beacon_blocks > g->epoch_blocks)
+        g->beacon_blocks = g->epoch_blocks;
+    if (!vd_genesis_names(cli, "auditor_share_ppm") && !vd_genesis_names(cli, "worker_share_ppm")) {
+        g->auditor_share_ppm = 10000;
+        g->worker_share_ppm -= 10000;
+    }
+    return e;
+}
+
 static int vd_account_cmp(const void *a, const void *b)
 {
     return memcmp(((const struct vd_genesis_account *)a)->key.b,
@@ -127,6 +186,8 @@ static enum vd_err vd_genesis_fill(struct vd_genesis *g, struct vd_genesis_accou
         g->treasury = account[treasury].key;
     for (int i = 0; e == VD_OK && (text = vd_cli_nth(cli, "param", i)) != NULL; i++)
         e = vd_genesis_set_param(g, text, err);
+    if (e == VD_OK)
+        e = vd_genesis_fill_audits(g, cli, err);
     qsort(account, g->n_accounts, sizeof *account, vd_account_cmp);
     g->account = account;
     return e == VD_OK ? vd_genesis_check(g, err) : e;
@@ -170,17 +231,25 @@ static const struct vd_cmd vd_ledger_cmd_init = {
     .name = "init",
     .usage = "",
     .summary = "write the genesis file of a new network",
-    .help = "The file is the network: whoever has it can join. Parameters and their defaults:\n\n"
-            "    network=home                  treasury=PUBKEY (default: the account of that name,\n"
-            "                                  else the first)\n"
-            "    block_time_ms=250             audit_rate_ppm=20000 (share of receipts to replay)\n"
-            "    audit_window_blocks=240       move_clock_blocks=40\n"
-            "    unbonding_blocks=2400         request_validity_blocks=1200\n"
-            "    min_stake=100 (credits)       challenge_bond=1 (credits)\n"
-            "    slash=100 (credits)           challenger_share_ppm=400000 (of the slash)\n"
-            "    max_receipt=1 (credits; the most that one receipt may be worth)\n"
-            "    steps_per_block=2 (positions of a job that a replay does in a block, for the clocks)\n"
-            "    worker_share_ppm=950000  gateway_share_ppm=40000  treasury_share_ppm=10000 (of a receipt)",
+    .help =
+        "The file is the network: whoever has it can join. Parameters and their defaults:\n\n"
+        "    network=home                  treasury=PUBKEY (default: the account of that name,\n"
+        "                                  else the first)\n"
+        "    block_time_ms=250             audit_rate_ppm=20000 (share of receipts to replay)\n"
+        "    audit_window_blocks=240       move_clock_blocks=40\n"
+        "    unbonding_blocks=2400         request_validity_blocks=1200\n"
+        "    min_stake=100 (credits)       challenge_bond=1 (credits)\n"
+        "    slash=100 (credits)           challenger_share_ppm=400000 (of the slash)\n"
+        "    max_receipt=1 (credits; the most that one receipt may be worth)\n"
+        "    steps_per_block=2 (positions of a job that a replay does in a block, for the clocks)\n"
+        "    worker_share_ppm=950000  gateway_share_ppm=40000  treasury_share_ppm=10000 (of a receipt)\n\n"
+        "With epoch_blocks=N (say 40) the ledger runs audits, and these have defaults too:\n\n"
+        "    beacon_blocks=20              audit_commit_blocks=80\n"
+        "    audit_reveal_blocks=40        audit_data_blocks=80\n"
+        "    auditors=3 (of a receipt)     auditor_share_ppm=10000 (from the worker's)\n"
+        "    audit_new_rate_ppm=200000     audit_new_receipts=1000\n"
+        "    audit_slash=1 (credits)       beacon_bond=100 (credits)\n"
+        "    trap_bond=100 (credits)       trap_blocks=2400",
     .opts = vd_ledger_init_opts,
     .run = vd_ledger_init_run,
 };

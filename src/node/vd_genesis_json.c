@@ -33,8 +33,22 @@ static const struct number_field number[] = {
     FIELD("worker_share_ppm", worker_share_ppm),
     FIELD("gateway_share_ppm", gateway_share_ppm),
     FIELD("treasury_share_ppm", treasury_share_ppm),
+    FIELD("epoch_blocks", epoch_blocks),
+    FIELD("beacon_blocks", beacon_blocks),
+    FIELD("audit_commit_blocks", audit_commit_blocks),
+    FIELD("audit_reveal_blocks", audit_reveal_blocks),
+    FIELD("audit_data_blocks", audit_data_blocks),
+    FIELD("auditors", auditors),
+    FIELD("audit_new_rate_ppm", audit_new_rate_ppm),
+    FIELD("audit_new_receipts", audit_new_receipts),
+    FIELD("auditor_share_ppm", auditor_share_ppm),
+    FIELD("audit_slash_micro", audit_slash.micro),
+    FIELD("beacon_bond_micro", beacon_bond.micro),
+    FIELD("trap_bond_micro", trap_bond.micro),
+    FIELD("trap_blocks", trap_blocks),
 };
-enum { NUMBERS = sizeof number / sizeof number[0], FIELDS = NUMBERS + 3 };
+/* The last are the audits', which a genesis has all of or none. */
+enum { NUMBERS = sizeof number / sizeof number[0], AUDIT_NUMBERS = 13, OTHER_FIELDS = 3 };
 
 static enum vd_err get_u64(uint64_t *out, const json_t *object, const char *field, uint64_t max,
                            const char *name, struct vd_error *err)
@@ -116,7 +130,8 @@ static enum vd_err get_all(struct vd_genesis_file *f, const json_t *object, cons
         return vd_error_set(err, VD_EFORMAT, "%s: \"network\" must be a name of at most %d bytes", name,
                             VD_GENESIS_NAME_MAX);
     memcpy(f->genesis.network, text, strlen(text) + 1);
-    for (size_t i = 0; i < NUMBERS; i++) {
+    size_t n = NUMBERS - (json_object_get(object, "epoch_blocks") ? 0 : AUDIT_NUMBERS);
+    for (size_t i = 0; i < n; i++) {
         enum vd_err e = get_number(&f->genesis, &number[i], object, name, err);
         if (e != VD_OK)
             return e;
@@ -124,7 +139,7 @@ static enum vd_err get_all(struct vd_genesis_file *f, const json_t *object, cons
     enum vd_err e = get_key(&f->genesis.treasury, object, "treasury", name, err);
     if (e == VD_OK)
         e = get_accounts(f, object, name, err);
-    if (e == VD_OK && json_object_size(object) != FIELDS)
+    if (e == VD_OK && json_object_size(object) != n + OTHER_FIELDS)
         e = vd_error_set(err, VD_EFORMAT, "%s: there are fields that a genesis does not have", name);
     return e == VD_OK ? vd_genesis_check(&f->genesis, err) : e;
 }
@@ -192,7 +207,7 @@ char *vd_genesis_json_format(const struct vd_genesis *g)
 {
     json_t *object = json_object(), *list = json_array();
     int bad = json_object_set_new(object, "network", json_string(g->network));
-    for (size_t i = 0; i < NUMBERS; i++) {
+    for (size_t i = 0; i < (size_t)NUMBERS - (g->epoch_blocks ? 0 : AUDIT_NUMBERS); i++) {
         uint64_t wide = 0;
         uint32_t narrow = 0;
         memcpy(number[i].bytes == 8 ? (void *)&wide : (void *)&narrow, (const char *)g + number[i].offset,

@@ -8,6 +8,11 @@
  *      "gateway_share_ppm": 40000, "treasury_share_ppm": 10000, "treasury": "<64 hex digits>",
  *      "accounts": [{"key": "<64 hex digits>", "balance_micro": 1000000000}, ...]}
  *
+ * and, for a network with audits, "epoch_blocks", "beacon_blocks", "audit_commit_blocks",
+ * "audit_reveal_blocks", "audit_data_blocks", "auditors", "audit_new_rate_ppm", "audit_new_receipts",
+ * "auditor_share_ppm", "audit_slash_micro", "beacon_bond_micro", "trap_bond_micro" and "trap_blocks", all of
+ * them (docs/spec/audit.md).
+ *
  * All fields are needed, others are errors, amounts are whole micro-credits. The order of the accounts and
  * the layout of the file do not matter: the network's hash is over the canonical bytes (vd_genesis.h).
  *

@@ -32,7 +32,7 @@ bool vd_verifier_draw(struct vd_verifier *v)
 /* The rate comes with the genesis, which the first blocks may overtake: those are drawn later. */
 static void vd_verifier_see(struct vd_verifier *v, uint64_t height, const struct vd_event *e)
 {
-    struct vd_audit a = {.receipt_id = e->id, .gateway = e->b, .height = height};
+    struct vd_verifier_task a = {.receipt_id = e->id, .gateway = e->b, .height = height};
     bool rate_known = v->rate_ppm != UINT32_MAX;
     v->stats.n_seen++;
     if (rate_known && !(a.drawn = vd_verifier_draw(v)))
@@ -95,7 +95,7 @@ static void vd_verifier_on_open(void *arg, struct vd_link *link)
             break;
         }
     for (size_t i = 0; i < v->n_queued; i++) { /* what waits for this gateway is due */
-        struct vd_audit *a = &v->queue[(v->queue_at + i) % VD_VERIFIER_QUEUE_MAX];
+        struct vd_verifier_task *a = &v->queue[(v->queue_at + i) % VD_VERIFIER_QUEUE_MAX];
         if (vd_pubkey_eq(&a->gateway, vd_link_peer(link)))
             a->not_before_ms = 0;
     }

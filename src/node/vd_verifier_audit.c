@@ -55,8 +55,8 @@ static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, con
 
 /* Fetches and checks everything that can be checked without the model. VD_EFALSE: these are not the data of
  * this receipt. *tokens is the caller's to free. */
-static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_audit *a, struct vd_envelope *e,
-                                  uint32_t **tokens, struct vd_error *err)
+static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a,
+                                  struct vd_envelope *e, uint32_t **tokens, struct vd_error *err)
 {
     struct vd_link *link = vd_audit_link(v, &a->gateway);
     struct vd_receipt r;
@@ -306,7 +306,7 @@ static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelo
 
 /* Puts it back to the end of the queue for another try, as long as it may still be challenged: a gateway that
  * is away for a while must not save a cheat. */
-static void vd_audit_again(struct vd_verifier *v, struct vd_audit a, const struct vd_error *why)
+static void vd_audit_again(struct vd_verifier *v, struct vd_verifier_task a, const struct vd_error *why)
 {
     char hex[65];
     vd_hex_encode(hex, a.receipt_id.b, VD_HASH_BYTES);
@@ -329,7 +329,7 @@ static void vd_audit_again(struct vd_verifier *v, struct vd_audit a, const struc
 }
 
 /* The first of the queue that is due. */
-static bool vd_audit_take(struct vd_verifier *v, struct vd_audit *out)
+static bool vd_audit_take(struct vd_verifier *v, struct vd_verifier_task *out)
 {
     uint64_t now = vd_clock_ms();
     bool found = false;
@@ -348,7 +348,7 @@ static bool vd_audit_take(struct vd_verifier *v, struct vd_audit *out)
     return found;
 }
 
-static void vd_audit_one(struct vd_verifier *v, const struct vd_audit *a)
+static void vd_audit_one(struct vd_verifier *v, const struct vd_verifier_task *a)
 {
     struct vd_envelope e = {0};
     struct vd_error err;
@@ -540,7 +540,7 @@ void *vd_verifier_auditor(void *verifier)
     bool resumed = false;
     pthread_mutex_lock(&v->mu);
     while (!v->stopping) {
-        struct vd_audit a;
+        struct vd_verifier_task a;
         bool moved = v->moved;
         v->moved = false;
         pthread_mutex_unlock(&v->mu);

@@ -26,7 +26,7 @@ enum {
     VD_VERIFIER_TICK_MS = 5000,
 };
 
-struct vd_audit {
+struct vd_verifier_task {
     struct vd_hash receipt_id;
     struct vd_pubkey gateway;
     uint64_t height; /* that settled it */
@@ -61,7 +61,7 @@ struct vd_verifier {
     bool stopping, moved;
     struct vd_seldom no_gateway;
     struct vd_link *link[VD_WORKER_GATEWAYS_MAX]; /* a reference each; NULL: free */
-    struct vd_audit *queue;                       /* ring */
+    struct vd_verifier_task *queue;               /* ring */
     size_t queue_at, n_queued;
     uint64_t height; /* of the last block seen */
     struct vd_verifier_stats stats;

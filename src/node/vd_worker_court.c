@@ -99,6 +99,25 @@ static void vd_court_event(struct vd_worker *w, const struct vd_event *e)
     case VD_EVENT_ESCROW_RETURNED:
     case VD_EVENT_MOVED: /* by the worker itself */
     case VD_EVENT_BURNED:
+    case VD_EVENT_BEACON_OPENED:
+    case VD_EVENT_BEACON:
+    case VD_EVENT_BEACON_MISSED:
+    case VD_EVENT_BEACON_ENDED:
+    case VD_EVENT_AUDITOR:
+    case VD_EVENT_AUDIT_DRAWN:
+    case VD_EVENT_AUDIT_COMMITTED:
+    case VD_EVENT_AUDIT_OPEN:
+    case VD_EVENT_AUDIT_REVEALED:
+    case VD_EVENT_AUDIT_DEMANDED:
+    case VD_EVENT_AUDIT_SHOWN:
+    case VD_EVENT_AUDIT_MISSED:
+    case VD_EVENT_AUDIT_DONE:
+    case VD_EVENT_AUDIT_PAID:
+    case VD_EVENT_AUDIT_SLASHED:
+    case VD_EVENT_WITHHELD:
+    case VD_EVENT_TRAP_PLANTED:
+    case VD_EVENT_TRAP_OPENED:
+    case VD_EVENT_TRAP_EXPIRED:
         break;
     }
 }

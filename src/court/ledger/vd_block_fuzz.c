@@ -5,6 +5,7 @@
  * A fuzzer cannot sign, so signatures are taken as checked (`verified`), and the input's own genesis hash and
  * nonces are mended: each transaction is decoded, given the right network and its sender's next nonce, and
  * encoded again. */
+#include "vd_audit.h"
 #include "vd_court_kit.h"
 #include "vd_pb.h"
 
@@ -18,6 +19,31 @@ static void give(int from, struct vd_tx tx, struct vd_hash *id)
     kit_check(kit_give(&net, from, tx, id) == VD_TX_OK);
 }
 
+/* A receipt under audit, a keeper with a layer to reveal, a planted trap. */
+static void draw(const struct vd_hash *escrow)
+{
+    static const uint8_t seed[32] = {1};
+    struct vd_hash secret = {{5}};
+    struct kit_receipt r;
+    for (int a = 4; a < 6; a++) {
+        give(a, (struct vd_tx){.kind = VD_TX_STAKE, .u.stake = {{2000}}}, NULL);
+        give(a, (struct vd_tx){.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}}, NULL);
+    }
+    give(1, (struct vd_tx){.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {vd_onion_layer(seed, 9), 9}}, NULL);
+    give(5, (struct vd_tx){.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret)}}, NULL);
+    while (net.block.height < KIT_EPOCH)
+        kit_end(&net);
+    kit_receipt(&k, &r, escrow, 2, 3, 500, 100);
+    give(1, (struct vd_tx){.kind = VD_TX_SETTLE, .u.settle = {1, {{r.bytes, r.n}}}}, NULL);
+    while (net.block.height < 2 * KIT_EPOCH)
+        kit_end(&net);
+    give(1, (struct vd_tx){.kind = VD_TX_BEACON, .u.beacon = {1, vd_onion_layer(seed, 8)}}, NULL);
+    while (net.block.height < vd_epoch_due(&k.genesis, 1) + 1)
+        kit_end(&net);
+    give(4, (struct vd_tx){.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {r.id}}, NULL);
+    kit_end(&net);
+}
+
 static void make_state(void)
 {
     struct vd_hash escrow;
@@ -25,6 +51,8 @@ static void make_state(void)
     kit_init(&k);
     k.genesis.steps_per_block = 4;
     k.genesis.max_receipt.micro = 1000;
+    k.genesis.audit_window_blocks = 8;
+    kit_audits(&k);
     kit_net_init(&net, &k);
     give(2, (struct vd_tx){.kind = VD_TX_STAKE, .u.stake = {{2000}}}, NULL);
     give(3, (struct vd_tx){.kind = VD_TX_STAKE, .u.stake = {{2000}}}, NULL);
@@ -37,6 +65,7 @@ static void make_state(void)
     give(1, (struct vd_tx){.kind = VD_TX_SETTLE, .u.settle = {1, {{r.bytes, r.n}}}}, NULL);
     give(4, (struct vd_tx){.kind = VD_TX_CHALLENGE, .u.challenge = {r.id}}, NULL);
     kit_end(&net);
+    draw(&escrow);
 }
 
 /* The transaction with network, nonce and a well-formed signature put right. */

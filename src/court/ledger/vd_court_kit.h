@@ -12,6 +12,15 @@
 #define KIT __attribute__((unused)) static
 
 enum {
+    KIT_EPOCH = 4, /* of kit_audits */
+    KIT_BEACON = 2,
+    KIT_COMMIT = 3,
+    KIT_REVEAL = 2,
+    KIT_DATA = 3,
+    KIT_AUDIT_SLASH = 50,
+    KIT_BEACON_BOND = 400,
+    KIT_TRAP_BOND = 1000,
+    KIT_TRAP_BLOCKS = 40,
     KIT_KEYS = 8, /* 0 client, 1 gateway, 2 and 3 workers, 4 and 5 challengers, 6 treasury (no balance), 7
                      stranger */
     KIT_BALANCE = 1000000,
@@ -22,7 +31,7 @@ enum {
     KIT_MIN_STAKE = 1000,
     KIT_BOND = 100,
     KIT_SLASH = 700,
-    KIT_ARENA_BYTES = 48 << 20, /* small blocks only */
+    KIT_ARENA_BYTES = 64 << 20, /* small blocks only */
 };
 
 KIT void kit_check(bool ok)
@@ -223,6 +232,25 @@ KIT void kit_init(struct kit *k)
     kit_program(k);
 }
 
+/* Audits on: every receipt is drawn, by two auditors. Before kit_net_init. */
+KIT void kit_audits(struct kit *k)
+{
+    struct vd_genesis *g = &k->genesis;
+    g->epoch_blocks = KIT_EPOCH;
+    g->beacon_blocks = KIT_BEACON;
+    g->audit_commit_blocks = KIT_COMMIT;
+    g->audit_reveal_blocks = KIT_REVEAL;
+    g->audit_data_blocks = KIT_DATA;
+    g->auditors = 2;
+    g->auditor_share_ppm = 50000;
+    g->worker_share_ppm -= 50000;
+    g->audit_slash.micro = KIT_AUDIT_SLASH;
+    g->beacon_bond.micro = KIT_BEACON_BOND;
+    g->trap_bond.micro = KIT_TRAP_BOND;
+    g->trap_blocks = KIT_TRAP_BLOCKS;
+    kit_check(vd_genesis_check(g, NULL) == VD_OK);
+}
+
 KIT void kit_free(struct kit *k)
 {
     free(k->arena.base);
@@ -335,6 +363,8 @@ KIT void kit_audit_record(struct vd_bytes key, struct vd_bytes v, struct vd_amou
     struct vd_escrow e;
     struct vd_receipt_record r;
     struct vd_dispute d;
+    struct vd_keeper k;
+    struct vd_trap t;
     if (key.p[0] == VD_STATE_ACCOUNT) {
         kit_check(vd_account_decode(v, &a));
         sum[VD_BUCKET_ACCOUNTS].micro += a.balance.micro;
@@ -352,6 +382,12 @@ KIT void kit_audit_record(struct vd_bytes key, struct vd_bytes v, struct vd_amou
     } else if (key.p[0] == VD_STATE_DISPUTE) {
         kit_check(vd_dispute_decode(v, &d));
         sum[VD_BUCKET_BONDS].micro += d.bond.micro;
+    } else if (key.p[0] == VD_STATE_KEEPER) {
+        kit_check(vd_keeper_decode(v, &k));
+        sum[VD_BUCKET_BONDS].micro += k.bond.micro;
+    } else if (key.p[0] == VD_STATE_TRAP) {
+        kit_check(vd_trap_decode(v, &t));
+        sum[VD_BUCKET_BONDS].micro += t.bond.micro;
     }
 }
 
@@ -367,6 +403,7 @@ KIT bool kit_audit(struct vd_kvs *kv, const struct vd_genesis *genesis)
         kit_audit_record(key, v, sum);
     kit_check(vd_ledger_get_totals(kv, &t));
     sum[VD_BUCKET_BURNED] = t.bucket[VD_BUCKET_BURNED];
+    sum[VD_BUCKET_POOL] = t.bucket[VD_BUCKET_POOL];
     for (int b = 0; b < VD_BUCKETS; b++) {
         same &= sum[b].micro == t.bucket[b].micro;
         all += sum[b].micro;

@@ -32,7 +32,27 @@
     X(VD_EVENT_MOOT, 18, "moot", "id: dispute, a: worker, b: challenger, amount: bond returned")             \
     X(VD_EVENT_SLASHED, 19, "slashed", "id: receipt, a: worker, amount: taken from the stake")               \
     X(VD_EVENT_BURNED, 20, "burned",                                                                         \
-      "id: receipt, a: worker; of a bond: id: dispute, a: worker, b: challenger")
+      "id: receipt, a: worker; of a bond: id: dispute, a: worker, b: challenger")                            \
+    X(VD_EVENT_BEACON_OPENED, 21, "beacon-opened", "a: keeper, amount: bond")                                \
+    X(VD_EVENT_BEACON, 22, "beacon", "a: keeper, id: layer")                                                 \
+    X(VD_EVENT_BEACON_MISSED, 23, "beacon-missed", "a: keeper, amount: bond burned")                         \
+    X(VD_EVENT_BEACON_ENDED, 24, "beacon-ended", "a: keeper, amount: bond returned")                         \
+    X(VD_EVENT_AUDITOR, 25, "auditor", "id: model root, a: auditor, amount: its weight, 0 withdrawn")        \
+    X(VD_EVENT_AUDIT_DRAWN, 26, "audit-drawn", "id: receipt, a: auditor, b: worker")                         \
+    X(VD_EVENT_AUDIT_COMMITTED, 27, "audit-committed", "id: receipt, a: auditor")                            \
+    X(VD_EVENT_AUDIT_OPEN, 28, "audit-open", "id: receipt, a: worker; commitments may be revealed")          \
+    X(VD_EVENT_AUDIT_REVEALED, 29, "audit-revealed", "id: receipt, a: auditor, amount: its verdict")         \
+    X(VD_EVENT_AUDIT_DEMANDED, 30, "audit-demanded", "id: receipt, a: worker, b: auditor")                   \
+    X(VD_EVENT_AUDIT_SHOWN, 31, "audit-shown",                                                               \
+      "id: receipt, a: worker, b: who showed the data, all of them")                                         \
+    X(VD_EVENT_AUDIT_MISSED, 32, "audit-missed", "id: receipt, a: auditor, amount: slashed")                 \
+    X(VD_EVENT_AUDIT_DONE, 33, "audit-done", "id: receipt, a: worker")                                       \
+    X(VD_EVENT_AUDIT_PAID, 34, "audit-paid", "id: receipt, a: auditor")                                      \
+    X(VD_EVENT_AUDIT_SLASHED, 35, "audit-slashed", "id: receipt, a: auditor, amount: slashed")               \
+    X(VD_EVENT_WITHHELD, 36, "withheld", "id: receipt, a: worker")                                           \
+    X(VD_EVENT_TRAP_PLANTED, 37, "trap-planted", "id: trap, a: owner, amount: bond")                         \
+    X(VD_EVENT_TRAP_OPENED, 38, "trap-opened", "id: receipt, id2: trap, a: worker, b: owner")                \
+    X(VD_EVENT_TRAP_EXPIRED, 39, "trap-expired", "id: trap, a: owner, amount: bond burned")
 
 enum vd_event_kind {
 #define X(code, number, name, meaning) code = number,

@@ -34,10 +34,52 @@ static enum vd_err check_ranges(const struct vd_genesis *g, struct vd_error *err
             return vd_error_set(err, VD_EFORMAT, "genesis: %s is %llu; it must be %llu to %llu", r[i].name,
                                 (unsigned long long)r[i].value, (unsigned long long)r[i].min,
                                 (unsigned long long)r[i].max);
-    if (g->worker_share_ppm + g->gateway_share_ppm + g->treasury_share_ppm != VD_PPM)
+    uint64_t sum =
+        (uint64_t)g->worker_share_ppm + g->gateway_share_ppm + g->treasury_share_ppm + g->auditor_share_ppm;
+    if (sum != VD_PPM)
         return vd_error_set(err, VD_EFORMAT,
-                            "genesis: the shares of worker, gateway and treasury sum to %u ppm, not %u",
-                            g->worker_share_ppm + g->gateway_share_ppm + g->treasury_share_ppm, VD_PPM);
+                            "genesis: the shares of worker, gateway, treasury and auditors sum to %llu ppm, "
+                            "not %u",
+                            (unsigned long long)sum, VD_PPM);
+    return VD_OK;
+}
+
+/* With audits every parameter of theirs has a range; without, all are zero, so that a genesis has one form.
+ */
+static enum vd_err check_audits(const struct vd_genesis *g, struct vd_error *err)
+{
+    bool on = g->epoch_blocks != 0;
+    const struct range r[] = {
+        {"epoch_blocks", g->epoch_blocks, 0, BLOCKS_MAX},
+        {"beacon_blocks", g->beacon_blocks, on, on ? g->epoch_blocks : 0},
+        {"audit_commit_blocks", g->audit_commit_blocks, on, on ? BLOCKS_MAX : 0},
+        {"audit_reveal_blocks", g->audit_reveal_blocks, on, on ? BLOCKS_MAX : 0},
+        {"audit_data_blocks", g->audit_data_blocks, on, on ? BLOCKS_MAX : 0},
+        {"auditors", g->auditors, on, on ? VD_AUDIT_SLOTS_MAX : 0},
+        {"audit_new_rate_ppm", g->audit_new_rate_ppm, 0, on ? VD_PPM : 0},
+        {"audit_new_receipts", g->audit_new_receipts, 0, on ? UINT32_MAX : 0},
+        {"auditor_share_ppm", g->auditor_share_ppm, 0, on ? VD_PPM : 0},
+        {"audit_slash", g->audit_slash.micro, on, on ? g->min_stake.micro : 0},
+        {"beacon_bond", g->beacon_bond.micro, on, on ? VD_AMOUNT_MAX_MICRO : 0},
+        {"trap_bond", g->trap_bond.micro, on ? g->slash.micro : 0, on ? VD_AMOUNT_MAX_MICRO : 0},
+        {"trap_blocks", g->trap_blocks, on, on ? BLOCKS_MAX : 0},
+    };
+    for (size_t i = 0; i < sizeof r / sizeof r[0]; i++)
+        if (r[i].value < r[i].min || r[i].value > r[i].max)
+            return vd_error_set(
+                err, VD_EFORMAT,
+                "genesis: %s is %llu; it must be %llu to %llu (audits are %s: epoch_blocks is "
+                "%u)",
+                r[i].name, (unsigned long long)r[i].value, (unsigned long long)r[i].min,
+                (unsigned long long)r[i].max, on ? "on" : "off", g->epoch_blocks);
+    if (on && (uint64_t)g->epoch_blocks + g->beacon_blocks > g->audit_window_blocks)
+        return vd_error_set(
+            err, VD_EFORMAT,
+            "genesis: audit_window_blocks is %llu; it must be epoch_blocks + beacon_blocks at "
+            "least, or receipts would be paid before they are drawn",
+            (unsigned long long)g->audit_window_blocks);
+    if (on && vd_amount_cmp(g->trap_bond, g->max_receipt) < 0)
+        return vd_error_set(err, VD_EFORMAT, "genesis: trap_bond must not be below max_receipt");
     return VD_OK;
 }
 
@@ -84,7 +126,8 @@ static enum vd_err check_name(const struct vd_genesis *g, struct vd_error *err)
 enum vd_err vd_genesis_check(const struct vd_genesis *g, struct vd_error *err)
 {
     struct vd_amount supply = VD_AMOUNT_ZERO;
-    if (check_name(g, err) != VD_OK || check_ranges(g, err) != VD_OK || check_deterrence(g, err) != VD_OK)
+    if (check_name(g, err) != VD_OK || check_ranges(g, err) != VD_OK || check_deterrence(g, err) != VD_OK ||
+        check_audits(g, err) != VD_OK)
         return VD_EFORMAT;
     for (uint32_t i = 0; i < g->n_accounts; i++) {
         if (i && memcmp(g->account[i - 1].key.b, g->account[i].key.b, VD_PUBKEY_BYTES) >= 0)
@@ -130,6 +173,19 @@ size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_by
         vd_pb_put_u64(&w, 2, g->account[i].balance.micro);
         vd_pb_end(&w, mark, true);
     }
+    vd_pb_put_u64(&w, 20, g->epoch_blocks);
+    vd_pb_put_u64(&w, 21, g->beacon_blocks);
+    vd_pb_put_u64(&w, 22, g->audit_commit_blocks);
+    vd_pb_put_u64(&w, 23, g->audit_reveal_blocks);
+    vd_pb_put_u64(&w, 24, g->audit_data_blocks);
+    vd_pb_put_u64(&w, 25, g->auditors);
+    vd_pb_put_u64(&w, 26, g->audit_new_rate_ppm);
+    vd_pb_put_u64(&w, 27, g->audit_new_receipts);
+    vd_pb_put_u64(&w, 28, g->auditor_share_ppm);
+    vd_pb_put_u64(&w, 29, g->audit_slash.micro);
+    vd_pb_put_u64(&w, 30, g->beacon_bond.micro);
+    vd_pb_put_u64(&w, 31, g->trap_bond.micro);
+    vd_pb_put_u64(&w, 32, g->trap_blocks);
     return w.overflow ? 0 : w.n_bytes;
 }
 
@@ -159,6 +215,23 @@ static bool get_fields(struct vd_pb_reader *r, struct vd_genesis *g)
     return !r->bad;
 }
 
+static void get_audits(struct vd_pb_reader *r, struct vd_genesis *g)
+{
+    g->epoch_blocks = (uint32_t)vd_pb_get_u64(r, 20, UINT32_MAX);
+    g->beacon_blocks = (uint32_t)vd_pb_get_u64(r, 21, UINT32_MAX);
+    g->audit_commit_blocks = (uint32_t)vd_pb_get_u64(r, 22, UINT32_MAX);
+    g->audit_reveal_blocks = (uint32_t)vd_pb_get_u64(r, 23, UINT32_MAX);
+    g->audit_data_blocks = (uint32_t)vd_pb_get_u64(r, 24, UINT32_MAX);
+    g->auditors = (uint32_t)vd_pb_get_u64(r, 25, UINT32_MAX);
+    g->audit_new_rate_ppm = (uint32_t)vd_pb_get_u64(r, 26, VD_PPM);
+    g->audit_new_receipts = vd_pb_get_u64(r, 27, UINT64_MAX);
+    g->auditor_share_ppm = (uint32_t)vd_pb_get_u64(r, 28, VD_PPM);
+    g->audit_slash.micro = vd_pb_get_u64(r, 29, VD_AMOUNT_MAX_MICRO);
+    g->beacon_bond.micro = vd_pb_get_u64(r, 30, VD_AMOUNT_MAX_MICRO);
+    g->trap_bond.micro = vd_pb_get_u64(r, 31, VD_AMOUNT_MAX_MICRO);
+    g->trap_blocks = vd_pb_get_u64(r, 32, UINT64_MAX);
+}
+
 enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct vd_genesis_account *account,
                               size_t cap_accounts, struct vd_error *err)
 {
@@ -175,6 +248,8 @@ enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct
         to->balance.micro = vd_pb_get_u64(&a, 2, VD_AMOUNT_MAX_MICRO);
         good = vd_pb_done(&a);
     }
+    if (good)
+        get_audits(&r, out);
     if (!good || !vd_pb_done(&r))
         return vd_error_set(err, VD_EFORMAT,
                             "genesis: the encoding is malformed or not canonical (%zu bytes)", in.n);

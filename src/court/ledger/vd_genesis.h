@@ -18,6 +18,7 @@ enum {
     VD_GENESIS_ACCOUNTS_MAX = 4096, /* with a balance from the start */
     VD_GENESIS_MAX_BYTES = 512 << 10,
     VD_PPM = 1000000,
+    VD_AUDIT_SLOTS_MAX = 8, /* auditors of one receipt */
 };
 
 struct vd_genesis_account {
@@ -49,8 +50,22 @@ struct vd_genesis {
      * the burned part only, because a worker can have itself challenged and get the rest back. 0: no limit,
      * which an audit rate of 100 % allows (and 0, where nothing is audited anyway). */
     struct vd_amount max_receipt;
-    uint32_t worker_share_ppm, gateway_share_ppm, treasury_share_ppm; /* of a receipt; sum = VD_PPM */
+    /* Of a receipt; with auditor_share_ppm their sum is VD_PPM. */
+    uint32_t worker_share_ppm, gateway_share_ppm, treasury_share_ppm;
     struct vd_pubkey treasury;
+
+    /* Audits (docs/spec/audit.md). epoch_blocks 0: there are none, and the rest of these is 0. */
+    uint32_t epoch_blocks;  /* receipts that settle in one epoch are one batch */
+    uint32_t beacon_blocks; /* keepers have this long after an epoch to reveal its layer; 1..epoch_blocks */
+    uint32_t audit_commit_blocks, audit_reveal_blocks, audit_data_blocks; /* clocks, >= 1 */
+    uint32_t auditors;            /* drawn for a receipt; 1..VD_AUDIT_SLOTS_MAX */
+    uint32_t audit_new_rate_ppm;  /* instead of audit_rate_ppm for a worker that has fewer */
+    uint64_t audit_new_receipts;  /* receipts FINAL than this; 0: no difference */
+    uint32_t auditor_share_ppm;   /* of a receipt, to the pool that auditors are paid from */
+    struct vd_amount audit_slash; /* of an auditor that is late or gives a false alarm; <= min_stake */
+    struct vd_amount beacon_bond; /* of a keeper, lost with the first layer that it does not reveal */
+    struct vd_amount trap_bond;   /* lost when a planted trap is not opened; >= slash and max_receipt */
+    uint64_t trap_blocks;         /* a planted trap must be opened within */
 
     uint32_t n_accounts;
     const struct vd_genesis_account *account; /* ascending by key, no duplicates; the caller's memory */

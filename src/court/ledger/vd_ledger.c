@@ -36,6 +36,24 @@ static apply_fn *apply_of(enum vd_tx_kind kind)
         return vd_apply_challenge;
     case VD_TX_MOVE:
         return vd_apply_move;
+    case VD_TX_BEACON_OPEN:
+        return vd_apply_beacon_open;
+    case VD_TX_BEACON:
+        return vd_apply_beacon;
+    case VD_TX_AUDITOR:
+        return vd_apply_auditor;
+    case VD_TX_AUDIT_COMMIT:
+        return vd_apply_audit_commit;
+    case VD_TX_AUDIT_REVEAL:
+        return vd_apply_audit_reveal;
+    case VD_TX_AUDIT_DEMAND:
+        return vd_apply_audit_demand;
+    case VD_TX_AUDIT_DATA:
+        return vd_apply_audit_data;
+    case VD_TX_TRAP_PLANT:
+        return vd_apply_trap_plant;
+    case VD_TX_TRAP_OPEN:
+        return vd_apply_trap_open;
     }
     return NULL;
 }
@@ -171,6 +189,23 @@ static bool next_deadline(struct vd_ledger_block *b, struct vd_state_key *key)
     return true;
 }
 
+static void run_deadline(struct vd_ledger_block *b, uint8_t d, const struct vd_hash *id)
+{
+    static void (*const end[])(struct vd_ledger_block * b, const struct vd_hash *id) = {
+        [VD_DEADLINE_DISPUTE] = vd_end_dispute_clock,
+        [VD_DEADLINE_KEEPER] = vd_end_keeper_clock,
+        [VD_DEADLINE_DRAW] = vd_end_draw,
+        [VD_DEADLINE_AUDIT] = vd_end_audit_clock,
+        [VD_DEADLINE_RECEIPT] = vd_end_receipt_window,
+        [VD_DEADLINE_ESCROW] = vd_end_escrow,
+        [VD_DEADLINE_TRAP] = vd_end_trap,
+    };
+    if (d == 0 || d >= sizeof end / sizeof end[0])
+        b->broken = true;
+    else
+        end[d](b, id);
+}
+
 static void run_deadlines(struct vd_ledger_block *b)
 {
     struct vd_state_key key;
@@ -181,14 +216,7 @@ static void run_deadlines(struct vd_ledger_block *b)
         uint8_t d = key.b[9];
         memcpy(id.b, key.b + 10, VD_HASH_BYTES);
         vd_block_delete(b, &key);
-        if (d == VD_DEADLINE_DISPUTE)
-            vd_end_dispute_clock(b, &id);
-        else if (d == VD_DEADLINE_RECEIPT)
-            vd_end_receipt_window(b, &id);
-        else if (d == VD_DEADLINE_ESCROW)
-            vd_end_escrow(b, &id);
-        else
-            b->broken = true;
+        run_deadline(b, d, &id);
     }
 }
 

@@ -26,10 +26,12 @@
 #include "vd_tx.h"
 
 enum {
-    VD_BLOCK_MAX_EVENTS = 65536,
+    VD_BLOCK_MAX_EVENTS = 163840,
     /* Clocks and windows that one block ends; more of the same height wait for the next block. A block cannot
-     * make so many of them, so they do not pile up, and each makes four events at most. */
+     * make so many of them, so they do not pile up, and each makes sixteen events at most. */
     VD_BLOCK_MAX_DEADLINES = 8192,
+    VD_BLOCK_MAX_DRAWS = 64,     /* audits that one block opens; more wait for the next */
+    VD_BLOCK_MAX_SHOWINGS = 4,   /* AUDIT_DATA that one block looks at */
     VD_LEDGER_NONCE_AHEAD = 640, /* transactions of one sender that may be on their way */
     /* A block never needs more than this arena (pages that are not touched cost nothing). */
     VD_LEDGER_ARENA_BYTES = 192 << 20,
@@ -55,7 +57,7 @@ struct vd_ledger_block {
     struct vd_arena *arena;
     struct vd_totals totals;
     struct vd_event *event;
-    uint32_t n_events, n_txs, n_moves, n_challenges; /* n_moves: tried */
+    uint32_t n_events, n_txs, n_moves, n_challenges, n_draws, n_showings; /* n_moves, n_showings: tried */
     size_t tx_bytes;
     bool ending; /* the transactions are done, deadlines run */
     bool broken; /* a record of the state does not decode, or a bucket would go below zero */
@@ -112,6 +114,8 @@ bool vd_ledger_get_settled(struct vd_kvs *kv, const struct vd_hash *escrow_id, u
 bool vd_ledger_get_dispute(struct vd_kvs *kv, const struct vd_hash *id, struct vd_dispute *out);
 /* The bytes of vd_game while the dispute is open. */
 bool vd_ledger_get_game(struct vd_kvs *kv, const struct vd_hash *dispute_id, struct vd_bytes *out);
+bool vd_ledger_get_audit(struct vd_kvs *kv, const struct vd_hash *receipt_id, struct vd_audit *out);
+bool vd_ledger_get_keeper(struct vd_kvs *kv, const struct vd_pubkey *key, struct vd_keeper *out);
 bool vd_ledger_get_tx(struct vd_kvs *kv, const struct vd_hash *id, struct vd_tx_place *out);
 
 /* Lists: all records of a class whose key goes on with `key` (offers of a model, open disputes of a worker,

@@ -69,7 +69,7 @@ static struct vd_event event_of(enum vd_event_kind kind, const struct vd_hash *i
         .kind = kind, .id = *id, .id2 = d->receipt_id, .a = d->worker, .b = d->challenger, .amount = amount};
 }
 
-static uint64_t replay_blocks(struct vd_ledger_block *b, const struct vd_receipt_record *r)
+uint64_t vd_block_replay_blocks(struct vd_ledger_block *b, const struct vd_receipt_record *r)
 {
     uint64_t per_block = b->ledger->genesis->steps_per_block;
     struct vd_receipt receipt;
@@ -109,7 +109,7 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
                            .bond = bond,
                            .open_height = b->height,
                            .clocks = s.n_open_disputes,
-                           .replay_blocks = replay_blocks(b, &r)};
+                           .replay_blocks = vd_block_replay_blocks(b, &r)};
     struct vd_state_key by_worker = index_worker(&d, &t->id);
     struct vd_state_key by_receipt =
         vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt_id->b, VD_HASH_BYTES, t->id.b);
@@ -161,8 +161,8 @@ static void worker_loses(struct vd_ledger_block *b, const struct vd_hash *id, st
     close_dispute(b, id, d, status, &d->challenger, &r);
     if (b->broken)
         return;
-    r.worker_was_late = status == VD_DISPUTE_WORKER_LATE;
-    struct vd_amount share = vd_receipt_void(b, &d->receipt_id, &r);
+    struct vd_amount share = vd_receipt_void(
+        b, &d->receipt_id, &r, status == VD_DISPUTE_WORKER_LATE ? VD_VOID_LATE : VD_VOID_VERDICT);
     vd_block_credit(b, &d->challenger, share);
     vd_block_event(b, event_of(VD_EVENT_WORKER_LOST, id, d, share));
 }
@@ -278,7 +278,7 @@ void vd_end_dispute_clock(struct vd_ledger_block *b, const struct vd_hash *dispu
         return;
     }
     if (r.status == VD_RECEIPT_VOID)
-        moot(b, dispute_id, &d, r.worker_was_late);
+        moot(b, dispute_id, &d, r.void_why == VD_VOID_LATE);
     else if (d.status == VD_DISPUTE_WORKER_MOVES)
         worker_loses(b, dispute_id, &d, VD_DISPUTE_WORKER_LATE);
     else

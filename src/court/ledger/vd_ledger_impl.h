@@ -22,6 +22,13 @@ void vd_block_put_receipt(struct vd_ledger_block *b, const struct vd_hash *id,
                           const struct vd_receipt_record *v);
 bool vd_block_get_dispute(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *out);
 void vd_block_put_dispute(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_dispute *v);
+bool vd_block_get_keeper(struct vd_ledger_block *b, const struct vd_pubkey *key, struct vd_keeper *out);
+void vd_block_put_keeper(struct vd_ledger_block *b, const struct vd_pubkey *key, const struct vd_keeper *v);
+bool vd_block_get_trap(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_trap *out);
+void vd_block_put_trap(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_trap *v);
+bool vd_block_get_audit(struct vd_ledger_block *b, const struct vd_hash *receipt_id, struct vd_audit *out);
+void vd_block_put_audit(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
+                        const struct vd_audit *v);
 bool vd_block_get_model(struct vd_ledger_block *b, const struct vd_hash *root, struct vd_model_record *out);
 
 void vd_block_put(struct vd_ledger_block *b, const struct vd_state_key *k, const void *p, size_t n_bytes);
@@ -38,9 +45,17 @@ void vd_block_sub(struct vd_ledger_block *b, struct vd_amount *a, struct vd_amou
 
 void vd_block_event(struct vd_ledger_block *b, struct vd_event e); /* tx_index is filled in */
 
-/* What ends at a height. The numbers give the order within one block: disputes before the windows that wait
- * for them, escrows last. */
-enum vd_deadline { VD_DEADLINE_DISPUTE = 1, VD_DEADLINE_RECEIPT = 2, VD_DEADLINE_ESCROW = 3 };
+/* What ends at a height. The numbers give the order within one block: disputes, keepers, draws and audits
+ * before the windows that wait for them, escrows after these. */
+enum vd_deadline {
+    VD_DEADLINE_DISPUTE = 1,
+    VD_DEADLINE_KEEPER = 2, /* id: the keeper's key */
+    VD_DEADLINE_DRAW = 3,   /* id: the receipt's, as in the next two */
+    VD_DEADLINE_AUDIT = 4,
+    VD_DEADLINE_RECEIPT = 5,
+    VD_DEADLINE_ESCROW = 6,
+    VD_DEADLINE_TRAP = 7,
+};
 void vd_block_deadline_add(struct vd_ledger_block *b, uint64_t height, enum vd_deadline d,
                            const struct vd_hash *id);
 void vd_block_deadline_remove(struct vd_ledger_block *b, uint64_t height, enum vd_deadline d,
@@ -66,6 +81,15 @@ enum vd_tx_verdict vd_apply_escrow_close(struct vd_deliver *d);
 enum vd_tx_verdict vd_apply_settle(struct vd_deliver *d);
 enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *d);
 enum vd_tx_verdict vd_apply_move(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_beacon_open(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_beacon(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_auditor(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_audit_commit(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_audit_reveal(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_audit_demand(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_audit_data(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_trap_plant(struct vd_deliver *d);
+enum vd_tx_verdict vd_apply_trap_open(struct vd_deliver *d);
 
 /* The parts of a kind that need no state; vd_ledger_check runs them. */
 enum vd_tx_verdict vd_check_register_model(const struct vd_tx_register_model *m, struct vd_hash *model_root);
@@ -78,12 +102,26 @@ enum vd_tx_verdict vd_check_receipt(struct vd_bytes in, bool verified, struct vd
 void vd_end_dispute_clock(struct vd_ledger_block *b, const struct vd_hash *dispute_id);
 void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
 void vd_end_escrow(struct vd_ledger_block *b, const struct vd_hash *escrow_id);
+void vd_end_keeper_clock(struct vd_ledger_block *b, const struct vd_hash *keeper);
+void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
+void vd_end_audit_clock(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
+void vd_end_trap(struct vd_ledger_block *b, const struct vd_hash *trap_id);
 
 /* A receipt whose window has passed and that nobody disputes becomes FINAL: the shares are paid. */
 void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r);
-/* The verdict against the worker: the amount goes back, the stake is slashed. Returns the challenger's share,
- * which the caller pays out. */
+/* Not paid: the amount goes back. VERDICT, LATE: the stake is slashed; returns the challenger's share, which
+ * the caller pays out. WITHHELD: the same, but all of the slash burns, and 0 is returned. TRAP: the worker
+ * loses nothing; returns what auditors lost, for the caller to deal with. */
 struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash *id,
-                                 struct vd_receipt_record *r);
+                                 struct vd_receipt_record *r, enum vd_void_why why);
+
+/* The receipt's status has just changed: its audit, if any, ends, and each auditor gets or loses what it
+ * must. Returns what those lost who are slashed, still to be burned or shared. */
+struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
+                                struct vd_receipt_record *r);
+/* The beacon of an epoch; false: no layer of it was revealed. */
+bool vd_block_beacon(struct vd_ledger_block *b, uint64_t epoch, struct vd_hash *out);
+/* Blocks that clocks grow by for a replay of the receipt's job. */
+uint64_t vd_block_replay_blocks(struct vd_ledger_block *b, const struct vd_receipt_record *r);
 
 #endif

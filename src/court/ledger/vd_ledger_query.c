@@ -14,6 +14,8 @@ GETTER(model, vd_model_record, VD_STATE_MODEL, struct vd_hash)
 GETTER(escrow, vd_escrow, VD_STATE_ESCROW, struct vd_hash)
 GETTER(receipt, vd_receipt_record, VD_STATE_RECEIPT, struct vd_hash)
 GETTER(dispute, vd_dispute, VD_STATE_DISPUTE, struct vd_hash)
+GETTER(audit, vd_audit, VD_STATE_AUDIT, struct vd_hash)
+GETTER(keeper, vd_keeper, VD_STATE_KEEPER, struct vd_pubkey)
 GETTER(tx, vd_tx_place, VD_INDEX_TX, struct vd_hash)
 #undef GETTER
 

@@ -64,6 +64,9 @@ RECORD(stake, vd_stake, VD_STATE_STAKE, struct vd_pubkey)
 RECORD(escrow, vd_escrow, VD_STATE_ESCROW, struct vd_hash)
 RECORD(receipt, vd_receipt_record, VD_STATE_RECEIPT, struct vd_hash)
 RECORD(dispute, vd_dispute, VD_STATE_DISPUTE, struct vd_hash)
+RECORD(keeper, vd_keeper, VD_STATE_KEEPER, struct vd_pubkey)
+RECORD(trap, vd_trap, VD_STATE_TRAP, struct vd_hash)
+RECORD(audit, vd_audit, VD_STATE_AUDIT, struct vd_hash)
 #undef RECORD
 
 void vd_block_put_account(struct vd_ledger_block *b, const struct vd_pubkey *key, const struct vd_account *v)
@@ -113,6 +116,27 @@ void vd_block_put_dispute(struct vd_ledger_block *b, const struct vd_hash *id, c
     vd_block_get_dispute(b, id, &old);
     rebucket(b, VD_BUCKET_BONDS, old.bond, v->bond);
     dispute_write(b, id, v);
+}
+
+void vd_block_put_keeper(struct vd_ledger_block *b, const struct vd_pubkey *key, const struct vd_keeper *v)
+{
+    struct vd_keeper old;
+    vd_block_get_keeper(b, key, &old);
+    rebucket(b, VD_BUCKET_BONDS, old.bond, v->bond);
+    keeper_write(b, key, v);
+}
+
+void vd_block_put_trap(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_trap *v)
+{
+    struct vd_trap old;
+    vd_block_get_trap(b, id, &old);
+    rebucket(b, VD_BUCKET_BONDS, old.bond, v->bond);
+    trap_write(b, id, v);
+}
+
+void vd_block_put_audit(struct vd_ledger_block *b, const struct vd_hash *receipt_id, const struct vd_audit *v)
+{
+    audit_write(b, receipt_id, v);
 }
 
 bool vd_block_get_model(struct vd_ledger_block *b, const struct vd_hash *root, struct vd_model_record *out)

@@ -6,6 +6,7 @@
  * worker that empties its own stake through a friend's challenge would else cash in the rest of its fakes,
  * for whose conviction nobody could win anything any more. They are not touched at once, because there may be
  * many. */
+#include "vd_audit.h"
 #include "vd_ledger_impl.h"
 #include "vd_referee.h"
 
@@ -97,6 +98,9 @@ static void record(struct vd_ledger_block *b, const struct vd_signed_receipt *s,
     vd_block_put_receipt(b, &id, &rec);
     vd_block_put(b, &open, NULL, 0);
     vd_block_deadline_add(b, rec.window_end_height, VD_DEADLINE_RECEIPT, &id);
+    const struct vd_genesis *g = b->ledger->genesis;
+    if (g->epoch_blocks)
+        vd_block_deadline_add(b, vd_epoch_due(g, vd_epoch_of(g, b->height)), VD_DEADLINE_DRAW, &id);
     vd_block_event(b, (struct vd_event){.kind = VD_EVENT_SETTLED,
                                         .id = id,
                                         .id2 = q->escrow_id,
@@ -178,21 +182,28 @@ void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, s
 {
     const struct vd_genesis *g = b->ledger->genesis;
     struct vd_stake s;
-    if (r->status != VD_RECEIPT_SETTLED || r->n_open_disputes || b->height < r->window_end_height)
+    if (r->status != VD_RECEIPT_SETTLED || r->n_open_disputes || r->audit_open ||
+        b->height < r->window_end_height)
         return;
     vd_block_get_stake(b, &r->worker, &s);
     if (r->settle_height <= s.convicted_height) {
+        r->void_why = VD_VOID_CONVICTED;
         close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
         refund(b, id, r);
+        vd_block_burn(b, vd_audit_close(b, id, r));
         return;
     }
+    s.n_final++;
     close_receipt(b, id, r, VD_RECEIPT_FINAL, &s);
-    /* Two shares are rounded down and the worker gets the rest, so that they sum to the amount. */
+    /* Three shares are rounded down and the worker gets the rest, so that they sum to the amount. */
     struct vd_amount gateway = vd_amount_share(r->amount, g->gateway_share_ppm, VD_PPM);
     struct vd_amount treasury = vd_amount_share(r->amount, g->treasury_share_ppm, VD_PPM);
+    struct vd_amount pool = vd_amount_share(r->amount, g->auditor_share_ppm, VD_PPM);
     struct vd_amount worker = r->amount;
     vd_block_sub(b, &worker, gateway);
     vd_block_sub(b, &worker, treasury);
+    vd_block_sub(b, &worker, pool);
+    vd_block_add(b, &b->totals.bucket[VD_BUCKET_POOL], pool);
     vd_block_credit(b, &r->worker, worker);
     vd_block_credit(b, &r->gateway, gateway);
     vd_block_credit(b, &g->treasury, treasury);
@@ -202,6 +213,7 @@ void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, s
                                         .a = r->worker,
                                         .b = r->gateway,
                                         .amount = r->amount});
+    vd_block_burn(b, vd_audit_close(b, id, r));
 }
 
 void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
@@ -214,19 +226,18 @@ void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *rece
     vd_receipt_try_final(b, receipt_id, &r); /* later, if disputes are open: their end tries again */
 }
 
-struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash *id,
-                                 struct vd_receipt_record *r)
+/* Takes the slash from the stake; *share of it is not burned. */
+static void slash_worker(struct vd_ledger_block *b, const struct vd_hash *id,
+                         const struct vd_receipt_record *r, struct vd_stake *s, struct vd_amount *share)
 {
     const struct vd_genesis *g = b->ledger->genesis;
-    struct vd_stake s;
-    vd_block_get_stake(b, &r->worker, &s);
-    struct vd_amount slash = vd_amount_cmp(s.amount, g->slash) < 0 ? s.amount : g->slash;
-    struct vd_amount share = vd_amount_share(slash, g->challenger_share_ppm, VD_PPM), burned = slash;
-    vd_block_sub(b, &s.amount, slash);
-    vd_block_sub(b, &burned, share);
-    s.convicted_height = b->height;
-    close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
-    refund(b, id, r);
+    struct vd_amount slash = vd_amount_cmp(s->amount, g->slash) < 0 ? s->amount : g->slash, burned = slash;
+    if (r->void_why != VD_VOID_WITHHELD) /* where nobody is to gain: a worker may be among its own auditors */
+        *share = vd_amount_share(slash, g->challenger_share_ppm, VD_PPM);
+    vd_block_sub(b, &s->amount, slash);
+    vd_block_sub(b, &burned, *share);
+    s->convicted_height = b->height;
+    s->n_final = 0;
     vd_block_burn(b, burned);
     vd_block_event(
         b, (struct vd_event){
@@ -234,5 +245,22 @@ struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash
     vd_block_event(
         b, (struct vd_event){
                .kind = VD_EVENT_BURNED, .id = *id, .id2 = r->escrow_id, .a = r->worker, .amount = burned});
+}
+
+struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash *id,
+                                 struct vd_receipt_record *r, enum vd_void_why why)
+{
+    struct vd_amount share = VD_AMOUNT_ZERO;
+    struct vd_stake s;
+    vd_block_get_stake(b, &r->worker, &s);
+    r->void_why = why;
+    if (why != VD_VOID_TRAP)
+        slash_worker(b, id, r, &s, &share);
+    close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
+    refund(b, id, r);
+    struct vd_amount lost = vd_audit_close(b, id, r);
+    if (why == VD_VOID_TRAP)
+        return lost;
+    vd_block_burn(b, lost);
     return share;
 }

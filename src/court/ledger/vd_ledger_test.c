@@ -656,7 +656,7 @@ static void test_idle_bonds_burn_when_the_worker_was_late(void **state)
     play(&played, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER2);
     blocks(KIT_CLOCK + 1);
     assert_int_equal(dispute(&first).status, VD_DISPUTE_WORKER_LATE);
-    assert_true(receipt(&id).worker_was_late);
+    assert_int_equal(receipt(&id).void_why, VD_VOID_LATE);
     blocks(3 * KIT_CLOCK);
     assert_int_equal(dispute(&idle).status, VD_DISPUTE_MOOT);
     assert_int_equal(dispute(&played).status, VD_DISPUTE_MOOT);

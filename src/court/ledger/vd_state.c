@@ -38,6 +38,23 @@ struct vd_state_key vd_state_key_settled(const struct vd_hash *escrow_id, uint64
     return k;
 }
 
+struct vd_state_key vd_state_key_beacon(uint64_t epoch)
+{
+    struct vd_state_key k = vd_state_key_make(VD_STATE_BEACON, NULL, 0, NULL);
+    for (int i = 7; i >= 0; i--)
+        k.b[k.n++] = (uint8_t)(epoch >> (8 * i));
+    return k;
+}
+
+struct vd_state_key vd_state_key_shown(const struct vd_hash *receipt_id, const struct vd_pubkey *who,
+                                       uint32_t first)
+{
+    struct vd_state_key k = vd_state_key_make(VD_INDEX_SHOWN, receipt_id->b, VD_HASH_BYTES, who->b);
+    for (int i = 3; i >= 0; i--)
+        k.b[k.n++] = (uint8_t)(first >> (8 * i));
+    return k;
+}
+
 #define X(code, name)                                                                                        \
     case code:                                                                                               \
         return name;
@@ -69,6 +86,27 @@ const char *vd_dispute_status_name(enum vd_dispute_status s)
     }
     return "?";
 }
+const char *vd_void_why_name(enum vd_void_why w)
+{
+    switch (w) {
+        VD_VOID_WHY_LIST(X)
+    }
+    return "?";
+}
+const char *vd_audit_phase_name(enum vd_audit_phase p)
+{
+    switch (p) {
+        VD_AUDIT_PHASE_LIST(X)
+    }
+    return "?";
+}
+const char *vd_audit_slot_name(enum vd_audit_slot_status s)
+{
+    switch (s) {
+        VD_AUDIT_SLOT_LIST(X)
+    }
+    return "?";
+}
 #undef X
 
 static void put_amount(struct vd_pb_writer *w, uint32_t field, struct vd_amount a)
@@ -96,7 +134,7 @@ size_t vd_totals_encode(const struct vd_totals *v, uint8_t *buf, size_t cap_byte
     struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
     for (uint32_t i = 0; i < VD_BUCKETS; i++)
         put_amount(&w, 1 + i, v->bucket[i]);
-    vd_pb_put_u64(&w, 8, v->n_txs);
+    vd_pb_put_u64(&w, 9, v->n_txs);
     return done(&w);
 }
 
@@ -105,7 +143,7 @@ bool vd_totals_decode(struct vd_bytes in, struct vd_totals *out)
     struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
     for (uint32_t i = 0; i < VD_BUCKETS; i++)
         out->bucket[i] = get_amount(&r, 1 + i);
-    out->n_txs = vd_pb_get_u64(&r, 8, UINT64_MAX);
+    out->n_txs = vd_pb_get_u64(&r, 9, UINT64_MAX);
     return vd_pb_done(&r);
 }
 
@@ -135,6 +173,8 @@ size_t vd_stake_encode(const struct vd_stake *v, uint8_t *buf, size_t cap_bytes)
     vd_pb_put_u64(&w, 5, v->n_open_receipts);
     vd_pb_put_u64(&w, 6, v->n_open_disputes);
     vd_pb_put_u64(&w, 7, v->convicted_height);
+    vd_pb_put_u64(&w, 8, v->n_open_audits);
+    vd_pb_put_u64(&w, 9, v->n_final);
     return done(&w);
 }
 
@@ -148,6 +188,8 @@ bool vd_stake_decode(struct vd_bytes in, struct vd_stake *out)
     out->n_open_receipts = vd_pb_get_u64(&r, 5, UINT64_MAX);
     out->n_open_disputes = vd_pb_get_u64(&r, 6, UINT64_MAX);
     out->convicted_height = vd_pb_get_u64(&r, 7, UINT64_MAX);
+    out->n_open_audits = vd_pb_get_u64(&r, 8, UINT64_MAX);
+    out->n_final = vd_pb_get_u64(&r, 9, UINT64_MAX);
     return vd_pb_done(&r);
 }
 
@@ -239,7 +281,9 @@ size_t vd_receipt_record_encode(const struct vd_receipt_record *v, uint8_t *buf,
     vd_pb_put_u64(&w, 11, v->n_open_disputes);
     vd_pb_put_opt_fixed(&w, 12, v->state_root.b, VD_HASH_BYTES);
     vd_pb_put_bytes(&w, 13, v->body.p, v->body.n);
-    vd_pb_put_u64(&w, 14, v->worker_was_late);
+    vd_pb_put_u64(&w, 14, v->void_why);
+    vd_pb_put_u64(&w, 15, v->audited);
+    vd_pb_put_u64(&w, 16, v->audit_open);
     return done(&w);
 }
 
@@ -259,7 +303,9 @@ bool vd_receipt_record_decode(struct vd_bytes in, struct vd_receipt_record *out)
     out->n_open_disputes = get_u32(&r, 11);
     vd_pb_get_opt_fixed(&r, 12, out->state_root.b, VD_HASH_BYTES);
     out->body = vd_pb_get_bytes(&r, 13, VD_RECEIPT_MAX_BYTES);
-    out->worker_was_late = vd_pb_get_u64(&r, 14, 1) != 0;
+    out->void_why = (enum vd_void_why)vd_pb_get_u64(&r, 14, VD_VOID_TRAP);
+    out->audited = vd_pb_get_u64(&r, 15, 1) != 0;
+    out->audit_open = vd_pb_get_u64(&r, 16, 1) != 0;
     if (!vd_pb_done(&r) || status == 0)
         return false;
     out->status = (enum vd_receipt_status)status;
@@ -301,6 +347,168 @@ bool vd_dispute_decode(struct vd_bytes in, struct vd_dispute *out)
         return false;
     out->status = (enum vd_dispute_status)status;
     return true;
+}
+
+size_t vd_keeper_encode(const struct vd_keeper *v, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_elem(&w, 1, v->anchor.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 2, v->n_left);
+    vd_pb_put_u64(&w, 3, v->next_epoch);
+    put_amount(&w, 4, v->bond);
+    return done(&w);
+}
+
+bool vd_keeper_decode(struct vd_bytes in, struct vd_keeper *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    vd_pb_get_fixed(&r, 1, out->anchor.b, VD_HASH_BYTES);
+    out->n_left = get_u32(&r, 2);
+    out->next_epoch = vd_pb_get_u64(&r, 3, UINT64_MAX);
+    out->bond = get_amount(&r, 4);
+    return vd_pb_done(&r);
+}
+
+size_t vd_beacon_encode(const struct vd_beacon *v, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_elem(&w, 1, v->mix.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 2, v->n_layers);
+    return done(&w);
+}
+
+bool vd_beacon_decode(struct vd_bytes in, struct vd_beacon *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    vd_pb_get_fixed(&r, 1, out->mix.b, VD_HASH_BYTES);
+    out->n_layers = get_u32(&r, 2);
+    return vd_pb_done(&r);
+}
+
+size_t vd_auditor_encode(const struct vd_auditor *v, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    put_amount(&w, 1, v->weight);
+    vd_pb_put_u64(&w, 2, v->height);
+    return done(&w);
+}
+
+bool vd_auditor_decode(struct vd_bytes in, struct vd_auditor *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    out->weight = get_amount(&r, 1);
+    out->height = vd_pb_get_u64(&r, 2, UINT64_MAX);
+    return vd_pb_done(&r);
+}
+
+static void put_slot(struct vd_pb_writer *w, const struct vd_audit_slot *s)
+{
+    size_t mark = vd_pb_begin(w, 13);
+    vd_pb_put_elem(w, 1, s->auditor.b, VD_PUBKEY_BYTES);
+    vd_pb_put_u64(w, 2, s->status);
+    vd_pb_put_opt_fixed(w, 3, s->commitment.b, VD_HASH_BYTES);
+    put_amount(w, 4, s->paid);
+    put_amount(w, 5, s->slashed);
+    vd_pb_end(w, mark, true);
+}
+
+static bool get_slot(struct vd_bytes in, struct vd_audit_slot *s)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    vd_pb_get_fixed(&r, 1, s->auditor.b, VD_PUBKEY_BYTES);
+    uint64_t status = vd_pb_get_u64(&r, 2, VD_SLOT_MISSED);
+    vd_pb_get_opt_fixed(&r, 3, s->commitment.b, VD_HASH_BYTES);
+    s->paid = get_amount(&r, 4);
+    s->slashed = get_amount(&r, 5);
+    s->status = (enum vd_audit_slot_status)status;
+    return vd_pb_done(&r) && status != 0;
+}
+
+size_t vd_audit_encode(const struct vd_audit *v, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_u64(&w, 1, v->phase);
+    vd_pb_put_elem(&w, 2, v->worker.b, VD_PUBKEY_BYTES);
+    vd_pb_put_elem(&w, 3, v->gateway.b, VD_PUBKEY_BYTES);
+    vd_pb_put_elem(&w, 4, v->model_root.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 5, v->epoch);
+    vd_pb_put_u64(&w, 6, v->rate_ppm);
+    vd_pb_put_u64(&w, 7, v->draw_height);
+    vd_pb_put_u64(&w, 8, v->deadline_height);
+    vd_pb_put_u64(&w, 9, v->clock_blocks);
+    vd_pb_put_u64(&w, 10, v->demanded);
+    vd_pb_put_opt_fixed(&w, 11, v->shown_by.b, VD_PUBKEY_BYTES);
+    for (uint32_t i = 0; i < v->n_slots; i++)
+        put_slot(&w, &v->slot[i]);
+    return done(&w);
+}
+
+bool vd_audit_decode(struct vd_bytes in, struct vd_audit *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    struct vd_bytes slot;
+    bool good = true;
+    uint64_t phase = vd_pb_get_u64(&r, 1, VD_AUDIT_CLOSED);
+    vd_pb_get_fixed(&r, 2, out->worker.b, VD_PUBKEY_BYTES);
+    vd_pb_get_fixed(&r, 3, out->gateway.b, VD_PUBKEY_BYTES);
+    vd_pb_get_fixed(&r, 4, out->model_root.b, VD_HASH_BYTES);
+    out->epoch = vd_pb_get_u64(&r, 5, UINT64_MAX);
+    out->rate_ppm = get_u32(&r, 6);
+    out->draw_height = vd_pb_get_u64(&r, 7, UINT64_MAX);
+    out->deadline_height = vd_pb_get_u64(&r, 8, UINT64_MAX);
+    out->clock_blocks = vd_pb_get_u64(&r, 9, UINT64_MAX);
+    out->demanded = vd_pb_get_u64(&r, 10, 1) != 0;
+    vd_pb_get_opt_fixed(&r, 11, out->shown_by.b, VD_PUBKEY_BYTES);
+    for (out->n_slots = 0; good && vd_pb_next_elem(&r, 13, &slot, 128); out->n_slots += good)
+        good = out->n_slots < VD_AUDIT_SLOTS_MAX && get_slot(slot, &out->slot[out->n_slots]);
+    out->phase = (enum vd_audit_phase)phase;
+    return good && vd_pb_done(&r) && phase != 0;
+}
+
+enum { SHOWING_PEAKS_MAX = sizeof((struct vd_showing *)0)->peak / VD_HASH_BYTES };
+
+size_t vd_showing_encode(const struct vd_showing *v, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_elem(&w, 1, v->salt.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 2, v->n_tokens);
+    for (uint32_t i = 0; i < v->n_peaks; i++)
+        vd_pb_put_elem(&w, 3, v->peak[i].b, VD_HASH_BYTES);
+    return done(&w);
+}
+
+bool vd_showing_decode(struct vd_bytes in, struct vd_showing *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    struct vd_bytes b;
+    vd_pb_get_fixed(&r, 1, out->salt.b, VD_HASH_BYTES);
+    out->n_tokens = get_u32(&r, 2);
+    for (out->n_peaks = 0; vd_pb_next_elem(&r, 3, &b, VD_HASH_BYTES); out->n_peaks++) {
+        if (b.n != VD_HASH_BYTES || out->n_peaks == SHOWING_PEAKS_MAX)
+            return false;
+        memcpy(out->peak[out->n_peaks].b, b.p, VD_HASH_BYTES);
+    }
+    return vd_pb_done(&r);
+}
+
+size_t vd_trap_encode(const struct vd_trap *v, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_elem(&w, 1, v->owner.b, VD_PUBKEY_BYTES);
+    vd_pb_put_elem(&w, 2, v->commitment.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 3, v->height);
+    put_amount(&w, 4, v->bond);
+    return done(&w);
+}
+
+bool vd_trap_decode(struct vd_bytes in, struct vd_trap *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    vd_pb_get_fixed(&r, 1, out->owner.b, VD_PUBKEY_BYTES);
+    vd_pb_get_fixed(&r, 2, out->commitment.b, VD_HASH_BYTES);
+    out->height = vd_pb_get_u64(&r, 3, UINT64_MAX);
+    out->bond = get_amount(&r, 4);
+    return vd_pb_done(&r);
 }
 
 size_t vd_tx_place_encode(const struct vd_tx_place *v, uint8_t *buf, size_t cap_bytes)

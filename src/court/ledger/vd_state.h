@@ -6,6 +6,7 @@
 #define VD_STATE_H
 
 #include "vd_amount.h"
+#include "vd_genesis.h"
 #include "vd_kvs.h"
 #include "vd_key.h"
 #include "vd_receipt.h"
@@ -22,13 +23,21 @@
     X(VD_STATE_SETTLED, 'q', "escrow id, u64 sequence big-endian; value: receipt id")                        \
     X(VD_STATE_DISPUTE, 'd', "dispute id")                                                                   \
     X(VD_STATE_GAME, 'g', "dispute id; value: state of vd_game")                                             \
+    X(VD_STATE_KEEPER, 'k', "public key")                                                                    \
+    X(VD_STATE_BEACON, 'b', "u64 epoch big-endian")                                                          \
+    X(VD_STATE_AUDITOR, 'u', "model root, public key")                                                       \
+    X(VD_STATE_AUDIT, 'v', "receipt id")                                                                     \
+    X(VD_STATE_SHOWING, 'w', "receipt id, who shows the data")                                               \
+    X(VD_STATE_TRAP, 'p', "trap id")                                                                         \
     X(VD_STATE_DEADLINE, 'x', "u64 height big-endian, class byte, id; value: empty")                         \
     X(VD_INDEX_TX, 0x80, "transaction id; value: TxPlace")                                                   \
     X(VD_INDEX_ACCOUNT_ESCROW, 0x81, "owner, escrow id; value: empty")                                       \
     X(VD_INDEX_GATEWAY_ESCROW, 0x82, "gateway, escrow id; value: empty")                                     \
     X(VD_INDEX_OPEN_RECEIPT, 0x83, "worker, receipt id; value: empty (receipts that are SETTLED)")           \
     X(VD_INDEX_OPEN_DISPUTE, 0x84, "worker, dispute id; value: empty")                                       \
-    X(VD_INDEX_RECEIPT_DISPUTE, 0x85, "receipt id, dispute id; value: empty")
+    X(VD_INDEX_RECEIPT_DISPUTE, 0x85, "receipt id, dispute id; value: empty")                                \
+    X(VD_INDEX_AUDITOR_AUDIT, 0x86, "auditor, receipt id; value: empty (audits that are not closed)")        \
+    X(VD_INDEX_SHOWN, 0x87, "receipt id, who, u32 first big-endian; value: tokens as shown")
 
 enum vd_state_class {
 #define X(code, first_byte, rest) code = first_byte,
@@ -49,6 +58,9 @@ static inline struct vd_bytes vd_state_key_bytes(const struct vd_state_key *k)
 /* class, then p (n_bytes; with q, 32 bytes, after it if not NULL). */
 struct vd_state_key vd_state_key_make(enum vd_state_class c, const void *p, size_t n_bytes, const void *q);
 struct vd_state_key vd_state_key_settled(const struct vd_hash *escrow_id, uint64_t sequence);
+struct vd_state_key vd_state_key_beacon(uint64_t epoch);
+struct vd_state_key vd_state_key_shown(const struct vd_hash *receipt_id, const struct vd_pubkey *who,
+                                       uint32_t first);
 
 /* Where the money is. The sum of the buckets is the genesis supply in every block; each bucket is the sum
  * over the records that hold it, because only writing a record changes it. */
@@ -59,6 +71,7 @@ struct vd_state_key vd_state_key_settled(const struct vd_hash *escrow_id, uint64
     X(VD_BUCKET_ESCROWS, "escrows")                                                                          \
     X(VD_BUCKET_PENDING, "pending")                                                                          \
     X(VD_BUCKET_BONDS, "bonds")                                                                              \
+    X(VD_BUCKET_POOL, "audit pool")                                                                          \
     X(VD_BUCKET_BURNED, "burned")
 enum vd_bucket {
 #define X(code, name) code,
@@ -88,6 +101,8 @@ struct vd_stake {
     /* Of the last verdict against this worker, 0: none. A receipt that settled in this block or before is
      * paid to nobody any more, and an offer made by then stands no longer. */
     uint64_t convicted_height;
+    uint64_t n_open_audits; /* that it is an auditor of */
+    uint64_t n_final;       /* receipts that became FINAL since the last verdict against it */
 };
 
 struct vd_model_record {
@@ -125,6 +140,21 @@ enum vd_receipt_status {
 };
 const char *vd_receipt_status_name(enum vd_receipt_status s);
 
+/* X(code, number, name) Why a receipt is VOID. */
+#define VD_VOID_WHY_LIST(X)                                                                                  \
+    X(VD_VOID_NOT, 0, "")                                                                                    \
+    X(VD_VOID_VERDICT, 1, "a dispute's verdict")                                                             \
+    X(VD_VOID_LATE, 2, "the worker was late in a dispute")                                                   \
+    X(VD_VOID_CONVICTED, 3, "a verdict about another receipt of the worker")                                 \
+    X(VD_VOID_WITHHELD, 4, "its data were withheld from an audit")                                           \
+    X(VD_VOID_TRAP, 5, "it was a trap for auditors")
+enum vd_void_why {
+#define X(code, number, name) code = number,
+    VD_VOID_WHY_LIST(X)
+#undef X
+};
+const char *vd_void_why_name(enum vd_void_why w);
+
 struct vd_receipt_record {
     enum vd_receipt_status status;
     struct vd_hash escrow_id;
@@ -135,7 +165,9 @@ struct vd_receipt_record {
     uint64_t settle_height, window_end_height; /* CHALLENGE is allowed up to and including the latter */
     uint64_t close_height;                     /* when it became FINAL or VOID; 0 before */
     uint32_t n_open_disputes;
-    bool worker_was_late;      /* VOID because the worker did not move in time */
+    enum vd_void_why void_why;
+    bool audited;              /* there is an audit of it */
+    bool audit_open;           /* and it is under way: the receipt is not paid before it ends */
     struct vd_hash state_root; /* the first that the worker showed, in any dispute; zero before */
     struct vd_bytes body; /* the receipt's bytes while SETTLED, empty after; points into the decoded bytes */
 };
@@ -175,6 +207,91 @@ struct vd_dispute {
     uint64_t replay_blocks; /* added for a move that needs a replay */
 };
 
+/* One who holds an onion of hashes and reveals a layer after each epoch. */
+struct vd_keeper {
+    struct vd_hash anchor; /* what the next layer must hash to */
+    uint32_t n_left;       /* layers not revealed yet */
+    uint64_t next_epoch;   /* the one whose layer is next */
+    struct vd_amount bond;
+};
+
+struct vd_beacon {
+    struct vd_hash mix; /* XOR of what each keeper's layer makes (vd_audit.h) */
+    uint32_t n_layers;
+};
+
+/* Somebody who holds a model and may be drawn. */
+struct vd_auditor {
+    struct vd_amount weight; /* the stake when it registered: drawn by the smaller of this and the stake */
+    uint64_t height;
+};
+
+/* X(code, number, name) */
+#define VD_AUDIT_PHASE_LIST(X)                                                                               \
+    X(VD_AUDIT_COMMITTING, 1, "auditors commit")                                                             \
+    X(VD_AUDIT_DATA_DUE, 2, "data demanded")                                                                 \
+    X(VD_AUDIT_REVEALING, 3, "auditors reveal")                                                              \
+    X(VD_AUDIT_HEARD, 4, "all was said; the receipt is not closed yet")                                      \
+    X(VD_AUDIT_CLOSED, 5, "closed")
+enum vd_audit_phase {
+#define X(code, number, name) code = number,
+    VD_AUDIT_PHASE_LIST(X)
+#undef X
+};
+const char *vd_audit_phase_name(enum vd_audit_phase p);
+
+/* X(code, number, name) */
+#define VD_AUDIT_SLOT_LIST(X)                                                                                \
+    X(VD_SLOT_DRAWN, 1, "drawn")                                                                             \
+    X(VD_SLOT_COMMITTED, 2, "committed")                                                                     \
+    X(VD_SLOT_STANDS, 3, "stands")                                                                           \
+    X(VD_SLOT_DIFFERS, 4, "differs")                                                                         \
+    X(VD_SLOT_MISSED, 5, "missed")
+enum vd_audit_slot_status {
+#define X(code, number, name) code = number,
+    VD_AUDIT_SLOT_LIST(X)
+#undef X
+};
+const char *vd_audit_slot_name(enum vd_audit_slot_status s);
+
+struct vd_audit_slot {
+    struct vd_pubkey auditor;
+    enum vd_audit_slot_status status;
+    struct vd_hash commitment; /* while COMMITTED, else zero */
+    struct vd_amount paid, slashed;
+};
+
+struct vd_audit {
+    enum vd_audit_phase phase;
+    struct vd_pubkey worker, gateway;
+    struct vd_hash model_root;
+    uint64_t epoch; /* whose beacon drew it */
+    uint32_t rate_ppm;
+    uint64_t draw_height;
+    uint64_t deadline_height; /* of the phase; 0 from HEARD on */
+    uint64_t clock_blocks;    /* to commit, replay included */
+    bool demanded;
+    struct vd_pubkey shown_by; /* zero: nobody showed the data on the ledger */
+    uint32_t n_slots;
+    struct vd_audit_slot slot[VD_AUDIT_SLOTS_MAX];
+};
+
+/* How far somebody has come with showing a receipt's data: the peaks of the Merkle tree that is being built
+ * over the prompt, then over the output. */
+struct vd_showing {
+    struct vd_hash salt;
+    uint32_t n_tokens; /* shown so far, prompt and output together */
+    uint32_t n_peaks;
+    struct vd_hash peak[24]; /* of the tree at hand, those that stand, smallest first */
+};
+
+struct vd_trap {
+    struct vd_pubkey owner;
+    struct vd_hash commitment;
+    uint64_t height;
+    struct vd_amount bond;
+};
+
 struct vd_tx_place {
     uint64_t height;
     uint32_t index; /* in the block */
@@ -182,7 +299,7 @@ struct vd_tx_place {
 
 /* Encode returns the bytes written, 0 if cap_bytes is too small; VD_STATE_RECORD_MAX_BYTES suffices for all
  * but vd_model_record (add its program). Decode is false for anything that encode would not write. */
-enum { VD_STATE_RECORD_MAX_BYTES = 1024 };
+enum { VD_STATE_RECORD_MAX_BYTES = 1280 };
 
 #define VD_STATE_CODEC(type)                                                                                 \
     size_t vd_##type##_encode(const struct vd_##type *v, uint8_t *buf, size_t cap_bytes);                    \
@@ -195,6 +312,12 @@ VD_STATE_CODEC(offer)
 VD_STATE_CODEC(escrow)
 VD_STATE_CODEC(receipt_record)
 VD_STATE_CODEC(dispute)
+VD_STATE_CODEC(keeper)
+VD_STATE_CODEC(beacon)
+VD_STATE_CODEC(auditor)
+VD_STATE_CODEC(audit)
+VD_STATE_CODEC(showing)
+VD_STATE_CODEC(trap)
 VD_STATE_CODEC(tx_place)
 #undef VD_STATE_CODEC
 

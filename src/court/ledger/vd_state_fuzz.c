@@ -27,6 +27,12 @@ RECORD(escrow)
 RECORD(receipt_record)
 RECORD(dispute)
 RECORD(tx_place)
+RECORD(keeper)
+RECORD(beacon)
+RECORD(auditor)
+RECORD(audit)
+RECORD(showing)
+RECORD(trap)
 RECORD(event)
 RECORD(block_header)
 #undef RECORD
@@ -44,6 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     static void (*const what[])(struct vd_bytes in) = {
         try_totals,  try_account,        try_stake,    try_model_record, try_offer,        try_escrow,
         try_dispute, try_receipt_record, try_tx_place, try_event,        try_block_header, try_genesis,
+        try_keeper,  try_beacon,         try_auditor,  try_audit,        try_showing,      try_trap,
     };
     if (n_bytes)
         what[data[0] % (sizeof what / sizeof what[0])]((struct vd_bytes){data + 1, n_bytes - 1});

@@ -103,6 +103,48 @@ static void put_kind(struct vd_pb_writer *w, const struct vd_tx *tx)
         vd_pb_put_elem(w, 1, tx->u.move.dispute_id.b, VD_HASH_BYTES);
         vd_pb_put_bytes(w, 2, tx->u.move.move.p, tx->u.move.move.n);
         return;
+    case VD_TX_BEACON_OPEN:
+        vd_pb_put_elem(w, 1, tx->u.beacon_open.anchor.b, VD_HASH_BYTES);
+        vd_pb_put_u64(w, 2, tx->u.beacon_open.n_layers);
+        return;
+    case VD_TX_BEACON:
+        vd_pb_put_u64(w, 1, tx->u.beacon.epoch);
+        vd_pb_put_elem(w, 2, tx->u.beacon.layer.b, VD_HASH_BYTES);
+        return;
+    case VD_TX_AUDITOR:
+        vd_pb_put_elem(w, 1, tx->u.auditor.model_root.b, VD_HASH_BYTES);
+        vd_pb_put_u64(w, 2, tx->u.auditor.on);
+        return;
+    case VD_TX_AUDIT_COMMIT:
+        vd_pb_put_elem(w, 1, tx->u.audit_commit.receipt_id.b, VD_HASH_BYTES);
+        vd_pb_put_elem(w, 2, tx->u.audit_commit.commitment.b, VD_HASH_BYTES);
+        return;
+    case VD_TX_AUDIT_REVEAL:
+        vd_pb_put_elem(w, 1, tx->u.audit_reveal.receipt_id.b, VD_HASH_BYTES);
+        vd_pb_put_u64(w, 2, tx->u.audit_reveal.verdict);
+        vd_pb_put_opt_fixed(w, 3, tx->u.audit_reveal.half[0].b, VD_HASH_BYTES);
+        vd_pb_put_opt_fixed(w, 4, tx->u.audit_reveal.half[1].b, VD_HASH_BYTES);
+        vd_pb_put_elem(w, 5, tx->u.audit_reveal.nonce.b, VD_HASH_BYTES);
+        return;
+    case VD_TX_AUDIT_DEMAND:
+        vd_pb_put_elem(w, 1, tx->u.audit_demand.receipt_id.b, VD_HASH_BYTES);
+        return;
+    case VD_TX_AUDIT_DATA:
+        vd_pb_put_elem(w, 1, tx->u.audit_data.receipt_id.b, VD_HASH_BYTES);
+        vd_pb_put_elem(w, 2, tx->u.audit_data.salt.b, VD_HASH_BYTES);
+        vd_pb_put_u64(w, 3, tx->u.audit_data.first);
+        vd_pb_put_bytes(w, 4, tx->u.audit_data.tokens.p, tx->u.audit_data.tokens.n);
+        return;
+    case VD_TX_TRAP_PLANT:
+        vd_pb_put_elem(w, 1, tx->u.trap_plant.commitment.b, VD_HASH_BYTES);
+        return;
+    case VD_TX_TRAP_OPEN:
+        vd_pb_put_elem(w, 1, tx->u.trap_open.trap_id.b, VD_HASH_BYTES);
+        vd_pb_put_elem(w, 2, tx->u.trap_open.receipt_id.b, VD_HASH_BYTES);
+        vd_pb_put_elem(w, 3, tx->u.trap_open.secret.b, VD_HASH_BYTES);
+        vd_pb_put_u64(w, 4, tx->u.trap_open.index);
+        vd_pb_put_bytes(w, 5, tx->u.trap_open.proof.p, tx->u.trap_open.proof.n);
+        return;
     }
 }
 
@@ -121,6 +163,57 @@ static bool get_settle(struct vd_pb_reader *r, struct vd_tx_settle *s)
 static struct vd_amount get_amount(struct vd_pb_reader *r, uint32_t field)
 {
     return vd_amount_micro(vd_pb_get_u64(r, field, VD_AMOUNT_MAX_MICRO));
+}
+
+static void get_hash(struct vd_pb_reader *r, uint32_t field, struct vd_hash *h)
+{
+    vd_pb_get_fixed(r, field, h->b, VD_HASH_BYTES);
+}
+
+static void get_reveal(struct vd_pb_reader *r, struct vd_tx_audit_reveal *v)
+{
+    get_hash(r, 1, &v->receipt_id);
+    uint64_t verdict = vd_pb_get_u64(r, 2, VD_AUDIT_DIFFERS);
+    v->verdict = (enum vd_audit_verdict)verdict;
+    vd_pb_get_opt_fixed(r, 3, v->half[0].b, VD_HASH_BYTES);
+    vd_pb_get_opt_fixed(r, 4, v->half[1].b, VD_HASH_BYTES);
+    get_hash(r, 5, &v->nonce);
+    r->bad |= verdict == 0;
+}
+
+/* Of the audits' kinds. */
+static void get_audit_kind(struct vd_pb_reader *r, struct vd_tx *tx)
+{
+    if (tx->kind == VD_TX_BEACON_OPEN) {
+        get_hash(r, 1, &tx->u.beacon_open.anchor);
+        tx->u.beacon_open.n_layers = (uint32_t)vd_pb_get_u64(r, 2, VD_BEACON_LAYERS_MAX);
+    } else if (tx->kind == VD_TX_BEACON) {
+        tx->u.beacon.epoch = vd_pb_get_u64(r, 1, UINT64_MAX);
+        get_hash(r, 2, &tx->u.beacon.layer);
+    } else if (tx->kind == VD_TX_AUDITOR) {
+        get_hash(r, 1, &tx->u.auditor.model_root);
+        tx->u.auditor.on = vd_pb_get_u64(r, 2, 1) != 0;
+    } else if (tx->kind == VD_TX_AUDIT_COMMIT) {
+        get_hash(r, 1, &tx->u.audit_commit.receipt_id);
+        get_hash(r, 2, &tx->u.audit_commit.commitment);
+    } else if (tx->kind == VD_TX_AUDIT_REVEAL) {
+        get_reveal(r, &tx->u.audit_reveal);
+    } else if (tx->kind == VD_TX_AUDIT_DEMAND) {
+        get_hash(r, 1, &tx->u.audit_demand.receipt_id);
+    } else if (tx->kind == VD_TX_AUDIT_DATA) {
+        get_hash(r, 1, &tx->u.audit_data.receipt_id);
+        get_hash(r, 2, &tx->u.audit_data.salt);
+        tx->u.audit_data.first = (uint32_t)vd_pb_get_u64(r, 3, UINT32_MAX);
+        tx->u.audit_data.tokens = vd_pb_get_bytes(r, 4, 4 * VD_AUDIT_CHUNK_TOKENS);
+    } else if (tx->kind == VD_TX_TRAP_PLANT) {
+        get_hash(r, 1, &tx->u.trap_plant.commitment);
+    } else {
+        get_hash(r, 1, &tx->u.trap_open.trap_id);
+        get_hash(r, 2, &tx->u.trap_open.receipt_id);
+        get_hash(r, 3, &tx->u.trap_open.secret);
+        tx->u.trap_open.index = (uint32_t)vd_pb_get_u64(r, 4, UINT32_MAX);
+        tx->u.trap_open.proof = vd_pb_get_bytes(r, 5, 64 * VD_HASH_BYTES);
+    }
 }
 
 static bool get_kind(struct vd_bytes in, struct vd_tx *tx)
@@ -169,6 +262,17 @@ static bool get_kind(struct vd_bytes in, struct vd_tx *tx)
     case VD_TX_MOVE:
         vd_pb_get_fixed(&r, 1, tx->u.move.dispute_id.b, VD_HASH_BYTES);
         tx->u.move.move = vd_pb_get_bytes(&r, 2, VD_TX_MOVE_MAX_BYTES);
+        break;
+    case VD_TX_BEACON_OPEN:
+    case VD_TX_BEACON:
+    case VD_TX_AUDITOR:
+    case VD_TX_AUDIT_COMMIT:
+    case VD_TX_AUDIT_REVEAL:
+    case VD_TX_AUDIT_DEMAND:
+    case VD_TX_AUDIT_DATA:
+    case VD_TX_TRAP_PLANT:
+    case VD_TX_TRAP_OPEN:
+        get_audit_kind(&r, tx);
         break;
     }
     return vd_pb_done(&r);

@@ -22,7 +22,9 @@ enum {
     VD_TX_MAX_BYTES = 128 << 10, /* one transaction with its signature */
     VD_TX_PROGRAM_MAX_BYTES = 32 << 10,
     VD_TX_MOVE_MAX_BYTES = 96 << 10,
-    VD_TX_SETTLE_MAX = 64, /* receipts in one SETTLE */
+    VD_TX_SETTLE_MAX = 64,         /* receipts in one SETTLE */
+    VD_AUDIT_CHUNK_TOKENS = 16384, /* in one AUDIT_DATA */
+    VD_BEACON_LAYERS_MAX = 1 << 24,
 };
 
 /* X(code, number, name) The number is the body's field that holds the kind. */
@@ -38,7 +40,16 @@ enum {
     X(VD_TX_ESCROW_CLOSE, 12, "escrow-close")                                                                \
     X(VD_TX_SETTLE, 13, "settle")                                                                            \
     X(VD_TX_CHALLENGE, 14, "challenge")                                                                      \
-    X(VD_TX_MOVE, 15, "move")
+    X(VD_TX_MOVE, 15, "move")                                                                                \
+    X(VD_TX_BEACON_OPEN, 16, "beacon-open")                                                                  \
+    X(VD_TX_BEACON, 17, "beacon")                                                                            \
+    X(VD_TX_AUDITOR, 18, "auditor")                                                                          \
+    X(VD_TX_AUDIT_COMMIT, 19, "audit-commit")                                                                \
+    X(VD_TX_AUDIT_REVEAL, 20, "audit-reveal")                                                                \
+    X(VD_TX_AUDIT_DEMAND, 21, "audit-demand")                                                                \
+    X(VD_TX_AUDIT_DATA, 22, "audit-data")                                                                    \
+    X(VD_TX_TRAP_PLANT, 23, "trap-plant")                                                                    \
+    X(VD_TX_TRAP_OPEN, 24, "trap-open")
 
 enum vd_tx_kind {
 #define X(code, number, name) code = number,
@@ -85,7 +96,18 @@ const char *vd_tx_kind_name(enum vd_tx_kind kind);
     X(VD_TX_NOT_YOUR_TURN, 31, "the sender is not the side whose move it is")                                \
     X(VD_TX_BAD_MOVE, 32, "the move is malformed, not the one expected, or does not fit what it opens")      \
     X(VD_TX_BAD_JOB, 33, "the model's program cannot run the job of a receipt")                              \
-    X(VD_TX_RECEIPT_TOO_LARGE, 34, "the amount is above the network's maximum for one receipt")
+    X(VD_TX_RECEIPT_TOO_LARGE, 34, "the amount is above the network's maximum for one receipt")              \
+    X(VD_TX_NO_AUDITS, 35, "this network has no audits")                                                     \
+    X(VD_TX_BEACON_EXISTS, 36, "the sender keeps a beacon already")                                          \
+    X(VD_TX_BAD_LAYER, 37,                                                                                   \
+      "not a layer that is due: wrong epoch, the epoch is not over, or it is not the preimage of the last")  \
+    X(VD_TX_TOO_MANY, 38, "the model has as many auditors, or the network as many keepers, as it can have")  \
+    X(VD_TX_NOT_DRAWN, 39, "the sender is no auditor of this receipt")                                       \
+    X(VD_TX_WRONG_PHASE, 40, "the audit is in another phase, or this was done already")                      \
+    X(VD_TX_BAD_REVEAL, 41, "what is revealed is not what was committed to, or does not fit the receipt")    \
+    X(VD_TX_BAD_DATA, 42, "the data are not the next part of this receipt's")                                \
+    X(VD_TX_UNKNOWN_TRAP, 43, "no such trap of the sender is planted")                                       \
+    X(VD_TX_BAD_TRAP, 44, "the receipt is not this trap, or it settled before the trap was planted")
 
 enum vd_tx_verdict {
 #define X(code, number, text) code = number,
@@ -137,6 +159,47 @@ struct vd_tx_move {
     struct vd_bytes move; /* vd_game.h */
 };
 
+struct vd_tx_beacon_open {
+    struct vd_hash anchor; /* the outermost layer's hash */
+    uint32_t n_layers;
+};
+struct vd_tx_beacon {
+    uint64_t epoch;
+    struct vd_hash layer;
+};
+struct vd_tx_auditor {
+    struct vd_hash model_root;
+    bool on;
+};
+struct vd_tx_audit_commit {
+    struct vd_hash receipt_id, commitment;
+};
+/* What an auditor may say. The number is part of the commitment. */
+enum vd_audit_verdict { VD_AUDIT_STANDS = 1, VD_AUDIT_DIFFERS = 2 };
+struct vd_tx_audit_reveal {
+    struct vd_hash receipt_id;
+    enum vd_audit_verdict verdict;
+    struct vd_hash half[2]; /* STANDS: what the commit root is the hash of; else zero */
+    struct vd_hash nonce;
+};
+struct vd_tx_audit_demand {
+    struct vd_hash receipt_id;
+};
+struct vd_tx_audit_data {
+    struct vd_hash receipt_id;
+    struct vd_hash salt;    /* of the job */
+    uint32_t first;         /* position in prompt then output */
+    struct vd_bytes tokens; /* u32 little-endian each, VD_AUDIT_CHUNK_TOKENS or the rest */
+};
+struct vd_tx_trap_plant { /* the trap's id is the transaction's */
+    struct vd_hash commitment;
+};
+struct vd_tx_trap_open {
+    struct vd_hash trap_id, receipt_id, secret;
+    uint32_t index; /* of the leaf in the commit tree */
+    struct vd_bytes proof;
+};
+
 struct vd_tx {
     struct vd_hash genesis;
     struct vd_pubkey sender;
@@ -153,6 +216,15 @@ struct vd_tx {
         struct vd_tx_settle settle;
         struct vd_tx_challenge challenge;
         struct vd_tx_move move;
+        struct vd_tx_beacon_open beacon_open;
+        struct vd_tx_beacon beacon;
+        struct vd_tx_auditor auditor;
+        struct vd_tx_audit_commit audit_commit;
+        struct vd_tx_audit_reveal audit_reveal;
+        struct vd_tx_audit_demand audit_demand;
+        struct vd_tx_audit_data audit_data;
+        struct vd_tx_trap_plant trap_plant;
+        struct vd_tx_trap_open trap_open;
     } u;
 };
 

@@ -53,6 +53,33 @@ static struct vd_tx sample(enum vd_tx_kind kind)
     case VD_TX_MOVE:
         tx.u.move = (struct vd_tx_move){h, {bytes, 300}};
         break;
+    case VD_TX_BEACON_OPEN:
+        tx.u.beacon_open = (struct vd_tx_beacon_open){h, VD_BEACON_LAYERS_MAX};
+        break;
+    case VD_TX_BEACON:
+        tx.u.beacon = (struct vd_tx_beacon){UINT64_MAX, h};
+        break;
+    case VD_TX_AUDITOR:
+        tx.u.auditor = (struct vd_tx_auditor){h, true};
+        break;
+    case VD_TX_AUDIT_COMMIT:
+        tx.u.audit_commit = (struct vd_tx_audit_commit){h, h};
+        break;
+    case VD_TX_AUDIT_REVEAL:
+        tx.u.audit_reveal = (struct vd_tx_audit_reveal){h, VD_AUDIT_STANDS, {h, h}, h};
+        break;
+    case VD_TX_AUDIT_DEMAND:
+        tx.u.audit_demand.receipt_id = h;
+        break;
+    case VD_TX_AUDIT_DATA:
+        tx.u.audit_data = (struct vd_tx_audit_data){h, h, 7, {bytes, 300}};
+        break;
+    case VD_TX_TRAP_PLANT:
+        tx.u.trap_plant.commitment = h;
+        break;
+    case VD_TX_TRAP_OPEN:
+        tx.u.trap_open = (struct vd_tx_trap_open){h, h, h, 3, {bytes, 64}};
+        break;
     }
     return tx;
 }
@@ -115,6 +142,19 @@ static void test_limits(void **state)
     tx.u.settle.n = 0;
     kit_sign(&k, &t, 2, 0, tx);
     assert_false(vd_tx_decode(kit_tx_bytes(&t), &s));
+}
+
+/* An auditor says one of two things; nothing else decodes. */
+static void test_reveals_have_a_verdict(void **state)
+{
+    static struct kit_tx t;
+    static struct vd_tx_signed s;
+    struct vd_tx tx = sample(VD_TX_AUDIT_REVEAL);
+    for (int v = 0; v <= 3; v++) {
+        tx.u.audit_reveal.verdict = (enum vd_audit_verdict)v;
+        kit_sign(&k, &t, 2, 0, tx);
+        assert_int_equal(vd_tx_decode(kit_tx_bytes(&t), &s), v == VD_AUDIT_STANDS || v == VD_AUDIT_DIFFERS);
+    }
 }
 
 static void test_verdict_numbers(void **state)
@@ -192,6 +232,30 @@ static void test_genesis_refuses(void **state)
     REFUSED((g.account = two, g.n_accounts = 2), "ascend");
     two[0].balance.micro = VD_AMOUNT_MAX_MICRO;
     REFUSED((g.account = two, g.n_accounts = 1), "2^62");
+    REFUSED(g.auditors = 1, "epoch_blocks"); /* audits are off, so all of it is */
+    struct vd_genesis with = k.genesis;
+    with.epoch_blocks = with.beacon_blocks = with.audit_window_blocks = 4;
+    with.audit_window_blocks = 8;
+    with.audit_commit_blocks = with.audit_reveal_blocks = with.audit_data_blocks = 1;
+    with.auditors = 1;
+    with.trap_blocks = 1;
+    with.audit_slash.micro = with.beacon_bond.micro = 1;
+    with.trap_bond = with.slash;
+    assert_int_equal(vd_genesis_check(&with, &err), VD_OK);
+#define REFUSED_WITH(change, word)                                                                           \
+    g = with;                                                                                                \
+    change;                                                                                                  \
+    assert_int_equal(vd_genesis_check(&g, &err), VD_EFORMAT);                                                \
+    assert_non_null(strstr(err.msg, word))
+    REFUSED_WITH(g.beacon_blocks = 5, "beacon_blocks");
+    REFUSED_WITH(g.audit_window_blocks = 7, "audit_window_blocks");
+    REFUSED_WITH(g.auditors = VD_AUDIT_SLOTS_MAX + 1, "auditors");
+    REFUSED_WITH(g.auditor_share_ppm = 1, "shares");
+    REFUSED_WITH(g.audit_slash.micro = g.min_stake.micro + 1, "audit_slash");
+    REFUSED_WITH(g.trap_bond.micro--, "trap_bond");
+    REFUSED_WITH(g.max_receipt.micro = g.trap_bond.micro + 1, "trap_bond");
+    REFUSED_WITH(g.audit_data_blocks = 0, "audit_data_blocks");
+#undef REFUSED_WITH
 #undef REFUSED
 }
 
@@ -297,6 +361,7 @@ int main(void)
         cmocka_unit_test(test_every_kind_round_trips),
         cmocka_unit_test(test_any_changed_bit_is_noticed),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_reveals_have_a_verdict),
         cmocka_unit_test(test_verdict_numbers),
         cmocka_unit_test(test_genesis_round_trip),
         cmocka_unit_test(test_genesis_refuses),

@@ -1,0 +1,800 @@
+/* Audits: each transition, each refusal, and who gains and loses what. Every receipt is drawn (the rate is
+ * 100 %) by two of the auditors, who are the two challengers of the kit with a third beside them where a test
+ * says so. After each block the kit sums all records on its own (kit_audit). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "vd_audit.h"
+#include "vd_court_kit.h"
+#include "vd_game.h"
+#include "vd_ledger_impl.h"
+#include "vd_trace_hash.h"
+
+enum { CLIENT, GATEWAY, WORKER, WORKER2, AUDITOR, AUDITOR2, TREASURY, STRANGER };
+enum { AMOUNT = 400, LAYERS = 100, STAKE = 2000 };
+
+static struct kit k;
+static struct kit_net net;
+static const uint8_t seed[32] = {9};
+
+#define OK(from, ...) assert_int_equal(kit_give(&net, from, (struct vd_tx)__VA_ARGS__, NULL), VD_TX_OK)
+#define REFUSED(verdict, from, ...)                                                                          \
+    assert_int_equal(kit_give(&net, from, (struct vd_tx)__VA_ARGS__, NULL), verdict)
+
+static uint64_t balance(int who)
+{
+    struct vd_account a = {{0}, 0};
+    vd_ledger_get_account(&net.block.overlay.kv, &k.key[who].pub, &a);
+    return a.balance.micro;
+}
+
+static struct vd_stake stake(int who)
+{
+    struct vd_stake s = {.n_open_receipts = 0};
+    vd_ledger_get_stake(&net.block.overlay.kv, &k.key[who].pub, &s);
+    return s;
+}
+
+static struct vd_audit audit(const struct vd_hash *id)
+{
+    struct vd_audit a = {.n_slots = 0};
+    vd_ledger_get_audit(&net.block.overlay.kv, id, &a);
+    return a;
+}
+
+static struct vd_receipt_record receipt(const struct vd_hash *id)
+{
+    struct vd_receipt_record r;
+    assert_true(vd_ledger_get_receipt(&net.block.overlay.kv, id, &r));
+    return r;
+}
+
+static uint64_t bucket(enum vd_bucket b)
+{
+    return net.block.totals.bucket[b].micro;
+}
+
+static void blocks(int n)
+{
+    while (n-- > 0)
+        kit_end(&net);
+}
+
+/* The block at hand is this one. */
+static void until(uint64_t height)
+{
+    while (net.block.height < height)
+        kit_end(&net);
+    assert_int_equal(net.block.height, height);
+}
+
+/* ---- a job of three steps whose roots are real hashes ---- */
+
+struct job {
+    struct kit_receipt r;
+    struct vd_hash leaf[3];
+    uint32_t tokens[4];
+    struct vd_hash escrow;
+};
+
+static void make_job(struct job *j, uint64_t sequence, const struct vd_hash *trap_secret)
+{
+    memset(j->leaf, (int)(sequence * 7 + 1), sizeof j->leaf);
+    for (int i = 0; i < 4; i++)
+        j->tokens[i] = (uint32_t)(sequence + 10 + (uint64_t)i);
+    if (trap_secret)
+        j->leaf[1] = vd_trap_leaf(trap_secret);
+    kit_receipt(&k, &j->r, &j->escrow, sequence, WORKER, AMOUNT, 10000);
+    struct vd_receipt *v = &j->r.value;
+    v->request.n_prompt = v->n_output = v->request.max_tokens = 2;
+    v->request.price_out.micro = AMOUNT / 2;
+    v->request.prompt_root = vd_token_root(k.job_salt, 0, j->tokens, 2);
+    v->output_root = vd_token_root(k.job_salt, 2, j->tokens + 2, 2);
+    v->commit_root = vd_merkle_root(j->leaf, 3);
+    kit_seal(&k, &j->r, WORKER, GATEWAY);
+}
+
+static void settle(struct job *j)
+{
+    OK(GATEWAY, {.kind = VD_TX_SETTLE, .u.settle = {1, {{j->r.bytes, j->r.n}}}});
+}
+
+static void halves(const struct job *j, struct vd_hash half[2])
+{
+    half[0] = vd_merkle_node(&j->leaf[0], &j->leaf[1]);
+    half[1] = j->leaf[2];
+}
+
+static struct vd_tx beacon_of(uint64_t epoch, uint64_t first_epoch)
+{
+    struct vd_tx tx = {.kind = VD_TX_BEACON, .u.beacon = {.epoch = epoch}};
+    tx.u.beacon.layer = vd_onion_layer(seed, (uint32_t)(LAYERS - 1 - (epoch - first_epoch)));
+    return tx;
+}
+
+static uint64_t first_epoch; /* of the keeper */
+
+/* A network with two workers, a keeper (the gateway) and two auditors, at the first block of an epoch that
+ * the keeper will reveal. */
+static int setup(void **state)
+{
+    struct vd_tx open = {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {vd_onion_layer(seed, LAYERS), LAYERS}};
+    kit_net_init(&net, &k);
+    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{STAKE}}});
+    OK(WORKER, {.kind = VD_TX_REGISTER_MODEL,
+                .u.register_model = {{k.program, k.program_bytes}, k.n_tensors, k.tensors_root}});
+    for (int a = AUDITOR; a <= AUDITOR2; a++) {
+        OK(a, {.kind = VD_TX_STAKE, .u.stake = {{STAKE}}});
+        OK(a, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    }
+    assert_int_equal(kit_give(&net, GATEWAY, open, NULL), VD_TX_OK);
+    first_epoch = vd_epoch_of(&k.genesis, net.block.height) + 1;
+    until(first_epoch * KIT_EPOCH);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    kit_net_free(&net);
+    return 0;
+}
+
+static void open_escrow(struct job *j)
+{
+    struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {k.key[GATEWAY].pub, {5000}}};
+    assert_int_equal(kit_give(&net, CLIENT, tx, &j->escrow), VD_TX_OK);
+}
+
+/* The layer of the epoch that ended last is revealed; the next block is the first after the draw. */
+static void reveal_layer(void)
+{
+    uint64_t epoch = vd_epoch_of(&k.genesis, net.block.height);
+    until((epoch + 1) * KIT_EPOCH);
+    assert_int_equal(kit_give(&net, GATEWAY, beacon_of(epoch, first_epoch), NULL), VD_TX_OK);
+    until(vd_epoch_due(&k.genesis, epoch) + 1);
+}
+
+/* A receipt that is settled and drawn. */
+static void drawn_job(struct job *j, const struct vd_hash *trap_secret)
+{
+    open_escrow(j);
+    make_job(j, 1, trap_secret);
+    settle(j);
+    reveal_layer();
+    assert_int_equal(audit(&j->r.id).phase, VD_AUDIT_COMMITTING);
+    assert_int_equal(audit(&j->r.id).n_slots, 2);
+}
+
+static struct vd_tx_audit_reveal says(const struct job *j, int who, enum vd_audit_verdict v)
+{
+    struct vd_tx_audit_reveal r = {.receipt_id = j->r.id, .verdict = v};
+    memset(r.nonce.b, 40 + who, VD_HASH_BYTES);
+    if (v == VD_AUDIT_STANDS)
+        halves(j, r.half);
+    return r;
+}
+
+static enum vd_tx_verdict commit(int who, const struct vd_tx_audit_reveal *r)
+{
+    struct vd_tx tx = {.kind = VD_TX_AUDIT_COMMIT, .u.audit_commit.receipt_id = r->receipt_id};
+    tx.u.audit_commit.commitment = vd_audit_commitment(&k.key[who].pub, r);
+    return kit_give(&net, who, tx, NULL);
+}
+
+static enum vd_tx_verdict reveal(int who, const struct vd_tx_audit_reveal *r)
+{
+    return kit_give(&net, who, (struct vd_tx){.kind = VD_TX_AUDIT_REVEAL, .u.audit_reveal = *r}, NULL);
+}
+
+static enum vd_audit_slot_status said(const struct vd_hash *id, int who)
+{
+    struct vd_audit a = audit(id);
+    for (uint32_t i = 0; i < a.n_slots; i++)
+        if (vd_pubkey_eq(&a.slot[i].auditor, &k.key[who].pub))
+            return a.slot[i].status;
+    return 0;
+}
+
+/* What an auditor gets for a receipt of AMOUNT: 5 %, by two. */
+enum { REWARD = AMOUNT / 20 / 2 };
+
+/* ---- the beacon ---- */
+
+static void test_onion(void **state)
+{
+    struct vd_hash inner = vd_onion_layer(seed, 4), outer = vd_onion_outer(&inner),
+                   five = vd_onion_layer(seed, 5);
+    assert_memory_equal(outer.b, five.b, VD_HASH_BYTES);
+}
+
+static void test_beacon_refusals(void **state)
+{
+    struct vd_tx early = beacon_of(first_epoch, first_epoch), wrong = early;
+    struct vd_tx again = {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {{{1}}, 1}};
+    REFUSED(VD_TX_BAD_LAYER, GATEWAY, early); /* the epoch is not over */
+    REFUSED(VD_TX_BEACON_EXISTS, GATEWAY, again);
+    again.u.beacon_open.n_layers = 0;
+    REFUSED(VD_TX_BAD_AMOUNT, CLIENT, again);
+    until((first_epoch + 1) * KIT_EPOCH);
+    wrong.u.beacon.layer.b[0] ^= 1;
+    REFUSED(VD_TX_BAD_LAYER, GATEWAY, wrong); /* not the preimage */
+    REFUSED(VD_TX_BAD_LAYER, GATEWAY, beacon_of(first_epoch + 1, first_epoch));
+    REFUSED(VD_TX_BAD_LAYER, CLIENT, early); /* not its keeper */
+    OK(GATEWAY, early);
+    REFUSED(VD_TX_BAD_LAYER, GATEWAY, early);
+    blocks(KIT_BEACON);
+    assert_int_equal(bucket(VD_BUCKET_BONDS), KIT_BEACON_BOND);
+}
+
+static void test_missing_reveal_costs_the_bond(void **state)
+{
+    struct vd_keeper keeper;
+    uint64_t before = balance(GATEWAY);
+    until(vd_epoch_due(&k.genesis, first_epoch));
+    assert_true(vd_ledger_get_keeper(&net.block.overlay.kv, &k.key[GATEWAY].pub, &keeper));
+    blocks(1);
+    assert_false(vd_ledger_get_keeper(&net.block.overlay.kv, &k.key[GATEWAY].pub, &keeper));
+    assert_int_equal(bucket(VD_BUCKET_BURNED), KIT_BEACON_BOND);
+    assert_int_equal(bucket(VD_BUCKET_BONDS), 0);
+    assert_int_equal(balance(GATEWAY), before);
+    REFUSED(VD_TX_BAD_LAYER, GATEWAY, beacon_of(first_epoch, first_epoch));
+}
+
+static void test_the_last_layer_returns_the_bond(void **state)
+{
+    struct vd_tx open = {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {vd_onion_layer(seed, 1), 1}};
+    struct vd_tx last = {.kind = VD_TX_BEACON, .u.beacon = {first_epoch + 1, vd_onion_layer(seed, 0)}};
+    uint64_t before = balance(CLIENT);
+    OK(CLIENT, open);
+    assert_int_equal(balance(CLIENT), before - KIT_BEACON_BOND);
+    until((first_epoch + 1) * KIT_EPOCH);
+    OK(GATEWAY, beacon_of(first_epoch, first_epoch));
+    until((first_epoch + 2) * KIT_EPOCH);
+    OK(CLIENT, last);
+    assert_int_equal(balance(CLIENT), before);
+    OK(GATEWAY, beacon_of(first_epoch + 1, first_epoch));
+    blocks(KIT_EPOCH);
+    assert_int_equal(balance(CLIENT), before);
+}
+
+/* Two keepers with the same onion do not cancel out, and the order of their layers does not matter. */
+static void test_keepers_mix(void **state)
+{
+    struct vd_hash layer = vd_onion_layer(seed, 3), zero = {{0}};
+    struct vd_hash a = vd_beacon_part(&k.key[1].pub, &layer), b = vd_beacon_part(&k.key[2].pub, &layer), mix;
+    for (int i = 0; i < VD_HASH_BYTES; i++)
+        mix.b[i] = a.b[i] ^ b.b[i];
+    assert_false(vd_hash_eq(&mix, &zero));
+    struct vd_hash one = vd_beacon_value(1, &mix), two = vd_beacon_value(2, &mix);
+    assert_false(vd_hash_eq(&one, &two));
+}
+
+static void test_a_batch_without_a_layer_waits_for_the_next(void **state)
+{
+    struct vd_tx open = {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {vd_onion_layer(seed, LAYERS), LAYERS}};
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    until((first_epoch + 1) * KIT_EPOCH - 1);
+    settle(&j);
+    OK(CLIENT, open); /* owes from the next epoch on; the gateway reveals nothing any more */
+    until(vd_epoch_due(&k.genesis, first_epoch) + 1);
+    assert_false(receipt(&j.r.id).audited);
+    until((first_epoch + 2) * KIT_EPOCH);
+    OK(CLIENT, beacon_of(first_epoch + 1, first_epoch + 1));
+    until(vd_epoch_due(&k.genesis, first_epoch + 1) + 1);
+    assert_true(receipt(&j.r.id).audited);
+    assert_int_equal(audit(&j.r.id).epoch, first_epoch + 1);
+}
+
+/* Without keepers nobody audits, and nobody waits for it. */
+static void test_no_keeper_no_audit(void **state)
+{
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    settle(&j);
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    assert_false(receipt(&j.r.id).audited);
+}
+
+/* ---- drawing ---- */
+
+static void test_auditor_refusals(void **state)
+{
+    struct vd_hash none = {{1}};
+    REFUSED(VD_TX_UNKNOWN_MODEL, AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {none, true}});
+    REFUSED(VD_TX_BELOW_MIN_STAKE, CLIENT, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}}); /* twice: nothing */
+    k.genesis.epoch_blocks = 0;
+    REFUSED(VD_TX_NO_AUDITS, AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    REFUSED(VD_TX_NO_AUDITS, AUDITOR, {.kind = VD_TX_TRAP_PLANT});
+    REFUSED(VD_TX_NO_AUDITS, AUDITOR, {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {none, 1}});
+    k.genesis.epoch_blocks = KIT_EPOCH;
+}
+
+static void test_draw_is_by_stake_and_excludes_the_parties(void **state)
+{
+    struct vd_hash beacon = {{3}}, id = {{0}};
+    int n = 0, low = 0;
+    for (int i = 0; i < 4000; i++) {
+        id.b[0] = (uint8_t)i;
+        id.b[1] = (uint8_t)(i >> 8);
+        n += vd_audit_is_drawn(&beacon, &id, 250000);
+        low += vd_audit_point(&beacon, &id, 0, 4000) < 1000;
+        assert_true(vd_audit_is_drawn(&beacon, &id, VD_PPM));
+        assert_false(vd_audit_is_drawn(&beacon, &id, 0));
+    }
+    assert_in_range(n, 850, 1150);
+    assert_in_range(low, 850, 1150);
+    /* The worker and the gateway of a receipt are never among its auditors. */
+    struct job j;
+    OK(WORKER, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    OK(GATEWAY, {.kind = VD_TX_STAKE, .u.stake = {{STAKE * 10}}});
+    OK(GATEWAY, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    drawn_job(&j, NULL);
+    assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_DRAWN);
+    assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_DRAWN);
+}
+
+/* Whoever registers after the epoch, when its layer may be known, is not drawn for it. */
+static void test_late_auditors_are_not_drawn(void **state)
+{
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    settle(&j);
+    OK(AUDITOR2, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    until((first_epoch + 1) * KIT_EPOCH);
+    OK(GATEWAY, beacon_of(first_epoch, first_epoch));
+    OK(AUDITOR2, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    until(vd_epoch_due(&k.genesis, first_epoch) + 1);
+    assert_int_equal(audit(&j.r.id).n_slots, 1);
+    assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_DRAWN);
+}
+
+static void test_new_workers_are_audited_more(void **state)
+{
+    struct job j;
+    k.genesis.audit_rate_ppm = 1; /* as good as never */
+    k.genesis.audit_new_rate_ppm = VD_PPM;
+    k.genesis.audit_new_receipts = 1;
+    drawn_job(&j, NULL);
+    assert_int_equal(audit(&j.r.id).rate_ppm, VD_PPM);
+    until(audit(&j.r.id).deadline_height + 1);
+    blocks(KIT_WINDOW);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    assert_int_equal(stake(WORKER).n_final, 1);
+    k.genesis.audit_rate_ppm = VD_PPM;
+    k.genesis.audit_new_rate_ppm = 0;
+    k.genesis.audit_new_receipts = 0;
+}
+
+/* ---- commit and reveal ---- */
+
+static void test_honest_audit(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    uint64_t before = balance(AUDITOR), before2 = balance(AUDITOR2);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(stake(AUDITOR).n_open_audits, 1);
+    REFUSED(VD_TX_STAKE_IN_USE, AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}});
+    assert_int_equal(commit(CLIENT, &a), VD_TX_NOT_DRAWN);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_WRONG_PHASE); /* the first commitment counts */
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_WRONG_PHASE); /* others could copy it */
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_REVEALING);
+    assert_int_equal(reveal(CLIENT, &a), VD_TX_NOT_DRAWN);
+    assert_int_equal(reveal(AUDITOR, &b), VD_TX_BAD_REVEAL);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_WRONG_PHASE);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_HEARD);
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_CLOSED);
+    assert_int_equal(balance(AUDITOR), before + REWARD);
+    assert_int_equal(balance(AUDITOR2), before2 + REWARD);
+    assert_int_equal(bucket(VD_BUCKET_POOL), 0);
+    assert_int_equal(stake(AUDITOR).n_open_audits, 0);
+    OK(AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}});
+}
+
+/* The receipt is not paid while its audit is under way, even when its window has passed. */
+static void test_an_audit_holds_the_payment_up(void **state)
+{
+    struct job j;
+    k.genesis.audit_reveal_blocks = 30;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    until(receipt(&j.r.id).window_end_height + 10);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_REVEALING);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_SETTLED);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    blocks(1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    k.genesis.audit_reveal_blocks = KIT_REVEAL;
+}
+
+static void test_who_is_silent_loses_and_is_drawn_no_more(void **state)
+{
+    struct job j;
+    struct vd_bytes there;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    until(audit(&j.r.id).deadline_height + 1);
+    assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_MISSED);
+    assert_int_equal(stake(AUDITOR2).amount.micro, STAKE - KIT_AUDIT_SLASH);
+    struct vd_state_key listed =
+        vd_state_key_make(VD_STATE_AUDITOR, k.model_root.b, VD_HASH_BYTES, k.key[AUDITOR2].pub.b);
+    assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&listed), &there));
+    until(audit(&j.r.id).deadline_height + 1); /* and the other does not reveal */
+    assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_MISSED);
+    assert_int_equal(stake(AUDITOR).amount.micro, STAKE - KIT_AUDIT_SLASH);
+    blocks(KIT_WINDOW);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL); /* the worker loses nothing by it */
+    assert_int_equal(bucket(VD_BUCKET_POOL), AMOUNT / 20);
+    assert_int_equal(stake(AUDITOR).n_open_audits, 0);
+}
+
+/* Lazy: says STANDS without having computed anything. */
+static void test_lazy_auditor_cannot_reveal(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal lazy = says(&j, AUDITOR, VD_AUDIT_STANDS),
+                              b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    memset(lazy.half, 5, sizeof lazy.half);
+    assert_int_equal(commit(AUDITOR, &lazy), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &lazy), VD_TX_BAD_REVEAL);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    struct vd_tx_audit_reveal told = b; /* the other has shown it by now: too late */
+    told.nonce = lazy.nonce;
+    assert_int_equal(reveal(AUDITOR, &told), VD_TX_BAD_REVEAL);
+    until(audit(&j.r.id).deadline_height + 1);
+    assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_MISSED);
+    assert_int_equal(stake(AUDITOR).amount.micro, STAKE - KIT_AUDIT_SLASH);
+}
+
+/* A commitment names its auditor, so a copy of it cannot be opened by another. */
+static void test_copied_commitment_cannot_be_revealed(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS);
+    struct vd_tx copy = {.kind = VD_TX_AUDIT_COMMIT, .u.audit_commit.receipt_id = j.r.id};
+    copy.u.audit_commit.commitment = vd_audit_commitment(&k.key[AUDITOR].pub, &a);
+    OK(AUDITOR, copy);
+    OK(AUDITOR2, copy);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &a), VD_TX_BAD_REVEAL);
+    until(audit(&j.r.id).deadline_height + 1);
+    assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_MISSED);
+}
+
+/* ---- disputes ---- */
+
+static struct vd_hash challenge(int who, const struct job *j)
+{
+    struct vd_hash id;
+    assert_int_equal(
+        kit_give(&net, who, (struct vd_tx){.kind = VD_TX_CHALLENGE, .u.challenge = {j->r.id}}, &id),
+        VD_TX_OK);
+    return id;
+}
+
+/* One finds a difference, disputes it and wins (the worker is silent); the other said that it stands. Nobody
+ * honest can lose by a verdict that a worker may bring about by itself. */
+static void test_differs_and_wins(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_DIFFERS),
+                              b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    uint64_t before = balance(AUDITOR), before2 = balance(AUDITOR2);
+    challenge(AUDITOR, &j);
+    blocks(KIT_CLOCK * 2 + 2);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_VOID);
+    assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_LATE);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_CLOSED);
+    assert_int_equal(balance(AUDITOR), before + KIT_SLASH * 4 / 10); /* the pool is empty yet */
+    assert_int_equal(balance(AUDITOR2), before2);
+    assert_int_equal(stake(AUDITOR2).amount.micro, STAKE);
+}
+
+static void test_false_alarm_costs(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_DIFFERS),
+                              b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    uint64_t at = net.block.height; /* there is time to challenge, whatever the window was */
+    assert_true(receipt(&j.r.id).window_end_height >= at + KIT_COMMIT);
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    assert_int_equal(stake(AUDITOR).amount.micro, STAKE - KIT_AUDIT_SLASH);
+    assert_int_equal(stake(AUDITOR2).amount.micro, STAKE);
+}
+
+/* A verdict in the middle of an audit: whoever has not spoken was not late. */
+static void test_a_verdict_ends_the_audit(void **state)
+{
+    struct job j;
+    k.genesis.audit_commit_blocks = 30;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    settle(&j);
+    challenge(CLIENT, &j);
+    reveal_layer();
+    assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_LATE); /* before it was drawn */
+    assert_false(receipt(&j.r.id).audited);
+
+    make_job(&j, 2, NULL);
+    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{STAKE}}});
+    settle(&j);
+    reveal_layer();
+    challenge(CLIENT, &j);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    blocks(KIT_CLOCK * 2 + 2);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_VOID);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_CLOSED);
+    assert_int_equal(stake(AUDITOR).amount.micro + stake(AUDITOR2).amount.micro, 2 * STAKE);
+    assert_int_equal(stake(AUDITOR).n_open_audits + stake(AUDITOR2).n_open_audits, 0);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_WRONG_PHASE);
+    k.genesis.audit_commit_blocks = KIT_COMMIT;
+}
+
+/* ---- data ---- */
+
+static struct vd_tx data_of(const struct job *j, uint8_t bytes[16])
+{
+    for (int i = 0; i < 4; i++)
+        vd_le32_store(bytes + 4 * i, j->tokens[i]);
+    struct vd_tx tx = {.kind = VD_TX_AUDIT_DATA,
+                       .u.audit_data = {.receipt_id = j->r.id, .tokens = {bytes, 16}}};
+    memcpy(tx.u.audit_data.salt.b, k.job_salt, VD_HASH_BYTES);
+    return tx;
+}
+
+static void test_withheld_data_lose(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    uint64_t before = balance(AUDITOR), burned = bucket(VD_BUCKET_BURNED);
+    REFUSED(VD_TX_NOT_DRAWN, CLIENT, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    REFUSED(VD_TX_WRONG_PHASE, AUDITOR2, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    until(audit(&j.r.id).deadline_height);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_SETTLED);
+    blocks(1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_VOID);
+    assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_WITHHELD);
+    assert_int_equal(stake(WORKER).amount.micro, STAKE - KIT_SLASH);
+    /* Nobody gains by a demand. (And the keeper has not gone on.) */
+    assert_int_equal(bucket(VD_BUCKET_BURNED), burned + KIT_SLASH + KIT_BEACON_BOND);
+    assert_int_equal(balance(AUDITOR), before);
+    assert_int_equal(stake(AUDITOR).amount.micro, STAKE);
+    assert_int_equal(stake(WORKER).convicted_height, net.block.height - 1);
+}
+
+static void test_data_on_the_ledger_answer_a_demand(void **state)
+{
+    struct job j;
+    struct vd_bytes shown;
+    uint8_t bytes[16];
+    drawn_job(&j, NULL);
+    struct vd_tx data = data_of(&j, bytes), wrong = data;
+    REFUSED(VD_TX_WRONG_PHASE, WORKER, data); /* nobody asked */
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    REFUSED(VD_TX_NOT_DRAWN, CLIENT, data);
+    wrong.u.audit_data.salt.b[0] ^= 1;
+    REFUSED(VD_TX_BAD_DATA, WORKER, wrong);
+    wrong = data;
+    wrong.u.audit_data.tokens.n = 12; /* not the whole */
+    REFUSED(VD_TX_BAD_DATA, WORKER, wrong);
+    wrong = data;
+    wrong.u.audit_data.first = 1;
+    REFUSED(VD_TX_BAD_DATA, WORKER, wrong);
+    for (size_t i = 0; i < 4; i++) {
+        blocks(i == 1); /* a block looks at four */
+        bytes[4 * i] ^= 1;
+        if (i < 3)
+            REFUSED(VD_TX_BAD_DATA, GATEWAY, data);
+        bytes[4 * i] ^= 1;
+    }
+    blocks(1);
+    OK(WORKER, data);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_COMMITTING);
+    assert_memory_equal(audit(&j.r.id).shown_by.b, k.key[WORKER].pub.b, VD_PUBKEY_BYTES);
+    struct vd_state_key at = vd_state_key_shown(&j.r.id, &k.key[WORKER].pub, 0);
+    assert_true(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
+    assert_memory_equal(shown.p, bytes, 16);
+    REFUSED(VD_TX_WRONG_PHASE, AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}}); /* once */
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    assert_false(
+        net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown)); /* no more */
+}
+
+/* Those who have the data already need not wait for those who demand them. */
+static void test_all_committed_ends_a_demand(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_REVEALING);
+    blocks(KIT_DATA * 3);
+    assert_int_equal(stake(WORKER).amount.micro, STAKE);
+}
+
+/* ---- traps ---- */
+
+static struct vd_tx trap_open(const struct vd_hash *trap, const struct job *j, const struct vd_hash *secret,
+                              struct vd_hash proof[2])
+{
+    vd_merkle_range_prove(j->leaf, 3, 1, 1, proof);
+    return (struct vd_tx){.kind = VD_TX_TRAP_OPEN,
+                          .u.trap_open = {*trap, j->r.id, *secret, 1, {proof->b, 2 * VD_HASH_BYTES}}};
+}
+
+static void test_trap_catches_who_was_told(void **state)
+{
+    struct vd_hash secret = {{77}}, trap, proof[2];
+    struct job j;
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret)}};
+    uint64_t owner = balance(WORKER2);
+    assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
+    blocks(1);
+    drawn_job(&j, &secret);
+    uint64_t worker = stake(WORKER).amount.micro;
+    /* One was told the halves and passes them on; the other replays, and sees that the receipt is wrong. */
+    struct vd_tx_audit_reveal told = says(&j, AUDITOR, VD_AUDIT_STANDS),
+                              seen = says(&j, AUDITOR2, VD_AUDIT_DIFFERS);
+    assert_int_equal(commit(AUDITOR, &told), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &seen), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &told), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &seen), VD_TX_OK);
+    uint64_t honest = balance(AUDITOR2);
+    challenge(AUDITOR2, &j);
+
+    struct vd_tx open = trap_open(&trap, &j, &secret, proof), wrong = open;
+    REFUSED(VD_TX_UNKNOWN_TRAP, CLIENT, open);
+    wrong.u.trap_open.index = 0;
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, wrong);
+    wrong = open;
+    wrong.u.trap_open.secret.b[1] ^= 1;
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, wrong);
+    wrong = open;
+    wrong.u.trap_open.proof.n -= VD_HASH_BYTES;
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, wrong);
+    OK(WORKER2, open);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_VOID);
+    assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_TRAP);
+    assert_int_equal(stake(WORKER).amount.micro, worker); /* it did as it was asked to */
+    assert_int_equal(stake(AUDITOR).amount.micro, STAKE - KIT_SLASH);
+    assert_int_equal(balance(WORKER2), owner - AMOUNT / 20 + KIT_SLASH * 4 / 10);
+    blocks(KIT_CLOCK * 4);
+    assert_int_equal(balance(AUDITOR2), honest + REWARD); /* and its bond is back */
+    assert_int_equal(stake(AUDITOR2).amount.micro, STAKE);
+    REFUSED(VD_TX_UNKNOWN_TRAP, WORKER2, open);
+}
+
+static void test_a_trap_that_is_not_opened_costs_its_bond(void **state)
+{
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT};
+    uint64_t before = balance(WORKER2), burned = bucket(VD_BUCKET_BURNED);
+    OK(WORKER2, plant);
+    assert_int_equal(balance(WORKER2), before - KIT_TRAP_BOND);
+    for (uint64_t end = net.block.height + KIT_TRAP_BLOCKS + 1, e; net.block.height < end; kit_end(&net)) {
+        e = vd_epoch_of(&k.genesis, net.block.height); /* the keeper goes on */
+        if (e > first_epoch && net.block.height % KIT_EPOCH == 0)
+            OK(GATEWAY, beacon_of(e - 1, first_epoch));
+    }
+    assert_int_equal(balance(WORKER2), before - KIT_TRAP_BOND);
+    assert_int_equal(bucket(VD_BUCKET_BURNED), burned + KIT_TRAP_BOND);
+}
+
+/* A trap is planted before its receipt is settled, or it would be an excuse. */
+static void test_a_trap_is_no_excuse(void **state)
+{
+    struct vd_hash secret = {{78}}, trap, proof[2];
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, &secret);
+    settle(&j);
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret)}};
+    assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &j, &secret, proof));
+}
+
+/* ---- bounds ---- */
+
+static void test_draws_of_a_block_are_bounded(void **state)
+{
+    static struct job j[VD_BLOCK_MAX_DRAWS + 3];
+    enum { N = VD_BLOCK_MAX_DRAWS + 3 };
+    int now = 0, later = 0;
+    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{AMOUNT * N}}});
+    struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {k.key[GATEWAY].pub, {AMOUNT * N}}};
+    assert_int_equal(kit_give(&net, CLIENT, tx, &j[0].escrow), VD_TX_OK);
+    for (int i = 0; i < N; i++) {
+        j[i].escrow = j[0].escrow;
+        make_job(&j[i], (uint64_t)i, NULL);
+        settle(&j[i]);
+    }
+    reveal_layer();
+    for (int i = 0; i < N; i++)
+        now += receipt(&j[i].r.id).audited;
+    assert_int_equal(now, VD_BLOCK_MAX_DRAWS);
+    blocks(1);
+    for (int i = 0; i < N; i++)
+        later += receipt(&j[i].r.id).audited;
+    assert_int_equal(later, N);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(test_onion),
+        T(test_beacon_refusals),
+        T(test_missing_reveal_costs_the_bond),
+        T(test_the_last_layer_returns_the_bond),
+        T(test_keepers_mix),
+        T(test_a_batch_without_a_layer_waits_for_the_next),
+        T(test_no_keeper_no_audit),
+        T(test_auditor_refusals),
+        T(test_draw_is_by_stake_and_excludes_the_parties),
+        T(test_late_auditors_are_not_drawn),
+        T(test_new_workers_are_audited_more),
+        T(test_honest_audit),
+        T(test_an_audit_holds_the_payment_up),
+        T(test_who_is_silent_loses_and_is_drawn_no_more),
+        T(test_lazy_auditor_cannot_reveal),
+        T(test_copied_commitment_cannot_be_revealed),
+        T(test_differs_and_wins),
+        T(test_false_alarm_costs),
+        T(test_a_verdict_ends_the_audit),
+        T(test_withheld_data_lose),
+        T(test_data_on_the_ledger_answer_a_demand),
+        T(test_all_committed_ends_a_demand),
+        T(test_trap_catches_who_was_told),
+        T(test_a_trap_that_is_not_opened_costs_its_bond),
+        T(test_a_trap_is_no_excuse),
+        T(test_draws_of_a_block_are_bounded),
+    };
+    kit_init(&k);
+    k.genesis.audit_window_blocks = 8;
+    kit_audits(&k);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    kit_free(&k);
+    return failed;
+}

@@ -1,13 +1,14 @@
 /* Matrix products with NEON: the loops of the AVX2 table around tiles of up to four tokens, by SDOT here, by
  * SMMLA in vd_kern_mat_i8mm.c, and float weights. */
-#include "vd_kern_neon_dot.h"
+#include "vd_kern_neon_super.h"
 
 enum {
     SLAB_BYTES = 256 * 1024 /* of packed weights: fits L2 beside the activations */
 };
 
 TILE_FNS
-const vd_neon_tiles vd_neon_dot_tiles[] = TILE_TABLE;
+SUPER_FNS
+const vd_neon_tiles vd_neon_dot_tiles[VD_NEON_TYPES] = {TILE_ENTRIES, SUPER_ENTRIES};
 
 static void store_rows(float *y, size_t rows, const float32x4_t *v, size_t stride)
 {
@@ -20,25 +21,28 @@ static void store_rows(float *y, size_t rows, const float32x4_t *v, size_t strid
         memcpy(y, last, rows * sizeof(float));
 }
 
-static bool is_huge(const struct vd_kern_mat *w, const void *act, size_t t)
+static bool is_huge(const struct vd_kern_mat *w, const struct vd_kern_rhs *x, size_t t)
 {
-    return vd_wide_type(w->type).has_min && vd_wide_act_group(act, w->cols, t)->huge != 0;
+    return vd_wide_type(w->type).has_min && vd_wide_act_group(x->act, w->cols, t)->huge != 0;
 }
 
 /* How many tokens from t on one tile takes. */
-static size_t tile_tokens(const struct vd_kern_mat *w, const void *act, size_t t, size_t t1)
+static size_t tile_tokens(const struct vd_kern_mat *w, const struct vd_kern_rhs *x, size_t t, size_t t1)
 {
     size_t left = WIDE_TOKS - t % WIDE_TOKS, n = t1 - t < VD_NEON_TILE ? t1 - t : VD_NEON_TILE;
-    return is_huge(w, act, t) ? 1 : n < left ? n : left;
+    return is_huge(w, x, t) ? 1 : n < left ? n : left;
 }
 
 static void tile_groups(const vd_neon_tiles *tiles, const struct vd_kern_mat *w, size_t g0, size_t g1,
-                        const void *act, size_t t, size_t n, float *y, size_t ldy)
+                        const struct vd_kern_rhs *x, size_t t, size_t n, float *y, size_t ldy)
 {
-    struct vd_neon_tile tile = {.act = vd_wide_act_group(act, w->cols, t),
-                                .slot = t % WIDE_TOKS,
-                                .n_blocks = w->cols / VD_KERN_BLOCK};
-    vd_neon_tile_fn *fn = tiles[w->type][is_huge(w, act, t) ? VD_NEON_TILE : n - 1];
+    struct vd_neon_tile tile = {.slot = t % WIDE_TOKS,
+                                .n_blocks = w->cols / vd_wtype_info(w->type)->block_elems};
+    if (vd_wide_is_super(w->type))
+        tile.act = vd_wide_supers(x->act256, w->cols, t);
+    else
+        tile.act = vd_wide_act_group(x->act, w->cols, t);
+    vd_neon_tile_fn *fn = tiles[w->type][is_huge(w, x, t) ? VD_NEON_TILE : n - 1];
     for (size_t g = g0; g < g1; g++) {
         float32x4_t out[4][VD_NEON_TILE];
         tile.w = vd_wide_group(w, g);
@@ -123,14 +127,10 @@ void vd_neon_matmul_by(const vd_neon_tiles *tiles, const struct vd_kern_mat *w, 
         float_matmul(w, g0, g1, x, t0, t1, y, ldy);
         return;
     }
-    if (vd_wide_is_plain(w->type)) {
-        vd_wide_plain_matmul(w, r0, r1, x, t0, t1, y, ldy);
-        return;
-    }
     size_t slab = t1 - t0 <= WIDE_TOKS ? 1 : SLAB_BYTES / vd_wide_group_bytes(w->type, w->cols) + 1;
     for (size_t g = g0; g < g1; g += slab)
         for (size_t t = t0, n; t < t1; t += n) {
-            n = tile_tokens(w, x->act, t, t1);
-            tile_groups(tiles, w, g, g + slab < g1 ? g + slab : g1, x->act, t, n, y, ldy);
+            n = tile_tokens(w, x, t, t1);
+            tile_groups(tiles, w, g, g + slab < g1 ? g + slab : g1, x, t, n, y, ldy);
         }
 }

@@ -30,8 +30,8 @@ static void matmul_mma(const struct vd_kern_mat *w, size_t r0, size_t r1, const 
     {                                                                                                        \
         .name = its_name, .scratch_bytes = vd_neon_scratch_bytes, .mat_bytes = vd_wide_mat_bytes,            \
         .mat_pack = vd_wide_mat_pack, .act_bytes = vd_wide_act_bytes, .act_quant = vd_neon_act_quant,        \
-        .act_read = vd_wide_act_read, .act256_bytes = vd_kern_act256_bytes,                                  \
-        .act256_quant = vd_kern_act256_quant, .act256_read = vd_kern_act256_read, .matmul = its_matmul,      \
+        .act_read = vd_wide_act_read, .act256_bytes = vd_wide_act256_bytes,                                  \
+        .act256_quant = vd_neon_act256_quant, .act256_read = vd_wide_act256_read, .matmul = its_matmul,      \
         .rmsnorm = vd_neon_rmsnorm, .rope_table = vd_kern_rope_table, .rope = vd_neon_rope,                  \
         .add = vd_neon_add, .swiglu = vd_neon_swiglu, .geglu = vd_neon_geglu, .scale = vd_neon_scale,        \
         .cap = vd_neon_cap, .madd = vd_neon_madd, .exp = vd_neon_exp, .embed_row = vd_kern_embed_row,        \

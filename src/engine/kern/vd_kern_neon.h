@@ -100,17 +100,18 @@ VD_INLINE int8x16_t load_flipped(const uint8_t *p)
 /* Products. A tile function multiplies one group of 16 rows with n tokens. */
 struct vd_neon_tile {
     const uint8_t *w; /* a row group */
-    const struct vd_wide_act_group *act;
+    const void
+        *act;    /* the tokens' group: struct vd_wide_act_group, or the first of its struct vd_wide_super */
     size_t slot; /* of the first token in the group */
-    size_t n_blocks;
+    size_t n_blocks; /* of the type, in a row */
 };
-enum { VD_NEON_TILE = 4 };
+enum { VD_NEON_TILE = 4, VD_NEON_TYPES = VD_WTYPE_MXFP4 + 1 };
 typedef void vd_neon_tile_fn(const struct vd_neon_tile *t, float32x4_t out[4][VD_NEON_TILE]);
 
 /* By type and number of tokens less one; [type][VD_NEON_TILE] is for one token of a huge group (types with a
  * min only, see vd_kern_wide.h). */
 typedef vd_neon_tile_fn *const vd_neon_tiles[VD_NEON_TILE + 1];
-extern const vd_neon_tiles vd_neon_dot_tiles[VD_WTYPE_Q8_0 + 1], vd_neon_mma_tiles[VD_WTYPE_Q8_0 + 1];
+extern const vd_neon_tiles vd_neon_dot_tiles[VD_NEON_TYPES], vd_neon_mma_tiles[VD_NEON_TYPES];
 
 void vd_neon_matmul_by(const vd_neon_tiles *tiles, const struct vd_kern_mat *w, size_t r0, size_t r1,
                        const struct vd_kern_rhs *x, size_t t0, size_t t1, float *y, size_t ldy);
@@ -119,6 +120,7 @@ void vd_neon_matmul_by(const vd_neon_tiles *tiles, const struct vd_kern_mat *w, 
 int32_t vd_neon_quant32(const float *x, int8_t *q, float *d);
 void vd_neon_quant8(const float *x, size_t n, int8_t *q, float *d);
 void vd_neon_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
+void vd_neon_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256);
 
 void vd_neon_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y);
 void vd_neon_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);

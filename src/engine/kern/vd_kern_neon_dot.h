@@ -25,6 +25,12 @@ VD_INLINE void step_codes(enum vd_wtype type, int n_quads, const uint8_t *codes,
         }
         const uint8x16_t u = vld1q_u8(codes + (five ? 64 : 0) + 64 * j + 16 * k);
         uint8x16_t a = vandq_u8(u, vdupq_n_u8(15)), b = vshrq_n_u8(u, 4);
+        if (vd_wide_type(type).table != NULL) {
+            const int8x16_t table = vld1q_s8(vd_wide_type(type).table);
+            lo[k] = vqtbl1q_s8(table, a);
+            hi[k] = vqtbl1q_s8(table, b);
+            continue;
+        }
         if (five) {
             const uint8x16_t high = vld1q_u8(codes + 16 * k);
             a = vbslq_u8(bit4, high << (4 - j), a);
@@ -123,25 +129,47 @@ VD_INLINE void block_dots(enum vd_wtype type, int n, int n_quads, const uint8_t 
     dots_by_lane(type, n, n_quads, codes, q, stride, sum);
 }
 
+/* Four scales that are exponents: 2^(e - 128), see vd_wtype.h. */
+VD_INLINE float32x4_t load_exponents4(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, 4);
+    const uint32x4_t e = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))));
+    const uint32x4_t small = vshlq_u32(vdupq_n_u32(0x200000), vreinterpretq_s32_u32(e));
+    const uint32x4_t normal = vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(1)), 23);
+    uint32x4_t bits = vbslq_u32(vcltq_u32(e, vdupq_n_u32(2)), small, normal);
+    bits = vbslq_u32(vceqq_u32(e, vdupq_n_u32(255)), vdupq_n_u32(VD_NAN_BITS), bits);
+    return vreinterpretq_f32_u32(bits);
+}
+
+/* Scales of the four rows from `row` on; which: 0 the scale, 1 the min. */
+VD_INLINE float32x4_t load_scales4(enum vd_wtype type, const uint8_t *p, int row, int which)
+{
+    if (vd_wide_type(type).head_bytes == 1)
+        return load_exponents4(p + row);
+    return load_half4((const uint16_t *)p + which * WIDE_ROWS + row);
+}
+
 /* One block at p of n_quads times four rows, from row 4 * quad on: acc[token] gets its fma, and that of the
  * min; huge: the min term by the letter (see vd_kern_wide.h). */
 VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, int quad, int n_quads, const uint8_t *p,
                           const struct vd_wide_act *a, size_t slot, float32x4_t acc[][4])
 {
     const struct vd_wide_type layout = vd_wide_type(type);
-    const uint16_t *scales = (const uint16_t *)p + 4 * quad;
+    const bool corrected =
+        !layout.has_min && !layout.flip && layout.table == NULL; /* the codes are too high */
     int32x4_t sum[VD_NEON_TILE][4];
     block_dots(type, n, n_quads, p + layout.head_bytes * WIDE_ROWS + 16 * quad, a->q[slot], VD_KERN_BLOCK,
                sum);
     VD_UNROLL
     for (int k = 0; k < n_quads; k++) {
-        const float32x4_t dw = load_half4(scales + 4 * k);
-        const float32x4_t mw = layout.has_min ? load_half4(scales + 16 + 4 * k) : dw;
+        const float32x4_t dw = load_scales4(type, p, 4 * (quad + k), 0);
+        const float32x4_t mw = layout.has_min ? load_scales4(type, p, 4 * (quad + k), 1) : dw;
         VD_UNROLL
         for (int i = 0; i < n; i++) {
             const size_t t = slot + (size_t)i;
             int32x4_t isum = sum[i][k];
-            if (!layout.has_min && !layout.flip)
+            if (corrected)
                 isum = vsubq_s32(isum, vdupq_n_s32(a->asum[t] * (1 << layout.offset_log2)));
             acc[i][k] = vfmaq_f32(acc[i][k], vmulq_n_f32(dw, a->d[t]), vcvtq_f32_s32(isum));
             if (layout.has_min && huge)
@@ -159,6 +187,7 @@ VD_INLINE void tile_segment(enum vd_wtype type, int n, bool huge, const struct v
     const struct vd_wide_type layout = vd_wide_type(type);
     const size_t block_bytes = (size_t)(layout.head_bytes + layout.code_bytes) * WIDE_ROWS;
     const size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
+    const struct vd_wide_act *block = ((const struct vd_wide_act_group *)t->act)->block;
     const int n_quads = n <= 2 ? 4 : 2;
     VD_UNROLL
     for (int quad = 0; quad < 4; quad += n_quads) {
@@ -167,7 +196,7 @@ VD_INLINE void tile_segment(enum vd_wtype type, int n, bool huge, const struct v
         for (int i = 0; i < n; i++)
             acc[i][0] = acc[i][1] = acc[i][2] = acc[i][3] = vdupq_n_f32(0.0f);
         for (size_t b = b0; b < b1; b++)
-            block_step(type, n, huge, quad, n_quads, t->w + b * block_bytes, &t->act->block[b], t->slot, acc);
+            block_step(type, n, huge, quad, n_quads, t->w + b * block_bytes, &block[b], t->slot, acc);
         VD_UNROLL
         for (int i = 0; i < n; i++)
             VD_UNROLL
@@ -183,7 +212,7 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_n
         tile_segment(type, n, huge, t, b, out);
 }
 
-/* A file that includes this writes TILE_FNS and then a table that is TILE_TABLE. */
+/* A file that includes this writes TILE_FNS and then a table with TILE_ENTRIES. */
 #define TILE_FN(type, n, name, huge)                                                                         \
     static void tile_##type##_##name(const struct vd_neon_tile *t, float32x4_t out[4][VD_NEON_TILE])         \
     {                                                                                                        \
@@ -197,17 +226,18 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_n
     TILE_FNS_OF(Q4_1)                                                                                        \
     TILE_FNS_OF(Q5_0)                                                                                        \
     TILE_FNS_OF(Q5_1)                                                                                        \
-    TILE_FNS_OF(Q8_0) TILE_FN(Q4_1, 1, huge, true) TILE_FN(Q5_1, 1, huge, true)
+    TILE_FNS_OF(Q8_0)                                                                                        \
+    TILE_FNS_OF(IQ4_NL)                                                                                      \
+    TILE_FNS_OF(MXFP4) TILE_FN(Q4_1, 1, huge, true) TILE_FN(Q5_1, 1, huge, true)
 
 #define TILE_ROW(type, huge)                                                                                 \
     {                                                                                                        \
         tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4, huge                             \
     }
-#define TILE_TABLE                                                                                           \
-    {                                                                                                        \
-        [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0, NULL), [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1, tile_Q4_1_huge),            \
-        [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0, NULL), [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1, tile_Q5_1_huge),            \
-        [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0, NULL)                                                               \
-    }
+#define TILE_ENTRIES                                                                                         \
+    [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0, NULL), [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1, tile_Q4_1_huge),                \
+    [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0, NULL), [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1, tile_Q5_1_huge),                \
+    [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0, NULL), [VD_WTYPE_IQ4_NL] = TILE_ROW(IQ4_NL, NULL),                      \
+    [VD_WTYPE_MXFP4] = TILE_ROW(MXFP4, NULL)
 
 #endif

@@ -85,6 +85,36 @@ void vd_neon_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_
     }
 }
 
+/* One super-block of one token. The sums stand in the order of vd_kern_wide.h; minus32 is not used here. */
+static void quant256(const float *x, struct vd_wide_super *s, size_t slot)
+{
+    static const uint8_t at[VD_SUPER_SUBS] = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
+    int32_t sum[VD_SUPER_SUBS] = {0};
+    float inv;
+    s->d[slot] = scale_of(amax_bits(x, VD_KERN_BLOCK256), &inv);
+    if (inv == 0.0f)
+        memset(s->q[slot], 0, VD_KERN_BLOCK256);
+    for (size_t i = 0; i < VD_SUPER_SUBS && inv != 0.0f; i++)
+        sum[i] = vaddvq_s32(codes16(x + 16 * i, inv, s->q[slot] + 16 * i));
+    for (size_t i = 0; i < VD_SUPER_SUBS; i++)
+        s->sums16[slot][at[i]] = (int16_t)sum[i];
+    for (size_t i = 0; i < VD_SUPER_SUBS / 2; i++)
+        s->sums32[slot][at[i]] = (int16_t)(sum[2 * i] + sum[2 * i + 1]);
+}
+
+void vd_neon_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256)
+{
+    const size_t n_supers = cols / VD_KERN_BLOCK256;
+    assert(t0 % WIDE_TOKS == 0 && cols % VD_KERN_BLOCK256 == 0);
+    for (size_t t = t0; t < t1; t++) {
+        struct vd_wide_super *s = vd_wide_supers(act256, cols, t);
+        if (t % WIDE_TOKS == 0 && t1 - t < WIDE_TOKS)
+            memset(s, 0, n_supers * sizeof(*s));
+        for (size_t b = 0; b < n_supers; b++)
+            quant256(x + t * ldx + b * VD_KERN_BLOCK256, &s[b], t % WIDE_TOKS);
+    }
+}
+
 /* ---- norm, rope, elementwise ---- */
 
 VD_INLINE void add_squares(float32x4_t a[8], const float *x)

@@ -25,7 +25,7 @@ demo: ## a whole network on this machine, a cheat caught and slashed; < 8 min th
 	@scripts/demo
 
 test: ## everything CI runs: unit, fuzz smoke, sanitizers, processes; < 15 min with set-up
-	@scripts/setup build test
+	@scripts/setup build test cross
 	@scripts/build
 	@scripts/fetch-model
 	@$(CTEST)
@@ -45,7 +45,7 @@ fuzz: ## each fuzz target for SECONDS (60) seconds, from its corpus
 	@scripts/fuzz $(SECONDS)
 
 soak: ## the long forms of the crash, fuzz, load and tamper tests; up to 80 min
-	@scripts/setup build test
+	@scripts/setup build test cross
 	@scripts/build
 	@scripts/fetch-model
 	@scripts/soak

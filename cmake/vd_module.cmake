@@ -4,15 +4,16 @@
 #   <file>_fuzz          for every *_fuzz.c: a libFuzzer target in the fuzz preset; in every other
 #                        preset a regression program that runs tests/corpus/<file>_fuzz/* through it
 #   <file>_bench         a program for every *_bench.c (built, never run by ctest)
-# A file whose name ends in _avx2.c, _avx512.c, _neon.c or _i8mm.c is compiled for that instruction set, and left
+# A file whose name ends in _avx2.c, _avxvnni.c, _avx512.c, _neon.c or _i8mm.c is compiled for that instruction set, and left
 # out on other processors.
 
 get_filename_component(VD_ROOT ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
 set(VD_ISA_avx2 -mavx2 -mfma -mf16c)
+set(VD_ISA_avxvnni -mavx2 -mfma -mf16c -mavxvnni)
 set(VD_ISA_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
 set(VD_ISA_neon -march=armv8.2-a+dotprod)
 set(VD_ISA_i8mm -march=armv8.2-a+dotprod+i8mm)
-set(VD_X86_ISAS avx2 avx512)
+set(VD_X86_ISAS avx2 avxvnni avx512)
 set(VD_ARM64_ISAS neon i8mm)
 
 function(vd_module name)

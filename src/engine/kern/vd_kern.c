@@ -31,6 +31,15 @@ static const char *missing_avx2(void)
     return NULL;
 }
 
+/* Leaf 7, subleaf 1: too new for the builtin of some compilers. */
+static const char *missing_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    if (missing_avx2() != NULL)
+        return missing_avx2();
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1) != 0 ? NULL : "AVX-VNNI";
+}
+
 static const char *missing_avx512(void)
 {
     if (missing_avx2() != NULL)
@@ -74,7 +83,9 @@ static const struct {
     const char *(*missing)(void);
 } tables[] = {
 #if defined(__x86_64__)
-    {&vd_kern_avx512, missing_avx512},       {&vd_kern_avx2, missing_avx2},
+    {&vd_kern_avx512, missing_avx512},
+    {&vd_kern_avxvnni, missing_avxvnni},
+    {&vd_kern_avx2, missing_avx2},
 #endif
 #if defined(__aarch64__)
     {&vd_kern_neon_i8mm, missing_neon_i8mm}, {&vd_kern_neon, missing_neon},
@@ -100,7 +111,7 @@ const struct vd_kern *vd_kern_pick(const char *name, struct vd_error *err)
         return NULL;
     }
     vd_error_set(err, VD_EUSE,
-                 "no kernel is called \"%s\" here; there are scalar, avx2 and avx512 (x86-64 only), neon and "
+                 "no kernel is called \"%s\" here; there are scalar, avx2, avxvnni and avx512 (x86-64 only), neon and "
                  "neon-i8mm (aarch64 only)",
                  name);
     return NULL;

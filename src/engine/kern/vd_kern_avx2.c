@@ -1,4 +1,4 @@
-/* The AVX2 table: any x86-64 since Haswell and Zen. */
+/* The AVX2 table: any x86-64 since Haswell and Zen; and the one with AVX-VNNI, which has other products. */
 #include "vd_kern_avx2.h"
 
 static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const float *v)
@@ -12,35 +12,19 @@ static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const fl
     vd_wide_kv_store(chunk, hd, slot, kq, kd, vq, vd);
 }
 
-const struct vd_kern vd_kern_avx2 = {
-    .name = "avx2",
-    .scratch_bytes = vd_avx2_scratch_bytes,
-    .mat_bytes = vd_wide_mat_bytes,
-    .mat_pack = vd_wide_mat_pack,
-    .act_bytes = vd_wide_act_bytes,
-    .act_quant = vd_avx2_act_quant,
-    .act_read = vd_wide_act_read,
-    .act256_bytes = vd_kern_act256_bytes,
-    .act256_quant = vd_kern_act256_quant,
-    .act256_read = vd_kern_act256_read,
-    .matmul = vd_avx2_matmul,
-    .rmsnorm = vd_avx2_rmsnorm,
-    .rope_table = vd_kern_rope_table,
-    .rope = vd_avx2_rope,
-    .add = vd_avx2_add,
-    .swiglu = vd_avx2_swiglu,
-    .geglu = vd_avx2_geglu,
-    .scale = vd_avx2_scale,
-    .cap = vd_avx2_cap,
-    .madd = vd_avx2_madd,
-    .exp = vd_avx2_exp,
-    .embed_row = vd_kern_embed_row,
-    .kv_bytes = vd_wide_kv_bytes,
-    .kv_put = kv_put,
-    .kv_read = vd_wide_kv_read,
-    .attn = vd_avx2_attn,
-    .attn_part = vd_avx2_attn_part,
-    .attn_merge = vd_avx2_attn_merge,
-    .sample_max = vd_avx2_sample_max,
-    .sample_weights = vd_avx2_sample_weights,
-};
+#define TABLE(its_name, its_matmul)                                                                          \
+    {                                                                                                        \
+        .name = its_name, .scratch_bytes = vd_avx2_scratch_bytes, .mat_bytes = vd_wide_mat_bytes,            \
+        .mat_pack = vd_wide_mat_pack, .act_bytes = vd_wide_act_bytes, .act_quant = vd_avx2_act_quant,        \
+        .act_read = vd_wide_act_read, .act256_bytes = vd_wide_act256_bytes,                                  \
+        .act256_quant = vd_avx2_act256_quant, .act256_read = vd_wide_act256_read, .matmul = its_matmul,      \
+        .rmsnorm = vd_avx2_rmsnorm, .rope_table = vd_kern_rope_table, .rope = vd_avx2_rope,                  \
+        .add = vd_avx2_add, .swiglu = vd_avx2_swiglu, .geglu = vd_avx2_geglu, .scale = vd_avx2_scale,        \
+        .cap = vd_avx2_cap, .madd = vd_avx2_madd, .exp = vd_avx2_exp, .embed_row = vd_kern_embed_row,        \
+        .kv_bytes = vd_wide_kv_bytes, .kv_put = kv_put, .kv_read = vd_wide_kv_read, .attn = vd_avx2_attn,    \
+        .attn_part = vd_avx2_attn_part, .attn_merge = vd_avx2_attn_merge, .sample_max = vd_avx2_sample_max,  \
+        .sample_weights = vd_avx2_sample_weights                                                             \
+    }
+
+const struct vd_kern vd_kern_avx2 = TABLE("avx2", vd_avx2_matmul);
+const struct vd_kern vd_kern_avxvnni = TABLE("avxvnni", vd_avxvnni_matmul);

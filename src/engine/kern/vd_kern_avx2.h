@@ -1,4 +1,5 @@
-/* Private: the pieces of the AVX2 table, and what they share. Only *_avx2.c may include this. */
+/* Private: the pieces of the AVX2 table, and what they share. Only *_avx2.c and *_avxvnni.c may
+ * include this. */
 #ifndef VD_KERN_AVX2_H
 #define VD_KERN_AVX2_H
 
@@ -122,9 +123,16 @@ VD_INLINE void dot_bytes(int n, const uint8_t *p, const int8_t *q, size_t stride
 void vd_avx2_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
                     size_t t1, float *y, size_t ldy, void *scratch);
 
+void vd_avxvnni_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch);
+/* Row groups [g0, g1) of float weights. */
+void vd_avx2_matmul_float(const struct vd_kern_mat *w, size_t g0, size_t g1, const struct vd_kern_rhs *x,
+                          size_t t0, size_t t1, float *y, size_t ldy);
+
 /* Quantises 32 elements; returns the sum of the codes. */
 int32_t vd_avx2_quant32(const float *x, int8_t *q, float *d);
 void vd_avx2_quant8(const float *x, size_t n, int8_t *q, float *d);
+void vd_avx2_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256);
 void vd_avx2_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
 
 void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y);

@@ -9,6 +9,7 @@
 extern const struct vd_kern vd_kern_scalar;
 #if defined(__x86_64__)
 extern const struct vd_kern vd_kern_avx2;
+extern const struct vd_kern vd_kern_avxvnni;
 extern const struct vd_kern vd_kern_avx512;
 #endif
 #if defined(__aarch64__)

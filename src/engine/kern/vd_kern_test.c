@@ -22,8 +22,8 @@
 #include "vd_rng.h"
 #include "vd_rope.h"
 
-static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
-enum { N_NAMES = 5 };
+static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neon-i8mm"};
+enum { N_NAMES = 6 };
 static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_BF16,   VD_WTYPE_Q4_0,
                                       VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,
                                       VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,

@@ -83,6 +83,41 @@ void vd_avx2_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_
     }
 }
 
+/* The sums of 16 codes, and of 32, in the order of struct vd_wide_super. */
+static void store_sums(const int8_t *q, int16_t *sums16, int16_t *sums32)
+{
+    static const uint8_t order[4] = {0, 2, 1, 3};
+    int16_t sum[VD_SUPER_SUBS];
+    for (size_t b = 0; b < VD_SUPER_SUBS / 2; b++) { /* unsigned sums of eight, each 8 * 128 too high */
+        const __m256i u = _mm256_xor_si256(load256(q + 32 * b), _mm256_set1_epi8((char)0x80));
+        const __m256i eights = _mm256_sad_epu8(u, _mm256_setzero_si256());
+        sum[2 * b] = (int16_t)(_mm256_extract_epi16(eights, 0) + _mm256_extract_epi16(eights, 4) - 2048);
+        sum[2 * b + 1] = (int16_t)(_mm256_extract_epi16(eights, 8) + _mm256_extract_epi16(eights, 12) - 2048);
+    }
+    for (size_t i = 0; i < VD_SUPER_SUBS; i++)
+        sums16[i] = sum[i / 4 * 4 + order[i % 4]];
+    for (size_t i = 0; i < VD_SUPER_SUBS / 2; i++) {
+        size_t b = i / 4 * 4 + order[i % 4];
+        sums32[i] = (int16_t)(sum[2 * b] + sum[2 * b + 1]);
+    }
+}
+
+void vd_avx2_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256)
+{
+    const size_t n_supers = cols / VD_KERN_BLOCK256;
+    assert(t0 % WIDE_TOKS == 0 && cols % VD_KERN_BLOCK256 == 0);
+    for (size_t t = t0; t < t1; t++) {
+        struct vd_wide_super *s = vd_wide_supers(act256, cols, t);
+        const size_t slot = t % WIDE_TOKS;
+        if (slot == 0 && t1 - t < WIDE_TOKS)
+            memset(s, 0, n_supers * sizeof(*s));
+        for (size_t b = 0; b < n_supers; b++) {
+            vd_avx2_quant8(x + t * ldx + b * VD_KERN_BLOCK256, VD_KERN_BLOCK256, s[b].q[slot], &s[b].d[slot]);
+            store_sums(s[b].q[slot], s[b].sums16[slot], s[b].sums32[slot]);
+        }
+    }
+}
+
 /* ---- norm, rope, elementwise ---- */
 
 VD_INLINE void add_squares(__m256 a[4], const float *x)

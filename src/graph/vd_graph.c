@@ -41,6 +41,9 @@ enum when {
     IF_POST_NORMS,
     IF_EXPERTS,
     IF_LOGIT_CAP,
+    IF_PENALTIES, /* these three are the job's */
+    IF_BIAS,
+    IF_MASK,
 };
 
 /* src of PART is the QUANT of its vector, after which stands the QUANT256, src2 the vector itself: its
@@ -164,7 +167,20 @@ static const struct row block_rows[B_OPS] = {
 
 /* H_LAST is the operator whose values are sampled from: what changes logits stands between H_LOGITS and it.
  */
-enum { H_NORM = 2, H_QUANT = 3, H_LOGITS = 6, H_CAP = 7, H_LAST = H_CAP, H_MAX, H_GMAX, H_OPS };
+enum {
+    H_NORM = 2,
+    H_QUANT = 3,
+    H_LOGITS = 6,
+    H_CAP,
+    H_PENALTY,
+    H_BIAS,
+    H_STATE,
+    H_MASK,
+    H_LAST = H_MASK,
+    H_MAX,
+    H_GMAX,
+    H_OPS
+};
 
 /* The consumers of the head's quantisers are its one matrix, which is no layer's tensor: no bits. */
 static const struct row head_rows[H_OPS] = {
@@ -176,6 +192,10 @@ static const struct row head_rows[H_OPS] = {
     {VD_OP_PART, DIM_VOCAB, DIM_WIDTH, H_QUANT, H_NORM, ALWAYS, 0},
     [H_LOGITS] = {VD_OP_SUM, DIM_VOCAB, DIM_WIDTH, H_LOGITS - 1, 0, ALWAYS, 0},
     [H_CAP] = {VD_OP_CAP, DIM_1, DIM_VOCAB, H_LOGITS, 0, IF_LOGIT_CAP, 0},
+    [H_PENALTY] = {VD_OP_PENALTY, DIM_1, DIM_VOCAB, H_CAP, 0, IF_PENALTIES, 0},
+    [H_BIAS] = {VD_OP_LOGIT_BIAS, DIM_1, DIM_VOCAB, H_PENALTY, 0, IF_BIAS, 0},
+    [H_STATE] = {VD_OP_MASK_STATE, DIM_1, DIM_1, 0, 0, IF_MASK, 0},
+    [H_MASK] = {VD_OP_MASK, DIM_1, DIM_VOCAB, H_BIAS, 0, IF_MASK, 0},
     [H_MAX] = {VD_OP_MAX, DIM_1, DIM_VOCAB, H_LAST, 0, ALWAYS, 0},
     [H_GMAX] = {VD_OP_GMAX, DIM_1, DIM_VOCAB, H_MAX, 0, ALWAYS, 0},
 };
@@ -264,8 +284,11 @@ unsigned vd_graph_outs(const struct vd_graph *g, uint32_t step, uint32_t unit, u
         ops[2] = is_short(g, step, unit) ? VD_GRAPH_NO_OP : B_X;
         return 3;
     }
-    ops[0] = (uint8_t)(vd_graph_ops(g, step, unit) - 1); /* EMBED or TOKEN */
-    return 1;
+    unsigned n = 0;
+    if (unit > 0 && g->job.sampling.has_mask)
+        ops[n++] = H_STATE;
+    ops[n++] = (uint8_t)(vd_graph_ops(g, step, unit) - 1); /* EMBED or TOKEN */
+    return n;
 }
 
 uint8_t vd_graph_row_op(const struct vd_graph *g, uint32_t unit)
@@ -309,7 +332,12 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_GEGLU:
     case VD_OP_MIX:
     case VD_OP_CAP:
+    case VD_OP_PENALTY:
+    case VD_OP_LOGIT_BIAS:
+    case VD_OP_MASK:
         return (struct records){o->cols, 4, 1024};
+    case VD_OP_MASK_STATE:
+        return (struct records){1, VD_AUTOMATON_STATE_BYTES, 1};
     case VD_OP_NORM_PART:
         return (struct records){vd_num_segs(o->cols), 4, 1024};
     case VD_OP_NORM_SCALE:
@@ -379,8 +407,9 @@ static bool is_taken(const struct vd_program *p, uint32_t unit, const struct row
     return false;
 }
 
-static bool is_present(const struct vd_program *p, uint32_t unit, const struct row *r)
+static bool is_present(const struct vd_graph *g, uint32_t unit, const struct row *r)
 {
+    const struct vd_program *p = g->program;
     switch ((enum when)r->when) {
     case ALWAYS:
         return true;
@@ -396,25 +425,32 @@ static bool is_present(const struct vd_program *p, uint32_t unit, const struct r
         return p->n_experts > 0;
     case IF_LOGIT_CAP:
         return p->logit_cap != 0.0f;
+    case IF_PENALTIES:
+        return vd_num_penalised(&g->job.sampling);
+    case IF_BIAS:
+        return g->job.sampling.has_bias;
+    case IF_MASK:
+        return g->job.sampling.has_mask;
     }
     return false;
 }
 
 /* The operator that is read where the table says `op`. */
-static uint8_t source(const struct vd_program *p, uint32_t unit, const struct row *rows, uint8_t op)
+static uint8_t source(const struct vd_graph *g, uint32_t unit, const struct row *rows, uint8_t op)
 {
-    while (op != VD_GRAPH_SRC_ROW && !is_present(p, unit, &rows[op]))
+    while (op != VD_GRAPH_SRC_ROW && !is_present(g, unit, &rows[op]))
         op = rows[op].src;
     return op;
 }
 
-static void set_part(const struct vd_program *p, const struct row *rows, const struct row *r, uint32_t unit,
+static void set_part(const struct vd_graph *g, const struct row *rows, const struct row *r, uint32_t unit,
                      struct vd_graph_op *o)
 {
+    const struct vd_program *p = g->program;
     bool is_down = rows == block_rows && r->tensor == VD_T_FFN_DOWN;
     o->act_block = act_block(p, o->tensor);
     if (o->act_block == 0)
-        o->src = source(p, unit, rows, r->src2);
+        o->src = source(g, unit, rows, r->src2);
     else
         o->src = (uint8_t)(r->src + (o->act_block == 256));
     if (p->n_experts && rows == block_rows &&
@@ -426,14 +462,15 @@ static void set_part(const struct vd_program *p, const struct row *rows, const s
 }
 
 /* Fills in all but the records. False: the operator is absent. */
-static bool from_row(const struct vd_program *p, uint32_t step, uint32_t unit, const struct row *rows,
+static bool from_row(const struct vd_graph *g, uint32_t step, uint32_t unit, const struct row *rows,
                      uint32_t op, struct vd_graph_op *o)
 {
+    const struct vd_program *p = g->program;
     const struct row *r = &rows[op];
     o->kind = (enum vd_op)r->kind;
     o->rows = dim_of(p, (enum dim)r->rows);
     o->cols = dim_of(p, (enum dim)r->cols);
-    if (!is_present(p, unit, r))
+    if (!is_present(g, unit, r))
         return false;
     if (o->kind == VD_OP_SWIGLU && p->act == VD_ACT_GELU)
         o->kind = VD_OP_GEGLU;
@@ -446,10 +483,10 @@ static bool from_row(const struct vd_program *p, uint32_t step, uint32_t unit, c
                     : o->kind == VD_OP_PART ? vd_program_head_tensor(p)
                                             : vd_program_norm_tensor(p);
     if (o->kind == VD_OP_PART) {
-        set_part(p, rows, r, unit, o);
+        set_part(g, rows, r, unit, o);
     } else {
-        o->src = source(p, unit, rows, r->src);
-        o->src2 = source(p, unit, rows, r->src2);
+        o->src = source(g, unit, rows, r->src);
+        o->src2 = source(g, unit, rows, r->src2);
     }
     return true;
 }
@@ -461,7 +498,7 @@ static void sampling_op(const struct vd_graph *g, uint32_t m, struct vd_graph_op
     unsigned search = m / M_OPS, at = m % M_OPS;
     uint8_t base = (uint8_t)(H_OPS + M_OPS * search);
     *o = (struct vd_graph_op){.rows = 1, .cols = g->program->vocab, .gmax = H_GMAX};
-    o->src = source(g->program, g->program->n_layers + 1, head_rows, H_LAST);
+    o->src = source(g, g->program->n_layers + 1, head_rows, H_LAST);
     o->last_cut = search ? (uint8_t)(base - 1) : VD_GRAPH_NO_OP;
     if (search >= searches) {
         static const uint8_t tail[] = {VD_OP_MASS, VD_OP_DRAW, VD_OP_TOKEN};
@@ -493,9 +530,9 @@ void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_
         o->rows = 1;
         o->cols = p->width;
     } else if (unit <= p->n_layers) {
-        present = from_row(p, step, unit, block_rows, op, o);
+        present = from_row(g, step, unit, block_rows, op, o);
     } else if (op < H_OPS) {
-        present = from_row(p, step, unit, head_rows, op, o);
+        present = from_row(g, step, unit, head_rows, op, o);
     } else {
         sampling_op(g, op - H_OPS, o);
     }
@@ -749,6 +786,51 @@ static void in_two(struct ask *a)
     read_op(a, a->o->src2, a->record, 1);
 }
 
+static void read_tokens(struct ask *a, uint32_t first, uint32_t last)
+{
+    if (first <= last)
+        a->in[a->n++] =
+            (struct vd_graph_input){.kind = VD_IN_WINDOW, .first = first, .count = last - first + 1};
+}
+
+static void read_table(struct ask *a, enum vd_input_kind kind)
+{
+    a->in[a->n++] = (struct vd_graph_input){.kind = kind};
+}
+
+static void in_penalty(struct ask *a)
+{
+    const struct vd_graph_job *j = &a->g->job;
+    read_op(a, a->o->src, a->record, 1);
+    read_tokens(a, vd_num_penalty_begin(&j->sampling, j->n_prompt, a->step), a->step);
+}
+
+static void in_logit_bias(struct ask *a)
+{
+    read_op(a, a->o->src, a->record, 1);
+    read_table(a, VD_IN_BIAS);
+}
+
+/* The state before the answer's first token is the start, of nothing. */
+static void in_mask_state(struct ask *a)
+{
+    if (a->step + 1 == a->g->job.n_prompt)
+        return;
+    a->in[a->n++] =
+        (struct vd_graph_input){.kind = VD_IN_KV, .op = H_STATE, .first = a->step - 1, .count = 1};
+    read_tokens(a, a->step, a->step);
+    read_table(a, VD_IN_MASK);
+    a->in[a->n++] = (struct vd_graph_input){.kind = VD_IN_TEXT, .dynamic = true};
+}
+
+static void in_mask(struct ask *a)
+{
+    read_op(a, a->o->src, a->record, 1);
+    read_op(a, H_STATE, 0, 1);
+    read_table(a, VD_IN_MASK);
+    a->in[a->n++] = (struct vd_graph_input){.kind = VD_IN_TEXT, .row = (uint32_t)a->record};
+}
+
 static void in_max(struct ask *a)
 {
     read_logits(a, a->record);
@@ -838,6 +920,10 @@ static void (*const inputs_of[VD_OP_KINDS])(struct ask *) = {
     [VD_OP_ROUTE] = in_route,
     [VD_OP_MIX] = in_mix,
     [VD_OP_CAP] = in_one,
+    [VD_OP_PENALTY] = in_penalty,
+    [VD_OP_LOGIT_BIAS] = in_logit_bias,
+    [VD_OP_MASK_STATE] = in_mask_state,
+    [VD_OP_MASK] = in_mask,
     [VD_OP_MAX] = in_max,
     [VD_OP_GMAX] = in_gmax,
     [VD_OP_HIST] = in_hist,

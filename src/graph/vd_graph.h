@@ -17,6 +17,8 @@
 #ifndef VD_GRAPH_H
 #define VD_GRAPH_H
 
+#include "vd_adjust.h"
+#include "vd_automaton.h"
 #include "vd_program.h"
 #include "vd_sample.h"
 
@@ -47,6 +49,10 @@
     X(VD_OP_ROUTE, "ROUTE")                                                                                  \
     X(VD_OP_MIX, "MIX")                                                                                      \
     X(VD_OP_CAP, "CAP")                                                                                      \
+    X(VD_OP_PENALTY, "PENALTY")                                                                              \
+    X(VD_OP_LOGIT_BIAS, "LOGIT_BIAS")                                                                        \
+    X(VD_OP_MASK_STATE, "MASK_STATE")                                                                        \
+    X(VD_OP_MASK, "MASK")                                                                                    \
     X(VD_OP_MAX, "MAX")                                                                                      \
     X(VD_OP_GMAX, "GMAX")                                                                                    \
     X(VD_OP_HIST, "HIST")                                                                                    \
@@ -126,7 +132,8 @@ uint32_t vd_graph_units(const struct vd_graph *g, uint32_t step);
 uint32_t vd_graph_ops(const struct vd_graph *g, uint32_t step, uint32_t unit);
 void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
                  struct vd_graph_op *out);
-/* The operators whose roots the unit hash binds, in order; returns how many. An X row that does not exist
+/* The operators whose roots the unit hash binds, in order (of the head: MASK_STATE, if there is a mask, and
+ * TOKEN); returns how many. An X row that does not exist
  * (last block of a step before p - 1) is VD_GRAPH_NO_OP and binds 32 zero bytes. */
 unsigned vd_graph_outs(const struct vd_graph *g, uint32_t step, uint32_t unit,
                        uint8_t ops[VD_GRAPH_OUTS_MAX]);
@@ -174,9 +181,14 @@ struct vd_graph_slot vd_graph_slot(const struct vd_graph_op *o, uint32_t row);
 enum vd_input_kind {
     VD_IN_OP,     /* records [first, first + count) of operator `op` of the same unit */
     VD_IN_ROW,    /* records [first, first + count) of the row operator of the unit before */
-    VD_IN_KV,     /* record `head` of operator `op` (KROW or VROW), same unit, steps [first, first + count) */
+    VD_IN_KV,     /* record `head` of operator `op` (KROW, VROW; MASK_STATE), same unit, steps [first, first +
+                     count) */
     VD_IN_WEIGHT, /* weight leaf (tensor, row, part) */
     VD_IN_TOKEN,  /* the token at sequence position `first` */
+    VD_IN_WINDOW, /* the tokens at sequence positions [first, first + count), at most VD_PENALTY_WINDOW */
+    VD_IN_BIAS,   /* the request's table of biases */
+    VD_IN_MASK,   /* the request's mask */
+    VD_IN_TEXT,   /* the text of token `row`, under the root in the mask before it */
 };
 
 /* An input that is `dynamic` has an address that follows from inputs before it, which are records or a token:

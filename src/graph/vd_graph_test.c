@@ -70,7 +70,14 @@ static struct vd_graph graph(const struct vd_program *p, uint32_t n_prompt, uint
 }
 
 static const struct vd_sampling greedy = {0};
-static const struct vd_sampling all = {.temp_micro = 1, .top_k = 5, .top_p_micro = 1};
+static const struct vd_sampling all = {.temp_micro = 1,
+                                       .top_k = 5,
+                                       .top_p_micro = 1,
+                                       .repeat_micro = 1100000,
+                                       .repeat_last_n = VD_PENALTY_WINDOW,
+                                       .presence_micro = 1,
+                                       .has_bias = true,
+                                       .has_mask = true};
 
 /* The number of a unit's first operator of that kind that is not absent. */
 static uint32_t find_op(const struct vd_graph *g, uint32_t step, uint32_t unit, enum vd_op kind,
@@ -85,7 +92,7 @@ static uint32_t find_op(const struct vd_graph *g, uint32_t step, uint32_t unit, 
     return 0;
 }
 
-enum { BLOCK_OPS = 58, SHORT_OPS = 23, HEAD_OPS = 10 };
+enum { BLOCK_OPS = 58, SHORT_OPS = 23, HEAD_OPS = 14 };
 
 static void counts_of_a_known_model(void **state)
 {
@@ -152,7 +159,7 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
     struct vd_graph_op o, src;
     vd_graph_op(g, step, unit, op, &o);
     unsigned n = vd_graph_inputs(g, step, &o, record, in);
-    assert_true(n >= 1);
+    assert_true(n >= 1 || (o.kind == VD_OP_MASK_STATE && step + 1 == g->job.n_prompt));
     assert_true(o.src == VD_GRAPH_SRC_ROW || o.src <= op);
     for (unsigned i = 0; i < n; i++) {
         switch (in[i].kind) {
@@ -172,6 +179,10 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
             break;
         case VD_IN_KV:
             assert_true(in[i].count >= 1 && in[i].count <= 64 && in[i].first + in[i].count <= step);
+            if (o.kind == VD_OP_MASK_STATE) {
+                assert_true(in[i].op == op && in[i].first + 1 >= g->job.n_prompt);
+                break;
+            }
             assert_true(in[i].head < g->program->n_kv_heads);
             assert_true(in[i].first >= vd_program_first_key(g->program, unit - 1, step));
             break;
@@ -182,9 +193,20 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
         case VD_IN_TOKEN:
             assert_int_equal(in[i].first, step);
             break;
+        case VD_IN_WINDOW:
+            assert_true(in[i].count >= 1 && in[i].count <= VD_PENALTY_WINDOW &&
+                        in[i].first + in[i].count == step + UINT64_C(1));
+            break;
+        case VD_IN_BIAS:
+        case VD_IN_MASK:
+            break;
+        case VD_IN_TEXT:
+            assert_int_equal(in[i - 1].kind, VD_IN_MASK);
+            assert_true(in[i].dynamic || in[i].row < g->program->vocab);
+            break;
         }
         for (unsigned j = 0; in[i].dynamic && j < i; j++) /* what it follows from */
-            assert_true(in[j].kind == VD_IN_OP || in[j].kind == VD_IN_TOKEN);
+            assert_true(in[j].kind == VD_IN_OP || in[j].kind == VD_IN_TOKEN || o.kind == VD_OP_MASK_STATE);
     }
 }
 
@@ -380,6 +402,14 @@ static size_t input_bytes(const struct vd_graph *g, uint32_t step, uint32_t unit
     }
     case VD_IN_TOKEN:
         return 4 + proof_bytes(g->job.n_prompt, 0, 1);
+    case VD_IN_WINDOW:
+        return in.count * 36 + 2 * 32 * 40;
+    case VD_IN_BIAS:
+        return 4 + VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES;
+    case VD_IN_MASK:
+        return 4 + VD_MASK_BYTES_MAX;
+    case VD_IN_TEXT:
+        return 2 + VD_TOKEN_TEXT_MAX_BYTES + proof_bytes(g->program->vocab, in.row, 1);
     }
     return 0;
 }

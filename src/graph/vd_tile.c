@@ -336,6 +336,76 @@ static void eval_mix(const struct eval *e)
     put_f32(e->out, 0, vd_num_mix(weight, y, n));
 }
 
+/* ---- what is done to logits ---- */
+
+static void eval_penalty(const struct eval *e)
+{
+    const struct vd_graph_job *j = &e->g->job;
+    uint32_t tokens[VD_PENALTY_WINDOW], n = e->t->n_in > 1 ? e->t->in[1].count : 0;
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = vd_le32_load(e->data->in[1] + 4 * i);
+    uint32_t begin = e->t->step + 1 - n;
+    struct vd_penalty_seen seen =
+        vd_num_penalty_seen(&j->sampling, j->n_prompt, begin, e->t->step, tokens, (uint32_t)e->t->record);
+    put_f32(e->out, 0, vd_num_penalty(&j->sampling, seen, get_f32(e->data->in[0], 0)));
+}
+
+/* Of VD_IN_BIAS and VD_IN_MASK. */
+static struct vd_bytes get_table(const uint8_t *p)
+{
+    return (struct vd_bytes){p + 4, vd_le32_load(p)};
+}
+
+static struct vd_bytes get_text(const uint8_t *p)
+{
+    return (struct vd_bytes){p + 2, vd_le16_load(p)};
+}
+
+static void eval_logit_bias(const struct eval *e)
+{
+    struct vd_bytes table = get_table(e->data->in[1]);
+    put_f32(e->out, 0, vd_bias_apply(table, (uint32_t)e->t->record, get_f32(e->data->in[0], 0)));
+}
+
+static void eval_mask_state(const struct eval *e)
+{
+    struct vd_automaton a;
+    struct vd_automaton_state s = VD_AUTOMATON_START;
+    if (e->t->n_in > 0) {
+        s.at = VD_AUTOMATON_DEAD;
+        if (vd_le32_load(e->data->in[1]) < e->g->program->vocab &&
+            vd_automaton_open(&a, get_table(e->data->in[2]))) {
+            s = vd_automaton_state_load(&a, e->data->row[0]);
+            vd_automaton_walk(&a, &s, get_text(e->data->in[3]));
+        }
+    }
+    vd_automaton_state_store(e->out, &s);
+}
+
+static bool is_stop(const struct vd_program *p, uint32_t id)
+{
+    for (uint32_t i = 0; i < p->n_stop; i++)
+        if (p->stop[i] == id)
+            return true;
+    return false;
+}
+
+static void eval_mask(const struct eval *e)
+{
+    struct vd_automaton a;
+    bool allowed = false;
+    if (vd_automaton_open(&a, get_table(e->data->in[2]))) {
+        struct vd_automaton_state s = vd_automaton_state_load(&a, e->data->in[1]);
+        allowed = is_stop(e->g->program, (uint32_t)e->t->record)
+                      ? vd_automaton_may_end(&a, &s)
+                      : vd_automaton_walk(&a, &s, get_text(e->data->in[3]));
+    }
+    if (allowed)
+        put_f32(e->out, 0, get_f32(e->data->in[0], 0));
+    else
+        vd_le32_store(e->out, VD_SAMPLE_EXCLUDED_BITS);
+}
+
 /* ---- sampling ---- */
 
 /* A MAX or GMAX record: u32 key, u32 id, u32 fail. A failed one is (0, 2^32 - 1, 1). */
@@ -383,10 +453,12 @@ static void eval_max(const struct eval *e)
     uint32_t n = e->t->in[0].count;
     get_f32s(e->data->in[0], n, x);
     vd_num_sample_max_tile(x, (uint32_t)e->t->in[0].first, n, &m);
-    put_top(e->out, (struct top){vd_num_sample_key(m.x), m.id, m.bad});
+    bool none = m.id == VD_SAMPLE_NONE;
+    put_top(e->out, (struct top){none ? 0 : vd_num_sample_key(m.x), m.id, m.bad});
 }
 
-/* A tile that failed fails the whole; so does a maximum that the temperature lifts out of range. */
+/* A tile that failed fails the whole; so does a mask that leaves nothing, and a maximum that the temperature
+ * lifts out of range. */
 static void eval_gmax(const struct eval *e)
 {
     struct top best = get_top(e->data->in[0]);
@@ -395,7 +467,8 @@ static void eval_gmax(const struct eval *e)
         if (m.fail || (!best.fail && (m.key > best.key || (m.key == best.key && m.id < best.id))))
             best = m;
     }
-    if (e->g->job.sampling.temp_micro != 0 && !finite32(key_logit(best.key) / temp_of(e)))
+    if (best.id == VD_SAMPLE_NONE ||
+        (e->g->job.sampling.temp_micro != 0 && !finite32(key_logit(best.key) / temp_of(e))))
         best.fail = 1;
     put_top(e->out, best);
 }
@@ -412,7 +485,7 @@ static bool get_weights(const struct eval *e, const uint8_t *logits, uint32_t n,
         return false;
     get_f32s(logits, n, x);
     for (uint32_t i = 0; i < n; i++)
-        if (!finite32(x[i]) || x[i] > x_max)
+        if (!vd_num_sample_excluded(x[i]) && (!finite32(x[i]) || x[i] > x_max))
             return false;
     if (w)
         vd_num_sample_weights_tile(x, n, temp, x_max, w);
@@ -612,6 +685,10 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_ROUTE] = eval_route,
     [VD_OP_MIX] = eval_mix,
     [VD_OP_CAP] = eval_cap,
+    [VD_OP_PENALTY] = eval_penalty,
+    [VD_OP_LOGIT_BIAS] = eval_logit_bias,
+    [VD_OP_MASK_STATE] = eval_mask_state,
+    [VD_OP_MASK] = eval_mask,
     [VD_OP_MAX] = eval_max,
     [VD_OP_GMAX] = eval_gmax,
     [VD_OP_HIST] = eval_hist,
@@ -661,6 +738,11 @@ void vd_tile_resolve(struct vd_tile *t, const struct vd_graph *g, unsigned i, co
     t->in[i].dynamic = false;
     if (t->o.kind == VD_OP_EMBED) {
         uint32_t token = vd_le32_load(data->in[0]), vocab = g->program->vocab;
+        t->in[i].row = token < vocab ? token : vocab - 1;
+        return;
+    }
+    if (t->o.kind == VD_OP_MASK_STATE) {
+        uint32_t token = vd_le32_load(data->in[1]), vocab = g->program->vocab;
         t->in[i].row = token < vocab ? token : vocab - 1;
         return;
     }

@@ -55,7 +55,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     g.job.sampling = (struct vd_sampling){.temp_micro = flags & 1 ? 1 + (flags & 2 ? 700000 : 0) : 0,
                                           .top_k = flags & 4 ? 9 : 0,
                                           .top_p_micro = flags & 8 ? 300000 : 1000000,
-                                          .min_p_micro = flags & 16 ? 50000 : 0};
+                                          .min_p_micro = flags & 16 ? 50000 : 0,
+                                          .repeat_micro = flags & 64 ? 1300000 : 0,
+                                          .repeat_last_n = flags & 64 ? VD_PENALTY_WINDOW : 0,
+                                          .presence_micro = flags & 64 ? -7 : 0,
+                                          .has_bias = flags & 64,
+                                          .has_mask = flags & 128};
     uint32_t step = flags & 32 ? 66 : 65, unit = data[0] % vd_graph_units(&g, step);
     uint32_t op = data[1] % vd_graph_ops(&g, step, unit);
     struct vd_graph_op o;
@@ -66,6 +71,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     repeat(bytes[0], sizeof bytes, data + 4, n_bytes - 4);
     for (unsigned i = 0; i < t.n_in; i++) {
         at.in[i] = bytes[i];
+        if (t.in[i].kind == VD_IN_BIAS || t.in[i].kind == VD_IN_MASK)
+            vd_le32_store(bytes[i], vd_le32_load(bytes[i]) % (INPUT_BYTES - 4));
+        if (t.in[i].kind == VD_IN_TEXT)
+            vd_le16_store(bytes[i], vd_le16_load(bytes[i]) % (VD_TOKEN_TEXT_MAX_BYTES + 1));
         if (t.in[i].dynamic)
             vd_tile_resolve(&t, &g, i, &at);
         for (unsigned j = 0; t.in[i].kind == VD_IN_KV && j < t.in[i].count; j++)

@@ -99,6 +99,26 @@ struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t to
     return finish(&s);
 }
 
+static struct vd_hash table_hash(const char *tag, struct vd_bytes table)
+{
+    struct vd_sha256 s;
+    if (table.n == 0)
+        return (struct vd_hash){{0}};
+    vd_sha256_init_tag(&s, tag);
+    vd_sha256_update(&s, table.p, table.n);
+    return finish(&s);
+}
+
+struct vd_hash vd_bias_hash(struct vd_bytes bias)
+{
+    return table_hash("veridem/bias", bias);
+}
+
+struct vd_hash vd_mask_hash(struct vd_bytes mask)
+{
+    return table_hash("veridem/mask", mask);
+}
+
 struct vd_hash vd_text_leaf(uint32_t id, struct vd_bytes text)
 {
     struct vd_sha256 s;

@@ -44,6 +44,9 @@ struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t to
 struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first,
                              const uint32_t *tokens, uint32_t n);
 
+/* What a request says of its tables: H("veridem/bias", bytes), H("veridem/mask", bytes); zeros for none. */
+struct vd_hash vd_bias_hash(struct vd_bytes bias);
+struct vd_hash vd_mask_hash(struct vd_bytes mask);
 /* A leaf of the tree over a model's token texts, which a mask names (section 1). */
 struct vd_hash vd_text_leaf(uint32_t id, struct vd_bytes text);
 

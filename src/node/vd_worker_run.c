@@ -311,7 +311,7 @@ static struct vd_link *vd_job_link(struct vd_worker_job *j)
 static void vd_job_on_position(void *arg, const struct vd_position *p)
 {
     struct vd_worker_job *j = arg;
-    vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop);
+    vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop, p->mask);
 }
 
 static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)

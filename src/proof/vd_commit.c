@@ -61,15 +61,22 @@ struct vd_hash vd_unit_embed(const struct vd_graph *g, const struct vd_hash *sal
 }
 
 struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                            uint32_t token, enum vd_stop stop)
+                            uint32_t token, enum vd_stop stop, const uint8_t *mask_state)
 {
     uint32_t unit = g->program->n_layers + 1;
-    struct vd_trace_at at = {*salt, step, unit, vd_graph_ops(g, step, unit) - 1};
-    uint8_t record[VD_TOKEN_RECORD_BYTES];
+    struct vd_trace_at at = {*salt, step, unit, 0};
+    uint8_t record[VD_TOKEN_RECORD_BYTES], ops[VD_GRAPH_OUTS_MAX];
+    struct vd_hash root[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(g, step, unit, ops);
+    if (n == 2) {
+        at.op = ops[0];
+        root[0] = vd_trace_leaf(&at, 0, mask_state, VD_AUTOMATON_STATE_BYTES);
+    }
     vd_le32_store(record, token);
     vd_le32_store(record + 4, stop);
-    struct vd_hash root = vd_trace_leaf(&at, 0, record, sizeof record);
-    return vd_trace_unit(&at, &root, 1);
+    at.op = ops[n - 1];
+    root[n - 1] = vd_trace_leaf(&at, 0, record, sizeof record);
+    return vd_trace_unit(&at, root, n);
 }
 
 void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint32_t n_prompt,
@@ -87,7 +94,7 @@ void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint3
 }
 
 void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x, uint32_t token,
-                   enum vd_stop stop)
+                   enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     uint32_t s = c->n_steps++;
     bool has_head = vd_graph_has_head(&c->graph, s);
@@ -96,7 +103,10 @@ void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, cons
     c->salt = vd_trace_salt(c->job_salt, s + 1);
     struct vd_hash unit = vd_unit_block(&c->graph, &salt, s, c->graph.program->n_layers, k, v, x, NULL);
     if (has_head) {
-        head = vd_unit_head(&c->graph, &salt, s, token, stop);
+        uint8_t state[VD_AUTOMATON_STATE_BYTES];
+        if (mask)
+            vd_automaton_state_store(state, mask);
+        head = vd_unit_head(&c->graph, &salt, s, token, stop, mask ? state : NULL);
         if (stop != VD_STOP_FAIL) {
             struct vd_hash leaf = vd_token_leaf(&c->salt, s + 1, token);
             vd_merkle_stream_add(&c->output, &leaf);

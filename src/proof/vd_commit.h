@@ -28,9 +28,10 @@ void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint3
 
 /* The next position. k, v: the KROW and VROW records of the last layer, all kv heads (vd_kv_read). x: d
  * floats, NULL for positions before n_prompt - 1; token and stop are read only with x. A token is counted as
- * output unless stop is VD_STOP_FAIL. */
+ * output unless stop is VD_STOP_FAIL. mask: the mask's state before the token, read only if the job has one.
+ */
 void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x, uint32_t token,
-                   enum vd_stop stop);
+                   enum vd_stop stop, const struct vd_automaton_state *mask);
 
 /* Over the positions added so far (at least 1). */
 struct vd_hash vd_commit_root(const struct vd_commit *c);
@@ -46,7 +47,8 @@ struct vd_hash vd_unit_block(const struct vd_graph *g, const struct vd_hash *sal
                              struct vd_hash outs[VD_GRAPH_OUTS_MAX]);
 struct vd_hash vd_unit_embed(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
                              const float *x);
+/* mask_state: MASK_STATE's record, read only if the job has a mask. */
 struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                            uint32_t token, enum vd_stop stop);
+                            uint32_t token, enum vd_stop stop, const uint8_t *mask_state);
 
 #endif

@@ -21,7 +21,8 @@ static void put(struct writer *w, const void *p, size_t n)
         w->overflow = true;
         return;
     }
-    memcpy(w->p + w->n_bytes, p, n);
+    if (n > 0)
+        memcpy(w->p + w->n_bytes, p, n);
     w->n_bytes += n;
 }
 
@@ -146,6 +147,20 @@ static enum vd_err open_op(struct opener *f, const struct vd_graph_input *in)
     return VD_OK;
 }
 
+/* The roots under the head's unit hash of a step, from the records of the run. */
+static void head_outs(const struct vd_trace *t, uint32_t step, struct vd_hash outs[VD_GRAPH_OUTS_MAX])
+{
+    uint32_t unit = t->graph.program->n_layers + 1;
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(&t->graph, step, unit, ops);
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, unit, ops[n - 1]};
+    outs[n - 1] =
+        vd_trace_leaf(&at, 0, t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, VD_TOKEN_RECORD_BYTES);
+    at.op = ops[0];
+    if (n == 2)
+        outs[0] = vd_trace_leaf(&at, 0, vd_trace_mask_state(t, step), VD_AUTOMATON_STATE_BYTES);
+}
+
 /* The roots under a unit hash but the one that the opening implies. */
 static void put_other_outs(struct opener *f, uint32_t step, uint32_t unit, uint32_t op,
                            const struct vd_hash *outs)
@@ -198,10 +213,27 @@ static void open_cache_row(struct opener *f, const struct vd_graph_input *in, ui
     prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), u->unit, 1);
 }
 
+/* The record of MASK_STATE of the step before. */
+static void open_mask_state(struct opener *f, const struct vd_graph_input *in)
+{
+    struct vd_trace *t = f->t;
+    uint32_t step = (uint32_t)in->first;
+    struct vd_hash salt = vd_trace_salt(t->job_salt, step), outs[VD_GRAPH_OUTS_MAX];
+    head_outs(t, step, outs);
+    put_hash(&f->w, &salt);
+    put(&f->w, vd_trace_mask_state(t, step), VD_AUTOMATON_STATE_BYTES);
+    put_other_outs(f, step, t->u.unit, in->op, outs);
+    prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), t->u.unit, 1);
+}
+
 static enum vd_err open_cache(struct opener *f, const struct vd_graph_input *in)
 {
+    bool is_state = f->t->u.op[in->op].kind == VD_OP_MASK_STATE;
     for (uint32_t j = 0; j < in->count; j++)
-        open_cache_row(f, in, (uint32_t)in->first + j);
+        if (is_state)
+            open_mask_state(f, in);
+        else
+            open_cache_row(f, in, (uint32_t)in->first + j);
     prove(&f->w, f->t->step, &f->game->steps, f->t->graph.job.n_steps, in->first, in->count);
     return VD_OK;
 }
@@ -239,6 +271,54 @@ static enum vd_err put_token_proof(struct writer *w, const struct vd_trace *t, u
     return VD_OK;
 }
 
+/* Proves positions [first, first + count) of the sequence within the prompt's or the output's tree. */
+static enum vd_err put_window_proof(struct opener *f, bool output, uint32_t first, uint32_t count)
+{
+    const struct vd_graph_job *j = &f->t->graph.job;
+    uint32_t base = output ? j->n_prompt : 0, n = output ? j->n_output : j->n_prompt;
+    struct vd_hash *own = malloc(n * sizeof *own);
+    if (!own)
+        return no_memory(f, n);
+    for (uint32_t i = 0; i < n; i++) {
+        struct vd_hash salt = vd_trace_salt(f->t->job_salt, base + i);
+        own[i] = vd_token_leaf(&salt, base + i, vd_trace_token(f->t, base + i));
+    }
+    prove(&f->w, own, NULL, n, first - base, count);
+    free(own);
+    return VD_OK;
+}
+
+static enum vd_err open_window(struct opener *f, const struct vd_graph_input *in)
+{
+    uint32_t first = (uint32_t)in->first, end = first + in->count, p = f->t->graph.job.n_prompt;
+    uint32_t border = end < p ? end : first > p ? first : p;
+    enum vd_err e = VD_OK;
+    for (uint32_t i = first; i < end; i++) {
+        struct vd_hash salt = vd_trace_salt(f->t->job_salt, i);
+        put(&f->w, f->t->sequence + 4 * (size_t)i, 4);
+        put_hash(&f->w, &salt);
+    }
+    if (first < border)
+        e = put_window_proof(f, false, first, border - first);
+    if (e == VD_OK && border < end)
+        e = put_window_proof(f, true, border, end - border);
+    return e;
+}
+
+static enum vd_err open_text(struct opener *f, const struct vd_graph_input *in)
+{
+    uint32_t vocab = f->t->graph.program->vocab;
+    struct vd_bytes text = f->t->source.text(f->t->source.arg, in->row);
+    struct vd_hash proof[32];
+    uint8_t length[2];
+    vd_le16_store(length, (uint16_t)text.n);
+    put(&f->w, length, sizeof length);
+    put(&f->w, text.p, text.n);
+    f->t->source.text_proof(f->t->source.arg, in->row, proof);
+    put(&f->w, proof, vd_merkle_range_proof_len(vocab, in->row, 1) * sizeof proof[0]);
+    return VD_OK;
+}
+
 static enum vd_err open_input(struct opener *f, unsigned i)
 {
     const struct vd_graph_input *in = &f->tile.in[i];
@@ -253,6 +333,16 @@ static enum vd_err open_input(struct opener *f, unsigned i)
         return open_weight(f, in);
     case VD_IN_TOKEN:
         return VD_OK; /* the worker has opened it */
+    case VD_IN_WINDOW:
+        return open_window(f, in);
+    case VD_IN_BIAS:
+        put(&f->w, f->t->bias, 4 + vd_le32_load(f->t->bias));
+        return VD_OK;
+    case VD_IN_MASK:
+        put(&f->w, f->t->mask, 4 + vd_le32_load(f->t->mask));
+        return VD_OK;
+    case VD_IN_TEXT:
+        return open_text(f, in);
     }
     return VD_EINTERNAL;
 }
@@ -264,8 +354,10 @@ static void resolve(struct opener *f, unsigned i, const uint8_t token[4])
     struct vd_tile_data data = {{NULL}, {NULL}};
     for (unsigned j = 0; j < i; j++) {
         const struct vd_graph_input *in = &f->tile.in[j];
-        data.in[j] =
-            in->kind == VD_IN_TOKEN ? token : u->records[in->op] + in->first * u->op[in->op].record_bytes;
+        if (in->kind == VD_IN_OP)
+            data.in[j] = u->records[in->op] + in->first * u->op[in->op].record_bytes;
+        else
+            data.in[j] = in->kind == VD_IN_WINDOW ? f->t->sequence + 4 * in->first : token;
     }
     vd_tile_resolve(&f->tile, &f->t->graph, i, &data);
 }
@@ -322,6 +414,11 @@ enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, siz
     prove(&w, t->commit, NULL, j->n_steps, step, 1);
     if (count == 2) {
         put(&w, t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, VD_TOKEN_RECORD_BYTES);
+        if (j->sampling.has_mask) {
+            struct vd_hash outs[VD_GRAPH_OUTS_MAX];
+            head_outs(t, step, outs);
+            put_hash(&w, &outs[0]);
+        }
         if (step + 1 - j->n_prompt < j->n_output) {
             salt = vd_trace_salt(t->job_salt, step + 1);
             put_hash(&w, &salt);

@@ -99,7 +99,7 @@ static void add_position(struct bench *b, struct vd_commit *c, const struct vd_k
 {
     static uint8_t k[16384], v[16384];
     vd_kv_read(kv, vd_model_program(b->model)->n_layers - 1, pos, k, v);
-    vd_commit_add(c, k, v, x, token, VD_STOP_NONE);
+    vd_commit_add(c, k, v, x, token, VD_STOP_NONE, NULL);
 }
 
 static void finish_receipt(struct bench *b, const struct vd_commit *c, const struct vd_keypair *key)
@@ -214,7 +214,7 @@ static void bench_commit(struct bench *b)
         vd_commit_init(&c, vd_model_program(b->model), 1, 4096, &greedy, b->salt);
         uint64_t t = vd_clock_ns();
         for (uint32_t i = 0; i < 1000; i++)
-            vd_commit_add(&c, k, v, x, i, VD_STOP_NONE);
+            vd_commit_add(&c, k, v, x, i, VD_STOP_NONE, NULL);
         double us = 1e-3 * (double)(vd_clock_ns() - t) / 1000;
         best = us < best ? us : best;
     }

@@ -62,8 +62,7 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
         compare(r, step, token, stop);
     }
     vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
-    (void)mask;
-    vd_commit_add(&r->commit, r->k, r->v, x, token, stop);
+    vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
     r->out->hash_ns += vd_clock_ns() - start;
 }
 

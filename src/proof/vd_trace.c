@@ -30,7 +30,8 @@ static void hash_token(void *arg, uint32_t step, uint32_t token, enum vd_stop st
 {
     struct vd_trace *t = arg;
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
-    t->unit[(size_t)step * t->n_units + t->n_units - 1] = vd_unit_head(&t->graph, &salt, step, token, stop);
+    t->unit[(size_t)step * t->n_units + t->n_units - 1] =
+        vd_unit_head(&t->graph, &salt, step, token, stop, vd_trace_mask_state(t, step));
     vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, token);
     vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step + 4, stop);
 }
@@ -47,6 +48,71 @@ static void hash_steps(struct vd_trace *t)
     }
     t->state_root = vd_merkle_root(t->step, n);
     t->commit_root = vd_merkle_root(t->commit, n);
+}
+
+/* ---- tokens and tables ---- */
+
+static uint8_t *with_length(struct vd_bytes table)
+{
+    uint8_t *p = malloc(4 + table.n);
+    if (p) {
+        vd_le32_store(p, (uint32_t)table.n);
+        memcpy(p + 4, table.p, table.n);
+    }
+    return p;
+}
+
+static void tell_mask_state(const struct vd_trace *t, uint32_t step, uint8_t *record)
+{
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    uint32_t unit = t->graph.program->n_layers + 1;
+    vd_graph_outs(&t->graph, step, unit, ops);
+    t->source.after_op(t->source.arg, step, unit, ops[0], record, VD_AUTOMATON_STATE_BYTES);
+}
+
+static enum vd_err follow_mask(struct vd_trace *t, struct vd_error *err)
+{
+    const struct vd_graph_job *j = &t->graph.job;
+    struct vd_automaton_state s = VD_AUTOMATON_START;
+    struct vd_automaton a;
+    if (!vd_automaton_open(&a, t->source.controls.mask))
+        return vd_error_set(err, VD_EUSE, "the job's mask is not valid");
+    for (uint32_t i = 0;; i++) {
+        uint8_t *record = t->mask_state + (size_t)VD_AUTOMATON_STATE_BYTES * i;
+        vd_automaton_state_store(record, &s);
+        if (t->source.after_op && j->n_prompt - 1 + i < j->n_steps)
+            tell_mask_state(t, j->n_prompt - 1 + i, record);
+        if (i == j->n_output)
+            return VD_OK;
+        struct vd_bytes none = {NULL, 0};
+        bool known = t->output[i] < t->graph.program->vocab;
+        vd_automaton_walk(&a, &s, known ? t->source.text(t->source.arg, t->output[i]) : none);
+    }
+}
+
+enum vd_err vd_trace_controls_open(struct vd_trace *t, struct vd_error *err)
+{
+    const struct vd_graph_job *j = &t->graph.job;
+    const struct vd_controls *c = &t->source.controls;
+    size_t n = (size_t)j->n_prompt + j->n_output;
+    t->sequence = malloc(4 * n);
+    t->bias = j->sampling.has_bias ? with_length(c->bias) : NULL;
+    t->mask = j->sampling.has_mask ? with_length(c->mask) : NULL;
+    t->mask_state = malloc((size_t)VD_AUTOMATON_STATE_BYTES * (j->n_output + 1));
+    if (!t->sequence || !t->mask_state || !t->bias != !j->sampling.has_bias ||
+        !t->mask != !j->sampling.has_mask)
+        return vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
+    for (uint32_t i = 0; i < n; i++)
+        vd_le32_store(t->sequence + 4 * (size_t)i, vd_trace_token(t, i));
+    return t->mask ? follow_mask(t, err) : VD_OK;
+}
+
+void vd_trace_controls_close(struct vd_trace *t)
+{
+    free(t->sequence);
+    free(t->bias);
+    free(t->mask);
+    free(t->mask_state);
 }
 
 enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph, const uint32_t *prompt,
@@ -76,7 +142,9 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
         return vd_error_set(err, VD_ENOMEM, "no memory for the trace of %zu positions", n);
     }
     struct vd_trace_sink sink = {t, hash_row, hash_token};
-    enum vd_err e = source->run(source->arg, graph->job.n_steps, &sink, err);
+    enum vd_err e = vd_trace_controls_open(t, err);
+    if (e == VD_OK)
+        e = source->run(source->arg, graph->job.n_steps, &sink, err);
     if (e != VD_OK) {
         vd_trace_destroy(t);
         return e;
@@ -94,6 +162,7 @@ void vd_trace_destroy(struct vd_trace *t)
     free(t->step);
     free(t->commit);
     free(t->token_record);
+    vd_trace_controls_close(t);
     free(t->u.memory);
     free(t);
 }
@@ -203,8 +272,21 @@ static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop
 
 /* ---- one unit: its operators ---- */
 
-static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsigned i, uint8_t token[4],
-                     struct vd_tile_data *data)
+/* Of VD_IN_TOKEN and VD_IN_TEXT. */
+struct small_inputs {
+    uint8_t token[4], text[2 + VD_TOKEN_TEXT_MAX_BYTES];
+};
+
+static void put_text(const struct vd_trace *t, uint32_t id, uint8_t *out)
+{
+    struct vd_bytes text = t->source.text(t->source.arg, id);
+    vd_le16_store(out, (uint16_t)text.n);
+    if (text.n)
+        memcpy(out + 2, text.p, text.n);
+}
+
+static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsigned i,
+                     struct small_inputs *small, struct vd_tile_data *data)
 {
     const struct vd_trace_unit_data *u = &t->u;
     switch (in->kind) {
@@ -215,6 +297,10 @@ static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsign
         data->in[i] = u->row + 4 * in->first;
         return;
     case VD_IN_KV: {
+        if (u->op[in->op].kind == VD_OP_MASK_STATE) {
+            data->row[0] = vd_trace_mask_state(t, (uint32_t)in->first);
+            return;
+        }
         bool is_k = u->op[in->op].kind == VD_OP_KROW;
         size_t row_bytes = is_k ? u->k_row_bytes : u->v_row_bytes;
         const uint8_t *first = (is_k ? u->k : u->v) + in->first * row_bytes;
@@ -229,8 +315,21 @@ static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsign
         return;
     }
     case VD_IN_TOKEN:
-        vd_le32_store(token, vd_trace_token(t, (uint32_t)in->first));
-        data->in[i] = token;
+        vd_le32_store(small->token, vd_trace_token(t, (uint32_t)in->first));
+        data->in[i] = small->token;
+        return;
+    case VD_IN_WINDOW:
+        data->in[i] = t->sequence + 4 * in->first;
+        return;
+    case VD_IN_BIAS:
+        data->in[i] = t->bias;
+        return;
+    case VD_IN_MASK:
+        data->in[i] = t->mask;
+        return;
+    case VD_IN_TEXT:
+        put_text(t, in->row, small->text);
+        data->in[i] = small->text;
         return;
     }
 }
@@ -240,12 +339,12 @@ static void run_record(struct vd_trace *t, uint32_t op, uint64_t record)
     const struct vd_trace_unit_data *u = &t->u;
     struct vd_tile_data data = {{NULL}, {NULL}};
     struct vd_tile tile;
-    uint8_t token[4];
+    struct small_inputs small;
     vd_tile_init_op(&tile, &t->graph, u->step, u->unit, op, &u->op[op], record);
     for (unsigned i = 0; i < tile.n_in; i++) {
         if (tile.in[i].dynamic)
             vd_tile_resolve(&tile, &t->graph, i, &data);
-        point_at(t, &tile.in[i], i, token, &data);
+        point_at(t, &tile.in[i], i, &small, &data);
     }
     vd_tile_eval(&tile, &t->graph, &data, u->records[op] + record * u->op[op].record_bytes);
 }

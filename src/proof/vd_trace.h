@@ -32,6 +32,11 @@ struct vd_trace_source {
     struct vd_bytes (*weight_row)(void *arg, uint32_t tensor, uint32_t row);
     enum vd_err (*weight_proof)(void *arg, uint32_t tensor, uint32_t row, uint32_t part,
                                 struct vd_weight_proof *out, struct vd_error *err);
+    /* The request's tables; and, needed only with a mask, the text of a token (id below the vocabulary) and
+     * the proof of its leaf, vd_merkle_range_proof_len(vocab, id, 1) hashes. */
+    struct vd_controls controls;
+    struct vd_bytes (*text)(void *arg, uint32_t id);
+    void (*text_proof)(void *arg, uint32_t id, struct vd_hash *proof);
     /* Called when an operator's records are complete and before anything reads them. NULL but in tests, which
      * make cheats of it. */
     void (*after_op)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
@@ -63,6 +68,10 @@ struct vd_trace {
     struct vd_hash *commit; /* leaves of the commit tree */
     uint8_t *token_record;  /* TOKEN records: [8 * step] */
     struct vd_hash state_root, commit_root;
+    /* What head operators read beside records; made by vd_trace_controls_open. */
+    uint8_t *sequence;    /* prompt and output as u32, little-endian */
+    uint8_t *bias, *mask; /* as VD_IN_BIAS and VD_IN_MASK give them; NULL: none */
+    uint8_t *mask_state;  /* MASK_STATE records of steps from n_prompt - 1 on */
     struct vd_trace_unit_data u;
 };
 
@@ -75,6 +84,16 @@ void vd_trace_destroy(struct vd_trace *t); /* NULL is allowed */
 /* Whether a trace of this job, with any of its units, stays below the limit of memory (1 GiB each); create
  * and load return VD_ELIMIT for one that does not. A worker asks before it takes a job. */
 bool vd_trace_fits(const struct vd_graph *graph);
+
+/* The parts of a trace that follow from tokens and tables alone; t->graph, prompt, output and source are set.
+ * vd_trace_create calls it. VD_ENOMEM; VD_EUSE if the mask is not valid. */
+enum vd_err vd_trace_controls_open(struct vd_trace *t, struct vd_error *err);
+void vd_trace_controls_close(struct vd_trace *t);
+/* MASK_STATE's record at a step that has a head. */
+static inline const uint8_t *vd_trace_mask_state(const struct vd_trace *t, uint32_t step)
+{
+    return t->mask_state + (size_t)VD_AUTOMATON_STATE_BYTES * (step + 1 - t->graph.job.n_prompt);
+}
 
 /* Computes t->u of that unit; at once if it is there already. A second run of the source. */
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);

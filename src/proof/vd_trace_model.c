@@ -49,6 +49,16 @@ static enum vd_err source_weight_proof(void *arg, uint32_t tensor, uint32_t row,
     return vd_model_weight_proof(t->model, vd_ctx_pool(t->feed.ctx), tensor, row, part, out, err);
 }
 
+static struct vd_bytes source_text(void *arg, uint32_t id)
+{
+    return vd_texts_of(((struct vd_trace_model *)arg)->feed.texts, id);
+}
+
+static void source_text_proof(void *arg, uint32_t id, struct vd_hash *proof)
+{
+    vd_texts_prove(((struct vd_trace_model *)arg)->feed.texts, id, proof);
+}
+
 enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *model, struct vd_ctx *ctx,
                                 struct vd_kv_pool *cache, const struct vd_proof_job *job,
                                 struct vd_error *err)
@@ -77,7 +87,13 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
         vd_trace_model_close(t);
         return e;
     }
-    struct vd_trace_source source = {t, source_run, source_weight_row, source_weight_proof, NULL};
+    struct vd_trace_source source = {.arg = t,
+                                     .run = source_run,
+                                     .weight_row = source_weight_row,
+                                     .weight_proof = source_weight_proof,
+                                     .controls = job->controls,
+                                     .text = source_text,
+                                     .text_proof = source_text_proof};
     e = vd_trace_create(&t->trace, &t->graph, job->prompt, job->output, job->job_salt, &source, err);
     if (e != VD_OK) {
         vd_trace_model_close(t);

@@ -3,6 +3,7 @@
  * it. */
 #include "vd_receipt.h"
 #include "vd_pb.h"
+#include "vd_trace_hash.h"
 
 #include <assert.h>
 
@@ -154,28 +155,6 @@ struct vd_hash vd_salt_commit(const uint8_t job_salt[VD_SALT_BYTES])
     vd_sha256_update(&s, job_salt, VD_SALT_BYTES);
     vd_sha256_final(&s, &h);
     return h;
-}
-
-static struct vd_hash table_hash(const char *tag, struct vd_bytes table)
-{
-    struct vd_sha256 s;
-    struct vd_hash h = {{0}};
-    if (table.n == 0)
-        return h;
-    vd_sha256_init_tag(&s, tag);
-    vd_sha256_update(&s, table.p, table.n);
-    vd_sha256_final(&s, &h);
-    return h;
-}
-
-struct vd_hash vd_bias_hash(struct vd_bytes bias)
-{
-    return table_hash("veridem/bias", bias);
-}
-
-struct vd_hash vd_mask_hash(struct vd_bytes mask)
-{
-    return table_hash("veridem/mask", mask);
 }
 
 void vd_request_set_controls(struct vd_request *r, const struct vd_controls *c)

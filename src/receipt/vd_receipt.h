@@ -109,10 +109,7 @@ static inline struct vd_hash vd_receipt_id(struct vd_bytes body)
 
 struct vd_hash vd_salt_commit(const uint8_t job_salt[VD_SALT_BYTES]);
 
-/* What a request says of its tables: H("veridem/bias", bytes), H("veridem/mask", bytes); zeros for none. */
-struct vd_hash vd_bias_hash(struct vd_bytes bias);
-struct vd_hash vd_mask_hash(struct vd_bytes mask);
-/* Names these tables in the request: hashes and flags. */
+/* Names these tables in the request: hashes (vd_trace_hash.h) and flags. */
 void vd_request_set_controls(struct vd_request *r, const struct vd_controls *c);
 /* Are these the request's tables, and valid? */
 bool vd_controls_check(const struct vd_request *r, const struct vd_controls *c);

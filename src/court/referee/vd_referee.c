@@ -66,6 +66,7 @@ struct referee {
     const struct vd_graph *g;
     const struct vd_ref_point *pt;
     uint8_t token[4]; /* of the point: where EMBED reads it */
+    uint8_t window[4 * VD_PENALTY_WINDOW];
     struct reader r;
 };
 
@@ -188,6 +189,68 @@ static void check_token(const struct vd_ref_claim *claim, struct reader *r, cons
     demand(r, &h, in_prompt ? &claim->prompt_root : &claim->output_root);
 }
 
+/* Tokens and their salts, ascending; then the range proofs of those in the prompt and those in the output. */
+static void read_window(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
+{
+    const struct vd_graph_job *j = &f->g->job;
+    struct vd_hash leaf[VD_PENALTY_WINDOW], root;
+    uint32_t first = (uint32_t)in->first, n = in->count, in_prompt = 0;
+    assert(n >= 1 && n <= VD_PENALTY_WINDOW);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *token = take(&f->r, 4);
+        struct vd_hash salt = take_hash(&f->r);
+        if (!token)
+            return;
+        memcpy(f->window + 4 * (size_t)i, token, 4);
+        leaf[i] = vd_token_leaf(&salt, first + i, vd_le32_load(token));
+        in_prompt += first + i < j->n_prompt;
+    }
+    if (in_prompt) {
+        root = take_root(&f->r, j->n_prompt, first, in_prompt, leaf);
+        demand(&f->r, &root, &f->claim->prompt_root);
+    }
+    if (in_prompt < n) {
+        root =
+            take_root(&f->r, j->n_output, first + in_prompt - j->n_prompt, n - in_prompt, leaf + in_prompt);
+        demand(&f->r, &root, &f->claim->output_root);
+    }
+    *data = f->window;
+}
+
+/* ---- the request's tables ---- */
+
+static void read_table(struct referee *f, bool is_mask, const uint8_t **data)
+{
+    const uint8_t *p = take(&f->r, 4);
+    uint32_t n = p ? vd_le32_load(p) : 0;
+    const uint8_t *bytes = take(&f->r, n);
+    if (!bytes)
+        return;
+    struct vd_bytes table = {bytes, n};
+    struct vd_hash h = is_mask ? vd_mask_hash(table) : vd_bias_hash(table);
+    demand(&f->r, &h, is_mask ? &f->claim->mask_hash : &f->claim->bias_hash);
+    *data = p;
+}
+
+/* The text of a token, its proof under the root that stands first in the mask. */
+static void read_text(struct referee *f, const struct vd_graph_input *in, const uint8_t *mask,
+                      const uint8_t **data)
+{
+    const uint8_t *p = take(&f->r, 2);
+    uint32_t n = p ? vd_le16_load(p) : 0;
+    const uint8_t *bytes = take(&f->r, n);
+    struct vd_hash want;
+    if (!bytes || vd_le32_load(mask) < VD_MASK_ROOT_BYTES) {
+        f->r.bad = true;
+        return;
+    }
+    memcpy(want.b, mask + 4, sizeof want.b);
+    struct vd_hash h = vd_text_leaf(in->row, (struct vd_bytes){bytes, n});
+    h = take_root(&f->r, f->g->program->vocab, in->row, 1, &h);
+    demand(&f->r, &h, &want);
+    *data = p;
+}
+
 /* ---- verdicts ---- */
 
 bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receipt,
@@ -207,6 +270,8 @@ bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receip
         .output_root = receipt->output_root,
         .commit_root = receipt->commit_root,
         .salt_commit = q->salt_commit,
+        .bias_hash = q->bias_hash,
+        .mask_hash = q->mask_hash,
         .finish = receipt->finish,
     };
     return vd_graph_valid(&out->graph);
@@ -232,6 +297,18 @@ static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct 
     case VD_IN_TOKEN:
         vd_le32_store(f->token, f->pt->token);
         data->in[i] = f->token;
+        break;
+    case VD_IN_WINDOW:
+        read_window(f, &t->in[i], &data->in[i]);
+        break;
+    case VD_IN_BIAS:
+        read_table(f, false, &data->in[i]);
+        break;
+    case VD_IN_MASK:
+        read_table(f, true, &data->in[i]);
+        break;
+    case VD_IN_TEXT:
+        read_text(f, &t->in[i], data->in[i - 1], &data->in[i]);
         break;
     }
 }
@@ -304,8 +381,12 @@ bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *sta
     const uint8_t *record = has_head ? take(&r, VD_TOKEN_RECORD_BYTES) : NULL;
     if (record) {
         struct vd_trace_at at = {salt, step, last_block + 1, vd_graph_ops(g, step, last_block + 1) - 1};
-        struct vd_hash root = vd_trace_leaf(&at, 0, record, VD_TOKEN_RECORD_BYTES);
-        h = vd_trace_unit(&at, &root, 1);
+        struct vd_hash root[2] = {{{0}}};
+        unsigned n = 0;
+        if (g->job.sampling.has_mask)
+            root[n++] = take_hash(&r); /* MASK_STATE's, which is not looked at */
+        root[n++] = vd_trace_leaf(&at, 0, record, VD_TOKEN_RECORD_BYTES);
+        h = vd_trace_unit(&at, root, n);
         demand(&r, &h, &unit[1]);
         check_record(claim, &r, step, record);
     }

@@ -27,6 +27,7 @@ struct vd_ref_claim {
     struct vd_graph graph;
     struct vd_bytes program_bytes; /* canonical bytes of graph.program */
     struct vd_hash model_root, prompt_root, output_root, commit_root, salt_commit;
+    struct vd_hash bias_hash, mask_hash; /* of the request's tables; zeros: none */
     enum vd_finish finish;
 };
 

@@ -181,33 +181,93 @@ static void lies_in_sampling(void **state)
     }
 }
 
-/* Penalties over a window that spans prompt and output, biases, and masks with each way to sample. */
-static void lies_before_sampling(void **state)
+/* ---- features ---- */
+
+static struct fixture fixture_with(const struct toy_feature *feature)
 {
-    static const struct vd_sampling all[] = {
-        {.repeat_micro = 1700000, .repeat_last_n = 20, .frequency_micro = 300000},
-        {.presence_micro = 900000, .has_bias = true},
-        {.has_mask = true},
-        {.temp_micro = 900000, .top_k = 40, .top_p_micro = 900000, .seed = 3, .has_mask = true},
-        {.temp_micro = 900000,
-         .top_k = 4000, /* more than the mask leaves */
-         .top_p_micro = 999000,
-         .min_p_micro = 1000,
-         .seed = 4,
-         .repeat_micro = 1300000,
-         .repeat_last_n = VD_PENALTY_WINDOW,
-         .presence_micro = -500000,
-         .has_bias = true,
-         .has_mask = true},
-    };
-    for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
-        struct fixture f = fixture_new(&all[i], VD_ROPE_ADJACENT);
-        uint32_t last = f.job->graph.job.n_steps - 1;
-        lie_everywhere(&f, last, 3);
-        lie_everywhere(&f, PROMPT - 1, 3);
-        fixture_free(&f);
+    struct vd_program p = toy_program_with(feature);
+    struct fixture f;
+    f.model = toy_model_new(&p, 3, 0.1f);
+    f.job = toy_job_new(f.model, PROMPT, TOKENS, &greedy);
+    f.trace = toy_trace(f.job);
+    f.claim = toy_claim(f.job, f.trace);
+    return f;
+}
+
+/* A lie in every operator that each feature adds or changes. */
+/* A worker that computes another program than the one it signed, with the same weights. */
+static void shorter_window(struct vd_program *p)
+{
+    p->window--;
+}
+static void no_cap_of_scores(struct vd_program *p)
+{
+    p->attn_cap = 0;
+}
+static void no_scale_of_embeddings(struct vd_program *p)
+{
+    p->embed_scale = 1;
+}
+static void other_activation(struct vd_program *p)
+{
+    p->act = VD_ACT_SILU;
+}
+static void one_rope_table(struct vd_program *p)
+{
+    p->layer_flags[0] &= (uint8_t)~VD_LAYER_ROPE2;
+}
+static void no_scale_of_rope(struct vd_program *p)
+{
+    p->rope_scale[1] = 1;
+}
+static void weights_among_all(struct vd_program *p)
+{
+    p->route_norm = false;
+}
+
+static const struct {
+    const char *name;
+    void (*change)(struct vd_program *p);
+    uint32_t unit;
+    enum vd_op op; /* where the first difference is */
+} other_programs[] = {
+    {"a window of one key less", shorter_window, 1, VD_OP_SCORE},
+    {"scores without the cap", no_cap_of_scores, 1, VD_OP_SCORE},
+    {"embeddings without their scale", no_scale_of_embeddings, 0, VD_OP_EMBED},
+    {"SiLU for GELU", other_activation, 1, VD_OP_GEGLU},
+    {"the other RoPE table", one_rope_table, 1, VD_OP_ROPE},
+    {"RoPE without its scale", no_scale_of_rope, 1, VD_OP_ROPE},
+    {"experts weighed among all", weights_among_all, 1, VD_OP_ROUTE},
+};
+
+/* The lie begins at the last step but one, after which there is an answer to lie about. */
+static void workers_of_another_program(void **state)
+{
+    struct fixture f = fixture_with(&toy_features[TOY_FEATURES - 1]);
+    uint32_t from = f.job->graph.job.n_steps - 2;
+    for (size_t i = 0; i < sizeof other_programs / sizeof other_programs[0]; i++) {
+        struct vd_program p = f.model->program;
+        struct vd_toy_job *liar = toy_job_copy(f.job, from);
+        struct match m;
+        struct vd_graph_op op;
+        other_programs[i].change(&p);
+        liar->graph.program = &p;
+        struct vd_trace *t = toy_trace(liar);
+        struct vd_ref_claim claim = toy_claim(liar, t);
+        claim.graph.program = &f.model->program;
+        enum vd_err e = play(&m, &claim, t, f.trace);
+        if (e != VD_OK)
+            fail_msg("%s: error %d", other_programs[i].name, e);
+        vd_graph_op(&claim.graph, m.game.step, m.game.unit, m.game.op, &op);
+        if (m.result != VD_GAME_WORKER_TILE || m.game.unit != other_programs[i].unit ||
+            op.kind != other_programs[i].op)
+            fail_msg("%s: %s at unit %u, %s", other_programs[i].name, vd_game_result_text(m.result),
+                     m.game.unit, vd_op_name(op.kind));
+        assert_int_equal(m.game.step, from);
+        vd_trace_destroy(t);
+        toy_job_free(liar);
     }
-    print_message("    openings up to %zu bytes\n", most_opening);
+    fixture_free(&f);
 }
 
 /* A tampered K or V row of an early step, first seen at the very step, however late the answer changes. */
@@ -367,6 +427,71 @@ static void false_challenges(void **state)
         }
         fixture_free(&f);
     }
+}
+
+/* A lie and a false challenge in every operator: of a block under each feature, and of all units under all of
+ * them together. */
+static void disputes_under_every_feature(void **state)
+{
+    for (unsigned i = 0; i < TOY_FEATURES; i++) {
+        struct fixture f = fixture_with(&toy_features[i]);
+        uint32_t last = f.job->graph.job.n_steps - 1;
+        bool all = i == TOY_FEATURES - 1;
+        lie_everywhere(&f, last, 1);
+        false_challenges_in(&f, last, 1);
+        if (all) {
+            lie_everywhere(&f, last, 0);
+            lie_everywhere(&f, PROMPT - 2, 2); /* a short last block */
+            lie_everywhere(&f, last, 3);
+            false_challenges_in(&f, 7, 0);
+            false_challenges_in(&f, 5, 2);
+            false_challenges_in(&f, last, 3);
+        }
+        fixture_free(&f);
+    }
+}
+
+/* An operator that the program does not have: its root is zero and nothing else, and nobody can point at it.
+ */
+static void absent_operators(void **state)
+{
+    struct fixture f = fixture_shared();
+    struct match m;
+    struct vd_move ops, op = {.kind = VD_MOVE_OP};
+    static uint8_t nodes[VD_GRAPH_OPS_MAX * VD_HASH_BYTES];
+    lead_to(&f, &m, PROMPT, 1, TOY_SCORE, 0, &tile_move);
+    unsigned absent = 0;
+    for (uint32_t o = 0; o < m.game.n_ops; o++) {
+        struct vd_graph_op at;
+        vd_graph_op(&f.job->graph, PROMPT, 1, o, &at);
+        if (at.n_records)
+            continue;
+        absent++;
+        struct vd_game game = m.game;
+        game.phase = VD_PHASE_W_OPS;
+        assert_int_equal(vd_player_worker_answer(f.trace, &game, &bad_move, NULL), VD_OK);
+        assert_true(vd_move_decode((struct vd_bytes){bad_move.bytes, bad_move.n_bytes}, &ops));
+        memcpy(nodes, ops.nodes.p, ops.nodes.n);
+        nodes[o * VD_HASH_BYTES + 5] ^= 1;
+        ops.nodes.p = nodes;
+        struct vd_bytes good = {tile_move.bytes,
+                                vd_move_encode(&ops, tile_move.bytes, sizeof tile_move.bytes)};
+        assert_int_equal(vd_game_move(&game, &f.claim, NULL, VD_GAME_WORKER, good), VD_GAME_REJECT_FIT);
+        nodes[o * VD_HASH_BYTES + 5] ^= 1;
+        good.n = vd_move_encode(&ops, tile_move.bytes, sizeof tile_move.bytes);
+        assert_int_equal(vd_game_move(&game, &f.claim, NULL, VD_GAME_WORKER, good), VD_GAME_ACCEPTED);
+        op.index = o;
+        good.n = vd_move_encode(&op, tile_move.bytes, sizeof tile_move.bytes);
+        assert_int_equal(vd_game_move(&game, &f.claim, NULL, VD_GAME_CHALLENGER, good), VD_GAME_REJECT_RANGE);
+        game.op = o;
+        size_t n = vd_game_encode(&m.game, game_bytes[0], sizeof game_bytes[0]);
+        assert_true(vd_game_decode((struct vd_bytes){game_bytes[0], n}, &f.claim, &copy));
+        copy.op = o;
+        copy.phase = VD_PHASE_W_RECORDS;
+        n = vd_game_encode(&copy, game_bytes[0], sizeof game_bytes[0]);
+        assert_false(vd_game_decode((struct vd_bytes){game_bytes[0], n}, &f.claim, &copy));
+    }
+    assert_true(absent >= 15);
 }
 
 /* The last block of an early step has no X row: its root is 32 zero bytes that no opening may carry. */
@@ -778,8 +903,10 @@ int main(void)
         cmocka_unit_test(nothing_to_point_at),
         cmocka_unit_test(lies_in_greedy_job),
         cmocka_unit_test(lies_in_sampling),
-        cmocka_unit_test(lies_before_sampling),
         cmocka_unit_test(lies_in_early_cache_rows),
+        cmocka_unit_test(workers_of_another_program),
+        cmocka_unit_test(disputes_under_every_feature),
+        cmocka_unit_test(absent_operators),
         cmocka_unit_test(rows_that_do_not_exist_are_not_opened),
         cmocka_unit_test(false_challenges),
         cmocka_unit_test(honest_receipt_binds_everywhere),

@@ -44,11 +44,59 @@ struct vd_toy_job {
     uint8_t job_salt[VD_JOB_SALT_BYTES];
     uint32_t prompt[TOY_MAX_POS], output[TOY_MAX_POS];
     enum vd_finish finish;
-    struct vd_controls controls;
     struct vd_toy_lie lie;
     uint8_t *rows[8][TOY_MAX_POS]; /* of a unit and step: X floats, K and V records; NULL: not run yet */
     uint8_t token[TOY_MAX_POS][VD_TOKEN_RECORD_BYTES];
 };
+
+/* Scales for values of about 1: d, and the min in units of d, which puts the values around 0. MXFP4 has no
+ * binary16 scale. */
+struct toy_scale {
+    enum vd_wtype type;
+    float d, min;
+};
+
+static inline struct toy_scale toy_scale_of(enum vd_wtype type)
+{
+    static const struct toy_scale all[] = {
+        {VD_WTYPE_Q4_0, 1.0f / 8, 0},      {VD_WTYPE_Q4_1, 1.0f / 8, -8},
+        {VD_WTYPE_Q5_0, 1.0f / 16, 0},     {VD_WTYPE_Q5_1, 1.0f / 16, -16},
+        {VD_WTYPE_Q8_0, 1.0f / 127, 0},    {VD_WTYPE_IQ4_NL, 1.0f / 127, 0},
+        {VD_WTYPE_Q2_K, 1.0f / 32, 1.5f},  {VD_WTYPE_Q3_K, 1.0f / 128, 0},
+        {VD_WTYPE_Q4_K, 1.0f / 512, 7.5f}, {VD_WTYPE_Q5_K, 1.0f / 1024, 15.5f},
+        {VD_WTYPE_Q6_K, 1.0f / 4096, 0},   {VD_WTYPE_IQ4_XS, 1.0f / 4096, 0},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].type == type)
+            return all[i];
+    abort();
+}
+
+static inline void toy_fill_block(const struct vd_program *p, uint32_t tensor, uint8_t *block, float scale,
+                                  float u)
+{
+    enum vd_wtype type = (enum vd_wtype)p->types[tensor];
+    uint32_t layer;
+    enum vd_layer_tensor t = VD_T_KINDS;
+    vd_program_find_tensor(p, tensor, &layer, &t);
+    bool bias = t == VD_T_ATTN_Q_BIAS || t == VD_T_ATTN_K_BIAS || t == VD_T_ATTN_V_BIAS;
+    if (type == VD_WTYPE_F32) {
+        bool norm = vd_program_is_vector(p, tensor) && !bias;
+        vd_le32_store(block, vd_f32_bits(norm ? 1.0f + 0.1f * u : (bias ? 0.5f : scale) * u));
+    } else if (type == VD_WTYPE_F16) {
+        vd_le16_store(block, vd_f16_from_f32(scale * u));
+    } else if (type == VD_WTYPE_BF16) {
+        vd_le16_store(block, (uint16_t)(vd_f32_bits(scale * u) >> 16));
+    } else if (type == VD_WTYPE_MXFP4) {
+        block[0] = (uint8_t)(121 + (u > 0));
+    } else {
+        struct toy_scale s = toy_scale_of(type);
+        const struct vd_wtype_info *info = vd_wtype_info(type);
+        vd_le16_store(block + info->d_at, vd_f16_from_f32(scale * s.d * (1.0f + 0.2f * u)));
+        if (info->has_min)
+            vd_le16_store(block + info->min_at, vd_f16_from_f32(scale * s.d * s.min));
+    }
+}
 
 static inline void toy_fill(struct vd_toy_model *m, uint32_t tensor, struct vd_rng *rng, float scale)
 {
@@ -60,17 +108,7 @@ static inline void toy_fill(struct vd_toy_model *m, uint32_t tensor, struct vd_r
         for (uint32_t i = 0; i < info->block_bytes; i++)
             p[i] = (uint8_t)vd_rng_next(rng);
         float u = (float)(vd_rng_below(rng, 2001)) / 1000.0f - 1.0f;
-        if (t.type == VD_WTYPE_F32)
-            vd_le32_store(p, vd_f32_bits(t.rows == 1 ? 1.0f + 0.1f * u : scale * u));
-        else if (t.type == VD_WTYPE_F16)
-            vd_le16_store(p, vd_f16_from_f32(scale * u));
-        else if (t.type == VD_WTYPE_BF16)
-            vd_le16_store(p, (uint16_t)(vd_f32_bits(scale * u) >> 16));
-        else
-            vd_le16_store(p,
-                          vd_f16_from_f32(scale * (1.0f + 0.2f * u) / (t.type == VD_WTYPE_Q8_0 ? 127 : 8)));
-        if (info->has_min)
-            vd_le16_store(p + 2, vd_f16_from_f32(-scale));
+        toy_fill_block(&m->program, tensor, p, scale, u);
     }
 }
 
@@ -100,9 +138,27 @@ static inline void toy_hash(struct vd_toy_model *m)
                                     m->program.n_tensors, &tensors);
 }
 
+/* Types in turn, each where its blocks fit; vectors are F32. */
+static inline void toy_types(struct vd_program *p, const uint8_t *types, size_t n_types)
+{
+    p->n_tensors = vd_program_norm_tensor(p) + 1;
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        const uint8_t *t = &types[i % n_types];
+        if (vd_program_is_vector(p, i))
+            p->types[i] = VD_WTYPE_F32;
+        else
+            p->types[i] = vd_program_tensor(p, i).cols % vd_wtype_info((enum vd_wtype) * t)->block_elems
+                              ? (uint8_t)VD_WTYPE_Q8_0
+                              : *t;
+    }
+}
+
 /* The toy: 2 layers, width 544, 4 heads of 32 over 2 kv heads, 5,000 tokens, tied head. */
 static inline struct vd_program toy_program(enum vd_rope_pairing pairing)
 {
+    static const uint8_t types[] = {VD_WTYPE_Q8_0, VD_WTYPE_F32,  VD_WTYPE_Q4_1,   VD_WTYPE_Q4_0,
+                                    VD_WTYPE_F16,  VD_WTYPE_Q8_0, VD_WTYPE_F32,    VD_WTYPE_Q5_0,
+                                    VD_WTYPE_BF16, VD_WTYPE_Q5_1, VD_WTYPE_IQ4_NL, VD_WTYPE_MXFP4};
     struct vd_program p = {VD_PROGRAM_PLAIN,
                            .n_layers = 2,
                            .width = 544,
@@ -115,15 +171,107 @@ static inline struct vd_program toy_program(enum vd_rope_pairing pairing)
                            .rope_pairing = pairing,
                            .n_rope = pairing == VD_ROPE_HALVES ? 12 : 16,
                            .eps = 1e-5f,
-                           .attn_scale = 0.17677669f,
-                           .n_tensors = 2 + 9 * 2};
-    static const uint8_t types[] = {VD_WTYPE_F32, VD_WTYPE_Q4_1, VD_WTYPE_Q4_0, VD_WTYPE_F16, VD_WTYPE_Q8_0,
-                                    VD_WTYPE_F32, VD_WTYPE_Q5_0, VD_WTYPE_BF16, VD_WTYPE_Q5_1};
+                           .attn_scale = 0.17677669f};
     vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps[0]);
-    p.types[0] = VD_WTYPE_Q8_0;
-    for (uint32_t l = 0; l < p.n_layers; l++)
-        memcpy(p.types + 1 + sizeof types * l, types, sizeof types);
-    p.types[vd_program_norm_tensor(&p)] = VD_WTYPE_F32;
+    toy_types(&p, types, sizeof types);
+    return p;
+}
+
+/* ---- the toy with features ---- */
+
+static inline void toy_biases(struct vd_program *p)
+{
+    p->qkv_bias = true;
+}
+
+static inline void toy_head_norms(struct vd_program *p)
+{
+    p->qk_norm = true;
+}
+
+/* Gemma 2: caps, windows in every second layer. The window begins inside the first chunk. */
+static inline void toy_caps(struct vd_program *p)
+{
+    p->attn_cap = 2.0f;
+    p->logit_cap = 5.0f;
+    p->embed_scale = 1.5f;
+    p->act = VD_ACT_GELU;
+    p->post_norms = true;
+    p->window = 40;
+    p->layer_flags[0] = VD_LAYER_WINDOW;
+}
+
+/* Gemma 3: a short window, begun in a later chunk, and two RoPE tables. */
+static inline void toy_tables(struct vd_program *p)
+{
+    p->qk_norm = p->post_norms = true;
+    p->act = VD_ACT_GELU;
+    p->window = 5;
+    p->layer_flags[0] = VD_LAYER_WINDOW | VD_LAYER_ROPE2;
+    p->n_rope_tables = 2;
+    p->rope_scale[1] = 1.25f;
+    vd_num_rope_steps(500000.0f, 2 * p->n_rope, p->rope_steps[1]);
+}
+
+static inline void toy_experts(struct vd_program *p)
+{
+    p->n_experts = 6;
+    p->n_used = 3;
+    p->route_norm = true;
+}
+
+static inline void toy_experts_of_all(struct vd_program *p)
+{
+    p->n_experts = 5;
+    p->n_used = 1;
+    p->qk_norm = true;
+}
+
+static inline void toy_super_blocks(struct vd_program *p)
+{
+    p->width = 768;
+    p->n_heads = 8;
+    p->ff_width = 256;
+}
+
+static inline void toy_everything(struct vd_program *p)
+{
+    toy_super_blocks(p);
+    toy_caps(p);
+    toy_tables(p);
+    toy_experts(p);
+    p->qkv_bias = true;
+    p->window = 66;
+    p->layer_flags[1] = VD_LAYER_WINDOW;
+}
+
+static const struct toy_feature {
+    const char *name;
+    void (*set)(struct vd_program *p);
+} toy_features[] = {
+    {"biases", toy_biases},
+    {"head norms", toy_head_norms},
+    {"caps, windows, norms behind, GELU", toy_caps},
+    {"two RoPE tables, a short window", toy_tables},
+    {"experts", toy_experts},
+    {"one expert, weighed among all", toy_experts_of_all},
+    {"super-blocks", toy_super_blocks},
+    {"everything", toy_everything},
+};
+enum { TOY_FEATURES = sizeof toy_features / sizeof toy_features[0] };
+
+/* Fewer tokens than the plain toy: the head's search has its own tests. */
+static inline struct vd_program toy_program_with(const struct toy_feature *f)
+{
+    static const uint8_t types[] = {VD_WTYPE_Q6_K, VD_WTYPE_Q4_K, VD_WTYPE_Q5_1, VD_WTYPE_Q2_K,
+                                    VD_WTYPE_F16,  VD_WTYPE_Q5_K, VD_WTYPE_Q3_K, VD_WTYPE_IQ4_XS,
+                                    VD_WTYPE_Q4_0, VD_WTYPE_F32,  VD_WTYPE_MXFP4};
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    p.vocab = 600;
+    f->set(&p);
+    toy_types(&p, types, sizeof types);
+    if (vd_program_check(&p))
+        abort();
     return p;
 }
 
@@ -186,57 +334,6 @@ static inline void toy_after_op(void *arg, uint32_t step, uint32_t unit, uint32_
 
 static inline struct vd_trace_source toy_source(struct vd_toy_job *j);
 
-/* Texts of the toy's tokens: none for each 50th, else one or two of the letters a to d. */
-static inline struct vd_bytes toy_text(void *arg, uint32_t id)
-{
-    static const uint8_t letters[] = "abcdabdcacbdacdbadbcadcba";
-    (void)arg;
-    return (struct vd_bytes){letters + id % 20, id % 50 == 0 ? 0 : 1 + id % 2};
-}
-
-static inline void toy_text_leaves(uint32_t vocab, struct vd_hash *leaf)
-{
-    for (uint32_t i = 0; i < vocab; i++)
-        leaf[i] = vd_text_leaf(i, toy_text(NULL, i));
-}
-
-static inline void toy_text_proof(void *arg, uint32_t id, struct vd_hash *proof)
-{
-    struct vd_toy_job *j = arg;
-    uint32_t vocab = j->model->program.vocab;
-    struct vd_hash *leaf = malloc(vocab * sizeof *leaf);
-    toy_text_leaves(vocab, leaf);
-    vd_merkle_range_prove(leaf, vocab, id, 1, proof);
-    free(leaf);
-}
-
-/* A mask over them: "a" or "b", then any number of "c" and "d", which a called rule takes one by one. */
-static inline struct vd_bytes toy_mask(uint32_t vocab)
-{
-    static uint8_t mask[VD_MASK_HEAD_BYTES + 2 * 4 + 4 * VD_AUTOMATON_EDGE_BYTES];
-    static const uint8_t body[] = {4,   0,   0,   0,   1,    0x80, 2,    0,   3, 0x80, /* ends: 1 and 3 */
-                                   'a', 'b', 1,   0,   0xFF, 0xFF, 'c',  'd', 2, 0,
-                                   1,   0,   'c', 'd', 3,    0,    0xFF, 0xFF};
-    struct vd_hash *leaf = malloc(vocab * sizeof *leaf), root;
-    toy_text_leaves(vocab, leaf);
-    root = vd_merkle_root(leaf, vocab);
-    free(leaf);
-    memcpy(mask, root.b, VD_MASK_ROOT_BYTES);
-    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
-    return (struct vd_bytes){mask, VD_MASK_ROOT_BYTES + sizeof body};
-}
-
-/* Biases against the likeliest ids of any toy: every 16th. */
-static inline struct vd_bytes toy_bias(void)
-{
-    static uint8_t table[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES];
-    for (uint32_t i = 0; i < VD_BIAS_MAX; i++) {
-        vd_le32_store(table + 8 * i, 16 * i + 3);
-        vd_le32_store(table + 8 * i + 4, (uint32_t)(i % 2 ? 1500000 : -700000));
-    }
-    return (struct vd_bytes){table, sizeof table};
-}
-
 /* Runs one unit of a step from remembered rows, and remembers its own. */
 static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t unit)
 {
@@ -244,8 +341,6 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
     struct vd_trace t = {
         .graph = j->graph, .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
     t.graph.job.n_steps = TOY_MAX_POS;
-    if (vd_trace_controls_open(&t, NULL) != VD_OK)
-        abort();
     if (vd_trace_unit_prepare(&t, step, unit, NULL) != VD_OK)
         abort();
     size_t x_bytes = 4 * (size_t)p->width, kb = t.u.k_row_bytes, vb = t.u.v_row_bytes;
@@ -259,7 +354,7 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(&t.graph, step, unit, ops);
     if (unit > p->n_layers) {
-        memcpy(j->token[step], t.u.records[ops[n - 1]], VD_TOKEN_RECORD_BYTES);
+        memcpy(j->token[step], t.u.records[ops[0]], VD_TOKEN_RECORD_BYTES);
     } else {
         uint8_t *row = j->rows[unit][step] = calloc(1, x_bytes + kb + vb);
         if (ops[n - 1] != VD_GRAPH_NO_OP)
@@ -269,7 +364,6 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
             memcpy(row + x_bytes + kb, t.u.records[ops[1]], vb);
         }
     }
-    vd_trace_controls_close(&t);
     free(t.u.memory);
 }
 
@@ -304,14 +398,7 @@ static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_t
 
 static inline struct vd_trace_source toy_source(struct vd_toy_job *j)
 {
-    return (struct vd_trace_source){.arg = j,
-                                    .run = toy_run,
-                                    .weight_row = toy_weight_row,
-                                    .weight_proof = toy_weight_proof,
-                                    .controls = j->controls,
-                                    .text = toy_text,
-                                    .text_proof = toy_text_proof,
-                                    .after_op = toy_after_op};
+    return (struct vd_trace_source){j, toy_run, toy_weight_row, toy_weight_proof, toy_after_op};
 }
 
 /* ---- jobs ---- */
@@ -344,10 +431,6 @@ static inline struct vd_toy_job *toy_job_new(struct vd_toy_model *m, uint32_t n_
         {.n_prompt = n_prompt, .n_steps = TOY_MAX_POS, .max_tokens = max_tokens, .sampling = *sampling}};
     for (unsigned i = 0; i < sizeof j->job_salt; i++)
         j->job_salt[i] = (uint8_t)(3 * i + 1);
-    if (sampling->has_bias)
-        j->controls.bias = toy_bias();
-    if (sampling->has_mask)
-        j->controls.mask = toy_mask(m->program.vocab);
     for (uint32_t i = 0; i < n_prompt; i++)
         j->prompt[i] = (uint32_t)vd_rng_below(&rng, m->program.vocab);
     for (uint32_t s = 0;; s++) {
@@ -402,8 +485,6 @@ static inline struct vd_ref_claim toy_claim(const struct vd_toy_job *j, const st
         .output_root = vd_token_root(j->job_salt, g->n_prompt, j->output, g->n_output),
         .commit_root = t->commit_root,
         .salt_commit = vd_salt_commit(j->job_salt),
-        .bias_hash = vd_bias_hash(j->controls.bias),
-        .mask_hash = vd_mask_hash(j->controls.mask),
         .finish = j->finish,
     };
 }

@@ -32,9 +32,33 @@ static struct vd_program sample(void)
     return p;
 }
 
-static void round_trip(void **state)
+/* Every feature at once. */
+static struct vd_program rich(void)
 {
-    struct vd_program p = sample(), q;
+    struct vd_program p = sample();
+    p.n_rope_tables = 2;
+    for (uint32_t i = 0; i < p.n_rope; i++)
+        p.rope_steps[1][i] = UINT64_C(0xFEDCBA9876543210) >> i;
+    p.rope_scale[1] = 1.25f;
+    p.attn_cap = 50;
+    p.logit_cap = 30;
+    p.embed_scale = 64.5f;
+    p.window = 512;
+    p.layer_flags[0] = VD_LAYER_WINDOW;
+    p.layer_flags[2] = VD_LAYER_WINDOW | VD_LAYER_ROPE2;
+    p.act = VD_ACT_GELU;
+    p.qk_norm = p.qkv_bias = p.post_norms = p.route_norm = true;
+    p.n_experts = 12;
+    p.n_used = 3;
+    p.n_tensors = 3 + 17 * 3;
+    for (uint32_t i = 0; i < p.n_tensors; i++)
+        p.types[i] = vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : VD_WTYPE_Q5_0;
+    return p;
+}
+
+static void round_trip_of(struct vd_program p)
+{
+    struct vd_program q;
     uint8_t a[VD_PROGRAM_BYTES_MAX], b[VD_PROGRAM_BYTES_MAX];
     assert_null(vd_program_check(&p));
     size_t n = vd_program_encode(&p, a, sizeof a);
@@ -50,6 +74,37 @@ static void round_trip(void **state)
     memcpy(b, a, n);
     b[n] = 0;
     assert_false(vd_program_decode((struct vd_bytes){b, n + 1}, &q));
+}
+
+static void round_trip(void **state)
+{
+    round_trip_of(sample());
+    round_trip_of(rich());
+    struct vd_program p = sample(); /* a step table of zeros: no rotation */
+    memset(p.rope_steps, 0, sizeof p.rope_steps);
+    round_trip_of(p);
+}
+
+/* The largest program there is fits its bound, with room. */
+static void the_longest(void **state)
+{
+    static uint8_t bytes[VD_PROGRAM_BYTES_MAX];
+    struct vd_program p = rich();
+    p.n_layers = VD_PROGRAM_LAYERS_MAX;
+    p.head_dim = VD_PROGRAM_HEAD_DIM_MAX;
+    p.n_rope = VD_PROGRAM_ROPE_MAX;
+    p.vocab = VD_PROGRAM_VOCAB_MAX;
+    memset(p.rope_steps, 0xFF, sizeof p.rope_steps);
+    p.n_tensors = VD_PROGRAM_TENSORS_MAX;
+    for (uint32_t i = 0; i < p.n_tensors; i++)
+        p.types[i] = vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : VD_WTYPE_Q5_0;
+    p.n_stop = VD_PROGRAM_STOP_MAX;
+    for (uint32_t i = 0; i < p.n_stop; i++)
+        p.stop[i] = VD_PROGRAM_VOCAB_MAX - VD_PROGRAM_STOP_MAX + i;
+    assert_null(vd_program_check(&p));
+    size_t n = vd_program_encode(&p, bytes, sizeof bytes);
+    print_message("    the longest program: %zu bytes\n", n);
+    assert_true(n > 6000 && n < 7 << 10);
 }
 
 static void limits(void **state)
@@ -83,7 +138,95 @@ static void limits(void **state)
     BAD(p.types[vd_program_norm_tensor(&p)] = VD_WTYPE_F16);
     BAD(p.types[vd_program_layer_tensor(&p, 2, VD_T_FFN_NORM)] = VD_WTYPE_F16);
     BAD(p.n_tensors = 28);
+    p = rich();
+    assert_null(vd_program_check(&p));
+#define BAD_RICH(change)                                                                                     \
+    p = rich();                                                                                              \
+    change;                                                                                                  \
+    assert_non_null(vd_program_check(&p))
+    BAD_RICH(p.kind = (enum vd_program_kind)0);
+    BAD_RICH(p.n_rope_tables = 0);
+    BAD_RICH(p.n_rope_tables = 3);
+    BAD_RICH(p.n_rope_tables = 1); /* a layer uses the second */
+    BAD_RICH(p.rope_scale[1] = 0);
+    BAD_RICH(p.rope_scale[0] = INFINITY);
+    BAD_RICH(p.attn_cap = -0.0f);
+    BAD_RICH(p.attn_cap = -50);
+    BAD_RICH(p.logit_cap = NAN);
+    BAD_RICH(p.embed_scale = 0);
+    BAD_RICH(p.embed_scale = -1);
+    BAD_RICH(p.window = 0); /* a layer has one */
+    BAD_RICH(p.window = (1 << 20) + 1);
+    BAD_RICH(p.layer_flags[1] = 4);
+    BAD_RICH(p.act = (enum vd_act)3);
+    BAD_RICH(p.act = (enum vd_act)0);
+    BAD_RICH(p.n_experts = 513);
+    BAD_RICH(p.n_experts = 2); /* fewer than are used */
+    BAD_RICH(p.n_used = 17);
+    BAD_RICH(p.n_used = 0);
+    BAD_RICH(p.n_experts = p.n_used = 0; p.n_tensors -= 3); /* route_norm of nothing */
+    BAD_RICH(p.n_tensors -= 2);
+    BAD_RICH(p.types[vd_program_layer_tensor(&p, 1, VD_T_ATTN_K_BIAS)] = VD_WTYPE_F16);
+    BAD_RICH(p.types[vd_program_layer_tensor(&p, 1, VD_T_POST_FFN_NORM)] = VD_WTYPE_Q8_0);
+    BAD_RICH(p.types[vd_program_layer_tensor(&p, 1, VD_T_FFN_UP)] = VD_WTYPE_Q4_K); /* 4160 = 16 * 256 + 64 */
+#undef BAD_RICH
 #undef BAD
+}
+
+/* The canonical order, by features; number and place are each other's opposite. */
+static void tensors_by_feature(void **state)
+{
+    static const enum vd_layer_tensor plain[] = {VD_T_ATTN_NORM, VD_T_ATTN_Q,      VD_T_ATTN_K,
+                                                 VD_T_ATTN_V,    VD_T_ATTN_OUTPUT, VD_T_FFN_NORM,
+                                                 VD_T_FFN_GATE,  VD_T_FFN_UP,      VD_T_FFN_DOWN};
+    struct vd_program p = sample(), r = rich();
+    assert_int_equal(vd_program_per_layer(&p), 9);
+    assert_int_equal(vd_program_per_layer(&r), VD_T_KINDS);
+    for (uint32_t i = 0; i < 9; i++)
+        assert_int_equal(vd_program_layer_tensor(&p, 2, plain[i]), 1 + 2 * 9 + i);
+    for (uint32_t i = 0; i < VD_T_KINDS; i++)
+        assert_int_equal(vd_program_layer_tensor(&r, 1, (enum vd_layer_tensor)i), 1 + VD_T_KINDS + i);
+    for (unsigned features = 0; features < 16; features++) {
+        p = rich();
+        p.qkv_bias = features & 1;
+        p.qk_norm = features >> 1 & 1;
+        p.post_norms = features >> 2 & 1;
+        p.n_experts = features & 8 ? 4 : 0;
+        p.n_tensors = vd_program_norm_tensor(&p) + 1;
+        uint32_t layer, n = 0;
+        enum vd_layer_tensor t;
+        for (uint32_t i = 0; i < p.n_tensors; i++) {
+            if (!vd_program_find_tensor(&p, i, &layer, &t))
+                continue;
+            n++;
+            assert_true(vd_program_has_tensor(&p, t));
+            assert_int_equal(vd_program_layer_tensor(&p, layer, t), i);
+        }
+        assert_int_equal(n, p.n_layers * vd_program_per_layer(&p));
+        assert_false(vd_program_find_tensor(&p, 0, &layer, &t));
+        assert_false(vd_program_find_tensor(&p, vd_program_norm_tensor(&p), &layer, &t));
+    }
+}
+
+static void shapes_of_features(void **state)
+{
+    struct vd_program p = rich();
+    const struct {
+        enum vd_layer_tensor t;
+        uint32_t rows, cols;
+    } want[] = {{VD_T_ATTN_Q_BIAS, 1, 384},     {VD_T_ATTN_V_BIAS, 1, 128},    {VD_T_ATTN_Q_NORM, 1, 64},
+                {VD_T_POST_ATTN_NORM, 1, 4160}, {VD_T_FFN_ROUTER, 12, 4160},   {VD_T_FFN_GATE, 12 * 96, 4160},
+                {VD_T_FFN_UP, 12 * 96, 4160},   {VD_T_FFN_DOWN, 12 * 4160, 96}};
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        struct vd_tensor_shape s = vd_program_tensor(&p, vd_program_layer_tensor(&p, 2, want[i].t));
+        assert_int_equal(s.rows, want[i].rows);
+        assert_int_equal(s.cols, want[i].cols);
+    }
+    assert_int_equal(vd_program_first_key(&p, 0, 511), 0);
+    assert_int_equal(vd_program_first_key(&p, 0, 512), 1);
+    assert_int_equal(vd_program_first_key(&p, 1, 2000), 0);
+    assert_int_equal(vd_program_rope_table(&p, 2), 1);
+    assert_int_equal(vd_program_rope_table(&p, 0), 0);
 }
 
 static void shapes(void **state)
@@ -134,7 +277,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
         cmocka_unit_test(limits),
+        cmocka_unit_test(the_longest),
+        cmocka_unit_test(tensors_by_feature),
         cmocka_unit_test(shapes),
+        cmocka_unit_test(shapes_of_features),
         cmocka_unit_test(hashes_bind_everything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

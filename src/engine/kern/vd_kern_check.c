@@ -10,25 +10,26 @@
 #include "vd_rng.h"
 
 enum {
-    N_TYPES = 8,
+    N_TYPES = 16,
     ROWS = 19,
-    COLS = 544, /* a whole segment and one block */
+    COLS = 544,       /* a whole segment and one block */
+    SUPER_COLS = 768, /* and one super-block */
     TOKS = 5,
     HD = 64,
     KEYS = 150, /* three chunks */
     QUERIES = 3,
     IDS = 100,
     PACKED_MAX = 2 * VD_KERN_ROWS * COLS * 4,
-    ACT_MAX = VD_KERN_TOKS * COLS * 2,
+    ACT_MAX = VD_KERN_TOKS * SUPER_COLS * 2,
     KV_MAX = VD_KERN_CHUNK * HD * 3,
     SCRATCH_MAX = 65536
 };
 
 /* What one table made of the seeded inputs. Compared field by field. */
 struct results {
-    float y[N_TYPES][TOKS * ROWS];
-    int8_t q[TOKS * COLS];
-    float d[TOKS * COLS / 32];
+    float y[N_TYPES][TOKS * ROWS], embed[N_TYPES][16];
+    int8_t q[TOKS * COLS], q256[TOKS * SUPER_COLS];
+    float d[TOKS * COLS / 32], d256[TOKS * SUPER_COLS / 256];
     float norm[COLS], rope[COLS], swiglu[COLS], geglu[COLS], scale[COLS], cap[COLS], add[COLS], exp[COLS];
     int8_t kq[HD], vq[HD];
     float kd[HD / 32], vd[1];
@@ -39,16 +40,23 @@ struct results {
 
 struct buffers {
     alignas(VD_KERN_ALIGN) uint8_t packed[PACKED_MAX];
-    alignas(VD_KERN_ALIGN) uint8_t act[ACT_MAX];
+    alignas(VD_KERN_ALIGN) uint8_t act[ACT_MAX], act256[ACT_MAX];
     alignas(VD_KERN_ALIGN) uint8_t kv[3][KV_MAX];
     alignas(VD_KERN_ALIGN) uint8_t scratch[SCRATCH_MAX];
     alignas(VD_KERN_ALIGN) uint8_t file[ROWS * COLS * 4];
-    alignas(VD_KERN_ALIGN) float x[TOKS * COLS];
+    alignas(VD_KERN_ALIGN) float x[TOKS * SUPER_COLS];
     alignas(VD_KERN_ALIGN) float rec[QUERIES * 3 * (HD + VD_KERN_ALIGN / 4)];
 };
 
-static const enum vd_wtype types[N_TYPES] = {VD_WTYPE_F32,  VD_WTYPE_F16,  VD_WTYPE_BF16, VD_WTYPE_Q4_0,
-                                             VD_WTYPE_Q4_1, VD_WTYPE_Q5_0, VD_WTYPE_Q5_1, VD_WTYPE_Q8_0};
+static const enum vd_wtype types[N_TYPES] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_BF16,   VD_WTYPE_Q4_0,
+                                             VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,
+                                             VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,
+                                             VD_WTYPE_Q6_K, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
+
+static size_t cols_of(enum vd_wtype type)
+{
+    return vd_wtype_info(type)->act_block == VD_KERN_BLOCK256 ? SUPER_COLS : COLS;
+}
 
 /* Around zero, over some forty binades. */
 static float random_float(struct vd_rng *r)
@@ -62,40 +70,60 @@ static float random_float(struct vd_rng *r)
 static void random_row(enum vd_wtype type, struct vd_rng *r, uint8_t *row)
 {
     const struct vd_wtype_info *info = vd_wtype_info(type);
-    for (size_t b = 0; b < COLS / info->block_elems; b++, row += info->block_bytes) {
+    for (size_t b = 0; b < cols_of(type) / info->block_elems; b++, row += info->block_bytes) {
         if (type == VD_WTYPE_F32) {
             vd_le32_store(row, vd_f32_bits(random_float(r)));
             continue;
         }
         for (size_t i = 0; i < info->block_bytes; i++)
             row[i] = (uint8_t)vd_rng_next(r);
-        vd_le16_store(row, (uint16_t)(0x2000 + vd_rng_below(r, 0x1000) + (vd_rng_next(r) & 0x8000)));
+        if (type == VD_WTYPE_MXFP4) {
+            row[0] = (uint8_t)(112 + row[0] % 16);
+            continue;
+        }
+        vd_le16_store(row + info->d_at,
+                      (uint16_t)(0x2000 + vd_rng_below(r, 0x1000) + (vd_rng_next(r) & 0x8000)));
         if (type == VD_WTYPE_BF16)
             vd_le16_store(row, (uint16_t)(vd_f32_bits(random_float(r)) >> 16));
         if (info->has_min)
-            vd_le16_store(row + 2, (uint16_t)(0xA000 + vd_rng_below(r, 0x1000)));
+            vd_le16_store(row + info->min_at, (uint16_t)(0xA000 + vd_rng_below(r, 0x1000)));
+    }
+}
+
+/* Both forms of quantised activations, of the same values. */
+static void run_quantisers(const struct vd_kern *k, struct buffers *b, struct results *out)
+{
+    assert(k->act_bytes(TOKS, COLS) <= ACT_MAX && k->act256_bytes(TOKS, SUPER_COLS) <= ACT_MAX);
+    k->act_quant(b->x, COLS, COLS, 0, TOKS, b->act);
+    k->act256_quant(b->x, SUPER_COLS, SUPER_COLS, 0, TOKS, b->act256);
+    for (size_t t = 0; t < TOKS; t++) {
+        k->act_read(b->act, COLS, t, out->q + t * COLS, out->d + t * COLS / 32);
+        k->act256_read(b->act256, SUPER_COLS, t, out->q256 + t * SUPER_COLS,
+                       out->d256 + t * SUPER_COLS / 256);
     }
 }
 
 static void run_products(const struct vd_kern *k, struct buffers *b, struct results *out)
 {
     struct vd_rng r = {1, 0};
-    for (size_t i = 0; i < TOKS * COLS; i++)
+    for (size_t i = 0; i < TOKS * SUPER_COLS; i++)
         b->x[i] = random_float(&r);
-    assert(k->act_bytes(TOKS, COLS) <= ACT_MAX && k->scratch_bytes(COLS, HD) <= SCRATCH_MAX);
-    k->act_quant(b->x, COLS, COLS, 0, TOKS, b->act);
-    for (size_t t = 0; t < TOKS; t++)
-        k->act_read(b->act, COLS, t, out->q + t * COLS, out->d + t * COLS / 32);
+    run_quantisers(k, b, out);
+    assert(k->scratch_bytes(SUPER_COLS, HD) <= SCRATCH_MAX);
     for (size_t i = 0; i < N_TYPES; i++) {
-        struct vd_kern_mat w = {types[i], ROWS, COLS, b->packed};
-        struct vd_kern_rhs rhs = {.act = b->act, .x = b->x, .ldx = COLS};
-        size_t row_bytes = vd_wtype_row_bytes(types[i], COLS);
-        assert(k->mat_bytes(types[i], ROWS, COLS) <= PACKED_MAX);
+        size_t cols = cols_of(types[i]), row_bytes = vd_wtype_row_bytes(types[i], cols);
+        struct vd_kern_mat w = {types[i], ROWS, cols, b->packed};
+        struct vd_kern_rhs rhs = {.act = b->act, .x = b->x, .ldx = cols, .act256 = b->act256};
+        assert(k->mat_bytes(types[i], ROWS, cols) <= PACKED_MAX);
         for (size_t row = 0; row < ROWS; row++)
             random_row(types[i], &r, b->file + row * row_bytes);
         k->mat_pack(&w, 0, ROWS, b->file);
         k->matmul(&w, 0, ROWS, &rhs, 0, TOKS - 1, out->y[i], ROWS, b->scratch);
         k->matmul(&w, 0, ROWS, &rhs, TOKS - 1, TOKS, out->y[i], ROWS, b->scratch); /* one token alone */
+        float row[SUPER_COLS];
+        k->embed_row(types[i], cols, b->file, ROWS - 1, row);
+        for (size_t e = 0; e < 16; e++)
+            out->embed[i][e] = row[e * cols / 16 + e];
     }
 }
 
@@ -159,10 +187,10 @@ static const struct {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(q),     FIELD(d),    FIELD(y[0]), FIELD(y[1]),  FIELD(y[2]),   FIELD(y[3]),    FIELD(y[4]),
-    FIELD(y[5]),  FIELD(y[6]), FIELD(y[7]), FIELD(norm),  FIELD(rope),   FIELD(swiglu),  FIELD(geglu),
-    FIELD(scale), FIELD(cap),  FIELD(add),  FIELD(exp),   FIELD(kq),     FIELD(kd),      FIELD(vq),
-    FIELD(vd),    FIELD(attn), FIELD(part), FIELD(max.x), FIELD(max.id), FIELD(weights),
+    FIELD(q),    FIELD(d),      FIELD(q256),   FIELD(d256),    FIELD(embed), FIELD(norm),
+    FIELD(rope), FIELD(swiglu), FIELD(geglu),  FIELD(scale),   FIELD(cap),   FIELD(add),
+    FIELD(exp),  FIELD(kq),     FIELD(kd),     FIELD(vq),      FIELD(vd),    FIELD(attn),
+    FIELD(part), FIELD(max.x),  FIELD(max.id), FIELD(weights),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)
@@ -181,6 +209,13 @@ enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)
         run_vectors(t, &b, out);
         run_attention(t, &b, out);
     }
+    for (size_t i = 0; i < N_TYPES; i++)
+        if (memcmp(want.y[i], got.y[i], sizeof(want.y[i])) != 0)
+            return vd_error_set(err, VD_EINTERNAL,
+                                "kernel %s computes products of type %s differently from the normative "
+                                "arithmetic on this CPU; "
+                                "choose another kernel",
+                                k->name, vd_wtype_info(types[i])->name);
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
         if (memcmp((char *)&want + fields[i].offset, (char *)&got + fields[i].offset, fields[i].size) != 0)
             return vd_error_set(

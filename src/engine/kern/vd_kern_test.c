@@ -302,9 +302,8 @@ static void test_products_of_models(void **state)
 static void test_products_in_slabs(void **state)
 {
     check_product(VD_WTYPE_Q4_1, 1500, 1056, 34);
-    check_product(VD_WTYPE_Q5_0, 700, 1056, 18);
-    check_product(VD_WTYPE_Q5_1, 700, 1056, 18);
-    check_product(VD_WTYPE_Q8_0, 700, 1056, 18);
+    for (int t = N_FLOAT_TYPES; t < N_TYPES; t++)
+        check_product(types[t], 500, vd_wtype_info(types[t])->block_elems == 256 ? 1280 : 1056, 18);
 }
 
 static void test_odd_float_columns(void **state)
@@ -729,6 +728,13 @@ static void no_exp(const float *x, size_t n, float *y)
     memset(y, 0, n * 4);
 }
 
+static void no_product(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch)
+{
+    for (size_t t = t0; t < t1; t++)
+        memset(y + t * ldy + r0, 0, (r1 - r0) * sizeof(float));
+}
+
 static void test_selfcheck(void **state)
 {
     struct vd_error err = {0};
@@ -741,6 +747,10 @@ static void test_selfcheck(void **state)
     broken.exp = no_exp;
     assert_int_equal(vd_kern_selfcheck(&broken, &err), VD_EINTERNAL);
     assert_non_null(strstr(err.msg, "exp"));
+    broken = *vd_kern_pick(NULL, NULL);
+    broken.matmul = no_product;
+    assert_int_equal(vd_kern_selfcheck(&broken, &err), VD_EINTERNAL);
+    assert_non_null(strstr(err.msg, "products of type F32"));
     fesetround(FE_UPWARD);
     enum vd_err e = vd_kern_selfcheck(scalar(), &err);
     fesetround(FE_TONEAREST);

@@ -1,8 +1,9 @@
 #include "vd_cmd_chat.h"
+#include "vd_clock.h"
 
 #include <stdlib.h>
 
-enum { VD_CHAT_SLACK_BYTES = 1 << 16 }; /* what a template adds to the messages, and then some */
+enum { VD_CHAT_PROMPT_MAX_BYTES = 64 << 20 }; /* pages that are not written cost nothing */
 
 static struct vd_str vd_chat_special(const struct vd_tok *tok, uint32_t id)
 {
@@ -11,30 +12,42 @@ static struct vd_str vd_chat_special(const struct vd_tok *tok, uint32_t id)
     return (struct vd_str){(const char *)b.p, b.n};
 }
 
+enum vd_err vd_cmd_chat_render_values(const struct vd_gguf *gguf, const struct vd_tok *tok,
+                                      struct vd_chat *chat, char **prompt, size_t *n_bytes,
+                                      struct vd_error *err)
+{
+    struct vd_gguf_str text = {NULL, 0};
+    chat->bos = vd_chat_special(tok, vd_tok_bos(tok));
+    chat->eos = vd_chat_special(tok, vd_tok_eos(tok));
+    enum vd_err e = vd_gguf_get_str(gguf, "tokenizer.chat_template", VD_GGUF_REQUIRED, &text, err);
+    if (e != VD_OK)
+        return e;
+    *prompt = malloc(VD_CHAT_PROMPT_MAX_BYTES);
+    if (!*prompt)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a prompt");
+    e = vd_template_render(text.p, text.n, chat, *prompt, VD_CHAT_PROMPT_MAX_BYTES, n_bytes, err);
+    if (e != VD_OK) {
+        free(*prompt);
+        *prompt = NULL;
+    }
+    return e;
+}
+
 enum vd_err vd_cmd_chat_render(const struct vd_gguf *gguf, const struct vd_tok *tok,
                                const struct vd_chat_message *messages, size_t n_messages,
                                bool add_generation_prompt, char **prompt, size_t *n_bytes,
                                struct vd_error *err)
 {
-    struct vd_gguf_str text = {NULL, 0};
-    struct vd_chat chat = {.messages = messages,
-                           .n_messages = n_messages,
-                           .add_generation_prompt = add_generation_prompt,
-                           .bos = vd_chat_special(tok, vd_tok_bos(tok)),
-                           .eos = vd_chat_special(tok, vd_tok_eos(tok))};
-    enum vd_err e = vd_gguf_get_str(gguf, "tokenizer.chat_template", VD_GGUF_REQUIRED, &text, err);
-    if (e != VD_OK)
-        return e;
-    size_t cap = VD_CHAT_SLACK_BYTES + 128 * n_messages;
+    struct vd_value *nodes = malloc((5 * n_messages + 1) * sizeof *nodes), *pairs = nodes + n_messages;
+    if (!nodes)
+        return vd_error_set(err, VD_ENOMEM, "no memory for %zu messages", n_messages);
     for (size_t i = 0; i < n_messages; i++)
-        cap += 4 * messages[i].content.n + messages[i].role.n;
-    *prompt = malloc(cap);
-    if (!*prompt)
-        return vd_error_set(err, VD_ENOMEM, "no memory for a prompt of %zu bytes", cap);
-    e = vd_template_render(text.p, text.n, &chat, *prompt, cap, n_bytes, err);
-    if (e != VD_OK) {
-        free(*prompt);
-        *prompt = NULL;
-    }
+        nodes[i] = vd_chat_plain(pairs + 4 * i, messages[i].role, messages[i].content);
+    struct vd_chat chat = {.messages = vd_value_list(nodes, n_messages),
+                           .add_generation_prompt = add_generation_prompt,
+                           .has_now = true,
+                           .now_s = (int64_t)vd_clock_wall_s()};
+    enum vd_err e = vd_cmd_chat_render_values(gguf, tok, &chat, prompt, n_bytes, err);
+    free(nodes);
     return e;
 }

@@ -1,41 +1,81 @@
 /* veridem template: a chat's messages as the prompt that the model was trained on. */
+#include "vd_clock.h"
 #include "vd_cmd.h"
 #include "vd_cmd_chat.h"
 #include "vd_cmd_load.h"
+#include "vd_json_value.h"
 
 #include <stdlib.h>
 
 enum { VD_CHAT_JSON_MAX = 16 << 20 };
 
-static enum vd_err vd_template_read(json_t *v, struct vd_chat_message **out, size_t *n, struct vd_error *err)
+/* What stands on stdin: messages alone, or an object with them and what else a request has. */
+struct vd_template_input {
+    json_t *messages, *tools, *args; /* borrowed */
+};
+
+static enum vd_err vd_template_read(json_t *v, struct vd_template_input *in, struct vd_error *err)
 {
-    json_t *list = json_is_object(v) ? json_object_get(v, "messages") : v;
-    *n = json_array_size(list);
-    *out = NULL;
-    if (!json_is_array(list) || *n == 0 || *n > VD_CHAT_MESSAGES_MAX)
+    const char *key;
+    json_t *item;
+    size_t i;
+    *in = (struct vd_template_input){.messages = json_is_object(v) ? json_object_get(v, "messages") : v};
+    json_object_foreach(v, key, item)
+    {
+        if (strcmp(key, "tools") == 0)
+            in->tools = item;
+        else if (strcmp(key, "chat_template_kwargs") == 0)
+            in->args = item;
+        else if (strcmp(key, "messages") != 0)
+            return vd_error_set(
+                err, VD_EFORMAT,
+                "stdin: \"%.60s\" is not known; an object has \"messages\", and may have \"tools\" "
+                "and \"chat_template_kwargs\"",
+                key);
+    }
+    size_t n = json_array_size(in->messages);
+    if (!json_is_array(in->messages) || n == 0 || n > VD_CHAT_MESSAGES_MAX)
         return vd_error_set(err, VD_EFORMAT,
                             "stdin must be a JSON array of 1 to %d messages, or an object with one under "
                             "\"messages\"",
                             VD_CHAT_MESSAGES_MAX);
-    *out = calloc(*n, sizeof **out);
-    if (!*out)
-        return vd_error_set(err, VD_ENOMEM, "no memory for %zu messages", *n);
-    for (size_t i = 0; i < *n; i++) {
-        const char *role, *content;
-        size_t role_n, content_n;
-        if (json_unpack(json_array_get(list, i), "{s:s%,s:s%}", "role", &role, &role_n, "content", &content,
-                        &content_n) != 0)
-            return vd_error_set(err, VD_EFORMAT, "message %zu must have the strings \"role\" and \"content\"",
-                                i);
-        (*out)[i] = (struct vd_chat_message){{role, role_n}, {content, content_n}};
+    json_array_foreach(in->messages, i, item)
+    {
+        if (!json_is_string(json_object_get(item, "role")))
+            return vd_error_set(err, VD_EFORMAT, "message %zu must be an object with the string \"role\"", i);
     }
+    if (in->tools && !json_is_array(in->tools) && !json_is_null(in->tools))
+        return vd_error_set(err, VD_EFORMAT, "stdin: \"tools\" must be an array");
+    if (in->args && !json_is_object(in->args))
+        return vd_error_set(err, VD_EFORMAT, "stdin: \"chat_template_kwargs\" must be an object");
     return VD_OK;
+}
+
+/* The prompt of what was read. */
+static enum vd_err vd_template_prompt(struct vd_cli *cli, const struct vd_cmd_text *t,
+                                      const struct vd_template_input *in, char **prompt, size_t *n_prompt,
+                                      struct vd_error *err)
+{
+    struct vd_chat chat = {.add_generation_prompt = !vd_cli_has(cli, "no-generation-prompt"),
+                           .has_now = true};
+    struct vd_value *memory[3] = {NULL};
+    chat.now_s = (int64_t)vd_clock_wall_s();
+    enum vd_err e = vd_json_value(&chat.messages, &memory[0], in->messages, err);
+    if (e == VD_OK && in->tools)
+        e = vd_json_value(&chat.tools, &memory[1], in->tools, err);
+    if (e == VD_OK && in->args)
+        e = vd_json_value(&chat.extra, &memory[2], in->args, err);
+    if (e == VD_OK)
+        e = vd_cmd_chat_render_values(t->gguf, t->tok, &chat, prompt, n_prompt, err);
+    for (int i = 0; i < 3; i++)
+        free(memory[i]);
+    return e;
 }
 
 static enum vd_err vd_template_cmd_run(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_cmd_text t;
-    struct vd_chat_message *messages = NULL;
+    struct vd_template_input in = {NULL};
     json_error_t why;
     uint8_t *text;
     char *prompt = NULL;
@@ -48,18 +88,18 @@ static enum vd_err vd_template_cmd_run(struct vd_cli *cli, struct vd_error *err)
     if (e == VD_OK) {
         v = json_loadb((const char *)text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
         free(text);
-        e = v ? vd_template_read(v, &messages, &n, err)
+        e = v ? vd_template_read(v, &in, err)
               : vd_error_set(err, VD_EFORMAT, "stdin, line %d: %s", why.line, why.text);
     }
+    if (e == VD_OK && !vd_cli_has(cli, "arguments-as-text"))
+        e = vd_json_call_arguments(in.messages, err);
     if (e == VD_OK)
-        e = vd_cmd_chat_render(t.gguf, t.tok, messages, n, !vd_cli_has(cli, "no-generation-prompt"), &prompt,
-                               &n_prompt, err);
+        e = vd_template_prompt(cli, &t, &in, &prompt, &n_prompt, err);
     if (e == VD_OK && cli->json)
         vd_cli_json(cli, json_pack("{s:s%}", "prompt", prompt, n_prompt));
     else if (e == VD_OK)
         fwrite(prompt, 1, n_prompt, cli->out);
     free(prompt);
-    free(messages);
     json_decref(v);
     vd_cmd_text_close(&t);
     return e;
@@ -67,6 +107,7 @@ static enum vd_err vd_template_cmd_run(struct vd_cli *cli, struct vd_error *err)
 
 static const struct vd_cli_opt vd_template_opts[] = {
     {"no-generation-prompt", 0, NULL, "end with the last message, not with the assistant's turn", false},
+    {"arguments-as-text", 0, NULL, "leave the arguments of tool calls text where they are text", false},
     {0},
 };
 const struct vd_cmd vd_cmd_template = {
@@ -74,8 +115,14 @@ const struct vd_cmd vd_cmd_template = {
     .group = "Models and text",
     .usage = "MODEL",
     .summary = "chat messages as JSON on stdin, prompt out",
-    .help = "Runs the chat template that the model file carries.\n\n"
-            "    echo '[{\"role\": \"user\", \"content\": \"Hello\"}]' | veridem template SmolLM2",
+    .help =
+        "Runs the chat template that the model file carries. Instead of messages alone, stdin may be an "
+        "object\n"
+        "with \"messages\", \"tools\" (as in a request to the API) and \"chat_template_kwargs\" (further\n"
+        "variables of the template). Arguments of tool calls that are JSON text become maps, as in the "
+        "API.\n\n"
+        "    echo '[{\"role\": \"user\", \"content\": \"Hello\"}]' | veridem template SmolLM2\n"
+        "    echo '{\"messages\": [...], \"tools\": [...]}' | veridem template MODEL --json",
     .opts = vd_template_opts,
     .min_args = 1,
     .max_args = 1,

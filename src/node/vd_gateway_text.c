@@ -1,6 +1,7 @@
 /* A prompt may have as many ids as the context, and no more memory is ever taken for it: the body's limit (1
  * MiB) bounds the text, and a token is at least one byte of it. */
 #include "vd_gateway_text.h"
+#include "vd_clock.h"
 #include "vd_derive.h"
 #include "vd_gguf.h"
 #include "vd_template.h"
@@ -130,24 +131,29 @@ static bool encode(const struct vd_gateway_text *t, enum vd_openai_kind kind, co
                           "The prompt cannot be tokenised: %s.", why.msg);
 }
 
-/* The template's output, in memory of its own. */
+/* The template's output, in memory of its own. Most templates want a tool call's arguments as a map; those to
+ * which it is an error get them as text. */
 static char *render(const struct vd_gateway_text *t, const struct vd_openai_request *r, size_t *n,
                     struct vd_openai_error *e)
 {
     struct vd_error why;
-    struct vd_chat_message *m = calloc(r->n_messages, sizeof *m);
     char *text = malloc(RENDERED_MAX_BYTES);
+    struct vd_chat chat = {.messages = r->messages,
+                           .tools = r->tools,
+                           .extra = r->template_args,
+                           .add_generation_prompt = true,
+                           .bos = t->bos,
+                           .eos = t->eos,
+                           .has_now = true,
+                           .now_s = (int64_t)vd_clock_wall_s()};
     enum vd_err rc = VD_ENOMEM;
     vd_error_set(&why, VD_ENOMEM, "no memory");
-    if (m && text) {
-        for (size_t i = 0; i < r->n_messages; i++) {
-            m[i].role = (struct vd_str){r->message[i].role.p, r->message[i].role.n};
-            m[i].content = (struct vd_str){r->message[i].content.p, r->message[i].content.n};
-        }
-        struct vd_chat chat = {m, r->n_messages, true, t->bos, t->eos};
+    if (text)
+        rc = vd_template_run_chat(t->chat, &chat, text, RENDERED_MAX_BYTES, n, &why);
+    if (rc == VD_EFORMAT) {
+        chat.messages = r->messages_text;
         rc = vd_template_run_chat(t->chat, &chat, text, RENDERED_MAX_BYTES, n, &why);
     }
-    free(m);
     if (rc == VD_OK)
         return text;
     free(text);
@@ -163,6 +169,9 @@ static bool chat_ids(const struct vd_gateway_text *t, const struct vd_openai_req
     if (!t->chat)
         return vd_openai_fail(e, 400, "unsupported_value", "model",
                               "The model '%s' has no chat template; use /v1/completions.", r->model);
+    if (r->tools.type == VD_VALUE_LIST && !vd_template_names(t->chat, "tools"))
+        return vd_openai_fail(e, 400, "unsupported_value", "tools",
+                              "The chat template of the model '%s' has no place for tools.", r->model);
     char *text = render(t, r, &n, e);
     if (!text)
         return false;

@@ -109,9 +109,10 @@ static const struct param {
     {"store", IN_CHAT, FALSE},
     {"response_format", IN_CHAT, TEXT_TYPE},
     {"modalities", IN_CHAT, TEXT_LIST},
-    {"tools", IN_CHAT, EMPTY},
+    {"tools", IN_CHAT, TAKEN},
     {"functions", IN_CHAT, EMPTY},
-    {"tool_choice", IN_CHAT, NO_CHOICE},
+    {"tool_choice", IN_CHAT, TAKEN},
+    {"chat_template_kwargs", IN_CHAT, TAKEN},
     {"function_call", IN_CHAT, NO_CHOICE},
     {"parallel_tool_calls", IN_CHAT, BOOLEAN},
     {"service_tier", IN_CHAT, ANY_TIER},
@@ -345,9 +346,11 @@ void vd_openai_request_free(struct vd_openai_request *r)
 {
     struct vd_openai_memory *mem = r->memory;
     if (mem) {
-        for (size_t i = 0; i < mem->n_joined; i++)
-            free(mem->joined[i]);
-        free(mem->message);
+        for (size_t i = 0; i < mem->n_values; i++)
+            free(mem->values[i]);
+        json_decref(mem->messages);
+        json_decref(mem->messages_text);
+        json_decref(mem->tools);
         free(mem->ids);
         json_decref(mem->json);
         free(mem);

@@ -12,10 +12,12 @@
 
 #include "vd_bytes.h"
 #include "vd_receipt.h"
+#include "vd_value.h"
 
 enum {
     VD_OPENAI_BODY_MAX = 1 << 20,
     VD_OPENAI_MESSAGES_MAX = 4096,
+    VD_OPENAI_TOOLS_MAX = 128, /* of a request, and calls of a message */
     VD_OPENAI_MAX_TOKENS_DEFAULT =
         16, /* of /v1/completions, as OpenAI's; a chat goes on to the end of the context */
 };
@@ -42,16 +44,17 @@ struct vd_openai_text {
     size_t n;
 };
 
-struct vd_openai_message {
-    struct vd_openai_text role, content; /* role: system, user, assistant */
-};
-
 struct vd_openai_request {
     enum vd_openai_kind kind;
     const char *model;
-    size_t n_messages; /* CHAT: >= 1 */
-    struct vd_openai_message *message;
-    struct vd_openai_text prompt; /* COMPLETION: the text, p NULL when ids were given */
+    /* CHAT: what the template gets. Messages are a list of maps: role (system, user, assistant, tool) and
+     * content, and tool_calls, tool_call_id, name, reasoning_content where they are given. Arguments of tool
+     * calls are maps, and in messages_text the text that the client sent. */
+    struct vd_value messages, messages_text;
+    struct vd_value tools;         /* a list of maps; undefined: none, or none that may be called */
+    struct vd_value template_args; /* a map of further variables; undefined: none */
+    bool one_call;                 /* at most one tool call is wanted */
+    struct vd_openai_text prompt;  /* COMPLETION: the text, p NULL when ids were given */
     size_t n_ids;
     uint32_t *ids;
     uint32_t max_tokens;         /* 0: not given (a chat only) */

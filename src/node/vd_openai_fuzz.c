@@ -14,11 +14,22 @@ static unsigned sum_of(struct vd_openai_text t)
     return sum + (t.p ? strlen(t.p) != t.n : 0);
 }
 
+static unsigned sum_of_value(const struct vd_value *v)
+{
+    unsigned sum = 0;
+    size_t n = v->type == VD_VALUE_MAP ? 2 * v->list.n : v->type == VD_VALUE_LIST ? v->list.n : 0;
+    if (v->type == VD_VALUE_STR)
+        return sum_of((struct vd_openai_text){v->s.p, v->s.n});
+    for (size_t i = 0; i < n; i++)
+        sum += sum_of_value(&v->list.p[i]);
+    return sum;
+}
+
 static void use(const struct vd_openai_request *r)
 {
     unsigned sum = (unsigned)strlen(r->model) + sum_of(r->prompt);
-    for (size_t i = 0; i < r->n_messages; i++)
-        sum += sum_of(r->message[i].role) + sum_of(r->message[i].content);
+    sum += sum_of_value(&r->messages) + sum_of_value(&r->messages_text) + sum_of_value(&r->tools) +
+           sum_of_value(&r->template_args);
     for (size_t i = 0; i < r->n_ids; i++)
         sum += r->ids[i];
     if (r->sampling.temp_micro > 2000000 || r->sampling.top_p_micro < 1 ||

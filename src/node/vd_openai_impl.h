@@ -9,10 +9,10 @@
 /* Everything that a request owns. */
 struct vd_openai_memory {
     json_t *json;
-    struct vd_openai_message *message;
+    json_t *messages, *messages_text, *tools; /* as checked */
+    struct vd_value *values[4];               /* the nodes of what templates get */
+    size_t n_values;
     uint32_t *ids;
-    size_t n_joined;
-    char *joined[VD_OPENAI_MESSAGES_MAX]; /* contents made of several parts */
 };
 
 /* A member, NULL if absent or null. */
@@ -27,7 +27,7 @@ const char *vd_openai_shown(char out[64], const char *name);
 
 bool vd_openai_no_memory(struct vd_openai_error *e); /* fails with 503 */
 
-/* vd_openai_message.c: r->message, or r->prompt or r->ids. */
+/* vd_openai_message.c: r->messages, tools and template_args, or r->prompt or r->ids. */
 bool vd_openai_get_messages(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
 bool vd_openai_get_prompt(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
 

@@ -1,98 +1,284 @@
-/* The part of a request that becomes the prompt: a chat's messages, or a completion's text or token ids. */
+/* The part of a request that becomes the prompt: a chat's messages and tools, or a completion's text or token
+ * ids. Messages are checked and written anew, so that a template sees what it expects: roles by their old
+ * names, content as one text (or none beside tool calls), and nothing that was not checked. */
+#include "vd_json_value.h"
 #include "vd_openai_impl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-static bool get_part(struct vd_openai_text *out, const json_t *part, size_t m, size_t i,
-                     struct vd_openai_error *e)
+/* Takes v over, as json_object_set_new; false: no memory. */
+static bool put(json_t *object, const char *key, json_t *v, struct vd_openai_error *e)
+{
+    return json_object_set_new(object, key, v) == 0 || vd_openai_no_memory(e);
+}
+
+static bool wrong_type(const char *path, const char *what, struct vd_openai_error *e)
+{
+    return vd_openai_fail(e, 400, "invalid_type", path, "'%s' must be %s.", path, what);
+}
+
+static bool unsupported(const char *path, struct vd_openai_error *e)
+{
+    return vd_openai_fail(e, 400, "unsupported_parameter", path, "The parameter '%s' is not supported.",
+                          path);
+}
+
+/* ---- content ---- */
+
+static bool check_part(const json_t *part, size_t m, size_t i, struct vd_openai_error *e)
 {
     char path[64];
     snprintf(path, sizeof path, "messages[%zu].content[%zu]", m, i);
-    const json_t *text = json_object_get(part, "text");
     if (!vd_openai_is_text(json_object_get(part, "type"), "text", "text"))
         return vd_openai_fail(e, 400, "unsupported_value", path,
                               "'%s': only parts of the type \"text\" are supported.", path);
-    if (!json_is_string(text) || json_object_size(part) != 2)
+    if (!json_is_string(json_object_get(part, "text")) || json_object_size(part) != 2)
         return vd_openai_fail(e, 400, "invalid_value", path,
                               "'%s' must have \"type\" and \"text\", nothing else.", path);
-    *out = (struct vd_openai_text){json_string_value(text), json_string_length(text)};
     return true;
 }
 
-static bool join_parts(struct vd_openai_memory *mem, struct vd_openai_text *out, const json_t *list, size_t m,
-                       struct vd_openai_error *e)
+/* The texts of all parts in a row. */
+static bool join_parts(json_t *to, const json_t *list, size_t m, struct vd_openai_error *e)
 {
-    struct vd_openai_text part;
     size_t total = 0, at = 0;
     for (size_t i = 0; i < json_array_size(list); i++) {
-        if (!get_part(&part, json_array_get(list, i), m, i, e))
+        if (!check_part(json_array_get(list, i), m, i, e))
             return false;
-        total += part.n;
+        total += json_string_length(json_object_get(json_array_get(list, i), "text"));
     }
     char *all = malloc(total + 1);
     if (!all)
         return vd_openai_no_memory(e);
-    mem->joined[mem->n_joined++] = all;
     for (size_t i = 0; i < json_array_size(list); i++) {
-        get_part(&part, json_array_get(list, i), m, i, e);
-        memcpy(all + at, part.p, part.n);
-        at += part.n;
+        const json_t *text = json_object_get(json_array_get(list, i), "text");
+        memcpy(all + at, json_string_value(text), json_string_length(text));
+        at += json_string_length(text);
     }
-    all[total] = 0;
-    *out = (struct vd_openai_text){all, total};
+    json_t *joined = json_stringn(all, total);
+    free(all);
+    return put(to, "content", joined, e);
+}
+
+/* `may_be_missing`: there are tool calls. */
+static bool get_content(json_t *to, const json_t *message, size_t m, bool may_be_missing,
+                        struct vd_openai_error *e)
+{
+    char path[64];
+    json_t *content = json_object_get(message, "content");
+    snprintf(path, sizeof path, "messages[%zu].content", m);
+    if (json_is_string(content))
+        return put(to, "content", json_incref(content), e);
+    if (json_is_array(content) && json_array_size(content) > 0)
+        return join_parts(to, content, m, e);
+    if (may_be_missing && (!content || json_is_null(content)))
+        return put(to, "content", json_null(), e);
+    return wrong_type(path, "a string or a list of text parts", e);
+}
+
+/* ---- tool calls ---- */
+
+static bool get_call(json_t *to, const json_t *call, size_t m, size_t i, struct vd_openai_error *e)
+{
+    char path[96];
+    const json_t *function = json_object_get(call, "function");
+    json_t *id = json_object_get(call, "id"), *name = json_object_get(function, "name"),
+           *arguments = json_object_get(function, "arguments");
+    snprintf(path, sizeof path, "messages[%zu].tool_calls[%zu]", m, i);
+    if (!json_is_string(id) || !vd_openai_is_text(json_object_get(call, "type"), "function", "function") ||
+        !json_is_string(name) || !json_is_string(arguments))
+        return vd_openai_fail(
+            e, 400, "invalid_value", path,
+            "'%s' must have the strings \"id\", \"type\" (\"function\"), \"function.name\" and "
+            "\"function.arguments\".",
+            path);
+    json_t *copy = json_pack("{s:O, s:s, s:{s:O, s:O}}", "id", id, "type", "function", "function", "name",
+                             name, "arguments", arguments);
+    return json_array_append_new(to, copy) == 0 || vd_openai_no_memory(e);
+}
+
+static bool get_calls(json_t *to, const json_t *message, size_t m, struct vd_openai_error *e)
+{
+    char path[64];
+    const json_t *list = vd_openai_get(message, "tool_calls");
+    if (!list || vd_openai_is_empty(list))
+        return true;
+    snprintf(path, sizeof path, "messages[%zu].tool_calls", m);
+    if (!json_is_array(list) || json_array_size(list) > VD_OPENAI_TOOLS_MAX)
+        return vd_openai_fail(e, 400, "invalid_value", path, "'%s' must be a list of at most %d calls.", path,
+                              VD_OPENAI_TOOLS_MAX);
+    json_t *calls = json_array();
+    if (!put(to, "tool_calls", calls, e))
+        return false;
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (!get_call(calls, json_array_get(list, i), m, i, e))
+            return false;
     return true;
 }
 
-static bool get_role(struct vd_openai_text *out, const json_t *message, size_t m, struct vd_openai_error *e)
+/* ---- messages ---- */
+
+static const char *const roles[] = {"system", "user", "assistant", "tool"};
+
+/* What else than role and content a message of a role may have, all strings but tool_calls. */
+static const struct {
+    const char *role, *key;
+} members[] = {
+    {"assistant", "tool_calls"},
+    {"assistant", "reasoning_content"},
+    {"tool", "tool_call_id"},
+    {"tool", "name"},
+};
+
+static const char *get_role(const json_t *message, size_t m, struct vd_openai_error *e)
 {
-    static const char *const known[] = {"system", "user", "assistant"};
     char path[64];
     const char *role = json_string_value(json_object_get(message, "role"));
     snprintf(path, sizeof path, "messages[%zu].role", m);
     if (role && strcmp(role, "developer") == 0)
         role = "system"; /* the newer name of the same thing */
-    for (size_t i = 0; role && i < sizeof known / sizeof known[0]; i++) {
-        if (strcmp(role, known[i]) == 0) {
-            *out = (struct vd_openai_text){known[i], strlen(known[i])};
-            return true;
-        }
-    }
-    return vd_openai_fail(e, 400, "invalid_value", path,
-                          "'%s' must be \"system\", \"user\" or \"assistant\".", path);
+    for (size_t i = 0; role && i < sizeof roles / sizeof roles[0]; i++)
+        if (strcmp(role, roles[i]) == 0)
+            return roles[i];
+    vd_openai_fail(e, 400, "invalid_value", path,
+                   "'%s' must be \"system\", \"user\", \"assistant\" or \"tool\".", path);
+    return NULL;
 }
 
-static bool get_message(struct vd_openai_memory *mem, struct vd_openai_message *out, const json_t *message,
-                        size_t m, struct vd_openai_error *e)
+/* A member besides role and content: copied, or refused by name. */
+static bool get_member(json_t *to, const char *role, const char *key, json_t *v, size_t m,
+                       struct vd_openai_error *e)
 {
     char path[128], name[64];
-    const char *key;
-    json_t *v;
-    if (!json_is_object(message)) {
-        snprintf(path, sizeof path, "messages[%zu]", m);
-        return vd_openai_fail(e, 400, "invalid_type", path, "'%s' must be an object.", path);
+    if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || json_is_null(v) || vd_openai_is_empty(v))
+        return true;
+    snprintf(path, sizeof path, "messages[%zu].%s", m, vd_openai_shown(name, key));
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+        if (strcmp(role, members[i].role) != 0 || strcmp(key, members[i].key) != 0)
+            continue;
+        if (strcmp(key, "tool_calls") == 0)
+            return true;
+        return json_is_string(v) ? put(to, key, json_incref(v), e) : wrong_type(path, "a string", e);
     }
+    return unsupported(path, e);
+}
+
+static bool get_message(json_t *list, const json_t *message, size_t m, struct vd_openai_error *e)
+{
+    char path[64];
+    const char *key;
+    json_t *v, *to = json_object();
+    snprintf(path, sizeof path, "messages[%zu]", m);
+    if (json_array_append_new(list, to) != 0)
+        return vd_openai_no_memory(e);
+    if (!json_is_object(message))
+        return wrong_type(path, "an object", e);
+    const char *role = get_role(message, m, e);
+    if (!role || !put(to, "role", json_string(role), e))
+        return false;
+    bool calls =
+        strcmp(role, "assistant") == 0 && json_array_size(json_object_get(message, "tool_calls")) > 0;
     json_object_foreach((json_t *)(uintptr_t)message, key, v)
     {
-        if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || json_is_null(v) ||
-            vd_openai_is_empty(v))
+        if (!get_member(to, role, key, v, m, e))
+            return false;
+    }
+    snprintf(path, sizeof path, "messages[%zu].tool_call_id", m);
+    if (strcmp(role, "tool") == 0 && !json_is_string(json_object_get(message, "tool_call_id")))
+        return vd_openai_fail(e, 400, "missing_required_parameter", path, "'%s' must be a string.", path);
+    return get_content(to, message, m, calls, e) && (!calls || get_calls(to, message, m, e));
+}
+
+/* ---- tools ---- */
+
+static bool get_tool(json_t *list, const json_t *tool, size_t i, struct vd_openai_error *e)
+{
+    char path[96], name[64];
+    const char *key;
+    json_t *v, *function = json_object_get(tool, "function"), *copy = json_object();
+    snprintf(path, sizeof path, "tools[%zu]", i);
+    json_t *to = json_pack("{s:s, s:o}", "type", "function", "function", copy);
+    if (!to || json_array_append_new(list, to) != 0)
+        return vd_openai_no_memory(e);
+    if (!vd_openai_is_text(json_object_get(tool, "type"), "function", "function") ||
+        json_object_size(tool) != 2)
+        return vd_openai_fail(e, 400, "invalid_value", path,
+                              "'%s' must have \"type\": \"function\" and \"function\", nothing else.", path);
+    json_object_foreach(function, key, v)
+    {
+        bool ok = strcmp(key, "name") == 0          ? json_string_length(v) > 0
+                  : strcmp(key, "description") == 0 ? json_is_string(v)
+                  : strcmp(key, "parameters") == 0  ? json_is_object(v)
+                                                    : strcmp(key, "strict") == 0 && json_is_false(v);
+        snprintf(path, sizeof path, "tools[%zu].function.%s", i, vd_openai_shown(name, key));
+        if (json_is_null(v) || (ok && strcmp(key, "strict") == 0))
             continue;
-        snprintf(path, sizeof path, "messages[%zu].%s", m, vd_openai_shown(name, key));
-        return vd_openai_fail(e, 400, "unsupported_parameter", path, "The parameter '%s' is not supported.",
-                              path);
+        if (!ok)
+            return vd_openai_fail(
+                e, 400, "unsupported_value", path,
+                "'%s': a function has \"name\", and may have \"description\", \"parameters\" "
+                "(a JSON schema) and \"strict\": false.",
+                path);
+        if (!put(copy, key, json_incref(v), e))
+            return false;
     }
-    if (!get_role(&out->role, message, m, e))
-        return false;
-    const json_t *content = json_object_get(message, "content");
-    if (json_is_array(content) && json_array_size(content) > 0)
-        return join_parts(mem, &out->content, content, m, e);
-    if (json_is_string(content)) {
-        out->content = (struct vd_openai_text){json_string_value(content), json_string_length(content)};
+    snprintf(path, sizeof path, "tools[%zu].function.name", i);
+    return json_object_get(copy, "name") ||
+           vd_openai_fail(e, 400, "missing_required_parameter", path, "'%s' must be a string.", path);
+}
+
+/* "none": the model is not told of any; "auto": it may call them. Nothing else can be promised. */
+static bool get_choice(const json_t *object, bool *none, struct vd_openai_error *e)
+{
+    const json_t *choice = vd_openai_get(object, "tool_choice");
+    *none = choice && vd_openai_is_text(choice, "none", "none");
+    if (!choice || vd_openai_is_text(choice, "none", "auto"))
         return true;
-    }
-    snprintf(path, sizeof path, "messages[%zu].content", m);
-    return vd_openai_fail(e, 400, "invalid_type", path, "'%s' must be a string or a list of text parts.",
-                          path);
+    return vd_openai_fail(
+        e, 400, "unsupported_value", "tool_choice",
+        "The parameter 'tool_choice' is supported only with the value \"none\" or \"auto\".");
+}
+
+static bool to_value(struct vd_openai_memory *mem, struct vd_value *out, const json_t *j, const char *param,
+                     struct vd_openai_error *e)
+{
+    struct vd_error why;
+    struct vd_value **block = &mem->values[mem->n_values];
+    if (vd_json_value(out, block, j, &why) != VD_OK)
+        return vd_openai_fail(e, why.code == VD_ENOMEM ? 503 : 400, "invalid_value", param, "'%s': %s.",
+                              param, why.msg);
+    mem->n_values++;
+    return true;
+}
+
+static bool get_tools(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
+{
+    struct vd_openai_memory *mem = r->memory;
+    const json_t *list = vd_openai_get(object, "tools"), *one = vd_openai_get(object, "parallel_tool_calls");
+    bool none;
+    r->one_call = json_is_false(one);
+    if (!get_choice(object, &none, e))
+        return false;
+    if (!list || vd_openai_is_empty(list))
+        return true;
+    if (!json_is_array(list) || json_array_size(list) > VD_OPENAI_TOOLS_MAX)
+        return vd_openai_fail(e, 400, "invalid_value", "tools", "'tools' must be a list of at most %d tools.",
+                              VD_OPENAI_TOOLS_MAX);
+    json_t *tools = mem->tools = json_array();
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (!get_tool(tools, json_array_get(list, i), i, e))
+            return false;
+    return none || to_value(mem, &r->tools, tools, "tools", e);
+}
+
+static bool get_template_args(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
+{
+    const char *param = "chat_template_kwargs";
+    const json_t *args = vd_openai_get(object, param);
+    if (args && !json_is_object(args))
+        return wrong_type(param, "an object", e);
+    return !args || to_value(r->memory, &r->template_args, args, param, e);
 }
 
 bool vd_openai_get_messages(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
@@ -100,21 +286,25 @@ bool vd_openai_get_messages(struct vd_openai_request *r, const json_t *object, s
     struct vd_openai_memory *mem = r->memory;
     const json_t *list = vd_openai_get(object, "messages");
     size_t n = json_array_size(list);
+    struct vd_error why;
     if (!list)
         return vd_openai_fail(e, 400, "missing_required_parameter", "messages", "'messages' is missing.");
     if (!json_is_array(list) || n < 1 || n > VD_OPENAI_MESSAGES_MAX)
         return vd_openai_fail(e, 400, "invalid_value", "messages",
                               "'messages' must be a list of 1 to %d messages.", VD_OPENAI_MESSAGES_MAX);
-    mem->message = r->message = calloc(n, sizeof *r->message);
-    if (!r->message)
-        return vd_openai_no_memory(e);
-    for (size_t i = 0; i < n; i++) {
-        if (!get_message(mem, &r->message[i], json_array_get(list, i), i, e))
+    mem->messages = json_array();
+    for (size_t i = 0; i < n; i++)
+        if (!get_message(mem->messages, json_array_get(list, i), i, e))
             return false;
-    }
-    r->n_messages = n;
-    return true;
+    mem->messages_text = json_deep_copy(mem->messages); /* keeps the arguments of calls as text */
+    if (!mem->messages_text || vd_json_call_arguments(mem->messages, &why) != VD_OK)
+        return vd_openai_no_memory(e);
+    return to_value(mem, &r->messages, mem->messages, "messages", e) &&
+           to_value(mem, &r->messages_text, mem->messages_text, "messages", e) && get_tools(r, object, e) &&
+           get_template_args(r, object, e);
 }
+
+/* ---- completions ---- */
 
 static bool get_ids(struct vd_openai_request *r, const json_t *list, struct vd_openai_error *e)
 {

@@ -28,6 +28,15 @@ static bool parse(struct vd_openai_request *r, enum vd_openai_kind kind, const c
     return vd_openai_parse(r, kind, (struct vd_bytes){(const uint8_t *)body, strlen(body)}, e);
 }
 
+/* A string member of a message. */
+static const char *member(const struct vd_value *messages, size_t i, const char *key)
+{
+    const struct vd_value *v = vd_value_get(&messages->list.p[i], vd_str_of(key));
+    assert_non_null(v);
+    assert_int_equal(v->type, VD_VALUE_STR);
+    return v->s.p;
+}
+
 #define CHAT(rest) "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]" rest "}"
 #define COMP(rest) "{\"model\":\"m\",\"prompt\":\"hi\"" rest "}"
 
@@ -44,11 +53,11 @@ static void test_chat(void **state)
                       "\"top_k\":40,\"min_p\":0.05,\"seed\":-1,\"max_completion_tokens\":77,\"stream\":true,"
                       "\"stream_options\":{\"include_usage\":true}}",
                       &e));
-    assert_int_equal(r.n_messages, 3);
-    assert_string_equal(r.message[0].role.p, "system");
-    assert_string_equal(r.message[1].content.p, "a\xc3\xa4");
-    assert_int_equal(r.message[1].content.n, 3);
-    assert_int_equal(r.message[2].content.n, 0);
+    assert_int_equal(r.messages.list.n, 3);
+    assert_string_equal(member(&r.messages, 0, "role"), "system");
+    assert_string_equal(member(&r.messages, 1, "content"), "a\xc3\xa4");
+    assert_string_equal(member(&r.messages, 2, "content"), "");
+    assert_int_equal(r.tools.type, VD_VALUE_UNDEFINED);
     assert_int_equal(r.sampling.temp_micro, 700000);
     assert_int_equal(r.sampling.top_p_micro, 950000);
     assert_int_equal(r.sampling.top_k, 40);
@@ -139,7 +148,7 @@ static void test_refused_by_name(void **state)
         {CHAT(",\"presence_penalty\":0.1"), "presence_penalty"},
         {CHAT(",\"logit_bias\":{\"1\":1}"), "logit_bias"},
         {CHAT(",\"response_format\":{\"type\":\"json_object\"}"), "response_format"},
-        {CHAT(",\"tools\":[{}]"), "tools"},
+        {CHAT(",\"tools\":[{}]"), "tools[0]"},
         {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
         {CHAT(",\"store\":true"), "store"},
         {CHAT(",\"unheard_of\":1"), "unheard_of"},
@@ -163,7 +172,9 @@ static void test_refused_by_name(void **state)
         {"{\"model\":\"m\"}", "messages"},
         {"{\"model\":\"m\",\"messages\":[]}", "messages"},
         {"{\"model\":\"m\",\"messages\":[7]}", "messages[0]"},
-        {"{\"model\":\"m\",\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages[0].role"},
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"function\",\"content\":\"x\"}]}", "messages[0].role"},
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}",
+         "messages[0].tool_call_id"},
         {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]}", "messages[0].content"},
         {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"name\":\"bob\"}]}",
          "messages[0].name"},

@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     const struct vd_value list[] = {vd_value_map(pairs[0], 2), vd_value_map(pairs[1], 2)};
     const struct vd_value globals[] = {vd_value_text("messages"), vd_value_list(list, 2)};
     const struct vd_value map = vd_value_map(globals, 1);
-    const struct vd_template_limits limits = {.memory_bytes = 1 << 18, .steps = 20000};
+    const struct vd_template_options limits = {.memory_bytes = 1 << 18, .steps = 20000};
     struct vd_template *t;
     struct vd_error err = {0};
     enum vd_err e = vd_template_parse(&t, (const char *)data, n_bytes, &err);

@@ -105,6 +105,43 @@ static enum vd_err skip_comment(struct vd_lexer *l)
     return vd_template_error(l->err, VD_EFORMAT, line, "a comment has no end; close it with #}");
 }
 
+/* After {% and its sign at `at`: the end of the tag {% word %}, or 0. *sign: the one before its %}. */
+static size_t plain_tag(const struct vd_lexer *l, size_t at, const char *word, char *sign)
+{
+    size_t len, n = strlen(word);
+    while ((len = vd_space_at(l->p + at, l->n - at)) > 0)
+        at += len;
+    if (l->n - at < n || memcmp(l->p + at, word, n) != 0)
+        return 0;
+    at += n;
+    while ((len = vd_space_at(l->p + at, l->n - at)) > 0)
+        at += len;
+    *sign = at < l->n && (l->p[at] == '-' || l->p[at] == '+') ? l->p[at] : 0;
+    at += *sign != 0;
+    return l->n - at >= 2 && memcmp(l->p + at, "%}", 2) == 0 ? at + 2 : 0;
+}
+
+/* The text after {% raw %}, up to {% endraw %}; may be empty. l->at is after raw's %}. */
+static enum vd_err lex_raw(struct vd_lexer *l, struct vd_token *out)
+{
+    for (size_t i = l->at; i + 1 < l->n; i++) {
+        if (l->p[i] != '{' || l->p[i + 1] != '%')
+            continue;
+        char begin = i + 2 < l->n ? l->p[i + 2] : 0, sign;
+        bool is_signed = begin == '-' || begin == '+';
+        size_t end = plain_tag(l, i + 2 + is_signed, "endraw", &sign);
+        if (end == 0)
+            continue;
+        struct vd_str data = {l->p + l->at, i - l->at};
+        data = begin == '-' ? strip_right(data) : begin == '+' ? data : strip_line(l, data);
+        *out = (struct vd_token){.type = VD_TOKEN_DATA, .line = l->line, .s = data};
+        advance(l, end - l->at);
+        after_tag(l, sign, true);
+        return VD_OK;
+    }
+    return vd_template_error(l->err, VD_EFORMAT, l->line, "raw has no end; close it with {%% endraw %%}");
+}
+
 /* The next tag's opening, from l->at on; l->n if there is none. */
 static size_t find_tag(const struct vd_lexer *l)
 {
@@ -136,6 +173,13 @@ static enum vd_err next_root(struct vd_lexer *l, struct vd_token *out)
                     if (e)
                         return e;
                     continue;
+                }
+                char end_sign;
+                size_t raw = kind == '%' ? plain_tag(l, l->at, "raw", &end_sign) : 0;
+                if (raw && end_sign != '+') {
+                    advance(l, raw - l->at);
+                    after_tag(l, end_sign, false);
+                    return lex_raw(l, out);
                 }
                 l->state = kind == '{' ? VD_LEX_OUT : VD_LEX_BLOCK;
                 *out = (struct vd_token){.type = kind == '{' ? VD_TOKEN_OUT_BEGIN : VD_TOKEN_BLOCK_BEGIN,
@@ -241,19 +285,69 @@ static bool is_name(char c)
     return ((c | 32) >= 'a' && (c | 32) <= 'z') || is_digit(c) || c == '_';
 }
 
-static enum vd_err lex_int(struct vd_lexer *l, struct vd_token *out)
+/* The end of digits with single _ between them, from i on; i if there is none. */
+static size_t skip_digits(const struct vd_lexer *l, size_t i, int base)
 {
+    size_t start = i, end = i;
+    for (;; i++) {
+        int v = i < l->n ? hex_value(l->p[i]) : -1;
+        if (v >= 0 && v < base)
+            end = i + 1;
+        else if (i >= l->n || l->p[i] != '_' || end != i || end == start)
+            return end;
+    }
+}
+
+/* 12.5, 1e9, 1.5e-3: their end, or l->at if the number is an integer. */
+static size_t float_end(const struct vd_lexer *l)
+{
+    size_t whole = skip_digits(l, l->at, 10), end = whole;
+    if (l->at > 0 && l->p[l->at - 1] == '.')
+        return l->at;
+    if (end < l->n && l->p[end] == '.' && skip_digits(l, end + 1, 10) > end + 1)
+        end = skip_digits(l, end + 1, 10);
+    size_t e = end < l->n && (l->p[end] | 32) == 'e' ? end + 1 : 0;
+    e += e && e < l->n && (l->p[e] == '+' || l->p[e] == '-');
+    if (e && skip_digits(l, e, 10) > e)
+        return skip_digits(l, e, 10);
+    return end > whole ? end : l->at;
+}
+
+static enum vd_err lex_float(struct vd_lexer *l, size_t end, struct vd_token *out)
+{
+    double f;
+    if (!vd_number_read_float((struct vd_str){l->p + l->at, end - l->at}, &f))
+        return vd_template_error(l->err, VD_ELIMIT, l->line, "a number has too many digits");
+    *out = (struct vd_token){.type = VD_TOKEN_FLOAT, .line = l->line, .f = f};
+    l->at = end;
+    return VD_OK;
+}
+
+static enum vd_err lex_number(struct vd_lexer *l, struct vd_token *out)
+{
+    static const char prefixes[][2] = {{'x', 16}, {'o', 8}, {'b', 2}};
+    size_t end = float_end(l), at = l->at;
     int64_t v = 0;
-    size_t i = l->at;
-    for (; i < l->n && is_digit(l->p[i]); i++)
-        if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, l->p[i] - '0', &v))
+    int base = 10;
+    if (end > l->at)
+        return lex_float(l, end, out);
+    for (size_t i = 0; i < 3 && l->n - at > 2 && l->p[at] == '0'; i++) {
+        size_t digits = at + 2 + (l->p[at + 2] == '_');
+        if ((l->p[at + 1] | 32) != prefixes[i][0] || skip_digits(l, digits, prefixes[i][1]) == digits)
+            continue;
+        base = prefixes[i][1];
+        at = digits;
+        break;
+    }
+    end = skip_digits(l, at, base);
+    for (size_t i = at; i < end; i++)
+        if (l->p[i] != '_' &&
+            (__builtin_mul_overflow(v, base, &v) || __builtin_add_overflow(v, hex_value(l->p[i]), &v)))
             return vd_template_error(l->err, VD_EUNSUPPORTED, l->line, "an integer is beyond 64 bits");
-    bool fraction = i + 1 < l->n && l->p[i] == '.' && is_digit(l->p[i + 1]);
-    if (fraction || (i < l->n && is_name(l->p[i])) || (l->p[l->at] == '0' && i - l->at > 1 && v != 0))
-        return vd_template_error(l->err, VD_EUNSUPPORTED, l->line,
-                                 "only plain decimal integers are supported");
+    if (base == 10 && l->p[at] == '0' && v != 0)
+        return vd_template_error(l->err, VD_EFORMAT, l->line, "an integer begins with 0");
     *out = (struct vd_token){.type = VD_TOKEN_INT, .line = l->line, .i = v};
-    l->at = i;
+    l->at = end;
     return VD_OK;
 }
 
@@ -317,7 +411,7 @@ enum vd_err vd_lex_next(struct vd_lexer *l, struct vd_token *out)
     if (c == '\'' || c == '"')
         return lex_string(l, out);
     if (is_digit(c))
-        return lex_int(l, out);
+        return lex_number(l, out);
     if (!is_name(c))
         return lex_operator(l, out);
     size_t end = l->at;

@@ -1,4 +1,4 @@
-/* What operators do to values: Python's rules, less floats. Strings are counted and cut by characters, as
+/* What operators do to values: Python's rules. Strings are counted and cut by characters, as
  * Python does. */
 #include "vd_template_impl.h"
 
@@ -10,8 +10,8 @@
 const char *vd_value_type_name(enum vd_value_type t)
 {
     static const char *const names[] = {
-        "an undefined value", "none",    "a boolean", "an integer", "a string", "a list", "a map",
-        "a namespace",        "the loop"};
+        "an undefined value", "none",     "a boolean", "an integer", "a float", "a string", "a list", "a map",
+        "a namespace",        "the loop", "a macro",   "a function", "a method"};
     return names[t];
 }
 
@@ -36,12 +36,6 @@ static bool refuse(struct vd_run *r, const char *what, const struct vd_value *v)
     return vd_run_fail(r, VD_EFORMAT, "%s is not possible with %s", what, vd_value_type_name(v->type));
 }
 
-static bool as_int(const struct vd_value *v, int64_t *i)
-{
-    *i = v->type == VD_VALUE_BOOL ? v->b : v->type == VD_VALUE_INT ? v->i : 0;
-    return v->type == VD_VALUE_BOOL || v->type == VD_VALUE_INT;
-}
-
 bool vd_op_truth(const struct vd_value *v)
 {
     switch (v->type) {
@@ -52,13 +46,19 @@ bool vd_op_truth(const struct vd_value *v)
         return v->b;
     case VD_VALUE_INT:
         return v->i != 0;
+    case VD_VALUE_FLOAT:
+        return v->f != 0;
     case VD_VALUE_STR:
         return v->s.n != 0;
     case VD_VALUE_LIST:
+        return v->is_lazy || v->list.n != 0;
     case VD_VALUE_MAP:
         return v->list.n != 0;
     case VD_VALUE_NAMESPACE:
     case VD_VALUE_LOOP:
+    case VD_VALUE_MACRO:
+    case VD_VALUE_FUNCTION:
+    case VD_VALUE_METHOD:
         break;
     }
     return true;
@@ -79,10 +79,11 @@ static bool equal_maps(struct vd_run *r, const struct vd_value *a, const struct 
 {
     *out = a->list.n == b->list.n;
     for (size_t i = 0; *out && i < a->list.n; i++) {
-        const struct vd_value *other = vd_value_get(b, a->list.p[2 * i].s);
+        const struct vd_value *other;
+        if (!vd_op_find(r, b, &a->list.p[2 * i], &other))
+            return false;
         *out = other != NULL;
-        if (!vd_run_charge(r, i + vd_run_find_steps(b->list.n, a->list.p[2 * i].s)) ||
-            (other && !vd_op_equal(r, &a->list.p[2 * i + 1], other, depth + 1, out)))
+        if (other && !vd_op_equal(r, &a->list.p[2 * i + 1], other, depth + 1, out))
             return false;
     }
     return true;
@@ -90,13 +91,13 @@ static bool equal_maps(struct vd_run *r, const struct vd_value *a, const struct 
 
 bool vd_op_equal(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth, bool *out)
 {
-    int64_t x, y;
+    double x, y;
     if (depth > VD_TEMPLATE_DEPTH_MAX)
         return vd_run_fail(r, VD_ELIMIT, "values are nested deeper than %d", VD_TEMPLATE_DEPTH_MAX);
     if (!vd_run_charge(r, 1))
         return false;
-    if (as_int(a, &x) && as_int(b, &y)) {
-        *out = x == y;
+    if (vd_number_as_float(a, &x) && vd_number_as_float(b, &y)) {
+        *out = vd_number_order(a, b) == 0;
         return true;
     }
     *out = false;
@@ -116,17 +117,25 @@ bool vd_op_equal(struct vd_run *r, const struct vd_value *a, const struct vd_val
     case VD_VALUE_LOOP:
         *out = a->loop == b->loop;
         return true;
+    case VD_VALUE_MACRO:
+        *out = a->macro == b->macro;
+        return true;
+    case VD_VALUE_FUNCTION:
+        *out = a->i == b->i;
+        return true;
+    case VD_VALUE_METHOD:
+        *out = a->method == b->method;
+        return true;
     case VD_VALUE_UNDEFINED:
     case VD_VALUE_NONE:
     case VD_VALUE_BOOL:
     case VD_VALUE_INT:
+    case VD_VALUE_FLOAT:
         break;
     }
     *out = true;
     return true;
 }
-
-static bool order(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth, int *out);
 
 /* Lists are ordered by their first items that differ. */
 static bool order_lists(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth,
@@ -138,27 +147,46 @@ static bool order_lists(struct vd_run *r, const struct vd_value *a, const struct
         if (!vd_op_equal(r, &a->list.p[i], &b->list.p[i], depth, &equal))
             return false;
         if (!equal)
-            return order(r, &a->list.p[i], &b->list.p[i], depth + 1, out);
+            return vd_op_order(r, &a->list.p[i], &b->list.p[i], depth + 1, out);
     }
     return true;
 }
 
-/* < 0, 0, > 0 of integers, strings (UTF-8 sorts as its code points do) or lists. */
-static bool order(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth, int *out)
+/* UTF-8 sorts as its code points do. */
+bool vd_op_order(struct vd_run *r, const struct vd_value *a, const struct vd_value *b, int depth, int *out)
 {
-    int64_t x, y;
-    if (as_int(a, &x) && as_int(b, &y)) {
-        *out = (x > y) - (x < y);
+    double x, y;
+    if (vd_number_as_float(a, &x) && vd_number_as_float(b, &y)) {
+        *out = vd_number_order(a, b);
         return true;
     }
     if (a->type == VD_VALUE_LIST && b->type == VD_VALUE_LIST && a->is_tuple == b->is_tuple)
         return order_lists(r, a, b, depth, out);
     if (a->type != VD_VALUE_STR || b->type != VD_VALUE_STR)
-        return refuse(r, "an order", a->type == VD_VALUE_STR || a->type == VD_VALUE_INT ? b : a);
+        return refuse(r, "an order", a->type == VD_VALUE_STR || vd_number_as_float(a, &x) ? b : a);
     size_t n = a->s.n < b->s.n ? a->s.n : b->s.n;
     int c = n ? memcmp(a->s.p, b->s.p, n) : 0;
-    *out = c ? c : (a->s.n > b->s.n) - (a->s.n < b->s.n);
+    *out = c < 0 ? -1 : c > 0 ? 1 : (a->s.n > b->s.n) - (a->s.n < b->s.n);
     return vd_run_charge(r, n / 32);
+}
+
+bool vd_op_find(struct vd_run *r, const struct vd_value *map, const struct vd_value *key,
+                const struct vd_value **out)
+{
+    bool same = false;
+    *out = NULL;
+    if (key->type == VD_VALUE_STR) {
+        *out = vd_value_get(map, key->s);
+        return vd_run_charge(r, 1 + vd_run_find_steps(map->list.n, key->s));
+    }
+    if ((key->type == VD_VALUE_LIST && !key->is_tuple) || key->type == VD_VALUE_MAP)
+        return refuse(r, "a key", key);
+    for (size_t i = 0; i < map->list.n && !same; i++) {
+        if (!vd_op_equal(r, &map->list.p[2 * i], key, 0, &same))
+            return false;
+        *out = same ? &map->list.p[2 * i + 1] : NULL;
+    }
+    return true;
 }
 
 bool vd_op_contains(struct vd_run *r, const struct vd_value *in, const struct vd_value *v, bool *out)
@@ -171,10 +199,10 @@ bool vd_op_contains(struct vd_run *r, const struct vd_value *in, const struct vd
         return vd_run_charge(r, in->s.n / 32);
     }
     if (in->type == VD_VALUE_MAP) {
-        if ((v->type == VD_VALUE_LIST && !v->is_tuple) || v->type == VD_VALUE_MAP)
-            return refuse(r, "a key", v);
-        *out = v->type == VD_VALUE_STR && vd_value_get(in, v->s);
-        return v->type != VD_VALUE_STR || vd_run_charge(r, vd_run_find_steps(in->list.n, v->s));
+        const struct vd_value *found;
+        bool ok = vd_op_find(r, in, v, &found);
+        *out = ok && found;
+        return ok;
     }
     if (in->type != VD_VALUE_LIST)
         return refuse(r, "in", in->type == VD_VALUE_STR ? v : in);
@@ -198,8 +226,12 @@ bool vd_op_compare(struct vd_run *r, enum vd_op op, const struct vd_value *a, co
         *out = *out == (op == VD_OP_IN);
         return ok;
     }
-    if (!order(r, a, b, 0, &c))
+    if (!vd_op_order(r, a, b, 0, &c))
         return false;
+    if (c == 2) { /* NaN */
+        *out = false;
+        return true;
+    }
     *out = op == VD_OP_LT ? c < 0 : op == VD_OP_LE ? c <= 0 : op == VD_OP_GT ? c > 0 : c >= 0;
     return true;
 }
@@ -262,37 +294,17 @@ static bool add_lists(struct vd_run *r, const struct vd_value *a, const struct v
     return true;
 }
 
-/* Python's: the quotient is rounded down, the remainder has the divisor's sign. */
-static bool divide(struct vd_run *r, enum vd_op op, int64_t x, int64_t y, int64_t *out)
+/* Escapes the side of a + that is no markup, if the other is. */
+static bool add_strings(struct vd_run *r, const struct vd_value *a, const struct vd_value *b,
+                        struct vd_value *out)
 {
-    if (y == 0)
-        return vd_run_fail(r, VD_EFORMAT, "division by zero");
-    if (y == -1) {
-        *out = 0;
-        return op == VD_OP_MOD || !__builtin_sub_overflow((int64_t)0, x, out) ||
-               vd_run_fail(r, VD_EUNSUPPORTED, "an integer is beyond 64 bits");
-    }
-    int64_t q = x / y, m = x % y;
-    bool down = m != 0 && (m < 0) != (y < 0);
-    *out = op == VD_OP_MOD ? m + (down ? y : 0) : q - down;
-    return true;
-}
-
-static bool binary_ints(struct vd_run *r, enum vd_op op, int64_t x, int64_t y, struct vd_value *out)
-{
-    int64_t v = 0;
-    bool overflow = false;
-    if (op == VD_OP_ADD)
-        overflow = __builtin_add_overflow(x, y, &v);
-    else if (op == VD_OP_SUB)
-        overflow = __builtin_sub_overflow(x, y, &v);
-    else if (op == VD_OP_MUL)
-        overflow = __builtin_mul_overflow(x, y, &v);
-    else if (!divide(r, op, x, y, &v))
+    struct vd_value left = *a, right = *b;
+    if (a->is_markup != b->is_markup &&
+        !vd_string_escape(r, a->is_markup ? b->s : a->s, a->is_markup ? &right : &left))
         return false;
-    if (overflow)
-        return vd_run_fail(r, VD_EUNSUPPORTED, "an integer is beyond 64 bits");
-    *out = vd_value_int(v);
+    if (!vd_op_concat(r, left.s, right.s, out))
+        return false;
+    out->is_markup = a->is_markup || b->is_markup;
     return true;
 }
 
@@ -300,23 +312,24 @@ bool vd_op_binary(struct vd_run *r, enum vd_op op, const struct vd_value *a, con
                   struct vd_value *out)
 {
     int64_t x, y;
+    double f;
     if (op == VD_OP_CONCAT) {
         struct vd_str s, t;
         return vd_op_str(r, a, &s) && vd_op_str(r, b, &t) && vd_op_concat(r, s, t, out);
     }
-    bool a_int = as_int(a, &x), b_int = as_int(b, &y);
-    if (a_int && b_int)
-        return binary_ints(r, op, x, y, out);
+    if (vd_number_as_float(a, &f) && vd_number_as_float(b, &f))
+        return vd_op_number(r, op, a, b, out);
     if (op == VD_OP_ADD && a->type == VD_VALUE_STR && b->type == VD_VALUE_STR)
-        return vd_op_concat(r, a->s, b->s, out);
-    if (op == VD_OP_ADD && a->type == VD_VALUE_LIST && b->type == VD_VALUE_LIST && a->is_tuple == b->is_tuple)
+        return add_strings(r, a, b, out);
+    bool a_list = a->type == VD_VALUE_LIST && !a->is_lazy, b_list = b->type == VD_VALUE_LIST && !b->is_lazy;
+    if (op == VD_OP_ADD && a_list && b_list && a->is_tuple == b->is_tuple)
         return add_lists(r, a, b, out);
-    if (op == VD_OP_MUL && b_int && (a->type == VD_VALUE_STR || a->type == VD_VALUE_LIST))
+    if (op == VD_OP_MUL && vd_number_as_int(b, &y) && (a->type == VD_VALUE_STR || a_list))
         return repeat(r, a, y, out);
-    if (op == VD_OP_MUL && a_int && (b->type == VD_VALUE_STR || b->type == VD_VALUE_LIST))
+    if (op == VD_OP_MUL && vd_number_as_int(a, &x) && (b->type == VD_VALUE_STR || b_list))
         return repeat(r, b, x, out);
     if (op == VD_OP_MOD && a->type == VD_VALUE_STR)
-        return vd_run_fail(r, VD_EUNSUPPORTED, "formatting with %% is not supported");
+        return vd_format_percent(r, a->s, b, out);
     if (a->type == VD_VALUE_UNDEFINED || b->type == VD_VALUE_UNDEFINED)
         return refuse(r, "", a->type == VD_VALUE_UNDEFINED ? a : b);
     return vd_run_fail(r, VD_EFORMAT, "this operator is not possible between %s and %s",
@@ -336,6 +349,8 @@ static struct vd_value loop_attr(const struct vd_loop *l, struct vd_str name)
         {"length", vd_value_int(l->n)},
         {"revindex", vd_value_int(l->n - l->index0)},
         {"revindex0", vd_value_int(l->n - l->index0 - 1)},
+        {"depth", vd_value_int((int64_t)l->depth0 + 1)},
+        {"depth0", vd_value_int(l->depth0)},
         {"previtem", l->index0 > 0 ? l->items[l->index0 - 1] : undefined(vd_str_of("loop.previtem"))},
         {"nextitem", l->index0 + 1 < l->n ? l->items[l->index0 + 1] : undefined(vd_str_of("loop.nextitem"))},
     };
@@ -345,18 +360,40 @@ static struct vd_value loop_attr(const struct vd_loop *l, struct vd_str name)
     return undefined(name);
 }
 
+/* The methods that a value has in Python, those that are not supported here too: a map's item of the same
+ * name is hidden by them from .name. */
 static bool is_method(const struct vd_value *v, struct vd_str name)
 {
-    static const char *const of_maps[] = {"items", "keys",   "values", "get", "pop",
-                                          "copy",  "update", "clear",  NULL};
-    static const char *const of_strings[] = {"strip",  "lstrip", "rstrip", "startswith", "endswith",
-                                             "split",  "upper",  "lower",  "replace",    "join",
-                                             "format", "title",  NULL};
-    const char *const *m = v->type == VD_VALUE_MAP ? of_maps : of_strings;
-    for (; *m; m++)
-        if (vd_str_is(name, *m))
-            return true;
-    return false;
+    static const char of_strings[] =
+        " capitalize casefold center count encode endswith expandtabs find format format_map index isalnum "
+        "isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle "
+        "isupper "
+        "join ljust lower lstrip maketrans partition removeprefix removesuffix replace rfind rindex rjust "
+        "rpartition rsplit rstrip split splitlines startswith strip swapcase title translate upper zfill ",
+                      of_maps[] = " clear copy fromkeys get items keys pop popitem setdefault update values ",
+                      of_lists[] = " append clear copy count extend index insert pop remove reverse sort ",
+                      of_tuples[] = " count index ", of_loops[] = " cycle changed ";
+    const char *all = v->type == VD_VALUE_STR                  ? of_strings
+                      : v->type == VD_VALUE_MAP                ? of_maps
+                      : v->type == VD_VALUE_LOOP               ? of_loops
+                      : v->type != VD_VALUE_LIST || v->is_lazy ? ""
+                      : v->is_tuple                            ? of_tuples
+                                                               : of_lists;
+    char word[16];
+    if (name.n == 0 || name.n > 12 || memchr(name.p, ' ', name.n))
+        return false;
+    snprintf(word, sizeof word, " %.*s ", (int)name.n, name.p);
+    return strstr(all, word) != NULL;
+}
+
+static bool make_method(struct vd_run *r, const struct vd_value *v, struct vd_str name, struct vd_value *out)
+{
+    struct vd_method *m = vd_run_alloc(r, sizeof *m);
+    if (!m)
+        return false;
+    *m = (struct vd_method){*v, name};
+    *out = (struct vd_value){.type = VD_VALUE_METHOD, .method = m};
+    return true;
 }
 
 bool vd_op_attr(struct vd_run *r, const struct vd_value *v, struct vd_str name, struct vd_value *out)
@@ -365,12 +402,14 @@ bool vd_op_attr(struct vd_run *r, const struct vd_value *v, struct vd_str name, 
     *out = undefined(name);
     if (v->type == VD_VALUE_UNDEFINED)
         return refuse(r, "", v);
-    if ((v->type == VD_VALUE_MAP || v->type == VD_VALUE_STR) && is_method(v, name))
-        return vd_run_fail(r, VD_EUNSUPPORTED, "the method %.*s can only be called", (int)name.n, name.p);
+    if (is_method(v, name))
+        return make_method(r, v, name, out);
     if (v->type == VD_VALUE_MAP && (found = vd_value_get(v, name)))
         *out = *found;
     if (v->type == VD_VALUE_LOOP)
         *out = loop_attr(v->loop, name);
+    if (v->type == VD_VALUE_MACRO && vd_str_is(name, "name"))
+        *out = vd_value_str(v->macro->node->s.p, v->macro->node->s.n);
     for (size_t i = 0; v->type == VD_VALUE_NAMESPACE && i < v->ns->n; i++)
         if (vd_str_eq(v->ns->keys[i], name))
             *out = v->ns->values[i];
@@ -390,7 +429,7 @@ static size_t char_at(struct vd_str s, size_t i, size_t *at)
     return 0;
 }
 
-static size_t count_chars(struct vd_str s)
+size_t vd_string_count(struct vd_str s)
 {
     uint32_t cpt;
     size_t n = 0;
@@ -402,23 +441,31 @@ static size_t count_chars(struct vd_str s)
 bool vd_op_item(struct vd_run *r, const struct vd_value *v, const struct vd_value *key, struct vd_value *out)
 {
     int64_t i;
+    double f;
     *out = undefined(key->type == VD_VALUE_STR ? key->s : vd_str_of("the item"));
     if (v->type == VD_VALUE_UNDEFINED)
         return refuse(r, "", v);
     if (key->type == VD_VALUE_STR) {
-        const struct vd_value *found = v->type == VD_VALUE_MAP ? vd_value_get(v, key->s) : NULL;
-        if (found)
-            *out = *found;
-        else if (v->type == VD_VALUE_LOOP || v->type == VD_VALUE_NAMESPACE)
+        const struct vd_value *item = v->type == VD_VALUE_MAP ? vd_value_get(v, key->s) : NULL;
+        if (item)
+            *out = *item;
+        else if (v->type == VD_VALUE_LOOP || v->type == VD_VALUE_NAMESPACE || is_method(v, key->s))
             return vd_op_attr(r, v, key->s, out);
         return vd_run_charge(r, v->type == VD_VALUE_MAP ? vd_run_find_steps(v->list.n, key->s) : 1);
     }
-    if (!as_int(key, &i) || (v->type != VD_VALUE_LIST && v->type != VD_VALUE_STR))
+    const struct vd_value *found = NULL;
+    if (v->type == VD_VALUE_MAP && (vd_number_as_float(key, &f) || key->type == VD_VALUE_NONE)) {
+        if (!vd_op_find(r, v, key, &found))
+            return false;
+        *out = found ? *found : *out;
+        return true;
+    }
+    if (!vd_number_as_int(key, &i) || (v->type != VD_VALUE_LIST && v->type != VD_VALUE_STR) || v->is_lazy)
         return true;
     bool is_str = v->type == VD_VALUE_STR;
     if (!vd_run_charge(r, is_str ? v->s.n / 16 : 1))
         return false;
-    int64_t n = (int64_t)(is_str ? count_chars(v->s) : v->list.n);
+    int64_t n = (int64_t)(is_str ? vd_string_count(v->s) : v->list.n);
     i += i < 0 ? n : 0;
     if (i < 0 || i >= n)
         return true;
@@ -437,7 +484,7 @@ static bool bound(struct vd_run *r, const struct vd_value *v, int64_t n, int64_t
     *out = missing;
     if (v->type == VD_VALUE_NONE)
         return true;
-    if (!as_int(v, out))
+    if (!vd_number_as_int(v, out))
         return refuse(r, "a slice", v);
     if (*out < 0)
         *out = *out < -n ? lo : *out + n;
@@ -448,7 +495,7 @@ static bool bound(struct vd_run *r, const struct vd_value *v, int64_t n, int64_t
 /* The characters of a string as a list of strings. */
 static bool characters(struct vd_run *r, struct vd_str s, struct vd_value *out)
 {
-    size_t n = count_chars(s);
+    size_t n = vd_string_count(s);
     struct vd_value *p = vd_run_alloc(r, (n + 1) * sizeof *p);
     if (!p)
         return false;
@@ -491,10 +538,10 @@ bool vd_op_slice(struct vd_run *r, const struct vd_value *v, const struct vd_val
                  struct vd_value *out)
 {
     bool is_str = v->type == VD_VALUE_STR;
-    if (!is_str && v->type != VD_VALUE_LIST)
+    if (!is_str && (v->type != VD_VALUE_LIST || v->is_lazy))
         return refuse(r, "a slice", v);
-    int64_t n = (int64_t)(is_str ? count_chars(v->s) : v->list.n), step = 1, start, stop;
-    if (bounds[2].type != VD_VALUE_NONE && (!as_int(&bounds[2], &step) || step == 0))
+    int64_t n = (int64_t)(is_str ? vd_string_count(v->s) : v->list.n), step = 1, start, stop;
+    if (bounds[2].type != VD_VALUE_NONE && (!vd_number_as_int(&bounds[2], &step) || step == 0))
         return vd_run_fail(r, VD_EFORMAT, "a slice's step must be an integer other than 0");
     bool down = step < 0;
     if (!vd_run_charge(r, is_str ? v->s.n / 16 : 1) ||
@@ -527,8 +574,8 @@ bool vd_op_length(struct vd_run *r, const struct vd_value *v, int64_t *out)
 {
     *out = 0;
     if (v->type == VD_VALUE_STR)
-        *out = (int64_t)count_chars(v->s);
-    else if (v->type == VD_VALUE_LIST || v->type == VD_VALUE_MAP)
+        *out = (int64_t)vd_string_count(v->s);
+    else if ((v->type == VD_VALUE_LIST && !v->is_lazy) || v->type == VD_VALUE_MAP)
         *out = (int64_t)v->list.n;
     else if (v->type != VD_VALUE_UNDEFINED)
         return refuse(r, "a length", v);

@@ -11,6 +11,7 @@ struct parser {
     struct vd_lexer lexer;
     struct vd_token now, ahead;
     uint32_t depth, loops;
+    uint32_t uses; /* VD_MACRO_... of the macro that is read */
     struct vd_error *err;
     enum vd_err e;
 };
@@ -27,8 +28,17 @@ static struct vd_node *fail(struct parser *p, enum vd_err code, const char *what
 
 static const char *describe(const struct vd_token *t, char text[64])
 {
-    static const char *const names[] = {
-        "the end of the template", "text", "{%", "%}", "{{", "}}", "", "a string", "a number", ""};
+    static const char *const names[] = {"the end of the template",
+                                        "text",
+                                        "{%",
+                                        "%}",
+                                        "{{",
+                                        "}}",
+                                        "",
+                                        "a string",
+                                        "a number",
+                                        "a number",
+                                        ""};
     if (t->type == VD_TOKEN_NAME || t->type == VD_TOKEN_OP)
         snprintf(text, 64, "%.*s", (int)(t->s.n < 60 ? t->s.n : 60), t->s.p);
     else
@@ -207,6 +217,10 @@ static struct vd_node *name(struct parser *p)
         return constant(p, vd_value_bool(false));
     if (vd_str_is(s, "none") || vd_str_is(s, "None"))
         return constant(p, vd_value_none());
+    p->uses |= vd_str_is(s, "caller")    ? VD_MACRO_CALLER
+               : vd_str_is(s, "kwargs")  ? VD_MACRO_KWARGS
+               : vd_str_is(s, "varargs") ? VD_MACRO_VARARGS
+                                         : 0;
     struct vd_node *n = make(p, VD_NODE_NAME);
     if (n)
         n->s = s;
@@ -222,6 +236,8 @@ static struct vd_node *primary(struct parser *p)
         return string(p);
     if (p->now.type == VD_TOKEN_INT)
         return constant(p, vd_value_int(p->now.i));
+    if (p->now.type == VD_TOKEN_FLOAT)
+        return constant(p, vd_value_float(p->now.f));
     if (at_op(p, "["))
         return items(p, VD_NODE_LIST, "]");
     if (at_op(p, "{"))
@@ -244,6 +260,8 @@ static bool arguments(struct parser *p, struct vd_node **list)
         if (skip_op(p, ")"))
             break;
         struct vd_str key = {0};
+        if (at_op(p, "*") || at_op(p, "**"))
+            return fail(p, VD_EUNSUPPORTED, "* and ** in a call are not supported") != NULL;
         if (p->now.type == VD_TOKEN_NAME && p->ahead.type == VD_TOKEN_OP && vd_str_is(p->ahead.s, "=")) {
             key = p->now.s;
             next(p);
@@ -328,9 +346,9 @@ static struct vd_node *postfix(struct parser *p, struct vd_node *n)
     return NULL;
 }
 
+/* At the filter's name. */
 static struct vd_node *filter(struct parser *p, struct vd_node *of)
 {
-    next(p);
     if (p->now.type != VD_TOKEN_NAME)
         return unexpected(p, "a filter's name");
     struct vd_node *n = make(p, VD_NODE_FILTER);
@@ -358,7 +376,8 @@ static struct vd_node *test(struct parser *p, struct vd_node *of)
     n->s = p->now.s;
     next(p);
     bool value =
-        p->now.type == VD_TOKEN_STR || p->now.type == VD_TOKEN_INT || at_op(p, "[") || at_op(p, "{") ||
+        p->now.type == VD_TOKEN_STR || p->now.type == VD_TOKEN_INT || p->now.type == VD_TOKEN_FLOAT ||
+        at_op(p, "[") || at_op(p, "{") ||
         (p->now.type == VD_TOKEN_NAME && !at_name(p, "else") && !at_name(p, "or") && !at_name(p, "and"));
     if (at_name(p, "is"))
         return fail(p, VD_EFORMAT, "tests cannot be chained with is");
@@ -377,7 +396,7 @@ static struct vd_node *test(struct parser *p, struct vd_node *of)
 static struct vd_node *filters(struct parser *p, struct vd_node *n)
 {
     while (n && !p->e) {
-        if (at_op(p, "|"))
+        if (skip_op(p, "|"))
             n = filter(p, n);
         else if (at_name(p, "is"))
             n = test(p, n);
@@ -442,13 +461,17 @@ static struct vd_node *factor(struct parser *p)
     return unary(p, true);
 }
 
+static struct vd_node *power(struct parser *p)
+{
+    static const struct level ops[] = {{"**", VD_OP_POW}};
+    return chain(p, ops, 1, factor);
+}
+
 static struct vd_node *product(struct parser *p)
 {
-    static const struct level ops[] = {{"*", VD_OP_MUL}, {"//", VD_OP_FLOORDIV}, {"%", VD_OP_MOD}};
-    struct vd_node *n = chain(p, ops, 3, factor);
-    if (n && (at_op(p, "/") || at_op(p, "**")))
-        return fail(p, VD_EUNSUPPORTED, "the operators / and ** are not supported");
-    return n;
+    static const struct level ops[] = {
+        {"*", VD_OP_MUL}, {"/", VD_OP_DIV}, {"//", VD_OP_FLOORDIV}, {"%", VD_OP_MOD}};
+    return chain(p, ops, 4, power);
 }
 
 static struct vd_node *concatenation(struct parser *p)
@@ -614,8 +637,7 @@ static struct vd_node *for_statement(struct parser *p)
         return NULL;
     if (skip_name(p, "if") && !(n->e = expression(p)))
         return NULL;
-    if (at_name(p, "recursive"))
-        return fail(p, VD_EUNSUPPORTED, "recursive loops are not supported");
+    n->value.type = skip_name(p, "recursive") ? VD_VALUE_LOOP : VD_VALUE_NONE; /* NONE: not recursive */
     if (!block_end(p))
         return NULL;
     p->loops++;
@@ -629,9 +651,26 @@ static struct vd_node *for_statement(struct parser *p)
     return p->e ? NULL : n;
 }
 
+/* a | b | c, at the first filter's name: filters of what a block makes. */
+static struct vd_node *block_filters(struct parser *p)
+{
+    struct vd_node *n = filter(p, make(p, VD_NODE_CAPTURED));
+    while (n && skip_op(p, "|"))
+        n = filter(p, n);
+    return n;
+}
+
+/* The statements up to `end`, after this tag's end. False after an error. */
+static bool body(struct parser *p, const char *end, struct vd_node **out)
+{
+    const char *const ends[] = {end, NULL};
+    if (block_end(p))
+        *out = statements(p, ends);
+    return !p->e && skip_name(p, end);
+}
+
 static struct vd_node *set_statement(struct parser *p)
 {
-    static const char *const ends[] = {"endset", NULL};
     struct vd_node *n = make(p, VD_NODE_SET);
     if (!n || !(n->a = targets(p)))
         return NULL;
@@ -644,14 +683,107 @@ static struct vd_node *set_statement(struct parser *p)
         n->b = p->e ? NULL : tuple(p, true, false);
         return n->b ? n : NULL;
     }
-    if (at_op(p, "|"))
-        return fail(p, VD_EUNSUPPORTED, "filters on set blocks are not supported");
     n->kind = VD_NODE_SET_BLOCK;
-    if (!block_end(p))
+    if (skip_op(p, "|") && !(n->c = block_filters(p)))
         return NULL;
-    n->b = statements(p, ends);
-    skip_name(p, "endset");
-    return p->e ? NULL : n;
+    return body(p, "endset", &n->b) ? n : NULL;
+}
+
+static struct vd_node *filter_statement(struct parser *p)
+{
+    struct vd_node *n = make(p, VD_NODE_FILTER_BLOCK);
+    if (!n || !(n->a = block_filters(p)))
+        return NULL;
+    return body(p, "endfilter", &n->b) ? n : NULL;
+}
+
+/* A name that a statement gives a value to. */
+static struct vd_node *variable(struct parser *p)
+{
+    if (p->now.type != VD_TOKEN_NAME)
+        return unexpected(p, "a variable's name");
+    struct vd_node *n = name(p);
+    return n && n->kind != VD_NODE_NAME ? fail(p, VD_EFORMAT, "a constant cannot be a variable") : n;
+}
+
+/* with a = 1, b = 2: the values are those of the names outside. */
+static struct vd_node *with_statement(struct parser *p)
+{
+    struct vd_node *n = make(p, VD_NODE_WITH), *tail = NULL;
+    while (n && p->now.type != VD_TOKEN_BLOCK_END) {
+        if (tail && !expect_op(p, ","))
+            return NULL;
+        struct vd_node *v = variable(p);
+        if (!v || !expect_op(p, "=") || !(v->a = expression(p)))
+            return NULL;
+        append(&n->a, &tail, v);
+    }
+    return n && body(p, "endwith", &n->b) ? n : NULL;
+}
+
+/* generation: transformers' mark around what the model wrote. Its body is a scope, nothing else. */
+static struct vd_node *generation_statement(struct parser *p)
+{
+    struct vd_node *n = make(p, VD_NODE_WITH);
+    return n && body(p, "endgeneration", &n->b) ? n : NULL;
+}
+
+/* (a, b=1), at the opening bracket. */
+static bool parameters(struct parser *p, struct vd_node **list)
+{
+    struct vd_node *tail = NULL;
+    if (!expect_op(p, "("))
+        return false;
+    for (size_t k = 0; !p->e && !skip_op(p, ")"); k++) {
+        if (k > 0 && !expect_op(p, ","))
+            return false;
+        struct vd_node *n = variable(p);
+        if (!n || (skip_op(p, "=") && !(n->a = expression(p))))
+            return false;
+        if (tail && tail->a && !n->a)
+            return fail(p, VD_EFORMAT, "a parameter without a default follows one with a default") != NULL;
+        if (k == VD_ARGS_MAX)
+            return fail(p, VD_ELIMIT, "a macro has too many parameters") != NULL;
+        append(list, &tail, n);
+    }
+    return !p->e;
+}
+
+/* A macro's body, after its parameters. Loops outside of it are none of its own. */
+static struct vd_node *macro_rest(struct parser *p, struct vd_node *n, const char *end)
+{
+    uint32_t loops = p->loops, uses = p->uses;
+    p->loops = p->uses = 0;
+    bool ok = body(p, end, &n->b);
+    n->uses = p->uses;
+    p->loops = loops;
+    p->uses |= uses;
+    return ok ? n : NULL;
+}
+
+static struct vd_node *macro_statement(struct parser *p)
+{
+    struct vd_node *n = make(p, VD_NODE_MACRO);
+    struct vd_node *name_node = n ? variable(p) : NULL;
+    if (!name_node || !parameters(p, &n->a))
+        return NULL;
+    n->s = name_node->s;
+    return macro_rest(p, n, "endmacro");
+}
+
+/* call(x) f(y): the body is a macro with the parameter x, which f gets as its argument `caller`. */
+static struct vd_node *call_statement(struct parser *p)
+{
+    struct vd_node *n = make(p, VD_NODE_CALL_BLOCK);
+    if (!n || !(n->b = make(p, VD_NODE_MACRO)))
+        return NULL;
+    n->b->s = vd_str_of("caller");
+    if (at_op(p, "(") && !parameters(p, &n->b->a))
+        return NULL;
+    n->a = expression(p);
+    if (!n->a || n->a->kind != VD_NODE_CALL)
+        return unexpected(p, "a call");
+    return macro_rest(p, n->b, "endcall") ? n : NULL;
 }
 
 static struct vd_node *loop_control(struct parser *p, enum vd_node_kind kind)
@@ -659,19 +791,35 @@ static struct vd_node *loop_control(struct parser *p, enum vd_node_kind kind)
     return p->loops ? make(p, kind) : fail(p, VD_EFORMAT, "break and continue need a loop around them");
 }
 
+static struct vd_node *break_statement(struct parser *p)
+{
+    return loop_control(p, VD_NODE_BREAK);
+}
+
+static struct vd_node *continue_statement(struct parser *p)
+{
+    return loop_control(p, VD_NODE_CONTINUE);
+}
+
 /* The statement of a tag, at its first word, up to its end but without the closing bracket. */
 static struct vd_node *statement(struct parser *p)
 {
-    if (skip_name(p, "if"))
-        return if_rest(p);
-    if (skip_name(p, "for"))
-        return for_statement(p);
-    if (skip_name(p, "set"))
-        return set_statement(p);
-    if (skip_name(p, "break"))
-        return loop_control(p, VD_NODE_BREAK);
-    if (skip_name(p, "continue"))
-        return loop_control(p, VD_NODE_CONTINUE);
+    static const struct {
+        const char *word;
+        struct vd_node *(*parse)(struct parser *p);
+    } all[] = {{"if", if_rest},
+               {"for", for_statement},
+               {"set", set_statement},
+               {"break", break_statement},
+               {"continue", continue_statement},
+               {"macro", macro_statement},
+               {"call", call_statement},
+               {"filter", filter_statement},
+               {"with", with_statement},
+               {"generation", generation_statement}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (skip_name(p, all[i].word))
+            return all[i].parse(p);
     char text[64], message[128];
     snprintf(message, sizeof message, "the statement %.60s is not supported here", describe(&p->now, text));
     return fail(p, p->now.type == VD_TOKEN_NAME ? VD_EUNSUPPORTED : VD_EFORMAT, message);

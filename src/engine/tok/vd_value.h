@@ -15,11 +15,15 @@ enum vd_value_type {
     VD_VALUE_NONE,
     VD_VALUE_BOOL,
     VD_VALUE_INT,
+    VD_VALUE_FLOAT,
     VD_VALUE_STR,
     VD_VALUE_LIST,
     VD_VALUE_MAP,
     VD_VALUE_NAMESPACE, /* made by templates only: a map whose entries can be set */
     VD_VALUE_LOOP,      /* made by templates only: the variable `loop` */
+    VD_VALUE_MACRO,     /* made by templates only */
+    VD_VALUE_FUNCTION,  /* made by templates only: the i-th of the functions that there are */
+    VD_VALUE_METHOD,    /* made by templates only: a method with the value that it is of */
 };
 
 struct vd_str {
@@ -29,17 +33,22 @@ struct vd_str {
 
 struct vd_value {
     enum vd_value_type type;
-    bool is_tuple; /* a list that Python would show in round brackets */
+    bool is_tuple;  /* a list that Python would show in round brackets */
+    bool is_lazy;   /* a list that Python would make while it is read: it has no length and cannot be shown */
+    bool is_markup; /* a string that counts as escaped: what is added to it with + is escaped first */
     union {
         bool b;
         int64_t i;
+        double f;
         struct vd_str s;
         struct {
             const struct vd_value *p; /* a list's n items; a map's n pairs: key, value, key, value ... */
             size_t n;
         } list;
         struct vd_namespace *ns;
-        const struct vd_loop *loop;
+        struct vd_loop *loop;
+        const struct vd_macro *macro;
+        const struct vd_method *method;
     };
 };
 
@@ -66,6 +75,10 @@ static inline struct vd_value vd_value_bool(bool b)
 static inline struct vd_value vd_value_int(int64_t i)
 {
     return (struct vd_value){.type = VD_VALUE_INT, .i = i};
+}
+static inline struct vd_value vd_value_float(double f)
+{
+    return (struct vd_value){.type = VD_VALUE_FLOAT, .f = f};
 }
 static inline struct vd_value vd_value_str(const char *p, size_t n)
 {

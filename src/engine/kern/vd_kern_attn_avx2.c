@@ -265,6 +265,14 @@ static void finish_row(const float *o, float l, size_t hd, float *y)
         _mm256_storeu_ps(y + e, _mm256_div_ps(_mm256_loadu_ps(o + e), _mm256_set1_ps(l)));
 }
 
+/* Fetches chunk c while the one before is computed: decoding is bound by reading the cache. */
+static void fetch_chunk(const struct vd_kern_kv *kv, size_t c)
+{
+    const char *p = vd_kern_chunk_at(kv, c);
+    for (size_t i = 0; i < vd_wide_kv_bytes(kv->hd); i += 64)
+        _mm_prefetch(p + i, _MM_HINT_T0);
+}
+
 /* The rows of a tile that meet chunk c, with everything but the values done. */
 static size_t chunk_rows(struct row_state *st, size_t n, const struct vd_kern_kv *kv,
                          const struct vd_wide_kv *w, struct vd_kern_score score, size_t c,
@@ -294,11 +302,13 @@ static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, 
 }
 
 static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
-                      const struct vd_kern_query *rows, size_t n, void *scratch)
+                      const struct vd_kern_query *rows, size_t n, bool fetch, void *scratch)
 {
     struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
     size_t c, c1;
     for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
+        if (fetch && c + 1 < c1)
+            fetch_chunk(kv, c + 1);
         struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
         size_t k = chunk_rows(st, n, kv, &w, score, c, active);
         for (size_t i = 0; i < k; i++)
@@ -313,17 +323,19 @@ void vd_avx2_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const
                   size_t n, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, scratch);
+        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, i == 0, scratch);
 }
 
 static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
                       const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
-                      size_t ld_rec, void *scratch)
+                      size_t ld_rec, bool fetch, void *scratch)
 {
     struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
     size_t hd = kv->hd, first, end;
     tile_chunks(rows, n, &first, &end);
     for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
+        if (fetch && c + 1 < c1 && c + 1 < end)
+            fetch_chunk(kv, c + 1);
         struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), hd);
         size_t k = chunk_rows(st, n, kv, &w, score, c, active);
         for (size_t i = 0; i < k; i++) {
@@ -343,7 +355,7 @@ void vd_avx2_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
                        size_t ld_rec, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
+        part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec, i == 0,
                   scratch);
 }
 

@@ -1,9 +1,15 @@
 /* Attention with AVX-512 VNNI: a tile of up to 16 query rows goes over the chunks of one kv head.
  *
+ * A step has 16 lanes, each a row with a chunk: with more than eight rows they all meet the same chunk, with
+ * fewer a step takes several chunks at once (lane k * n + i: row i, chunk k of the step). So decoding one
+ * token, where the few heads of a group are all the rows there are, wastes no lanes, and the slow chains of a
+ * chunk (largest score, exp, sum, quantiser) are paid once per step. Reading the cache is what decoding
+ * costs: while a step is computed, the chunks of the next are fetched.
+ *
  * Scores are the Q8_0 product with 16 positions in place of 16 rows: a block of K sits in eight registers
  * while the tile's queries pass. The softmax works on one query's 64 positions at a time, but its scalars
- * (largest score, sum, quantiser) are 16 lanes, one per query, so that the slow steps (reductions, divisions,
- * the merge's two exp) are paid once per tile and chunk.
+ * (largest score, sum, quantiser) are 16 lanes of one vector, so that the slow steps (reductions, divisions,
+ * the merge's two exp) are paid once for all.
  *
  * The sum over positions needs 15-bit weights times 8-bit values. The weight is split, q = 256 * hi + lo, so
  * both halves are unsigned byte dot products at full rate, and V is used as it lies in memory. Packing q to
@@ -20,24 +26,29 @@ enum {
     PANEL_ROWS = 6
 };
 
-/* One tile's memory. Rows of q and o are hd elements. */
+/* One tile's memory. Rows of q and o are hd elements; all else in lanes. */
 struct state {
     const struct vd_kern_kv *kv;
     const struct vd_kern_query *rows;
-    size_t n; /* rows, <= TILE */
+    size_t n, n_chunks; /* rows, and chunks of a step: n * n_chunks <= TILE */
     struct vd_kern_score score;
+    bool fetch;        /* the next step's chunks are worth fetching */
     __mmask16 started; /* rows that have met a chunk */
     int8_t *q;         /* [n][hd] */
     float *o;          /* [n][hd] */
-    float *dst[TILE];  /* where a row's o goes: into o above, or a chunk record */
     float dq[TILE][VD_KERN_HEAD_MAX / 32];
     int32_t offset[TILE][VD_KERN_HEAD_MAX / 32]; /* what ^ 0x80 in K adds, negated */
-    float s[TILE][VD_KERN_CHUNK];                /* scores, then weights times value scales */
+    float m[TILE], l[TILE];                      /* running, by row */
+    /* of the step */
+    struct vd_wide_kv chunk[TILE];
+    float *dst[TILE];             /* where o goes: into o above, or a chunk record */
+    float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
     uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
-    uint64_t lanes[TILE];                         /* valid positions of the chunk */
-    float m[TILE], l[TILE];                       /* running */
-    float mc[TILE], lc[TILE], d[TILE], inv[TILE]; /* of the chunk */
-    float a[TILE], b[TILE];                       /* factors of the merge */
+    uint64_t lanes[TILE];             /* valid positions of the chunk */
+    float mc[2 * TILE], lc[2 * TILE]; /* doubled: read in vectors from any lane on */
+    float d[TILE], inv[TILE];
+    float a[2 * TILE], b[2 * TILE];          /* factors of the merge */
+    float before[2 * TILE], after[2 * TILE]; /* the running m around it */
 };
 
 static size_t state_bytes(size_t hd)
@@ -51,7 +62,7 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
 }
 
 static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,
-                                const struct vd_kern_query *rows, size_t n)
+                                const struct vd_kern_query *rows, size_t n, bool fetch)
 {
     struct state *st = scratch;
     size_t hd = kv->hd;
@@ -59,6 +70,8 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     st->kv = kv;
     st->rows = rows;
     st->n = n;
+    st->n_chunks = TILE / n;
+    st->fetch = fetch;
     st->score = score;
     st->started = 0;
     st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
@@ -68,31 +81,42 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
         vd_avx512_quant8_blocks(rows[i].q, hd, st->q + i * hd, st->dq[i], asum);
         for (size_t b = 0; b < hd / 32; b++)
             st->offset[i][b] = -128 * asum[b];
-        st->dst[i] = st->o + i * hd;
     }
     return st;
 }
 
-/* Which rows meet chunk c: bits, and the smallest run [*i0, *i1) that holds them. */
-static __mmask16 meet_chunk(struct state *st, size_t c, size_t *i0, size_t *i1)
+/* The chunk to fetch while chunk c is computed: the one a step on; NULL if there is none before c1. */
+static const uint8_t *ahead_of(const struct state *st, size_t c, size_t c1)
+{
+    c += st->n_chunks;
+    return st->fetch && c < c1 ? vd_kern_chunk_at(st->kv, c) : NULL;
+}
+
+/* The first step's chunks of [c, c1): nobody fetched them before. */
+static void fetch_first(const struct state *st, size_t c, size_t c1)
+{
+    const size_t n_bytes = vd_wide_kv_bytes(st->kv->hd);
+    for (size_t k = 0; st->fetch && k < st->n_chunks && c + k < c1; k++)
+        for (size_t i = 0; i < n_bytes; i += 64)
+            _mm_prefetch((const char *)vd_kern_chunk_at(st->kv, c + k) + i, _MM_HINT_T0);
+}
+
+/* Which rows meet chunk c, the step's k-th: bits of their lanes. */
+static unsigned meet_chunk(struct state *st, size_t c, size_t k)
 {
     unsigned active = 0;
     size_t lo = c * VD_KERN_CHUNK;
     for (size_t i = 0; i < st->n; i++) {
         const struct vd_kern_query *row = &st->rows[i];
-        st->lanes[i] = 0;
+        size_t lane = k * st->n + i, first, end;
+        st->lanes[lane] = 0;
         if (row->begin >= lo + VD_KERN_CHUNK || row->end <= lo)
             continue;
-        size_t first, end;
         vd_kern_lanes(row, c, &first, &end);
-        st->lanes[i] = (~UINT64_C(0) >> (64 - (end - first))) << first;
-        active |= 1u << i;
+        st->lanes[lane] = (~UINT64_C(0) >> (64 - (end - first))) << first;
+        active |= 1u << lane;
     }
-    if (active != 0) {
-        *i0 = (size_t)__builtin_ctz(active);
-        *i1 = 32 - (size_t)__builtin_clz(active);
-    }
-    return (__mmask16)active;
+    return active;
 }
 
 static void cap_scores(struct state *st, size_t i0, size_t i1)
@@ -102,26 +126,32 @@ static void cap_scores(struct state *st, size_t i0, size_t i1)
             _mm512_storeu_ps(st->s[i] + j, cap16(_mm512_loadu_ps(st->s[i] + j), st->score.cap));
 }
 
-/* s[i][0..64) for rows [i0, i1). */
-static void scores(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1)
+/* s[lane][0..64) for lanes [i0, i1), all of the step's chunk k. `ahead`: 16 hd bytes for every 16 positions
+ * are fetched, or NULL. */
+static void scores(struct state *st, size_t k, size_t i0, size_t i1, const uint8_t *ahead)
 {
-    size_t hd = st->kv->hd, n_blocks = hd / 32;
+    const struct vd_wide_kv *c = &st->chunk[k];
+    size_t hd = st->kv->hd, n_blocks = hd / 32, row0 = k * st->n;
     const __m512 scale = _mm512_set1_ps(st->score.scale);
     for (size_t g = 0; g < 4; g++)
         for (size_t b = 0; b < n_blocks; b++) {
             const uint8_t *kp = c->k + (g * hd + b * 32) * 16;
             const __m512 kd = _mm512_loadu_ps(c->kd + b * 64 + g * 16);
-            __m512i k[8];
+            __m512i x[8];
             VD_UNROLL
             for (int j = 0; j < 8; j++)
-                k[j] = _mm512_loadu_si512(kp + 64 * j);
+                x[j] = _mm512_loadu_si512(kp + 64 * j);
+            if (ahead)
+                for (int j = 0; j < 8; j++)
+                    _mm_prefetch(ahead + (g * hd + b * 32) * 16 + 64 * (size_t)j, _MM_HINT_T0);
             for (size_t i = i0; i < i1; i++) {
-                __m512i sum = _mm512_set1_epi32(st->offset[i][b]);
+                size_t row = i - row0;
+                __m512i sum = _mm512_set1_epi32(st->offset[row][b]);
                 __m512 acc = b == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(&st->s[i][g * 16]);
                 VD_UNROLL
                 for (int j = 0; j < 8; j++)
-                    sum = dot4_all(sum, k[j], st->q + i * hd + b * 32 + 4 * (size_t)j);
-                acc = _mm512_fmadd_ps(_mm512_mul_ps(kd, _mm512_set1_ps(st->dq[i][b])),
+                    sum = dot4_all(sum, x[j], st->q + row * hd + b * 32 + 4 * (size_t)j);
+                acc = _mm512_fmadd_ps(_mm512_mul_ps(kd, _mm512_set1_ps(st->dq[row][b])),
                                       _mm512_cvtepi32_ps(sum), acc);
                 if (b + 1 == n_blocks)
                     acc = _mm512_mul_ps(acc, scale);
@@ -137,7 +167,7 @@ VD_INLINE __m512 nan16(void)
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)VD_NAN_BITS));
 }
 
-/* mc: the largest valid score of each row, or NaN. */
+/* mc: the largest valid score of each lane, or NaN. */
 static void chunk_max(struct state *st, size_t i0, size_t i1)
 {
     const __m512 least = _mm512_set1_ps(-INFINITY);
@@ -161,7 +191,7 @@ static void chunk_max(struct state *st, size_t i0, size_t i1)
 }
 
 /* lc, d, inv; s becomes the weights times the value scales. */
-static void chunk_weights(struct state *st, const struct vd_wide_kv *c, size_t i0, size_t i1)
+static void chunk_weights(struct state *st, size_t i0, size_t i1)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
     __m512 sum[TILE];
@@ -172,12 +202,13 @@ static void chunk_weights(struct state *st, const struct vd_wide_kv *c, size_t i
     }
     for (size_t i = i0; i < i1; i++) {
         const __m512 m = _mm512_set1_ps(st->mc[i]);
+        const float *vd = st->chunk[i / st->n].vd;
         __m512 p[4];
         VD_UNROLL
         for (int k = 0; k < 4; k++) {
             __mmask16 in = (__mmask16)(st->lanes[i] >> 16 * k);
             p[k] = _mm512_maskz_mov_ps(in, exp16(_mm512_sub_ps(_mm512_loadu_ps(&st->s[i][16 * k]), m)));
-            __m512 t = _mm512_maskz_mul_ps(in, p[k], _mm512_loadu_ps(c->vd + 16 * k));
+            __m512 t = _mm512_maskz_mul_ps(in, p[k], _mm512_loadu_ps(vd + 16 * k));
             _mm512_storeu_ps(&st->s[i][16 * k], t);
             max[i] = _mm512_max_epu32(max[i], _mm512_and_si512(_mm512_castps_si512(t), magnitude));
         }
@@ -218,8 +249,9 @@ VD_INLINE size_t quad_of(size_t d)
     return d % 4 * 4 + d / 4;
 }
 
-/* Integer sums of rows i .. i + n - 1, elements e .. e + 31, into sum[row][0..32). (Arrays of one dimension,
- * and nothing but stores behind the loop: otherwise GCC 12 does not keep the accumulators in registers.) */
+/* Integer sums of lanes i .. i + n - 1, elements e .. e + 31, into sum[lane][0..32). (Arrays of one
+ * dimension, and nothing but stores behind the loop: otherwise GCC 12 does not keep the accumulators in
+ * registers.) */
 VD_INLINE void value_panel(const struct state *st, const struct vd_wide_kv *c, int n, size_t i, size_t e,
                            int32_t (*sum)[PANEL])
 {
@@ -252,11 +284,11 @@ VD_INLINE void value_panel(const struct state *st, const struct vd_wide_kv *c, i
     }
 }
 
-/* o of a panel from the integer sums: copied, or merged with what the row has. */
-static void value_out(const struct state *st, size_t row, bool copy, const int32_t *sum, float *o)
+/* o of a panel from the integer sums: copied, or merged with what is there. */
+static void value_out(const struct state *st, size_t lane, bool copy, const int32_t *sum, float *o)
 {
-    const __m512 d = _mm512_set1_ps(st->d[row]), a = _mm512_set1_ps(st->a[row]),
-                 b = _mm512_set1_ps(st->b[row]);
+    const __m512 d = _mm512_set1_ps(st->d[lane]), a = _mm512_set1_ps(st->a[lane]),
+                 b = _mm512_set1_ps(st->b[lane]);
     for (size_t k = 0; k < PANEL; k += 16) {
         __m512 oc = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sum + k)), d);
         if (!copy)
@@ -283,56 +315,96 @@ PANEL_FN(6)
 static panel_fn *const panel_fns[PANEL_ROWS] = {value_panel_1, value_panel_2, value_panel_3,
                                                 value_panel_4, value_panel_5, value_panel_6};
 
-/* Runs of active rows; a row between them that does not meet the chunk keeps its o. */
-static void values(const struct state *st, const struct vd_wide_kv *c, size_t i1, __mmask16 active,
-                   __mmask16 fresh)
+/* Of lanes [i, i1), all of the step's chunk k: runs of active ones; one between them keeps its o. `ahead`: 64
+ * hd bytes are fetched, or NULL. */
+static void values(const struct state *st, size_t k, size_t i, size_t i1, unsigned active, unsigned fresh,
+                   const uint8_t *ahead)
 {
-    for (size_t i = 0; i < i1;) {
-        size_t n = (size_t)__builtin_ctz(~((unsigned)active >> i)); /* active rows from i on */
+    while (i < i1) {
+        size_t n = (size_t)__builtin_ctz(~(active >> i)); /* active lanes from i on */
         if (n == 0) {
             i++;
             continue;
         }
+        n = n < i1 - i ? n : i1 - i;
         n = n < PANEL_ROWS ? n : PANEL_ROWS;
         for (size_t e = 0; e < st->kv->hd; e += PANEL) {
             int32_t sum[PANEL_ROWS][PANEL];
-            panel_fns[n - 1](st, c, i, e, sum);
+            for (size_t j = 0; ahead && j < PANEL; j++)
+                _mm_prefetch(ahead + (e + j) * 64, _MM_HINT_T0);
+            panel_fns[n - 1](st, &st->chunk[k], i, e, sum);
             for (size_t r = 0; r < n; r++)
                 value_out(st, i + r, fresh >> (i + r) & 1, sum[r], st->dst[i + r] + e);
         }
+        ahead = NULL;
         i += n;
     }
 }
 
-/* Everything of chunk c but the merge of m and l. Returns the rows that meet it. */
-static __mmask16 chunk_softmax(struct state *st, const struct vd_wide_kv *kv, size_t c, size_t *i0,
-                               size_t *i1)
+/* Everything of a step's n_chunks chunks from c on, but the merge of m and l. Returns the lanes that meet
+ * their chunk. */
+static unsigned step_softmax(struct state *st, size_t c, size_t n_chunks, size_t c1)
 {
-    __mmask16 active = meet_chunk(st, c, i0, i1);
+    unsigned active = 0;
+    for (size_t k = 0; k < n_chunks; k++) {
+        st->chunk[k] = vd_wide_kv(vd_kern_chunk_at(st->kv, c + k), st->kv->hd);
+        unsigned here = meet_chunk(st, c + k, k);
+        if (here != 0)
+            scores(st, k, (size_t)__builtin_ctz(here), 32 - (size_t)__builtin_clz(here),
+                   ahead_of(st, c + k, c1));
+        active |= here;
+    }
     if (active != 0) {
-        scores(st, kv, *i0, *i1);
-        chunk_max(st, *i0, *i1);
-        chunk_weights(st, kv, *i0, *i1);
-        chunk_codes(st, *i0, *i1);
+        size_t i0 = (size_t)__builtin_ctz(active), i1 = 32 - (size_t)__builtin_clz(active);
+        chunk_max(st, i0, i1);
+        chunk_weights(st, i0, i1);
+        chunk_codes(st, i0, i1);
     }
     return active;
 }
 
-/* Merges mc, lc into m, l for active rows, and leaves the factors for o in a, b. Returns the rows that only
- * copy. */
-static __mmask16 merge_scalars(struct state *st, __mmask16 active)
+/* The values of a step. */
+static void step_values(struct state *st, size_t c, size_t n_chunks, size_t c1, unsigned active,
+                        unsigned fresh)
 {
-    __mmask16 fresh = active & (__mmask16)~st->started;
-    __m512 m = _mm512_loadu_ps(st->m), mc = _mm512_loadu_ps(st->mc), lc = _mm512_loadu_ps(st->lc);
-    __m512 max = _mm512_add_ps(_mm512_max_ps(m, mc), _mm512_setzero_ps());
-    max = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(m, mc, _CMP_UNORD_Q), nan16());
-    __m512 a = exp16(_mm512_sub_ps(m, max)), b = exp16(_mm512_sub_ps(mc, max));
-    __m512 l = _mm512_fmadd_ps(_mm512_loadu_ps(st->l), a, _mm512_mul_ps(lc, b));
-    _mm512_mask_storeu_ps(st->m, active, _mm512_mask_mov_ps(max, fresh, mc));
-    _mm512_mask_storeu_ps(st->l, active, _mm512_mask_mov_ps(l, fresh, lc));
-    _mm512_storeu_ps(st->a, a);
-    _mm512_storeu_ps(st->b, b);
-    st->started |= active;
+    for (size_t k = 0; k < n_chunks; k++) {
+        const uint8_t *ahead = ahead_of(st, c + k, c1);
+        values(st, k, k * st->n, (k + 1) * st->n, active, fresh,
+               ahead ? ahead + VD_KERN_CHUNK * st->kv->hd : NULL);
+    }
+}
+
+/* Merges mc, lc into m, l for active lanes, chunk after chunk, and leaves the factors for o in a, b. Returns
+ * the lanes that only copy. */
+static unsigned merge_scalars(struct state *st, size_t n_chunks, unsigned active)
+{
+    const unsigned rows = (1u << st->n) - 1;
+    unsigned fresh = 0;
+    __m512 m = _mm512_loadu_ps(st->m), l = _mm512_loadu_ps(st->l);
+    for (size_t k = 0; k < n_chunks; k++) {
+        __mmask16 here = (__mmask16)(active >> k * st->n & rows), first = here & (__mmask16)~st->started;
+        __m512 mc = _mm512_loadu_ps(st->mc + k * st->n);
+        __m512 max = _mm512_add_ps(_mm512_max_ps(m, mc), _mm512_setzero_ps());
+        max = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(m, mc, _CMP_UNORD_Q), nan16());
+        max = _mm512_mask_mov_ps(max, first, mc);
+        _mm512_storeu_ps(st->before + k * st->n, m);
+        _mm512_storeu_ps(st->after + k * st->n, max);
+        m = _mm512_mask_mov_ps(m, here, max);
+        st->started |= here;
+        fresh |= (unsigned)first << k * st->n;
+    }
+    _mm512_storeu_ps(st->m, m);
+    const __m512 after = _mm512_loadu_ps(st->after);
+    _mm512_storeu_ps(st->a, exp16(_mm512_sub_ps(_mm512_loadu_ps(st->before), after)));
+    _mm512_storeu_ps(st->b, exp16(_mm512_sub_ps(_mm512_loadu_ps(st->mc), after)));
+    for (size_t k = 0; k < n_chunks; k++) {
+        __m512 lc = _mm512_loadu_ps(st->lc + k * st->n), a = _mm512_loadu_ps(st->a + k * st->n),
+               b = _mm512_loadu_ps(st->b + k * st->n);
+        __m512 sum = _mm512_fmadd_ps(l, a, _mm512_mul_ps(lc, b));
+        sum = _mm512_mask_mov_ps(sum, (__mmask16)(fresh >> k * st->n), lc);
+        l = _mm512_mask_mov_ps(l, (__mmask16)(active >> k * st->n & rows), sum);
+    }
+    _mm512_storeu_ps(st->l, l);
     return fresh;
 }
 
@@ -355,15 +427,19 @@ static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, 
 }
 
 static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
-                      const struct vd_kern_query *rows, size_t n, void *scratch)
+                      const struct vd_kern_query *rows, size_t n, bool fetch, void *scratch)
 {
-    struct state *st = begin_tile(scratch, kv, score, rows, n);
-    size_t c, c1, i0, i1;
-    for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
-        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
-        __mmask16 active = chunk_softmax(st, &w, c, &i0, &i1);
+    struct state *st = begin_tile(scratch, kv, score, rows, n, fetch);
+    size_t c, c1, n_chunks;
+    for (size_t i = 0; i < n * st->n_chunks; i++)
+        st->dst[i] = st->o + i % n * kv->hd;
+    tile_chunks(rows, n, &c, &c1);
+    fetch_first(st, c, c1);
+    for (; c < c1; c += n_chunks) {
+        n_chunks = c1 - c < st->n_chunks ? c1 - c : st->n_chunks;
+        unsigned active = step_softmax(st, c, n_chunks, c1);
         if (active != 0)
-            values(st, &w, i1, active, merge_scalars(st, active));
+            step_values(st, c, n_chunks, c1, active, merge_scalars(st, n_chunks, active));
     }
     for (size_t i = 0; i < n; i++)
         finish_row(st->o + i * kv->hd, st->l[i], kv->hd, rows[i].y);
@@ -373,27 +449,30 @@ void vd_avx512_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, con
                     size_t n, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, scratch);
+        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, n <= TILE, scratch);
 }
 
 static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
                       const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
-                      size_t ld_rec, void *scratch)
+                      size_t ld_rec, bool fetch, void *scratch)
 {
-    struct state *st = begin_tile(scratch, kv, score, rows, n);
-    size_t hd = kv->hd, i0, i1, first, end;
+    struct state *st = begin_tile(scratch, kv, score, rows, n, fetch);
+    size_t hd = kv->hd, first, end, n_chunks;
     tile_chunks(rows, n, &first, &end);
-    for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
-        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), hd);
-        __mmask16 active = chunk_softmax(st, &w, c, &i0, &i1);
-        for (size_t i = 0; i < n; i++)
+    c0 = c0 > first ? c0 : first;
+    c1 = c1 < end ? c1 : end;
+    fetch_first(st, c0, c1);
+    for (size_t c = c0; c < c1; c += n_chunks) {
+        n_chunks = c1 - c < st->n_chunks ? c1 - c : st->n_chunks;
+        unsigned active = step_softmax(st, c, n_chunks, c1);
+        for (size_t i = 0; i < n * n_chunks; i++)
             if (active >> i & 1) {
-                st->dst[i] = rec + i * ld_rec + (c - rows[i].begin / VD_KERN_CHUNK) * vd_kern_rec_floats(hd);
+                size_t row = i % n, k = c + i / n - rows[row].begin / VD_KERN_CHUNK;
+                st->dst[i] = rec + row * ld_rec + k * vd_kern_rec_floats(hd);
                 st->dst[i][hd] = st->mc[i];
                 st->dst[i][hd + 1] = st->lc[i];
             }
-        if (active != 0)
-            values(st, &w, i1, active, active);
+        step_values(st, c, n_chunks, c1, active, active);
     }
 }
 
@@ -403,28 +482,44 @@ void vd_avx512_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score
 {
     for (size_t i = 0; i < n; i += TILE)
         part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
-                  scratch);
+                  n <= TILE, scratch);
 }
 
-/* One row's records, ascending; o is [hd] of running sums. */
+/* The factors of up to 16 merges in a row, of records `ld` floats apart from rec on (m at rec[0], l behind
+ * it). m and l are the running ones. */
+static void merge_factors(const float *rec, size_t n, size_t ld, float *m, float *l, float a[16], float b[16])
+{
+    float before[16] = {0}, after[16] = {0}, mc[16] = {0};
+    for (size_t c = 0; c < n; c++) {
+        before[c] = *m;
+        mc[c] = rec[c * ld];
+        *m = *m != *m || mc[c] != mc[c] ? vd_f32_from_bits(VD_NAN_BITS) : (*m > mc[c] ? *m : mc[c]) + 0.0f;
+        after[c] = *m;
+    }
+    const __m512 to = _mm512_loadu_ps(after);
+    _mm512_storeu_ps(a, exp16(_mm512_sub_ps(_mm512_loadu_ps(before), to)));
+    _mm512_storeu_ps(b, exp16(_mm512_sub_ps(_mm512_loadu_ps(mc), to)));
+    for (size_t c = 0; c < n; c++)
+        *l = __builtin_fmaf(*l, a[c], rec[c * ld + 1] * b[c]);
+}
+
+/* One row's records, ascending. */
 static void merge_row(size_t hd, size_t n_chunks, const float *rec, float *y)
 {
-    float m = rec[hd], l = rec[hd + 1];
-    float o[VD_KERN_HEAD_MAX];
+    size_t ld = vd_kern_rec_floats(hd);
+    float m = rec[hd], l = rec[hd + 1], o[VD_KERN_HEAD_MAX], a[16], b[16];
     memcpy(o, rec, hd * sizeof(float));
-    for (size_t c = 1; c < n_chunks; c++) {
-        rec += vd_kern_rec_floats(hd);
-        float mc = rec[hd];
-        float max = m != m || mc != mc ? vd_f32_from_bits(VD_NAN_BITS) : (m > mc ? m : mc) + 0.0f;
-        __m512 f = exp16(_mm512_setr_ps(m - max, mc - max, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
-        const __m512 a = _mm512_broadcastss_ps(_mm512_castps512_ps128(f));
-        const __m512 b = _mm512_broadcastss_ps(_mm_movehdup_ps(_mm512_castps512_ps128(f)));
+    for (size_t c = 1, n; c < n_chunks; c += n) {
+        const float *r = rec + c * ld;
+        n = n_chunks - c < 16 ? n_chunks - c : 16;
+        merge_factors(r + hd, n, ld, &m, &l, a, b);
         for (size_t e = 0; e < hd; e += 16) {
-            __m512 right = _mm512_mul_ps(_mm512_loadu_ps(rec + e), b);
-            _mm512_storeu_ps(o + e, _mm512_fmadd_ps(_mm512_loadu_ps(o + e), a, right));
+            __m512 x = _mm512_loadu_ps(o + e);
+            for (size_t k = 0; k < n; k++)
+                x = _mm512_fmadd_ps(x, _mm512_set1_ps(a[k]),
+                                    _mm512_mul_ps(_mm512_loadu_ps(r + k * ld + e), _mm512_set1_ps(b[k])));
+            _mm512_storeu_ps(o + e, x);
         }
-        l = __builtin_fmaf(l, _mm512_cvtss_f32(a), rec[hd + 1] * _mm512_cvtss_f32(b));
-        m = max;
     }
     finish_row(o, l, hd, y);
 }

@@ -613,6 +613,64 @@ static void test_attention(void **state)
     each_table(check_attention);
 }
 
+/* Few rows over many chunks, some of them outside some rows' ranges: a table may take several chunks at once.
+ */
+enum { LONG_CHUNKS = 37, LONG_KEYS = LONG_CHUNKS * VD_KERN_CHUNK, LONG_ROWS = 9, LONG_HD = 64 };
+
+struct long_context {
+    void *chunk[LONG_CHUNKS], *scratch;
+    float y[LONG_ROWS * LONG_HD], split[LONG_ROWS * LONG_HD];
+    float rec[LONG_ROWS * LONG_CHUNKS * (LONG_HD + 16)];
+};
+
+static void long_run(const struct vd_kern *k, size_t n, struct long_context *c)
+{
+    struct vd_rng r = {n, 0};
+    struct vd_kern_kv kv = {(const void *const *)c->chunk, 0, LONG_HD};
+    struct vd_kern_query row[LONG_ROWS];
+    struct vd_kern_score score = {0.35f, 0};
+    float q[LONG_ROWS * LONG_HD], x[2 * LONG_HD];
+    size_t ld = LONG_CHUNKS * vd_kern_rec_floats(LONG_HD);
+    for (size_t i = 0; i < LONG_CHUNKS; i++)
+        c->chunk[i] = buffer(k->kv_bytes(LONG_HD));
+    for (size_t p = 0; p < LONG_KEYS; p++) {
+        fill(&r, NORMAL, x, 2 * LONG_HD);
+        k->kv_put(c->chunk[p / 64], LONG_HD, p % 64, x, x + LONG_HD);
+    }
+    fill(&r, NORMAL, q, n * LONG_HD);
+    for (size_t i = 0; i < n; i++) {
+        size_t begin = i % 3 == 1 ? vd_rng_below(&r, LONG_KEYS) : 0;
+        size_t end = i % 4 == 3 ? LONG_KEYS : begin + 1 + vd_rng_below(&r, LONG_KEYS - begin);
+        row[i] = (struct vd_kern_query){q + i * LONG_HD, c->y + i * LONG_HD, begin, end};
+    }
+    c->scratch = buffer(k->scratch_bytes(32, LONG_HD));
+    k->attn(&kv, score, row, n, c->scratch);
+    for (size_t i = 0; i < n; i++)
+        row[i].y = c->split + i * LONG_HD;
+    k->attn_part(&kv, score, row, n, 19, LONG_CHUNKS, c->rec, ld, c->scratch);
+    k->attn_part(&kv, score, row, n, 0, 19, c->rec, ld, c->scratch);
+    k->attn_merge(LONG_HD, row, n, c->rec, ld);
+    for (size_t i = 0; i < LONG_CHUNKS; i++)
+        free(c->chunk[i]);
+    free(c->scratch);
+}
+
+static void check_attention_long(const struct vd_kern *k)
+{
+    static struct long_context want, got;
+    for (size_t n = 1; n <= LONG_ROWS; n++) {
+        long_run(scalar(), n, &want), long_run(k, n, &got);
+        assert_same(want.y, got.y, n * LONG_HD, "long attention");
+        assert_memory_equal(want.y, want.split, n * LONG_HD * 4);
+        assert_same(got.y, got.split, n * LONG_HD, "long attention in parts");
+    }
+}
+
+static void test_attention_long(void **state)
+{
+    each_table(check_attention_long);
+}
+
 /* One chunk whose scores are all -0 (an isum of -1 times the least scale, rounded away), or whose values are
  * so small that their common scale is 0. Returns the record. */
 static void edge_record(const struct vd_kern *k, bool small_values, float *rec)
@@ -771,6 +829,7 @@ int main(void)
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_embed),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_long),
         cmocka_unit_test(test_attention_edges),
         cmocka_unit_test(test_attention_alone),
         cmocka_unit_test(test_sampling),

@@ -2,7 +2,8 @@
 #include "vd_forward_impl.h"
 
 enum {
-    SPLIT_CHUNKS = 4,    /* chunks of a task, where one context is cut along its chunks */
+    SPLIT_CHUNKS = 16,   /* least chunks of a task, where one context is cut along its chunks */
+    SPLIT_TASKS = 8,     /* of a thread, then */
     SPLIT_MIN_POS = 512, /* shorter contexts are not worth the extra barriers */
 };
 
@@ -105,12 +106,12 @@ static void few_qkv(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, s
     share_products(m, team, thread, p + skip, 3 - skip, &rhs, r->n, buf->scratch);
 }
 
-/* Whether attention over these rows is worth cutting along the context. */
+/* Whether attention over these rows, n_tasks heads of sequences, is worth cutting along the context. */
 static bool split_pays(const struct vd_ctx *ctx, const struct vd_team *team, const struct rows *r,
-                       size_t layer)
+                       size_t layer, size_t n_tasks)
 {
     size_t longest = 0;
-    if (vd_team_threads(team) == 1 || r->n > SPLIT_ROWS)
+    if (vd_team_threads(team) == 1 || r->n > SPLIT_ROWS || n_tasks >= SPLIT_TASKS * vd_team_threads(team))
         return false;
     for (size_t t = 0; t < r->n; t++) {
         uint32_t pos = r->row[t].pos;
@@ -127,6 +128,13 @@ static float *records(const struct vd_ctx *ctx, const struct run *run, size_t g)
     return ctx->team.rec + (run->first * dims->n_heads + g * group * run->count) * ctx->team.ld_rec;
 }
 
+/* Into how many parts the n_chunks chunks of each of n_heads contexts are cut. */
+static size_t split_parts(const struct vd_team *team, size_t n_chunks, size_t n_heads)
+{
+    size_t want = (SPLIT_TASKS * vd_team_threads(team) + n_heads - 1) / n_heads;
+    return vd_fw_max(1, vd_fw_min(want, n_chunks / SPLIT_CHUNKS));
+}
+
 /* Tasks are (run, kv head, some chunks); all K rows are stored and all queries rotated. */
 static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
                          struct thread_buf *buf)
@@ -137,15 +145,16 @@ static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, const struct 
         const struct run *run = &r->run[i];
         const struct row *first = &r->row[run->first], *end = first + run->count - 1;
         size_t begin = vd_program_first_key(&m->program, (uint32_t)layer, first->pos) / VD_KERN_CHUNK;
-        size_t n_chunks = end->pos / VD_KERN_CHUNK + 1;
-        size_t parts = (n_chunks - begin + SPLIT_CHUNKS - 1) / SPLIT_CHUNKS;
+        size_t n_chunks = end->pos / VD_KERN_CHUNK + 1 - begin;
+        size_t parts = split_parts(team, n_chunks, r->n_runs * m->dims.n_kv);
         for (; task < base + parts * m->dims.n_kv; task = vd_team_next(team)) {
-            size_t g = (task - base) / parts, c0 = begin + (task - base) % parts * SPLIT_CHUNKS;
+            size_t g = (task - base) / parts, part = (task - base) % parts;
             struct vd_kern_kv kv = {end->pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
             size_t n =
                 vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
-            m->kern->attn_part(&kv, m->score, buf->query, n, c0, vd_fw_min(c0 + SPLIT_CHUNKS, n_chunks),
-                               records(ctx, run, g), ctx->team.ld_rec, buf->scratch);
+            m->kern->attn_part(&kv, m->score, buf->query, n, begin + part * n_chunks / parts,
+                               begin + (part + 1) * n_chunks / parts, records(ctx, run, g), ctx->team.ld_rec,
+                               buf->scratch);
         }
         base += parts * m->dims.n_kv;
     }
@@ -186,7 +195,7 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, const struct
                           bool put, struct thread_buf *buf)
 {
     size_t task, n_tasks = r->n_runs * ctx->m->dims.n_kv;
-    bool split = split_pays(ctx, team, r, layer);
+    bool split = split_pays(ctx, team, r, layer, n_tasks);
     while ((task = vd_team_next(team)) < n_tasks)
         few_attend_task(ctx, r, layer, task, put, split, buf);
     vd_team_barrier(team);

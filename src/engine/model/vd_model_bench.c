@@ -139,6 +139,7 @@ static void print_table(struct bench *b)
     print_row(b, "pp4096", 0, 4096, 0);
     print_row(b, "tg128", 1, 128, 0);
     print_row(b, "tg64@2048", 1, 64, 2048);
+    print_row(b, "tg32@8000", 1, 32, 8000);
     print_row(b, "batch8", 8, 64, 16);
     print_row(b, "batch32", 32, 32, 16);
 }

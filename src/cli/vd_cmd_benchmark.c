@@ -1,6 +1,11 @@
 /* veridem bench: speed of prefill (pp) and decode (tg), measured as llama-bench does: tokens that mean
  * nothing, one warm-up per test, logits of the last row of a prompt and of every decoded row, no sampling.
- * Decode at batch B runs B sequences in step, and counts all their tokens. */
+ * Decode at batch B runs B sequences in step, and counts all their tokens. At depth D every sequence holds D
+ * positions before the clock starts.
+ *
+ * What bounds decode is reading: every step reads the weights once and every sequence's keys and values. So a
+ * decode test also says how many bytes a second that was, and what part of the rate at which the same threads
+ * read plain memory, measured before and after each run, since a shared machine's drifts. */
 #include "vd_clock.h"
 #include "vd_cmd.h"
 #include "vd_cmd_load.h"
@@ -10,16 +15,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VD_BENCH_LIST_MAX = 16, VD_BENCH_REPS_MAX = 100, VD_BENCH_ROWS = 512, VD_BENCH_BATCH_MAX = 256 };
+enum {
+    VD_BENCH_LIST_MAX = 16,
+    VD_BENCH_REPS_MAX = 100,
+    VD_BENCH_ROWS = 512,
+    VD_BENCH_BATCH_MAX = 256,
+    VD_BENCH_READ_BYTES = 512 << 20 /* far more than any cache */
+};
 
 struct vd_bench_list {
     uint32_t v[VD_BENCH_LIST_MAX];
     int n;
 };
 
-/* "512,4096" -> its numbers; "0" for none. */
+/* "512,4096" -> its numbers. Zeros are left out (so that "0" is none) unless they count as numbers. */
 static enum vd_err vd_bench_parse(const struct vd_cli *cli, const char *name, const char *otherwise,
-                                  uint32_t max, struct vd_bench_list *out, struct vd_error *err)
+                                  uint32_t max, bool zeros, struct vd_bench_list *out, struct vd_error *err)
 {
     char copy[128], *save = NULL, what[32];
     snprintf(copy, sizeof copy, "%s", vd_cli_text(cli, name, otherwise));
@@ -32,11 +43,17 @@ static enum vd_err vd_bench_parse(const struct vd_cli *cli, const char *name, co
             return e;
         if (out->n == VD_BENCH_LIST_MAX)
             return vd_error_set(err, VD_EUSE, "%s lists more than %d numbers", what, VD_BENCH_LIST_MAX);
-        if (v)
+        if (v || zeros)
             out->v[out->n++] = (uint32_t)v;
     }
     return VD_OK;
 }
+
+/* One kind of measurement. */
+struct vd_bench_test {
+    bool decode;
+    uint32_t n_tok, n_batch, depth;
+};
 
 struct vd_bench {
     struct vd_cmd_engine *g;
@@ -45,6 +62,7 @@ struct vd_bench {
     struct vd_kv *kv[VD_BENCH_BATCH_MAX];
     struct vd_row rows[VD_BENCH_ROWS];
     struct vd_rng rng;
+    uint64_t *memory; /* VD_BENCH_READ_BYTES, if anything is decoded */
 };
 
 static uint32_t vd_bench_token(struct vd_bench *b)
@@ -52,26 +70,90 @@ static uint32_t vd_bench_token(struct vd_bench *b)
     return (uint32_t)vd_rng_below(&b->rng, vd_model_program(b->g->model)->vocab);
 }
 
-/* One pass: n_batch sequences; a prompt of n_tok (in calls of at most VD_BENCH_ROWS rows), or n_tok decode
- * steps. */
-static enum vd_err vd_bench_pass(struct vd_bench *b, bool decode, uint32_t n_tok, uint32_t n_batch,
+/* ------------------------- reading ------------------------- */
+
+struct vd_bench_read {
+    const uint64_t *p;
+    uint64_t sum[VD_POOL_THREADS_MAX];
+};
+
+static void vd_bench_read_part(void *arg, struct vd_team *team, unsigned thread)
+{
+    struct vd_bench_read *r = arg;
+    size_t begin, end;
+    uint64_t a = 0, b = 0, c = 0, d = 0;
+    vd_team_range(team, thread, VD_BENCH_READ_BYTES / sizeof *r->p, 512, &begin, &end);
+    for (size_t i = begin; i < end; i += 8) { /* words of every line: the bus is what is slow */
+        a += r->p[i], b += r->p[i + 2];
+        c += r->p[i + 4], d += r->p[i + 6];
+    }
+    r->sum[thread] = a + b + c + d;
+}
+
+/* Bytes per second. */
+static double vd_bench_read_rate(struct vd_bench *b)
+{
+    struct vd_bench_read r = {.p = b->memory};
+    volatile uint64_t keep;
+    uint64_t began = vd_clock_ns();
+    vd_pool_region(b->g->pool, vd_bench_read_part, &r);
+    keep = r.sum[0];
+    (void)keep;
+    return VD_BENCH_READ_BYTES * 1e9 / (double)(vd_clock_ns() - began);
+}
+
+/* Bytes that a pass reads: the weights of each step, and the cached rows of each step and sequence. */
+static double vd_bench_bytes(const struct vd_bench *b, const struct vd_bench_test *t)
+{
+    const struct vd_program *p = vd_model_program(b->g->model);
+    double weights = 0, row = (double)vd_kv_pool_page_bytes(b->kvs) / VD_KV_PAGE_POS;
+    for (uint32_t i = vd_program_tied(p) ? 0 : 1; i < p->n_tensors; i++) {
+        struct vd_tensor_shape s = vd_program_tensor(p, i);
+        weights += (double)vd_wtype_row_bytes(s.type, s.cols) * s.rows;
+    }
+    double positions = (double)t->n_tok * (t->depth + (t->n_tok + 1) / 2.0) * t->n_batch;
+    return weights * t->n_tok + row * positions;
+}
+
+/* ------------------------- passes ------------------------- */
+
+/* Runs sequence i up to n_pos positions, in calls of at most VD_BENCH_ROWS rows. */
+static enum vd_err vd_bench_prefill(struct vd_bench *b, uint32_t i, uint32_t n_pos, struct vd_error *err)
+{
+    enum vd_err e = VD_OK;
+    for (uint32_t pos = (uint32_t)vd_kv_len(b->kv[i]); e == VD_OK && pos < n_pos;) {
+        uint32_t n = 0;
+        for (; n < VD_BENCH_ROWS && pos < n_pos; n++, pos++)
+            b->rows[n] = (struct vd_row){b->kv[i], pos, vd_bench_token(b), 0};
+        b->rows[n - 1].flags = pos == n_pos ? VD_ROW_LOGITS : 0;
+        e = vd_model_forward(b->ctx, b->rows, n, NULL, err);
+    }
+    return e;
+}
+
+/* All sequences at the test's depth, and with nothing behind it. */
+static enum vd_err vd_bench_rewind(struct vd_bench *b, const struct vd_bench_test *t, struct vd_error *err)
+{
+    enum vd_err e = VD_OK;
+    for (uint32_t i = 0; e == VD_OK && i < t->n_batch; i++) {
+        size_t len = vd_kv_len(b->kv[i]);
+        vd_kv_truncate(b->kv[i], len < t->depth ? len : t->depth);
+        e = vd_bench_prefill(b, i, t->depth, err);
+    }
+    return e;
+}
+
+/* n_tok tokens of a prompt, or of every sequence in step. */
+static enum vd_err vd_bench_pass(struct vd_bench *b, const struct vd_bench_test *t, uint32_t n_tok,
                                  struct vd_error *err)
 {
     enum vd_err e = VD_OK;
-    for (uint32_t i = 0; i < n_batch; i++)
-        vd_kv_truncate(b->kv[i], 0);
-    for (uint32_t pos = 0; e == VD_OK && pos < n_tok;) {
-        uint32_t n = 0;
-        if (decode) {
-            for (; n < n_batch; n++)
-                b->rows[n] = (struct vd_row){b->kv[n], pos, vd_bench_token(b), VD_ROW_LOGITS};
-            pos++;
-        } else {
-            for (; n < VD_BENCH_ROWS && pos < n_tok; n++, pos++)
-                b->rows[n] = (struct vd_row){b->kv[0], pos, vd_bench_token(b), 0};
-            b->rows[n - 1].flags = pos == n_tok ? VD_ROW_LOGITS : 0;
-        }
-        e = vd_model_forward(b->ctx, b->rows, n, NULL, err);
+    if (!t->decode)
+        return vd_bench_prefill(b, 0, t->depth + n_tok, err);
+    for (uint32_t k = 0; e == VD_OK && k < n_tok; k++) {
+        for (uint32_t i = 0; i < t->n_batch; i++)
+            b->rows[i] = (struct vd_row){b->kv[i], t->depth + k, vd_bench_token(b), VD_ROW_LOGITS};
+        e = vd_model_forward(b->ctx, b->rows, t->n_batch, NULL, err);
     }
     return e;
 }
@@ -82,30 +164,67 @@ static int vd_double_cmp(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Warm-up, then reps passes; prints the line or appends to `list`. */
-static enum vd_err vd_bench_test(struct vd_bench *b, struct vd_cli *cli, json_t *list, bool decode,
-                                 uint32_t n_tok, uint32_t n_batch, uint32_t reps, struct vd_error *err)
+static double vd_bench_median(double *v, uint32_t n)
 {
-    double rate[VD_BENCH_REPS_MAX];
+    qsort(v, n, sizeof *v, vd_double_cmp);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+static void vd_bench_name(char *out, size_t cap, const struct vd_bench_test *t)
+{
+    int n = snprintf(out, cap, "%s%u", t->decode ? "tg" : "pp", t->n_tok);
+    if (t->depth)
+        n += snprintf(out + n, cap - (size_t)n, "@%u", t->depth);
+    if (t->n_batch > 1)
+        snprintf(out + n, cap - (size_t)n, "x%u", t->n_batch);
+}
+
+/* Prints a test's line or appends it to `list`. share: of the read rate, per run. */
+static void vd_bench_tell(struct vd_cli *cli, json_t *list, const struct vd_bench_test *t,
+                          double bytes_per_tok, double *rate, double *share, uint32_t reps)
+{
     char name[48];
-    snprintf(name, sizeof name, n_batch > 1 ? "%s%ux%u" : "%s%u", decode ? "tg" : "pp", n_tok, n_batch);
-    enum vd_err e = vd_bench_pass(b, decode, decode && n_tok > 8 ? 8 : n_tok, n_batch, err);
-    for (uint32_t r = 0; e == VD_OK && r < reps; r++) {
-        uint64_t began = vd_clock_ns();
-        e = vd_bench_pass(b, decode, n_tok, n_batch, err);
-        rate[r] = (double)n_tok * n_batch * 1e9 / (double)(vd_clock_ns() - began);
+    vd_bench_name(name, sizeof name, t);
+    double median = vd_bench_median(rate, reps), part = t->decode ? vd_bench_median(share, reps) : 0;
+    double gb = median * bytes_per_tok * 1e-9;
+    if (list) {
+        json_t *j = json_pack("{s:s,s:{s:f,s:f,s:f}}", "test", name, "tok_per_s", "min", rate[0], "median",
+                              median, "max", rate[reps - 1]);
+        if (t->decode)
+            json_object_update_new(j, json_pack("{s:f,s:f}", "gb_per_s", gb, "of_read", part));
+        json_array_append_new(list, j);
+        return;
     }
-    if (e != VD_OK)
-        return e;
-    qsort(rate, reps, sizeof rate[0], vd_double_cmp);
-    double median = reps % 2 ? rate[reps / 2] : (rate[reps / 2 - 1] + rate[reps / 2]) / 2;
-    if (list)
-        json_array_append_new(list, json_pack("{s:s,s:{s:f,s:f,s:f}}", "test", name, "tok_per_s", "min",
-                                              rate[0], "median", median, "max", rate[reps - 1]));
-    else
-        fprintf(cli->out, "%-12s %10.1f %10.1f %10.1f\n", name, rate[0], median, rate[reps - 1]);
+    fprintf(cli->out, "%-16s %10.1f %10.1f %10.1f", name, rate[0], median, rate[reps - 1]);
+    if (t->decode)
+        fprintf(cli->out, " %10.1f %9.0f%%", gb, 100 * part);
+    fprintf(cli->out, "\n");
     fflush(cli->out);
-    return VD_OK;
+}
+
+/* Warm-up, then reps passes. */
+static enum vd_err vd_bench_run_test(struct vd_bench *b, struct vd_cli *cli, json_t *list,
+                                     const struct vd_bench_test *t, uint32_t reps, struct vd_error *err)
+{
+    double rate[VD_BENCH_REPS_MAX], share[VD_BENCH_REPS_MAX];
+    double bytes = t->decode ? vd_bench_bytes(b, t) : 0;
+    enum vd_err e = vd_bench_rewind(b, t, err);
+    if (e == VD_OK)
+        e = vd_bench_pass(b, t, t->decode && t->n_tok > 8 ? 8 : t->n_tok, err);
+    for (uint32_t r = 0; e == VD_OK && r < reps; r++) {
+        e = vd_bench_rewind(b, t, err);
+        double read = t->decode ? vd_bench_read_rate(b) : 0;
+        uint64_t began = vd_clock_ns();
+        if (e == VD_OK)
+            e = vd_bench_pass(b, t, t->n_tok, err);
+        double seconds = (double)(vd_clock_ns() - began) * 1e-9;
+        rate[r] = (double)t->n_tok * t->n_batch / seconds;
+        if (t->decode)
+            share[r] = bytes / seconds / ((read + vd_bench_read_rate(b)) / 2);
+    }
+    if (e == VD_OK)
+        vd_bench_tell(cli, list, t, bytes / ((double)t->n_tok * t->n_batch), rate, share, reps);
+    return e;
 }
 
 static uint32_t vd_bench_largest(const struct vd_bench_list *l)
@@ -134,59 +253,104 @@ static enum vd_err vd_bench_open(struct vd_bench *b, uint32_t n_pos, uint32_t n_
     return e;
 }
 
+/* Memory to read, its pages made: a page that was never written is not there to be read. */
+static enum vd_err vd_bench_take_memory(struct vd_bench *b, struct vd_error *err)
+{
+    b->memory = aligned_alloc(4096, VD_BENCH_READ_BYTES);
+    if (!b->memory)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the benchmark");
+    memset(b->memory, 1, VD_BENCH_READ_BYTES);
+    return VD_OK;
+}
+
 static void vd_bench_close(struct vd_bench *b)
 {
     for (int i = 0; i < VD_BENCH_BATCH_MAX; i++)
         vd_kv_close(b->kv[i]);
     vd_ctx_destroy(b->ctx);
     vd_kv_pool_destroy(b->kvs);
+    free(b->memory);
     free(b);
+}
+
+struct vd_bench_args {
+    struct vd_bench_list pp, tg, batch, depth;
+    uint32_t reps;
+};
+
+static enum vd_err vd_bench_args(const struct vd_cli *cli, struct vd_bench_args *a, struct vd_error *err)
+{
+    a->reps = 3;
+    enum vd_err e = vd_bench_parse(cli, "pp", "512", 1 << 20, false, &a->pp, err);
+    if (e == VD_OK)
+        e = vd_bench_parse(cli, "tg", "128", 1 << 20, false, &a->tg, err);
+    if (e == VD_OK)
+        e = vd_bench_parse(cli, "batch", "1", VD_BENCH_BATCH_MAX, false, &a->batch, err);
+    if (e == VD_OK)
+        e = vd_bench_parse(cli, "depth", "0", 1 << 20, true, &a->depth, err);
+    if (e == VD_OK)
+        e = vd_cli_u32(cli, "reps", 1, VD_BENCH_REPS_MAX, &a->reps, err);
+    if (e == VD_OK && !a->pp.n && !(a->tg.n && a->batch.n))
+        e = vd_error_set(err, VD_EUSE, "nothing to measure: --pp, --tg or --batch must be more than 0");
+    return e;
+}
+
+static enum vd_err vd_bench_run_all(struct vd_bench *b, struct vd_cli *cli, json_t *list,
+                                    const struct vd_bench_args *a, struct vd_error *err)
+{
+    enum vd_err e = VD_OK;
+    for (int d = 0; d < a->depth.n; d++) {
+        for (int i = 0; e == VD_OK && i < a->pp.n; i++)
+            e = vd_bench_run_test(b, cli, list, &(struct vd_bench_test){false, a->pp.v[i], 1, a->depth.v[d]},
+                                  a->reps, err);
+        for (int i = 0; e == VD_OK && i < a->tg.n; i++)
+            for (int k = 0; e == VD_OK && k < a->batch.n; k++)
+                e = vd_bench_run_test(b, cli, list,
+                                      &(struct vd_bench_test){true, a->tg.v[i], a->batch.v[k], a->depth.v[d]},
+                                      a->reps, err);
+    }
+    return e;
+}
+
+/* Everything after the model is open. */
+static enum vd_err vd_bench_run_model(struct vd_cmd_engine *g, struct vd_cli *cli, json_t *list,
+                                      const struct vd_bench_args *a, struct vd_error *err)
+{
+    uint32_t longest = vd_bench_largest(&a->pp), n_batch = a->tg.n ? vd_bench_largest(&a->batch) : 1;
+    uint32_t ctx = vd_model_program(g->model)->ctx;
+    longest = vd_bench_largest(&a->tg) > longest ? vd_bench_largest(&a->tg) : longest;
+    if (longest + vd_bench_largest(&a->depth) > ctx)
+        return vd_error_set(err, VD_EUSE, "a test of %u tokens does not fit the model's context of %u",
+                            longest + vd_bench_largest(&a->depth), ctx);
+    struct vd_bench *b = calloc(1, sizeof *b);
+    if (!b)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the benchmark");
+    b->g = g;
+    enum vd_err e = vd_bench_open(b, longest + vd_bench_largest(&a->depth), n_batch ? n_batch : 1, err);
+    if (e == VD_OK && a->tg.n)
+        e = vd_bench_take_memory(b, err);
+    if (e == VD_OK && !list)
+        fprintf(cli->out,
+                "%s, %s, %u threads; tokens per second of %u runs\n%-16s %10s %10s %10s %10s %10s\n",
+                vd_model_path(g->model), g->kern->name, vd_pool_threads(g->pool), a->reps, "test", "min",
+                "median", "max", "GB/s", "of read");
+    if (e == VD_OK)
+        e = vd_bench_run_all(b, cli, list, a, err);
+    vd_bench_close(b);
+    return e;
 }
 
 static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_cmd_engine g;
-    struct vd_bench_list pp, tg, batch;
-    uint32_t reps = 3;
-    enum vd_err e = vd_bench_parse(cli, "pp", "512", 1 << 20, &pp, err);
-    if (e == VD_OK)
-        e = vd_bench_parse(cli, "tg", "128", 1 << 20, &tg, err);
-    if (e == VD_OK)
-        e = vd_bench_parse(cli, "batch", "1", VD_BENCH_BATCH_MAX, &batch, err);
-    if (e == VD_OK)
-        e = vd_cli_u32(cli, "reps", 1, VD_BENCH_REPS_MAX, &reps, err);
-    if (e == VD_OK && !pp.n && !(tg.n && batch.n))
-        e = vd_error_set(err, VD_EUSE, "nothing to measure: --pp, --tg or --batch must be more than 0");
+    struct vd_bench_args a;
+    enum vd_err e = vd_bench_args(cli, &a, err);
     if (e == VD_OK)
         e = vd_cmd_engine_open(&g, cli, cli->arg[0], err);
     if (e != VD_OK)
         return e;
-    uint32_t n_pos = vd_bench_largest(&pp), n_batch = tg.n ? vd_bench_largest(&batch) : 1;
-    n_pos = vd_bench_largest(&tg) > n_pos ? vd_bench_largest(&tg) : n_pos;
-    uint32_t ctx = vd_model_program(g.model)->ctx;
-    if (n_pos > ctx) {
-        vd_cmd_engine_close(&g);
-        return vd_error_set(err, VD_EUSE, "a test of %u tokens does not fit the model's context of %u", n_pos,
-                            ctx);
-    }
-    struct vd_bench *b = calloc(1, sizeof *b);
     json_t *list = cli->json ? json_array() : NULL;
-    if (b) {
-        b->g = &g;
-        e = vd_bench_open(b, n_pos, n_batch ? n_batch : 1, err);
-        if (e == VD_OK && !list)
-            fprintf(cli->out, "%s, %s, %u threads; tokens per second of %u runs\n%-12s %10s %10s %10s\n",
-                    vd_model_path(g.model), g.kern->name, vd_pool_threads(g.pool), reps, "test", "min",
-                    "median", "max");
-        for (int i = 0; e == VD_OK && i < pp.n; i++)
-            e = vd_bench_test(b, cli, list, false, pp.v[i], 1, reps, err);
-        for (int i = 0; e == VD_OK && i < tg.n; i++)
-            for (int k = 0; e == VD_OK && k < batch.n; k++)
-                e = vd_bench_test(b, cli, list, true, tg.v[i], batch.v[k], reps, err);
-        vd_bench_close(b);
-    } else {
-        e = vd_error_set(err, VD_ENOMEM, "no memory for the benchmark");
-    }
+    e = vd_bench_run_model(&g, cli, list, &a, err);
     if (e == VD_OK && list)
         vd_cli_json(cli, list);
     else
@@ -199,6 +363,7 @@ static const struct vd_cli_opt vd_bench_opts[] = {
     {"pp", 0, "N[,N]", "prompt lengths to prefill (default 512; 0: none)", false},
     {"tg", 0, "N[,N]", "numbers of tokens to decode (default 128; 0: none)", false},
     {"batch", 0, "N[,N]", "sequences decoded in step (default 1)", false},
+    {"depth", 'd', "N[,N]", "positions that sequences hold before a test begins (default 0)", false},
     {"reps", 'r', "N", "runs of each test, after one to warm up (default 3)", false},
     VD_CMD_OPTS_COMPUTE,
     {0},
@@ -208,11 +373,14 @@ const struct vd_cmd vd_cmd_bench = {
     .group = "Models and text",
     .usage = "MODEL",
     .summary = "tokens per second of prefill and decode",
-    .help = "pp512 is a prompt of 512 tokens, tg128 is 128 tokens decoded one after the other, tg128x8 the "
-            "same for 8\n"
-            "sequences at once, all their tokens counted. --json prints an array of\n"
-            "{\"test\": \"pp512\", \"tok_per_s\": {\"min\", \"median\", \"max\"}}.\n\n"
-            "    veridem bench SmolLM2 --pp 512 --tg 128 --batch 1,8,32 --threads 2 --reps 3",
+    .help =
+        "pp512 is a prompt of 512 tokens, tg128 is 128 tokens decoded one after the other, tg128x8 the "
+        "same for 8\n"
+        "sequences at once, all their tokens counted, tg32@4096 the same after 4,096 positions. Decode also\n"
+        "says how fast it read weights and cache, and what part of the rate at which the same threads read\n"
+        "plain memory that is. --json prints an array of {\"test\": \"tg128\", \"tok_per_s\": {\"min\",\n"
+        "\"median\", \"max\"}, \"gb_per_s\", \"of_read\"}, the last two for decode only.\n\n"
+        "    veridem bench SmolLM2 --pp 512 --tg 128 --batch 1,8,32 --threads 2 --reps 3",
     .opts = vd_bench_opts,
     .min_args = 1,
     .max_args = 1,

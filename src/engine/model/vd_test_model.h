@@ -297,7 +297,7 @@ static inline void vd_test_features(struct vd_test_sink *k, const struct vd_test
     }
     if (t->n_experts) {
         snprintf(name, sizeof name, "blk.%u.ffn_gate_inp.weight", l);
-        vd_test_put(k, name, VD_WTYPE_F32, t->n_experts, t->width, 0, 0.15f, 0.0f);
+        vd_test_put(k, name, VD_WTYPE_F32, t->n_experts, t->width, 0, 0.5f, 0.0f);
     }
 }
 
@@ -339,7 +339,9 @@ static inline void vd_test_layer(struct vd_test_sink *k, const struct vd_test_mo
 static inline void vd_test_tensors(struct vd_test_sink *k, const struct vd_test_model *t)
 {
     uint32_t n_rope = t->n_rope ? t->n_rope : t->head_dim / 2;
-    vd_test_put(k, "token_embd.weight", t->embd, t->vocab, t->width, 0, 1.0f, 0.0f);
+    bool scaled = strncmp(t->arch, "gemma", 5) == 0; /* the layers must still count beside the embedding */
+    vd_test_put(k, "token_embd.weight", t->embd, t->vocab, t->width, 0,
+                scaled ? 1.0f / sqrtf((float)t->width) : 1.0f, 0.0f);
     for (uint32_t l = 0; l < t->n_layers; l++)
         vd_test_layer(k, t, l);
     vd_test_put(k, "output_norm.weight", VD_WTYPE_F32, 1, t->width, 0, 0.5f, 1.0f);

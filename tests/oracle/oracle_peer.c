@@ -1,0 +1,49 @@
+/* The same as vd_oracle_ours by llama.cpp's library, with a cache in binary32. Built by oracle_test.py
+ * against the build that it is given; never a part of ours. */
+#include "llama.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void quiet(enum ggml_log_level level, const char *text, void *arg)
+{
+    (void)arg;
+    if (level == GGML_LOG_LEVEL_ERROR)
+        fputs(text, stderr);
+}
+
+int main(int argc, char **argv)
+{
+    int n = argc - 3;
+    FILE *out = n > 0 ? fopen(argv[2], "wb") : NULL;
+    if (!out)
+        return 2;
+    llama_log_set(quiet, NULL);
+    llama_backend_init();
+    struct llama_model *m = llama_model_load_from_file(argv[1], llama_model_default_params());
+    if (!m)
+        return 3;
+    struct llama_context_params p = llama_context_default_params();
+    p.n_ctx = (uint32_t)llama_model_n_ctx_train(m); /* LongRoPE goes by it */
+    p.n_ctx = p.n_ctx > 4096 ? 4096 : p.n_ctx;
+    p.n_batch = p.n_ubatch = 512;
+    p.n_threads = p.n_threads_batch = 2;
+    p.type_k = p.type_v = GGML_TYPE_F32;
+    p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    struct llama_context *ctx = llama_init_from_model(m, p);
+    struct llama_batch b = llama_batch_init(n, 0, 1);
+    for (int i = 0; i < n; i++) {
+        b.token[i] = atoi(argv[3 + i]);
+        b.pos[i] = i;
+        b.n_seq_id[i] = 1;
+        b.seq_id[i][0] = 0;
+        b.logits[i] = 1;
+    }
+    b.n_tokens = n;
+    if (!ctx || llama_decode(ctx, b) != 0)
+        return 3;
+    size_t vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(m)), written = 0;
+    for (int i = 0; i < n; i++)
+        written += fwrite(llama_get_logits_ith(ctx, i), sizeof(float), vocab, out);
+    return fclose(out) == 0 && written == (size_t)n * vocab ? 0 : 3;
+}

@@ -16,8 +16,8 @@
 #define VD_CMD_OPTS_COMPUTE                                                                                  \
     {"threads", 't', "N", "threads to compute with (default: one per CPU)", false},                          \
     {                                                                                                        \
-        "kernel", 0, "NAME", "scalar, avx2, avx512, neon or neon-i8mm (default: the fastest this CPU has)",  \
-            false                                                                                            \
+        "kernel", 0, "NAME",                                                                                 \
+            "scalar, avx2, avxvnni, avx512, neon or neon-i8mm (default: the fastest this CPU has)", false    \
     }
 
 /* The folders that models are looked for in: the home's, and the user's own, so that roles with homes of

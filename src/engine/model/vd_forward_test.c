@@ -313,14 +313,18 @@ static void some_tokens(uint32_t *tokens, uint32_t vocab, uint64_t seed)
         tokens[i] = (uint32_t)vd_rng_below(&r, vocab);
 }
 
-/* The tables that this CPU has, at most 4. */
-static size_t tables(const struct vd_kern *out[4])
+enum { N_TABLES = 6 };
+
+/* The tables that this CPU has. */
+static size_t tables(const struct vd_kern *out[N_TABLES])
 {
-    static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
+    static const char *const names[N_TABLES] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neon-i8mm"};
     size_t n = 0;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if ((out[n] = vd_kern_pick(names[i], NULL)) != NULL)
-            n++;
+    for (size_t i = 0; i < N_TABLES; i++) {
+        const struct vd_kern *k = vd_kern_pick(names[i], NULL);
+        if (k != NULL)
+            out[n++] = k;
+    }
     return n;
 }
 
@@ -329,7 +333,7 @@ static size_t tables(const struct vd_kern *out[4])
 /* n tokens by every table against the reference. */
 static void compare_model(const struct vd_test_model *t, uint32_t n)
 {
-    const struct vd_kern *kern[4];
+    const struct vd_kern *kern[N_TABLES];
     size_t n_tables = tables(kern);
     char path[VD_PATH_MAX];
     uint32_t tokens[N_TOK];

@@ -64,7 +64,7 @@ static const struct {
 
 static void test_recorded_logits(void **state)
 {
-    static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
+    static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neon-i8mm"};
     int wrong = 0;
     for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
         struct vd_test_model t = vd_test_model_default;

@@ -99,7 +99,7 @@ static void any_cut_any_threads(void **state)
 
 static void any_kernel(void **state)
 {
-    static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "neon-i8mm"};
+    static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neon-i8mm"};
     float *want = NULL;
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         struct open_model o;

@@ -293,7 +293,7 @@ static void every_form(void **state)
         assert_int_equal(p.window, f->window);
         assert_int_equal(p.act, strncmp(f->arch, "gemma", 5) == 0 ? VD_ACT_GELU : VD_ACT_SILU);
         assert_true(p.embed_scale == (p.act == VD_ACT_GELU ? sqrtf(160.0f) : 1.0f));
-        assert_true(p.attn_cap == (f->caps ? 5.0f : 0.0f) && p.logit_cap == (f->caps ? 30.0f : 0.0f));
+        assert_true(p.attn_cap == (f->caps ? 5.0f : 0.0f) && p.logit_cap == (f->caps ? 3.0f : 0.0f));
         bool adjacent = strcmp(f->arch, "llama") == 0 || strcmp(f->arch, "smollm3") == 0;
         assert_int_equal(p.rope_pairing, adjacent ? VD_ROPE_ADJACENT : VD_ROPE_HALVES);
         size_t n = vd_program_encode(&p, bytes, sizeof bytes);

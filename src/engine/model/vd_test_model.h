@@ -445,7 +445,7 @@ static inline void vd_test_keys(struct vd_gguf_writer *w, const struct vd_test_m
         vd_test_u32(w, t, "attention.sliding_window", t->window);
     if (t->caps) {
         vd_test_f32(w, t, "attn_logit_softcapping", 5.0f);
-        vd_test_f32(w, t, "final_logit_softcapping", 30.0f);
+        vd_test_f32(w, t, "final_logit_softcapping", 3.0f);
     }
     if (t->stop != UINT32_MAX)
         vd_gguf_add_u32(w, "tokenizer.ggml.eos_token_id", t->stop);

@@ -46,7 +46,7 @@ static uint32_t part_col(const struct vd_graph_input *w, uint64_t col)
 
 static enum vd_wtype type_of(const struct eval *e)
 {
-    return vd_program_tensor(e->g->program, e->t->o.tensor).type;
+    return (enum vd_wtype)e->g->program->types[e->t->o.tensor];
 }
 
 static void eval_embed(const struct eval *e)

@@ -181,6 +181,35 @@ static void lies_in_sampling(void **state)
     }
 }
 
+/* Penalties over a window that spans prompt and output, biases, and masks with each way to sample. */
+static void lies_before_sampling(void **state)
+{
+    static const struct vd_sampling all[] = {
+        {.repeat_micro = 1700000, .repeat_last_n = 20, .frequency_micro = 300000},
+        {.presence_micro = 900000, .has_bias = true},
+        {.has_mask = true},
+        {.temp_micro = 900000, .top_k = 40, .top_p_micro = 900000, .seed = 3, .has_mask = true},
+        {.temp_micro = 900000,
+         .top_k = 4000, /* more than the mask leaves */
+         .top_p_micro = 999000,
+         .min_p_micro = 1000,
+         .seed = 4,
+         .repeat_micro = 1300000,
+         .repeat_last_n = VD_PENALTY_WINDOW,
+         .presence_micro = -500000,
+         .has_bias = true,
+         .has_mask = true},
+    };
+    for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct fixture f = fixture_new(&all[i], VD_ROPE_ADJACENT);
+        uint32_t last = f.job->graph.job.n_steps - 1;
+        lie_everywhere(&f, last, 3);
+        lie_everywhere(&f, PROMPT - 1, 3);
+        fixture_free(&f);
+    }
+    print_message("    openings up to %zu bytes\n", most_opening);
+}
+
 /* ---- features ---- */
 
 static struct fixture fixture_with(const struct toy_feature *feature)
@@ -194,7 +223,6 @@ static struct fixture fixture_with(const struct toy_feature *feature)
     return f;
 }
 
-/* A lie in every operator that each feature adds or changes. */
 /* A worker that computes another program than the one it signed, with the same weights. */
 static void shorter_window(struct vd_program *p)
 {
@@ -903,6 +931,7 @@ int main(void)
         cmocka_unit_test(nothing_to_point_at),
         cmocka_unit_test(lies_in_greedy_job),
         cmocka_unit_test(lies_in_sampling),
+        cmocka_unit_test(lies_before_sampling),
         cmocka_unit_test(lies_in_early_cache_rows),
         cmocka_unit_test(workers_of_another_program),
         cmocka_unit_test(disputes_under_every_feature),

@@ -304,7 +304,8 @@ static void bench_dispute(struct bench *b)
         double s = 1e-9 * (double)(vd_clock_ns() - ns);
         load_s = s > load_s ? s : load_s;
         for (uint32_t op = 0; op < t->u.n_ops; op++)
-            dispute(t, &claim, units[i], op, &y);
+            if (t->u.op[op].n_records) /* else it is absent */
+                dispute(t, &claim, units[i], op, &y);
     }
     vd_trace_model_close(tm);
     printf("dispute        %u worker moves at most, move <= %zu bytes, opening <= %zu bytes, referee <= %.3f "

@@ -44,6 +44,7 @@ struct vd_toy_job {
     uint8_t job_salt[VD_JOB_SALT_BYTES];
     uint32_t prompt[TOY_MAX_POS], output[TOY_MAX_POS];
     enum vd_finish finish;
+    struct vd_controls controls;
     struct vd_toy_lie lie;
     uint8_t *rows[8][TOY_MAX_POS]; /* of a unit and step: X floats, K and V records; NULL: not run yet */
     uint8_t token[TOY_MAX_POS][VD_TOKEN_RECORD_BYTES];
@@ -334,6 +335,57 @@ static inline void toy_after_op(void *arg, uint32_t step, uint32_t unit, uint32_
 
 static inline struct vd_trace_source toy_source(struct vd_toy_job *j);
 
+/* Texts of the toy's tokens: none for each 50th, else one or two of the letters a to d. */
+static inline struct vd_bytes toy_text(void *arg, uint32_t id)
+{
+    static const uint8_t letters[] = "abcdabdcacbdacdbadbcadcba";
+    (void)arg;
+    return (struct vd_bytes){letters + id % 20, id % 50 == 0 ? 0 : 1 + id % 2};
+}
+
+static inline void toy_text_leaves(uint32_t vocab, struct vd_hash *leaf)
+{
+    for (uint32_t i = 0; i < vocab; i++)
+        leaf[i] = vd_text_leaf(i, toy_text(NULL, i));
+}
+
+static inline void toy_text_proof(void *arg, uint32_t id, struct vd_hash *proof)
+{
+    struct vd_toy_job *j = arg;
+    uint32_t vocab = j->model->program.vocab;
+    struct vd_hash *leaf = malloc(vocab * sizeof *leaf);
+    toy_text_leaves(vocab, leaf);
+    vd_merkle_range_prove(leaf, vocab, id, 1, proof);
+    free(leaf);
+}
+
+/* A mask over them: "a" or "b", then any number of "c" and "d", which a called rule takes one by one. */
+static inline struct vd_bytes toy_mask(uint32_t vocab)
+{
+    static uint8_t mask[VD_MASK_HEAD_BYTES + 2 * 4 + 4 * VD_AUTOMATON_EDGE_BYTES];
+    static const uint8_t body[] = {4,   0,   0,   0,   1,    0x80, 2,    0,   3, 0x80, /* ends: 1 and 3 */
+                                   'a', 'b', 1,   0,   0xFF, 0xFF, 'c',  'd', 2, 0,
+                                   1,   0,   'c', 'd', 3,    0,    0xFF, 0xFF};
+    struct vd_hash *leaf = malloc(vocab * sizeof *leaf), root;
+    toy_text_leaves(vocab, leaf);
+    root = vd_merkle_root(leaf, vocab);
+    free(leaf);
+    memcpy(mask, root.b, VD_MASK_ROOT_BYTES);
+    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
+    return (struct vd_bytes){mask, VD_MASK_ROOT_BYTES + sizeof body};
+}
+
+/* Biases against the likeliest ids of any toy: every 16th. */
+static inline struct vd_bytes toy_bias(void)
+{
+    static uint8_t table[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES];
+    for (uint32_t i = 0; i < VD_BIAS_MAX; i++) {
+        vd_le32_store(table + 8 * i, 16 * i + 3);
+        vd_le32_store(table + 8 * i + 4, (uint32_t)(i % 2 ? 1500000 : -700000));
+    }
+    return (struct vd_bytes){table, sizeof table};
+}
+
 /* Runs one unit of a step from remembered rows, and remembers its own. */
 static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t unit)
 {
@@ -341,6 +393,8 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
     struct vd_trace t = {
         .graph = j->graph, .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
     t.graph.job.n_steps = TOY_MAX_POS;
+    if (vd_trace_controls_open(&t, NULL) != VD_OK)
+        abort();
     if (vd_trace_unit_prepare(&t, step, unit, NULL) != VD_OK)
         abort();
     size_t x_bytes = 4 * (size_t)p->width, kb = t.u.k_row_bytes, vb = t.u.v_row_bytes;
@@ -354,7 +408,7 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(&t.graph, step, unit, ops);
     if (unit > p->n_layers) {
-        memcpy(j->token[step], t.u.records[ops[0]], VD_TOKEN_RECORD_BYTES);
+        memcpy(j->token[step], t.u.records[ops[n - 1]], VD_TOKEN_RECORD_BYTES);
     } else {
         uint8_t *row = j->rows[unit][step] = calloc(1, x_bytes + kb + vb);
         if (ops[n - 1] != VD_GRAPH_NO_OP)
@@ -364,6 +418,7 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
             memcpy(row + x_bytes + kb, t.u.records[ops[1]], vb);
         }
     }
+    vd_trace_controls_close(&t);
     free(t.u.memory);
 }
 
@@ -398,7 +453,14 @@ static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_t
 
 static inline struct vd_trace_source toy_source(struct vd_toy_job *j)
 {
-    return (struct vd_trace_source){j, toy_run, toy_weight_row, toy_weight_proof, toy_after_op};
+    return (struct vd_trace_source){.arg = j,
+                                    .run = toy_run,
+                                    .weight_row = toy_weight_row,
+                                    .weight_proof = toy_weight_proof,
+                                    .controls = j->controls,
+                                    .text = toy_text,
+                                    .text_proof = toy_text_proof,
+                                    .after_op = toy_after_op};
 }
 
 /* ---- jobs ---- */
@@ -431,6 +493,10 @@ static inline struct vd_toy_job *toy_job_new(struct vd_toy_model *m, uint32_t n_
         {.n_prompt = n_prompt, .n_steps = TOY_MAX_POS, .max_tokens = max_tokens, .sampling = *sampling}};
     for (unsigned i = 0; i < sizeof j->job_salt; i++)
         j->job_salt[i] = (uint8_t)(3 * i + 1);
+    if (sampling->has_bias)
+        j->controls.bias = toy_bias();
+    if (sampling->has_mask)
+        j->controls.mask = toy_mask(m->program.vocab);
     for (uint32_t i = 0; i < n_prompt; i++)
         j->prompt[i] = (uint32_t)vd_rng_below(&rng, m->program.vocab);
     for (uint32_t s = 0;; s++) {
@@ -485,6 +551,8 @@ static inline struct vd_ref_claim toy_claim(const struct vd_toy_job *j, const st
         .output_root = vd_token_root(j->job_salt, g->n_prompt, j->output, g->n_output),
         .commit_root = t->commit_root,
         .salt_commit = vd_salt_commit(j->job_salt),
+        .bias_hash = vd_bias_hash(j->controls.bias),
+        .mask_hash = vd_mask_hash(j->controls.mask),
         .finish = j->finish,
     };
 }

@@ -309,9 +309,9 @@ static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsign
         return;
     }
     case VD_IN_WEIGHT: {
-        struct vd_tensor_shape shape = vd_program_tensor(t->graph.program, in->tensor);
+        enum vd_wtype type = (enum vd_wtype)t->graph.program->types[in->tensor];
         data->in[i] = t->source.weight_row(t->source.arg, in->tensor, in->row).p +
-                      vd_tensor_part_offset(shape, in->part);
+                      in->part * vd_wtype_row_bytes(type, VD_WEIGHT_PART_ELEMS);
         return;
     }
     case VD_IN_TOKEN:

@@ -12,21 +12,22 @@
 
 static json_t *vd_receipt_json(const struct vd_hash *id, const struct vd_receipt_record *r)
 {
-    return json_pack("{s:o,s:s,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I}", "receipt", vd_cmd_json_hex(id->b),
+    return json_pack("{s:o,s:s,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:b}", "receipt", vd_cmd_json_hex(id->b),
                      "status", vd_receipt_status_name(r->status), "worker", vd_cmd_json_hex(r->worker.b),
                      "gateway", vd_cmd_json_hex(r->gateway.b), "model_root", vd_cmd_json_hex(r->model_root.b),
                      "escrow", vd_cmd_json_hex(r->escrow_id.b), "sequence", (json_int_t)r->sequence,
                      "amount_micro", (json_int_t)r->amount.micro, "settle_height",
                      (json_int_t)r->settle_height, "window_end_height", (json_int_t)r->window_end_height,
                      "close_height", (json_int_t)r->close_height, "open_disputes",
-                     (json_int_t)r->n_open_disputes);
+                     (json_int_t)r->n_open_disputes, "void_why", vd_void_why_name(r->void_why), "audited",
+                     r->audited);
 }
 
 static void vd_receipt_print(FILE *out, const struct vd_hash *id, const struct vd_receipt_record *r)
 {
-    char hex[65], amount[VD_CLI_CREDITS_MAX];
-    vd_hex_encode(hex, id->b, VD_HASH_BYTES);
-    fprintf(out, "receipt     %s\nstatus      %s\namount      %s credits\n", hex,
+    char hex[65], hex_of_id[65], amount[VD_CLI_CREDITS_MAX];
+    vd_hex_encode(hex_of_id, id->b, VD_HASH_BYTES);
+    fprintf(out, "receipt     %s\nstatus      %s\namount      %s credits\n", hex_of_id,
             vd_receipt_status_name(r->status), vd_cli_credits(amount, r->amount.micro));
     vd_hex_encode(hex, r->worker.b, VD_PUBKEY_BYTES);
     fprintf(out, "worker      %s\n", hex);
@@ -39,7 +40,10 @@ static void vd_receipt_print(FILE *out, const struct vd_hash *id, const struct v
     fprintf(out, "settled     in block %llu, may be challenged up to block %llu\n",
             (unsigned long long)r->settle_height, (unsigned long long)r->window_end_height);
     if (r->close_height)
-        fprintf(out, "closed      in block %llu\n", (unsigned long long)r->close_height);
+        fprintf(out, "closed      in block %llu%s%s\n", (unsigned long long)r->close_height,
+                r->void_why ? ": " : "", vd_void_why_name(r->void_why));
+    if (r->audited)
+        fprintf(out, "audited     veridem audit show %s\n", hex_of_id);
     if (r->n_open_disputes)
         fprintf(out, "disputes    %u open\n", r->n_open_disputes);
 }

@@ -117,6 +117,73 @@ static enum vd_err vd_tx_show(struct vd_cli *cli, struct vd_error *err)
     return e;
 }
 
+/* ---- audits by hand ---- */
+
+static enum vd_err vd_tx_auditor(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_AUDITOR};
+    bool on = strcmp(cli->arg[1], "on") == 0;
+    if (!on && strcmp(cli->arg[1], "off") != 0)
+        return vd_error_set(err, VD_EUSE, "%.32s: say on or off", cli->arg[1]);
+    tx.u.auditor.on = on;
+    enum vd_err e = vd_cli_parse_hash("the model", cli->arg[0], tx.u.auditor.model_root.b, err);
+    return e == VD_OK ? vd_tx_send(cli, &tx, err) : e;
+}
+
+static enum vd_err vd_tx_audit_commit(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_AUDIT_COMMIT};
+    enum vd_err e = vd_cli_parse_hash("the receipt", cli->arg[0], tx.u.audit_commit.receipt_id.b, err);
+    if (e == VD_OK)
+        e = vd_cli_parse_hash("the commitment", cli->arg[1], tx.u.audit_commit.commitment.b, err);
+    return e == VD_OK ? vd_tx_send(cli, &tx, err) : e;
+}
+
+static enum vd_err vd_tx_audit_reveal(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_AUDIT_REVEAL};
+    struct vd_tx_audit_reveal *r = &tx.u.audit_reveal;
+    r->verdict = cli->n_args == 5 ? VD_AUDIT_STANDS : VD_AUDIT_DIFFERS;
+    enum vd_err e = cli->n_args == 4 ? vd_error_set(err, VD_EUSE, "to say that it stands takes both halves")
+                                     : vd_cli_parse_hash("the receipt", cli->arg[0], r->receipt_id.b, err);
+    if (e == VD_OK && strcmp(cli->arg[2], r->verdict == VD_AUDIT_STANDS ? "stands" : "differs") != 0)
+        e = vd_error_set(err, VD_EUSE, "%.32s: say `stands HALF HALF`, or `differs`", cli->arg[2]);
+    if (e == VD_OK)
+        e = vd_cli_parse_hash("the nonce", cli->arg[1], r->nonce.b, err);
+    for (int i = 0; e == VD_OK && i < 2 && r->verdict == VD_AUDIT_STANDS; i++)
+        e = vd_cli_parse_hash("a half", cli->arg[3 + i], r->half[i].b, err);
+    return e == VD_OK ? vd_tx_send(cli, &tx, err) : e;
+}
+
+static enum vd_err vd_tx_beacon_open(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_BEACON_OPEN};
+    uint64_t n;
+    enum vd_err e = vd_cli_parse_hash("the anchor", cli->arg[0], tx.u.beacon_open.anchor.b, err);
+    if (e == VD_OK)
+        e = vd_cli_parse_u64("the number of layers", cli->arg[1], 1, VD_BEACON_LAYERS_MAX, &n, err);
+    if (e != VD_OK)
+        return e;
+    tx.u.beacon_open.n_layers = (uint32_t)n;
+    return vd_tx_send(cli, &tx, err);
+}
+
+static enum vd_err vd_tx_beacon(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_BEACON};
+    enum vd_err e = vd_cli_parse_u64("the epoch", cli->arg[0], 0, UINT64_MAX, &tx.u.beacon.epoch, err);
+    if (e == VD_OK)
+        e = vd_cli_parse_hash("the layer", cli->arg[1], tx.u.beacon.layer.b, err);
+    return e == VD_OK ? vd_tx_send(cli, &tx, err) : e;
+}
+
+static enum vd_err vd_tx_audit_demand(struct vd_cli *cli, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_AUDIT_DEMAND};
+    enum vd_err e = vd_cli_parse_hash("the receipt", cli->arg[0], tx.u.audit_demand.receipt_id.b, err);
+    return e == VD_OK ? vd_tx_send(cli, &tx, err) : e;
+}
+
 static const struct vd_cli_opt vd_tx_opts[] = {VD_CMD_OPTS_KEY, VD_CMD_OPTS_LEDGER, {0}};
 
 #define VD_TX_CMD(id, cname, cusage, n, csummary)                                                            \
@@ -137,12 +204,29 @@ VD_TX_CMD(vd_tx_escrow_open, "escrow-open", "GATEWAY CREDITS", 2,
 VD_TX_CMD(vd_tx_escrow_topup, "escrow-topup", "ESCROW CREDITS", 2, "add to an escrow");
 VD_TX_CMD(vd_tx_escrow_close, "escrow-close", "ESCROW", 1,
           "end an escrow; the rest returns when nothing can be settled any more");
+VD_TX_CMD(vd_tx_auditor, "auditor", "MODEL on|off", 2, "be drawn, or not, for audits of a model's receipts");
+VD_TX_CMD(vd_tx_audit_commit, "audit-commit", "RECEIPT HASH", 2,
+          "commit to a verdict (docs/spec/audit.md, 4)");
+VD_TX_CMD(vd_tx_beacon_open, "beacon-open", "ANCHOR LAYERS", 2,
+          "keep a part of the audits' beacon, against a bond");
+VD_TX_CMD(vd_tx_beacon, "beacon", "EPOCH LAYER", 2, "reveal the layer of an epoch that is over");
+VD_TX_CMD(vd_tx_audit_demand, "audit-demand", "RECEIPT", 1, "demand a drawn receipt's data on the ledger");
+static const struct vd_cmd vd_tx_audit_reveal_cmd = {
+    .name = "audit-reveal",
+    .usage = "RECEIPT NONCE stands HALF HALF | RECEIPT NONCE differs",
+    .summary = "reveal what was committed to",
+    .opts = vd_tx_opts,
+    .min_args = 3,
+    .max_args = 5,
+    .run = vd_tx_audit_reveal};
 VD_TX_CMD(vd_tx_show, "show", "TX", 1, "which block holds a transaction");
 
 static const struct vd_cmd *const vd_tx_sub[] = {
-    &vd_tx_transfer_cmd,     &vd_tx_stake_cmd,       &vd_tx_unstake_cmd,
-    &vd_tx_withdraw_cmd,     &vd_tx_escrow_open_cmd, &vd_tx_escrow_topup_cmd,
-    &vd_tx_escrow_close_cmd, &vd_tx_show_cmd,        NULL};
+    &vd_tx_transfer_cmd,     &vd_tx_stake_cmd,        &vd_tx_unstake_cmd,
+    &vd_tx_withdraw_cmd,     &vd_tx_escrow_open_cmd,  &vd_tx_escrow_topup_cmd,
+    &vd_tx_escrow_close_cmd, &vd_tx_auditor_cmd,      &vd_tx_audit_commit_cmd,
+    &vd_tx_audit_reveal_cmd, &vd_tx_audit_demand_cmd, &vd_tx_beacon_open_cmd,
+    &vd_tx_beacon_cmd,       &vd_tx_show_cmd,         NULL};
 
 const struct vd_cmd vd_cmd_tx = {
     .name = "tx",

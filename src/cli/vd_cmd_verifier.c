@@ -18,6 +18,7 @@ struct vd_verifier_cmd {
     struct vd_cmd_engine engine[VD_VERIFIER_CMD_MODELS];
     struct vd_verifier_model model[VD_VERIFIER_CMD_MODELS];
     uint64_t rate_ppm;
+    struct vd_amount stake;
     char status_host[256];
     uint16_t status_port;
 };
@@ -27,6 +28,8 @@ static enum vd_err vd_verifier_read(struct vd_verifier_cmd *c, const struct vd_c
     const char *name;
     c->rate_ppm = UINT32_MAX;
     enum vd_err e = vd_cli_micro(cli, "rate", VD_PPM, &c->rate_ppm, err);
+    if (e == VD_OK)
+        e = vd_cli_micro(cli, "stake", VD_AMOUNT_MAX_MICRO, &c->stake.micro, err);
     if (e == VD_OK)
         e = vd_cmd_read_listen(cli, "status", "127.0.0.1:0", c->status_host, &c->status_port, err);
     if (e == VD_OK)
@@ -65,6 +68,8 @@ static enum vd_err vd_verifier_serve(struct vd_verifier_cmd *c, const struct vd_
         .model = c->model,
         .n_models = c->n_models,
         .audit_rate_ppm = (uint32_t)c->rate_ppm,
+        .audits = vd_cli_has(cli, "audit"),
+        .stake = c->stake,
         .log = &c->role.log,
         .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_verifier_start(&v, &config, err);
@@ -106,7 +111,11 @@ static const struct vd_cli_opt vd_verifier_opts[] = {
     VD_CMD_OPTS_LEDGER,
     {"gateway", 'g', "ADDR[,ADDR]", "gateways that hold the data: host:port or PUBKEY@host:port", true},
     {"model", 'm', "MODEL", "a model whose receipts to replay", true},
-    {"rate", 0, "SHARE", "share of receipts to replay, 0 to 1 (default: the network's)", false},
+    {"rate", 0, "SHARE", "share of receipts to replay, 0 to 1 (default: the network's; with --audit 0)",
+     false},
+    {"audit", 0, NULL, "be an auditor of the models: replay what the ledger draws, and be paid for it",
+     false},
+    {"stake", 0, "CREDITS", "an auditor's stake (default: the network's minimum)", false},
     {"status", 0, "HOST:PORT", "where /health and /metrics are (default 127.0.0.1, any port)", false},
     VD_CMD_OPTS_COMPUTE,
     VD_CMD_OPTS_ROLE,
@@ -117,11 +126,14 @@ const struct vd_cmd vd_cmd_verifier = {
     .group = "Roles",
     .usage = "",
     .summary = "replay settled receipts, challenge the false ones, earn the slash",
-    .help = "Follows the ledger, draws receipts at random, fetches prompt and answer from the gateway, "
-            "replays them in one pass,\n"
-            "and plays a dispute to its end when a receipt does not stand. Its account needs the credits for "
-            "the\n"
-            "bond of a challenge, which come back with a share of the slash.",
+    .help =
+        "Follows the ledger, draws receipts at random, fetches prompt and answer from the gateway, "
+        "replays them in one pass,\n"
+        "and plays a dispute to its end when a receipt does not stand. Its account needs the credits for "
+        "the\n"
+        "bond of a challenge, which come back with a share of the slash. With --audit it puts up a stake "
+        "too, and\n"
+        "takes part in the audits that the ledger draws it for; who is drawn and silent loses some of it.",
     .opts = vd_verifier_opts,
     .run = vd_verifier_run,
 };

@@ -804,6 +804,7 @@ GETTER(model, model_record, BY_ID(model_record), vd_state_key_make(VD_STATE_MODE
        out->program = NO_BYTES)
 GETTER(receipt, receipt_record, BY_ID(receipt_record), vd_state_key_make(VD_STATE_RECEIPT, id->b, 32, NULL),
        out->body = NO_BYTES)
+GETTER(audit, audit, BY_ID(audit), vd_state_key_make(VD_STATE_AUDIT, id->b, 32, NULL), NOTHING)
 GETTER(totals, totals, (struct vd_ledger_client * c, struct vd_totals *out, struct vd_error *err),
        vd_state_key_make(VD_STATE_TOTALS, NULL, 0, NULL), NOTHING)
 GETTER(offer, offer,

@@ -121,6 +121,8 @@ enum vd_err vd_ledger_client_receipt(struct vd_ledger_client *c, const struct vd
                                      struct vd_receipt_record *out, struct vd_error *err);
 enum vd_err vd_ledger_client_dispute(struct vd_ledger_client *c, const struct vd_hash *id,
                                      struct vd_dispute *out, struct vd_error *err);
+enum vd_err vd_ledger_client_audit(struct vd_ledger_client *c, const struct vd_hash *receipt_id,
+                                   struct vd_audit *out, struct vd_error *err);
 enum vd_err vd_ledger_client_totals(struct vd_ledger_client *c, struct vd_totals *out, struct vd_error *err);
 /* Walks all records whose keys begin with `prefix`, page by page; fn returns false to stop. */
 enum vd_err vd_ledger_client_list(struct vd_ledger_client *c, const struct vd_state_key *prefix,

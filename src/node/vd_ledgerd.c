@@ -6,6 +6,7 @@
 #include "vd_ledgerd.h"
 #include "vd_clock.h"
 #include "vd_link.h"
+#include "vd_onion.h"
 #include "vd_status_http.h"
 #include "vd_wire.h"
 
@@ -48,6 +49,7 @@ struct vd_ledgerd {
     bool rung, stop;
     pthread_t publisher;
     bool publishing;
+    struct vd_onion_keeper onion; /* the publisher's */
 };
 
 /* ---- results ---- */
@@ -420,6 +422,7 @@ static void *publisher_main(void *arg)
         if (stop)
             return NULL;
         more = publish(d);
+        vd_onion_tick(&d->onion);
     }
 }
 
@@ -577,6 +580,10 @@ static void metrics(void *arg, struct vd_metrics *m)
     vd_metrics_put(m, "ledger_undecided_total", "counter", "Answered: try again.",
                    atomic_load(&d->n_undecided));
     vd_metrics_put(m, "ledger_queries_total", "counter", "Questions answered.", atomic_load(&d->n_queries));
+    vd_metrics_put(m, "ledger_beacon_layers_total", "counter", "The beacon's transactions applied.",
+                   atomic_load(&d->onion.n_layers));
+    vd_metrics_put(m, "ledger_beacon_refused_total", "counter", "The beacon's transactions not taken.",
+                   atomic_load(&d->onion.n_refused));
 }
 
 /* ---- life ---- */
@@ -590,6 +597,7 @@ static enum vd_err start_parts(struct vd_ledgerd *d, struct vd_error *err)
         .key = c->key, .cb = {d, on_open, on_frame, on_close, on_fail}, .links_max = c->links_max};
     struct vd_status_http_config http = {c->http_host, c->http_port, d, health, metrics};
     enum vd_err e = vd_chain_open(&d->chain, &chain, err);
+    d->onion = (struct vd_onion_keeper){.chain = d->chain, .key = c->key, .log = c->log};
     if (e == VD_OK && pthread_create(&d->publisher, NULL, publisher_main, d) != 0)
         e = vd_error_set(err, VD_EAGAIN, "the system refused a thread");
     else if (e == VD_OK)

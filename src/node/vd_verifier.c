@@ -60,6 +60,7 @@ static void vd_verifier_on_block(void *arg, uint64_t height, uint64_t time_ms, c
             v->stats.won_micro += e->amount.micro;
         } else if (e->kind == VD_EVENT_CHALLENGER_LOST && ours)
             v->stats.n_lost++;
+        v->drawn |= e->kind == VD_EVENT_AUDIT_DRAWN && vd_pubkey_eq(&e->a, &v->key.pub);
     }
     v->height = height;
     v->moved = true;
@@ -252,6 +253,8 @@ static enum vd_err vd_verifier_init(struct vd_verifier *v, const struct vd_verif
     char dir[3072];
     v->key = *c->key;
     v->rate_ppm = c->audit_rate_ppm;
+    v->audits = v->drawn = c->audits;
+    v->stake = c->stake;
     if (c->log)
         v->log = *c->log;
     else
@@ -263,7 +266,8 @@ static enum vd_err vd_verifier_init(struct vd_verifier *v, const struct vd_verif
     pthread_cond_init(&v->data, &attr);
     pthread_condattr_destroy(&attr);
     v->queue = calloc(VD_VERIFIER_QUEUE_MAX, sizeof *v->queue);
-    if (!v->queue)
+    v->duty = calloc(VD_VERIFIER_DUTIES_MAX, sizeof *v->duty);
+    if (!v->queue || !v->duty)
         return vd_error_set(err, VD_ENOMEM, "no memory for the queue of audits");
     snprintf(dir, sizeof dir, "%s/disputes", c->home);
     return vd_worker_jobs_open(&v->cases, dir, err);
@@ -297,7 +301,7 @@ enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier
         e = vd_verifier_connect(v, config, err);
     if (e == VD_OK && v->rate_ppm == UINT32_MAX) {
         pthread_mutex_lock(&v->mu);
-        v->rate_ppm = v->rules->audit_rate_ppm;
+        v->rate_ppm = v->audits && v->rules->epoch_blocks ? 0 : v->rules->audit_rate_ppm;
         pthread_mutex_unlock(&v->mu);
     }
     if (e == VD_OK) {
@@ -342,6 +346,7 @@ void vd_verifier_stop(struct vd_verifier *v)
     }
     free(v->fetch.envelope);
     free(v->queue);
+    free(v->duty);
     pthread_cond_destroy(&v->work);
     pthread_cond_destroy(&v->data);
     pthread_mutex_destroy(&v->mu);
@@ -356,6 +361,7 @@ void vd_verifier_get_stats(struct vd_verifier *v, struct vd_verifier_stats *out)
     pthread_mutex_lock(&v->mu);
     *out = v->stats;
     out->n_queued = v->n_queued;
+    out->n_duties = v->n_duties;
     pthread_mutex_unlock(&v->mu);
 }
 
@@ -394,6 +400,14 @@ void vd_verifier_metrics(void *verifier, struct vd_metrics *m)
     vd_metrics_put(m, "verifier_disputes_won_total", "counter", "disputes won", s.n_won);
     vd_metrics_put(m, "verifier_disputes_lost_total", "counter", "disputes lost", s.n_lost);
     vd_metrics_put(m, "verifier_won_micro_total", "counter", "micro-credits won", s.won_micro);
+    vd_metrics_put(m, "verifier_duties", "gauge", "audits drawn for and not closed", s.n_duties);
+    vd_metrics_put(m, "verifier_audits_total", "counter", "audits taken part in and closed", s.n_audits);
+    vd_metrics_put(m, "verifier_audits_missed_total", "counter", "of these, too late", s.n_audits_missed);
+    vd_metrics_put(m, "verifier_demands_total", "counter", "data demanded on the ledger", s.n_demands);
+    vd_metrics_put(m, "verifier_audit_paid_micro_total", "counter", "micro-credits paid for audits",
+                   s.audit_paid_micro);
+    vd_metrics_put(m, "verifier_audit_slashed_micro_total", "counter", "micro-credits slashed as an auditor",
+                   s.audit_slashed_micro);
     vd_metrics_put(m, "verifier_replayed_tokens_total", "counter", "tokens replayed", s.n_tokens);
     vd_metrics_put(m, "verifier_replay_ns_total", "counter", "nanoseconds of replay", s.replay_ns);
 }

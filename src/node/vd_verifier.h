@@ -7,6 +7,9 @@
  * its bond is safe if its model is the right one; which it is, because the model root says so. Data that fail
  * the envelope's check prove nothing about the worker, and are only reported.
  *
+ * With config.audits it is also an auditor: it takes part in the audits that the ledger draws it for
+ * (docs/spec/audit.md).
+ *
  * A receipt that is challenged is kept in <home>/disputes until the dispute is over: a verifier that is
  * started again goes on.
  *
@@ -31,7 +34,11 @@ struct vd_verifier_config {
     size_t n_gateways;
     const struct vd_verifier_model *model;
     size_t n_models;
-    uint32_t audit_rate_ppm; /* UINT32_MAX: the genesis's */
+    uint32_t audit_rate_ppm; /* UINT32_MAX: the genesis's, or 0 for an auditor where the ledger draws */
+    /* Register as auditor of the models, with this stake (at least min_stake), where the network has audits.
+     */
+    bool audits;
+    struct vd_amount stake;
     const struct vd_log *log;
     bool (*stopped)(void); /* ends the wait for the ledger at the start; may be NULL */
 };
@@ -49,6 +56,8 @@ struct vd_verifier_stats {
     uint64_t n_challenges, n_moves, n_won, n_lost;
     uint64_t n_tokens, replay_ns; /* of all replays */
     uint64_t won_micro;
+    uint64_t n_duties, n_audits, n_audits_missed, n_demands; /* as an auditor: drawn and not closed; closed */
+    uint64_t audit_paid_micro, audit_slashed_micro;
 };
 void vd_verifier_get_stats(struct vd_verifier *v, struct vd_verifier_stats *out);
 

@@ -53,10 +53,9 @@ static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, con
     return e;
 }
 
-/* Fetches and checks everything that can be checked without the model. VD_EFALSE: these are not the data of
- * this receipt. *tokens is the caller's to free. */
-static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a,
-                                  struct vd_envelope *e, uint32_t **tokens, struct vd_error *err)
+/* Fetches and checks everything that can be checked without the model. */
+enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a, struct vd_envelope *e,
+                           uint32_t **tokens, struct vd_error *err)
 {
     struct vd_link *link = vd_audit_link(v, &a->gateway);
     struct vd_receipt r;
@@ -91,7 +90,7 @@ static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifie
 
 /* ---- Replay ---- */
 
-static struct vd_verifier_desk *vd_audit_desk(struct vd_verifier *v, const struct vd_hash *model_root)
+struct vd_verifier_desk *vd_audit_desk(struct vd_verifier *v, const struct vd_hash *model_root)
 {
     for (size_t i = 0; i < v->n_desks; i++)
         if (vd_hash_eq(&v->desk[i].m.root, model_root))
@@ -222,9 +221,8 @@ static enum vd_err vd_audit_prepare(struct vd_verifier *v, const struct vd_hash 
     return e;
 }
 
-/* commit_root: what the replay found. An error: to be tried again. */
-static enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c,
-                                      const struct vd_hash *commit_root, struct vd_error *err)
+enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c,
+                               const struct vd_hash *commit_root, struct vd_error *err)
 {
     struct vd_tx tx = {.kind = VD_TX_CHALLENGE};
     struct vd_ledger_outcome o;
@@ -389,6 +387,10 @@ void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent)
 {
     struct vd_verifier *v = verifier;
     bool ok = sent->result == VD_OK;
+    if (sent->tx->kind != VD_TX_MOVE) {
+        vd_duty_sent(v, sent);
+        return;
+    }
     const struct vd_hash *id = &sent->tx->u.move.dispute_id;
     char hex[65];
     vd_hex_encode(hex, id->b, VD_HASH_BYTES);
@@ -548,6 +550,8 @@ void *vd_verifier_auditor(void *verifier)
             moved = resumed = vd_audit_resume(v);
         if (moved && v->n_disputes)
             vd_audit_look_at_all(v);
+        if (moved || vd_clock_ms() >= save_at)
+            vd_duty_look_at_all(v);
         bool worked = vd_audit_take(v, &a);
         if (worked)
             vd_audit_one(v, &a);

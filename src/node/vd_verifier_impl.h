@@ -20,6 +20,7 @@ enum {
     VD_VERIFIER_QUEUE_MAX =
         1 << 16, /* receipts drawn and not replayed yet; more are passed over, and counted */
     VD_VERIFIER_DISPUTES_MAX = 256,
+    VD_VERIFIER_DUTIES_MAX = 1024, /* audits that it is drawn for; more are taken up when some are over */
     VD_VERIFIER_FETCH_MS = 10000,
     VD_VERIFIER_RETRY_MS = 1000, /* to the next try, and twice as long after each, */
     VD_VERIFIER_SLOWER_MAX = 3,  /* but not more often than this */
@@ -39,6 +40,18 @@ struct vd_verifier_desk { /* one model's workplace */
     struct vd_verifier_model m;
     struct vd_ctx *ctx;
     struct vd_kv_pool *cache;
+    bool listed; /* as an auditor of the model */
+};
+
+/* An audit that this verifier was drawn for. The auditor's thread's, but for `sending` and not_before_ms:
+ * under mu. */
+struct vd_duty {
+    struct vd_tx_audit_reveal what; /* receipt_id from the start; the rest once it is known */
+    bool known, sending, disputed;
+    struct vd_hash commit_root;
+    unsigned n_tries;
+    uint64_t not_before_ms;
+    struct vd_seldom trouble;
 };
 
 struct vd_verifier {
@@ -82,6 +95,12 @@ struct vd_verifier {
     size_t n_disputes;
     struct vd_courier *courier;
     struct vd_game_traces traces; /* the auditor's own */
+
+    bool audits, drawn; /* drawn: the list of duties is old; under mu */
+    struct vd_amount stake;
+    uint64_t register_at_ms;
+    struct vd_duty *duty; /* VD_VERIFIER_DUTIES_MAX */
+    size_t n_duties;      /* under mu to change */
 };
 
 /* Whether to audit one receipt; counts it if so. Under mu. */
@@ -94,5 +113,17 @@ bool vd_verifier_provable(enum vd_replay_verdict verdict);
 void *vd_verifier_auditor(void *verifier);
 /* A move has come to its end. */
 void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent);
+struct vd_verifier_desk *vd_audit_desk(struct vd_verifier *v, const struct vd_hash *model_root);
+/* From the receipt's gateway, checked. VD_EFALSE: these are not the data of this receipt. *tokens is the
+ * caller's to free. */
+enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a, struct vd_envelope *e,
+                           uint32_t **tokens, struct vd_error *err);
+/* commit_root: what the replay found. An error: to be tried again. */
+enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c,
+                               const struct vd_hash *commit_root, struct vd_error *err);
+
+/* vd_verifier_duty.c */
+void vd_duty_look_at_all(struct vd_verifier *v);
+void vd_duty_sent(struct vd_verifier *v, const struct vd_ledger_sending *sent);
 
 #endif

@@ -51,6 +51,18 @@ static void vd_court_settled(struct vd_worker *w, const struct vd_event *e)
     w->stats.n_settled++;
 }
 
+/* Under mu. */
+static void vd_court_demand(struct vd_worker *w, const struct vd_hash *receipt_id)
+{
+    for (size_t i = 0; i < w->n_demands; i++)
+        if (vd_hash_eq(&w->demand[i], receipt_id))
+            return;
+    if (w->n_demands < VD_WORKER_DEMANDS_MAX)
+        w->demand[w->n_demands++] = *receipt_id;
+    w->court_dirty = true;
+    pthread_cond_signal(&w->court_cond);
+}
+
 static void vd_court_event(struct vd_worker *w, const struct vd_event *e)
 {
     switch (e->kind) {
@@ -67,6 +79,9 @@ static void vd_court_event(struct vd_worker *w, const struct vd_event *e)
         w->exposed_micro = vd_court_less(w->exposed_micro, e->amount.micro);
         w->stats.n_void++;
         vd_worker_jobs_drop(&w->jobs, &e->id, NULL);
+        break;
+    case VD_EVENT_AUDIT_DEMANDED:
+        vd_court_demand(w, &e->id);
         break;
     case VD_EVENT_STAKE:
     case VD_EVENT_SLASHED:
@@ -108,7 +123,6 @@ static void vd_court_event(struct vd_worker *w, const struct vd_event *e)
     case VD_EVENT_AUDIT_COMMITTED:
     case VD_EVENT_AUDIT_OPEN:
     case VD_EVENT_AUDIT_REVEALED:
-    case VD_EVENT_AUDIT_DEMANDED:
     case VD_EVENT_AUDIT_SHOWN:
     case VD_EVENT_AUDIT_MISSED:
     case VD_EVENT_AUDIT_DONE:
@@ -231,6 +245,14 @@ void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent)
         vd_log_event(&w->log, ok ? VD_LOG_INFO : VD_LOG_WARN,
                      ok ? "settled a receipt that its gateway had not" : "a receipt could not be settled",
                      "error=%s", ok ? "" : sent->err.msg);
+        return;
+    }
+    if (sent->tx->kind ==
+        VD_TX_AUDIT_DATA) { /* a demand that is still open is found again by the next prune */
+        vd_hex_encode(hex, sent->tx->u.audit_data.receipt_id.b, 8);
+        vd_log_event(&w->log, ok ? VD_LOG_INFO : VD_LOG_WARN,
+                     ok ? "showed a receipt's data on the ledger" : "data were not taken",
+                     "receipt=%s error=%s", hex, ok ? "" : sent->err.msg);
         return;
     }
     const struct vd_hash *dispute = &sent->tx->u.move.dispute_id;
@@ -436,6 +458,73 @@ static void vd_court_settle(struct vd_worker *w, const struct vd_envelope *e)
         free(p);
 }
 
+/* ---- Data that an auditor demands ---- */
+
+/* The part that begins at `first`, in a parcel whose bytes lie behind it. NULL: no memory. */
+static struct vd_parcel *vd_court_part(const struct vd_hash *id, const struct vd_envelope *e, uint32_t first,
+                                       uint32_t n)
+{
+    struct vd_controls none = {{NULL, 0}, {NULL, 0}}, c = first ? none : e->controls;
+    struct vd_parcel *p = calloc(1, sizeof *p + 4 * (size_t)n + c.bias.n + c.mask.n);
+    if (!p)
+        return NULL;
+    uint8_t *at = (uint8_t *)(p + 1);
+    struct vd_tx_audit_data *t = &p->tx.u.audit_data;
+    p->tx.kind = VD_TX_AUDIT_DATA;
+    t->receipt_id = *id;
+    t->first = first;
+    memcpy(t->salt.b, e->job_salt, VD_SALT_BYTES);
+    t->tokens = (struct vd_bytes){at, 4 * (size_t)n};
+    for (uint32_t i = first; i < first + n; i++, at += 4)
+        vd_le32_store(at, i < e->n_prompt ? e->prompt[i] : e->output[i - e->n_prompt]);
+    t->bias = (struct vd_bytes){c.bias.n ? memcpy(at, c.bias.p, c.bias.n) : NULL, c.bias.n};
+    at += c.bias.n;
+    t->mask = (struct vd_bytes){c.mask.n ? memcpy(at, c.mask.p, c.mask.n) : NULL, c.mask.n};
+    return p;
+}
+
+/* All parts, if the ledger still waits for them. */
+static void vd_court_show(struct vd_worker *w, const struct vd_hash *id)
+{
+    struct vd_audit a;
+    struct vd_envelope e;
+    struct vd_error err;
+    uint32_t *tokens, step;
+    char hex[65];
+    if (vd_ledger_client_audit(w->ledger, id, &a, &err) != VD_OK || a.phase != VD_AUDIT_DATA_DUE)
+        return;
+    if (vd_worker_jobs_get(&w->jobs, id, &e, &tokens, &err) != VD_OK) {
+        vd_hex_encode(hex, id->b, VD_HASH_BYTES);
+        vd_log_event(&w->log, VD_LOG_ERROR, "data are demanded that are not here", "receipt=%s error=%s", hex,
+                     err.msg);
+        return;
+    }
+    uint32_t n = e.n_prompt + e.n_output;
+    for (uint32_t first = 0; first < n; first += step) {
+        step = n - first < VD_AUDIT_CHUNK_TOKENS ? n - first : VD_AUDIT_CHUNK_TOKENS;
+        struct vd_parcel *p = vd_court_part(id, &e, first, step);
+        if (!p || !vd_courier_give(w->courier, p)) {
+            free(p);
+            break; /* the next prune tries again */
+        }
+    }
+    free(tokens);
+}
+
+static void vd_court_show_all(struct vd_worker *w)
+{
+    struct vd_hash id;
+    for (bool more = true; more;) {
+        pthread_mutex_lock(&w->mu);
+        more = w->n_demands && !w->stopping;
+        if (more)
+            id = w->demand[--w->n_demands];
+        pthread_mutex_unlock(&w->mu);
+        if (more)
+            vd_court_show(w, &id);
+    }
+}
+
 static void vd_court_prune_one(struct vd_worker *w, const struct vd_hash *id)
 {
     struct vd_receipt_record record;
@@ -446,6 +535,9 @@ static void vd_court_prune_one(struct vd_worker *w, const struct vd_hash *id)
     enum vd_err code = vd_ledger_client_receipt(w->ledger, id, &record, &err);
     if (code == VD_OK && record.status != VD_RECEIPT_SETTLED)
         vd_worker_jobs_drop(&w->jobs, id, NULL);
+    if (code == VD_OK && record.audit_open)
+        vd_court_show(w,
+                      id); /* the demand came while this worker was away, or its answer did not get through */
     if (code != VD_ENOTFOUND || vd_worker_jobs_get(&w->jobs, id, &e, &tokens, &err) != VD_OK)
         return;
     uint64_t height = vd_ledger_client_height(w->ledger);
@@ -502,6 +594,7 @@ void *vd_worker_court(void *worker)
             vd_court_prune(w);
             prune_at = vd_clock_ms() + VD_WORKER_PRUNE_MS;
         }
+        vd_court_show_all(w);
         bool left = vd_court_look_at_all(w);
         look_at = left ? vd_clock_ms() + VD_WORKER_AGAIN_MS : UINT64_MAX;
         vd_court_refresh_stake(w);

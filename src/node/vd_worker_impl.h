@@ -28,7 +28,8 @@ enum {
     VD_WORKER_SEEN_MAX = 4096, /* sequences of jobs that are remembered; older ones the ledger has settled */
     VD_WORKER_ESCROW_FRESH_MS = 2000, /* so long a record of an escrow is taken as it was */
     VD_WORKER_PRUNE_MS = 20000,       /* between two looks at all kept jobs */
-    VD_WORKER_AGAIN_MS = 500,         /* before a move that failed is tried again */
+    VD_WORKER_DEMANDS_MAX = 64, /* receipts whose data are to be shown; others are found by the next prune */
+    VD_WORKER_AGAIN_MS = 500,   /* before a move that failed is tried again */
 };
 
 /* One job, from JOB to RECEIPT. */
@@ -44,6 +45,12 @@ struct vd_worker_job {
     uint32_t n_output, n_resume;
     struct vd_commit commit;
     struct vd_hash account; /* of the engine's prefix cache */
+    struct vd_controls controls; /* in `tables` */
+    uint8_t *tables;             /* owned */
+    struct vd_masker *masker;
+    uint32_t logprobs;
+    uint8_t logprob[VD_WIRE_LOGPROB_MAX_BYTES]; /* of the token that comes next */
+    size_t n_logprob;
     struct vd_amount reserved;
     uint64_t engine_id;
     unsigned n_refs; /* who submits it, and who finishes it */
@@ -60,6 +67,7 @@ struct vd_worker_offer {
      * make the worker miss a clock. Used on the engine's thread only. */
     struct vd_kv_pool *court_cache;
     uint32_t n_running;
+    struct vd_texts *texts; /* of its tokens, from the first job with a mask on; under the worker's mu */
 };
 
 struct vd_worker_escrow {
@@ -108,6 +116,8 @@ struct vd_worker {
     struct vd_worker_dispute dispute[VD_WORKER_DISPUTES_MAX];
     size_t n_disputes;
     bool court_dirty, stake_changed;
+    struct vd_hash demand[VD_WORKER_DEMANDS_MAX]; /* receipts whose data an auditor demands on the ledger */
+    size_t n_demands;
     struct vd_worker_stats stats;
     struct vd_seldom no_gateway, no_answer, not_taken;
 

@@ -113,8 +113,10 @@ void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, cons
             c->n_output++;
         }
     }
-    struct vd_hash leaf = vd_commit_leaf(s, &unit, has_head ? &head : NULL);
-    vd_merkle_stream_add(&c->steps, &leaf);
+    c->unit[0] = unit;
+    c->unit[1] = has_head ? head : (struct vd_hash){{0}};
+    c->leaf = vd_commit_leaf(s, &unit, has_head ? &head : NULL);
+    vd_merkle_stream_add(&c->steps, &c->leaf);
 }
 
 struct vd_hash vd_commit_root(const struct vd_commit *c)

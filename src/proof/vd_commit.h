@@ -20,6 +20,7 @@ struct vd_commit {
     struct vd_hash
         salt; /* salt(n_steps), made one position ahead, since a token is hashed under the next salt */
     struct vd_merkle_stream steps, output;
+    struct vd_hash unit[2], leaf; /* of the position added last: block, head (zeros: none), commit leaf */
 };
 
 void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint32_t n_prompt,

@@ -24,6 +24,8 @@ struct replay {
     struct vd_graph graph;
     struct vd_feed feed;
     struct vd_commit commit;
+    uint32_t n_left; /* leaves of the left half of the commit tree */
+    struct vd_merkle_stream half[2];
     struct vd_replay_result *out;
     uint8_t *k, *v;
 };
@@ -63,6 +65,7 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
     }
     vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
     vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
+    vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);
     r->out->hash_ns += vd_clock_ns() - start;
 }
 
@@ -85,12 +88,17 @@ static enum vd_err run(struct replay *r, struct vd_ctx *ctx, struct vd_kv_pool *
         return VD_OK;
     }
     vd_commit_init(&r->commit, r->graph.program, q->n_prompt, q->max_tokens, &q->sampling, r->job->job_salt);
+    for (r->n_left = 1; 2 * r->n_left < r->graph.job.n_steps;)
+        r->n_left *= 2;
+    r->n_left = r->graph.job.n_steps > 1 ? r->n_left : 0; /* a leaf has no halves, but it has two parts */
     e = vd_feed_run(&r->feed, r->graph.job.n_steps, err);
     if (e != VD_OK)
         return e;
     r->out->forward_ns = r->feed.forward_ns;
     r->out->sample_ns = r->feed.sample_ns;
     r->out->commit_root = vd_commit_root(&r->commit);
+    for (int i = 0; i < 2; i++)
+        r->out->half[i] = r->n_left ? vd_merkle_stream_root(&r->half[i]) : r->commit.unit[i];
     if (!vd_hash_eq(&r->out->commit_root, &r->job->receipt->commit_root))
         differ(r, VD_REPLAY_COMMIT, 0, 0, 0);
     return VD_OK;

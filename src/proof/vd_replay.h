@@ -43,6 +43,7 @@ struct vd_replay_result {
     uint32_t step;                  /* TOKEN, STOP: where */
     uint32_t want, got;             /* TOKEN: the model's token and the receipt's; STOP: stop states */
     struct vd_hash commit_root;     /* the honest one of these tokens */
+    struct vd_hash half[2];         /* what that is the hash of: shows who replayed (docs/spec/audit.md, 4) */
     uint64_t forward_ns, sample_ns, hash_ns;
 };
 

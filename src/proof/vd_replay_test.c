@@ -119,6 +119,8 @@ static void replay_equals_generation(void **state)
         struct vd_replay_result r = replayed(&j);
         assert_int_equal(r.verdict, VD_REPLAY_OK);
         assert_true(vd_hash_eq(&r.commit_root, &j.receipt.commit_root));
+        struct vd_hash whole = vd_merkle_node(&r.half[0], &r.half[1]);
+        assert_true(vd_hash_eq(&whole, &r.commit_root));
         struct vd_hash out = vd_token_root(j.salt, PROMPT, j.output, j.receipt.n_output);
         assert_true(vd_hash_eq(&out, &j.receipt.output_root));
     }

@@ -10,6 +10,7 @@
  * Auditors are paid when the receipt is closed, so there is nothing to claw back. */
 #include "vd_audit.h"
 #include "vd_ledger_impl.h"
+#include "vd_pb.h"
 #include "vd_trace_hash.h"
 
 enum {
@@ -526,6 +527,27 @@ static bool show_tokens(struct vd_showing *w, const struct vd_receipt *r, struct
     return true;
 }
 
+/* The tables that the request names come with the first part, and are kept as they came. */
+static bool show_tables(struct vd_deliver *d, const struct vd_receipt *r)
+{
+    const struct vd_tx_audit_data *t = &d->tx->u.audit_data;
+    struct vd_controls controls = {t->bias, t->mask};
+    if (t->first)
+        return t->bias.n == 0 && t->mask.n == 0;
+    if (!vd_controls_check(&r->request, &controls))
+        return false;
+    struct vd_state_key at = vd_state_key_shown(&t->receipt_id, &d->tx->sender, UINT32_MAX);
+    size_t cap = t->bias.n + t->mask.n + 16;
+    uint8_t *buf = vd_arena_alloc(d->b->arena, cap, 1);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, buf ? cap : 0);
+    vd_pb_put_bytes(&w, 1, t->bias.p, t->bias.n);
+    vd_pb_put_bytes(&w, 2, t->mask.p, t->mask.n);
+    d->b->overlay.full |= !buf;
+    if (w.n_bytes)
+        vd_block_put(d->b, &at, buf, w.n_bytes);
+    return true;
+}
+
 static enum vd_tx_verdict show_part(struct vd_deliver *d, const struct vd_receipt_record *record,
                                     struct vd_showing *w, bool *all)
 {
@@ -541,9 +563,7 @@ static enum vd_tx_verdict show_part(struct vd_deliver *d, const struct vd_receip
         *w = (struct vd_showing){.salt = t->salt};
     uint32_t rest = n - w->n_tokens, want = rest < VD_AUDIT_CHUNK_TOKENS ? rest : VD_AUDIT_CHUNK_TOKENS;
     if (!vd_hash_eq(&commit, &r.request.salt_commit) || t->first != w->n_tokens ||
-        t->tokens.n != 4 * (size_t)want)
-        return VD_TX_BAD_DATA;
-    if (!show_tokens(w, &r, t->tokens))
+        t->tokens.n != 4 * (size_t)want || !show_tables(d, &r) || !show_tokens(w, &r, t->tokens))
         return VD_TX_BAD_DATA;
     *all = w->n_tokens == n;
     return VD_TX_OK;
@@ -561,6 +581,8 @@ static void forget_showing(struct vd_ledger_block *b, const struct vd_hash *rece
         struct vd_state_key shown = vd_state_key_shown(receipt_id, who, first);
         vd_block_delete(b, &shown);
     }
+    struct vd_state_key tables = vd_state_key_shown(receipt_id, who, UINT32_MAX);
+    vd_block_delete(b, &tables);
     vd_block_delete(b, &at);
 }
 

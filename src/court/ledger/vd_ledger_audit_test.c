@@ -11,6 +11,7 @@
 #include "vd_court_kit.h"
 #include "vd_game.h"
 #include "vd_ledger_impl.h"
+#include "vd_pb.h"
 #include "vd_trace_hash.h"
 
 enum { CLIENT, GATEWAY, WORKER, WORKER2, AUDITOR, AUDITOR2, TREASURY, STRANGER };
@@ -640,6 +641,40 @@ static void test_data_on_the_ledger_answer_a_demand(void **state)
         net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown)); /* no more */
 }
 
+/* The tables that a request names are data as well: nobody can replay without them. */
+static void test_tables_are_shown(void **state)
+{
+    uint8_t bytes[16], bias[8], kept[32];
+    struct vd_bytes shown;
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    vd_le32_store(bias, 1);
+    vd_le32_store(bias + 4, 1000000);
+    struct vd_controls c = {.bias = {bias, sizeof bias}};
+    vd_request_set_controls(&j.r.value.request, &c);
+    kit_seal(&k, &j.r, WORKER, GATEWAY);
+    settle(&j);
+    reveal_layer();
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    struct vd_tx data = data_of(&j, bytes);
+    REFUSED(VD_TX_BAD_DATA, WORKER, data); /* without the table */
+    data.u.audit_data.bias = c.bias;
+    bias[4] ^= 1;
+    REFUSED(VD_TX_BAD_DATA, WORKER, data); /* another one */
+    bias[4] ^= 1;
+    OK(WORKER, data);
+    struct vd_state_key at = vd_state_key_shown(&j.r.id, &k.key[WORKER].pub, UINT32_MAX);
+    assert_true(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
+    struct vd_pb_writer w = vd_pb_writer_init(kept, sizeof kept);
+    vd_pb_put_bytes(&w, 1, bias, sizeof bias);
+    assert_int_equal(shown.n, w.n_bytes);
+    assert_memory_equal(shown.p, kept, shown.n);
+    until(audit(&j.r.id).deadline_height + 1);
+    blocks(KIT_WINDOW * 3);
+    assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
+}
+
 /* Those who have the data already need not wait for those who demand them. */
 static void test_all_committed_ends_a_demand(void **state)
 {
@@ -785,6 +820,7 @@ int main(void)
         T(test_a_verdict_ends_the_audit),
         T(test_withheld_data_lose),
         T(test_data_on_the_ledger_answer_a_demand),
+        T(test_tables_are_shown),
         T(test_all_committed_ends_a_demand),
         T(test_trap_catches_who_was_told),
         T(test_a_trap_that_is_not_opened_costs_its_bond),

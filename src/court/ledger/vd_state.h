@@ -37,7 +37,7 @@
     X(VD_INDEX_OPEN_DISPUTE, 0x84, "worker, dispute id; value: empty")                                       \
     X(VD_INDEX_RECEIPT_DISPUTE, 0x85, "receipt id, dispute id; value: empty")                                \
     X(VD_INDEX_AUDITOR_AUDIT, 0x86, "auditor, receipt id; value: empty (audits that are not closed)")        \
-    X(VD_INDEX_SHOWN, 0x87, "receipt id, who, u32 first big-endian; value: tokens as shown")
+    X(VD_INDEX_SHOWN, 0x87, "receipt id, who, u32 first big-endian; value: tokens as shown; first 2^32 - 1: Tables")
 
 enum vd_state_class {
 #define X(code, first_byte, rest) code = first_byte,
@@ -71,7 +71,7 @@ struct vd_state_key vd_state_key_shown(const struct vd_hash *receipt_id, const s
     X(VD_BUCKET_ESCROWS, "escrows")                                                                          \
     X(VD_BUCKET_PENDING, "pending")                                                                          \
     X(VD_BUCKET_BONDS, "bonds")                                                                              \
-    X(VD_BUCKET_POOL, "audit pool")                                                                          \
+    X(VD_BUCKET_POOL, "pool")                                                                          \
     X(VD_BUCKET_BURNED, "burned")
 enum vd_bucket {
 #define X(code, name) code,

@@ -134,6 +134,8 @@ static void put_kind(struct vd_pb_writer *w, const struct vd_tx *tx)
         vd_pb_put_elem(w, 2, tx->u.audit_data.salt.b, VD_HASH_BYTES);
         vd_pb_put_u64(w, 3, tx->u.audit_data.first);
         vd_pb_put_bytes(w, 4, tx->u.audit_data.tokens.p, tx->u.audit_data.tokens.n);
+        vd_pb_put_bytes(w, 5, tx->u.audit_data.bias.p, tx->u.audit_data.bias.n);
+        vd_pb_put_bytes(w, 6, tx->u.audit_data.mask.p, tx->u.audit_data.mask.n);
         return;
     case VD_TX_TRAP_PLANT:
         vd_pb_put_elem(w, 1, tx->u.trap_plant.commitment.b, VD_HASH_BYTES);
@@ -205,6 +207,8 @@ static void get_audit_kind(struct vd_pb_reader *r, struct vd_tx *tx)
         get_hash(r, 2, &tx->u.audit_data.salt);
         tx->u.audit_data.first = (uint32_t)vd_pb_get_u64(r, 3, UINT32_MAX);
         tx->u.audit_data.tokens = vd_pb_get_bytes(r, 4, 4 * VD_AUDIT_CHUNK_TOKENS);
+        tx->u.audit_data.bias = vd_pb_get_bytes(r, 5, VD_CONTROLS_MAX_BYTES);
+        tx->u.audit_data.mask = vd_pb_get_bytes(r, 6, VD_CONTROLS_MAX_BYTES);
     } else if (tx->kind == VD_TX_TRAP_PLANT) {
         get_hash(r, 1, &tx->u.trap_plant.commitment);
     } else {

@@ -190,6 +190,7 @@ struct vd_tx_audit_data {
     struct vd_hash salt;    /* of the job */
     uint32_t first;         /* position in prompt then output */
     struct vd_bytes tokens; /* u32 little-endian each, VD_AUDIT_CHUNK_TOKENS or the rest */
+    struct vd_bytes bias, mask; /* the request's tables, with the first part */
 };
 struct vd_tx_trap_plant { /* the trap's id is the transaction's */
     struct vd_hash commitment;

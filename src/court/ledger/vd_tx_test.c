@@ -72,7 +72,7 @@ static struct vd_tx sample(enum vd_tx_kind kind)
         tx.u.audit_demand.receipt_id = h;
         break;
     case VD_TX_AUDIT_DATA:
-        tx.u.audit_data = (struct vd_tx_audit_data){h, h, 7, {bytes, 300}};
+        tx.u.audit_data = (struct vd_tx_audit_data){h, h, 7, {bytes, 300}, {bytes, 8}, {bytes, 9}};
         break;
     case VD_TX_TRAP_PLANT:
         tx.u.trap_plant.commitment = h;

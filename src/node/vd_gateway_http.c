@@ -12,6 +12,7 @@
 #include "vd_clock.h"
 #include "vd_gateway_impl.h"
 #include "vd_listen_tcp.h"
+#include "vd_tool_call.h"
 
 #include <errno.h>
 #include <microhttpd.h>
@@ -39,7 +40,7 @@ struct gw_http {
     atomic_uint n_calls; /* requests whose response has not been sent to its end */
 };
 
-enum stream_state { S_ROLE, S_TEXT, S_FINISH, S_USAGE, S_DONE, S_END };
+enum stream_state { S_ROLE, S_TEXT, S_CALLS, S_REST, S_FINISH, S_USAGE, S_DONE, S_END };
 
 /* A request, from its headers to the last byte of its response. */
 struct call {
@@ -67,8 +68,11 @@ struct call {
     uint64_t created_s;
     enum stream_state state;
     size_t n_sent; /* bytes of the text that are in chunks */
-    bool done;     /* the receipt is there */
-    char *out;     /* a piece of the stream, owned */
+    bool tools;    /* the answer may have tool calls */
+    struct vd_tool_scan scan;
+    struct vd_tool_answer read; /* of the whole answer; calls owned */
+    bool done;                  /* the receipt is there */
+    char *out;                  /* a piece of the stream, owned */
     size_t out_at, out_n;
 };
 
@@ -283,6 +287,7 @@ static bool prepare(struct call *c, struct vd_openai_error *e)
     if (!vd_openai_parse(&c->request, c->kind, (struct vd_bytes){c->body, c->n_body}, e))
         return false;
     snprintf(c->model, sizeof c->model, "%s", c->request.model);
+    c->tools = c->request.tools.type == VD_VALUE_LIST;
     const struct gw_model *m = find_model(c, e);
     if (!m || !admit(c, e) || !able(c->g, e) || !enter(c, e))
         return false;
@@ -293,6 +298,7 @@ static bool prepare(struct call *c, struct vd_openai_error *e)
     if (!gw_answer_start(&c->answer, c->g, m, &c->request, &c->key, ids, n_ids, e))
         return false;
     c->running = true;
+    c->answer.stream.marks = c->tools;
     c->answer.alive = client_alive;
     c->answer.alive_arg = c;
     c->answer.has_slot = true;
@@ -322,6 +328,15 @@ static struct vd_openai_reply reply_of(struct call *c)
         vd_hex_encode(c->receipt, k->receipt_id.b, VD_HASH_BYTES);
     }
     return r;
+}
+
+/* The answer is whole: which of its text are tool calls? */
+static void read_calls(struct call *c)
+{
+    struct vd_openai_reply r = reply_of(c);
+    c->read = (struct vd_tool_answer){NULL, r.n_text, r.n_text};
+    if (c->tools)
+        vd_tool_read(&c->read, r.text, r.n_text, &c->request.tools, c->id, c->request.one_call);
 }
 
 /* One step; a client that has hung up before its response began gets its answer finished all the same. */
@@ -355,9 +370,24 @@ static enum MHD_Result respond_whole(struct call *c)
     if (s != GW_DONE)
         return respond_error(c, &e);
     struct vd_openai_reply r = reply_of(c);
+    char *content = NULL;
     c->begun = true;
     c->gone |= !client_alive(c); /* what is sent now would be lost, though sending succeeds */
-    return respond_json(c, MHD_HTTP_OK, vd_openai_format_reply(&r));
+    read_calls(c);
+    if (c->read.calls) {
+        size_t n = c->read.n_content, n_rest = r.n_text - c->read.rest;
+        content = malloc(n + n_rest + 1);
+        if (!content)
+            return respond_json(c, MHD_HTTP_OK, NULL);
+        memcpy(content, r.text, n);
+        memcpy(content + n, r.text + c->read.rest, n_rest);
+        r.text = content;
+        r.n_text = n + n_rest;
+        r.calls = c->read.calls;
+    }
+    char *json = vd_openai_format_reply(&r);
+    free(content);
+    return respond_json(c, MHD_HTTP_OK, json);
 }
 
 /* Puts "data: JSON\n\n" into c->out. Takes json over. */
@@ -379,7 +409,21 @@ static bool put_chunk(struct call *c, enum vd_openai_part part, size_t from, siz
     struct vd_openai_reply r = reply_of(c);
     r.text += from;
     r.n_text = n;
+    r.calls = c->read.calls;
     return put_event(c, vd_openai_format_chunk(&r, part, c->request.include_usage));
+}
+
+/* How much of the text may be sent now: what could become a tool call waits until the answer is whole. */
+static size_t sendable(struct call *c)
+{
+    struct vd_openai_reply r = reply_of(c);
+    if (!c->tools)
+        return r.n_text;
+    if (!c->done)
+        return vd_tool_content(&c->scan, r.text, r.n_text);
+    if (!c->read.calls)
+        read_calls(c);
+    return c->read.n_content;
 }
 
 /* The next text chunk, waiting for it; false at the end of the text, or put an error and ended. */
@@ -388,7 +432,7 @@ static bool put_text(struct call *c, bool *failed)
     struct vd_openai_error e;
     enum gw_step s = GW_TEXT;
     for (;;) {
-        size_t n_text = reply_of(c).n_text;
+        size_t n_text = sendable(c);
         if (n_text > c->n_sent) {
             size_t from = c->n_sent;
             c->n_sent = n_text;
@@ -415,6 +459,7 @@ static bool put_text(struct call *c, bool *failed)
 static bool produce(struct call *c)
 {
     bool failed = false;
+    size_t rest;
     switch (c->state) {
     case S_ROLE:
         c->state = S_TEXT;
@@ -424,8 +469,15 @@ static bool produce(struct call *c)
     case S_TEXT:
         if (put_text(c, &failed))
             return !failed;
-        c->state = S_FINISH;
+        c->state = c->read.calls ? S_CALLS : S_FINISH;
         return produce(c);
+    case S_CALLS:
+        c->state = S_REST;
+        return put_chunk(c, VD_OPENAI_PART_CALLS, 0, 0);
+    case S_REST:
+        c->state = S_FINISH;
+        rest = reply_of(c).n_text - c->read.rest;
+        return rest ? put_chunk(c, VD_OPENAI_PART_TEXT, c->read.rest, rest) : produce(c);
     case S_FINISH:
         c->state = c->request.include_usage ? S_USAGE : S_DONE;
         return put_chunk(c, VD_OPENAI_PART_FINISH, 0, 0);
@@ -713,6 +765,7 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
     take_leave(c);
     vd_openai_request_free(&c->request);
     gw_guard_next(h->guard, c->guest);
+    json_decref(c->read.calls);
     free(c->kept.text);
     free(c->out);
     free(c->body);

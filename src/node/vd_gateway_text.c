@@ -5,10 +5,12 @@
 #include "vd_derive.h"
 #include "vd_gguf.h"
 #include "vd_template.h"
+#include "vd_tool_call.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { TOOL_MARKS_MAX = 16 };
 enum { RENDERED_MAX_BYTES = 4 << 20 }; /* a template adds a few bytes per message */
 
 struct vd_gateway_text {
@@ -17,12 +19,30 @@ struct vd_gateway_text {
     struct vd_template *chat; /* NULL: the file has none */
     struct vd_program program;
     struct vd_str bos, eos;
+    uint32_t mark[TOOL_MARKS_MAX], n_marks; /* tokens that are marks of tool calls */
 };
 
 static struct vd_str text_of_token(const struct vd_tok *tok, uint32_t id)
 {
     struct vd_bytes b = id == VD_TOK_NONE ? (struct vd_bytes){NULL, 0} : vd_tok_piece(tok, id, true);
     return (struct vd_str){b.n ? (const char *)b.p : "", b.n};
+}
+
+static void find_marks(struct vd_gateway_text *t)
+{
+    for (const char *const *m = vd_tool_marks(); *m && t->n_marks < TOOL_MARKS_MAX; m++) {
+        uint32_t id = vd_tok_find(t->tok, *m, strlen(*m));
+        if (id != VD_TOK_NONE)
+            t->mark[t->n_marks++] = id;
+    }
+}
+
+static bool is_mark(const struct vd_gateway_text *t, uint32_t id)
+{
+    for (uint32_t i = 0; i < t->n_marks; i++)
+        if (t->mark[i] == id)
+            return true;
+    return false;
 }
 
 static enum vd_err open_parts(struct vd_gateway_text *t, const char *path, struct vd_error *err)
@@ -43,6 +63,7 @@ static enum vd_err open_parts(struct vd_gateway_text *t, const char *path, struc
     if (e == VD_OK) {
         t->bos = text_of_token(t->tok, vd_tok_bos(t->tok));
         t->eos = text_of_token(t->tok, vd_tok_eos(t->tok));
+        find_marks(t);
     }
     return e;
 }
@@ -216,7 +237,7 @@ size_t vd_gateway_text_put(const struct vd_gateway_text *t, struct vd_gateway_te
 {
     if (vd_gateway_text_is_stop(t, id))
         return 0;
-    struct vd_bytes piece = vd_tok_piece(t->tok, id, false);
+    struct vd_bytes piece = vd_tok_piece(t->tok, id, s->marks && is_mark(t, id));
     return vd_tok_stream_put(&s->characters, piece.p, piece.n, out);
 }
 

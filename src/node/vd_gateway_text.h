@@ -27,6 +27,7 @@ bool vd_gateway_text_prompt(const struct vd_gateway_text *t, const struct vd_ope
 /* Tokens to text, in whole characters. Start from zeros. */
 struct vd_gateway_text_stream {
     struct vd_tok_stream characters;
+    bool marks; /* the marks of tool calls are text, also where the vocabulary has them as control tokens */
 };
 /* The most bytes that one token may add. */
 enum { VD_GATEWAY_TEXT_TOKEN_MAX = 3 * (VD_TOK_PIECE_MAX_BYTES + 4) };

@@ -374,12 +374,12 @@ char *vd_openai_format_error(const struct vd_openai_error *e)
                           "param", e->param[0] ? e->param : NULL, "code", e->code));
 }
 
-static const char *finish_reason(enum vd_finish f)
+static const char *finish_reason(const struct vd_openai_reply *r)
 {
-    switch (f) {
+    switch (r->finish) {
     case VD_FINISH_STOP:
     case VD_FINISH_CANCELLED:
-        return "stop";
+        return r->calls ? "tool_calls" : "stop";
     case VD_FINISH_LENGTH:
         return "length";
     case VD_FINISH_FAIL:
@@ -401,15 +401,35 @@ static json_t *receipt_of(const struct vd_openai_reply *r)
     return json_pack("{s:s, s:I}", "receipt_id", r->receipt_id, "amount_micro", (json_int_t)r->amount.micro);
 }
 
+/* A message's tool_calls; in a chunk each has its index. */
+static json_t *calls_of(const struct vd_openai_reply *r, bool chunk)
+{
+    json_t *list = json_deep_copy(r->calls), *call;
+    size_t i;
+    json_array_foreach(list, i, call)
+    {
+        if (chunk)
+            json_object_set_new(call, "index", json_integer((json_int_t)i));
+    }
+    return list;
+}
+
+/* A whole chat's message. Content is null if there are only tool calls. */
+static json_t *message_of(const struct vd_openai_reply *r)
+{
+    json_t *content = r->calls && r->n_text == 0 ? json_null() : json_stringn(r->text, r->n_text);
+    json_t *m = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", content, "refusal");
+    if (r->calls)
+        json_object_set_new(m, "tool_calls", calls_of(r, false));
+    return m;
+}
+
 char *vd_openai_format_reply(const struct vd_openai_reply *r)
 {
     bool chat = r->kind == VD_OPENAI_CHAT;
-    json_t *text = json_stringn(r->text, r->n_text);
-    json_t *choice =
-        chat ? json_pack("{s:i, s:{s:s, s:o, s:n}, s:n, s:s}", "index", 0, "message", "role", "assistant",
-                         "content", text, "refusal", "logprobs", "finish_reason", finish_reason(r->finish))
-             : json_pack("{s:i, s:o, s:n, s:s}", "index", 0, "text", text, "logprobs", "finish_reason",
-                         finish_reason(r->finish));
+    json_t *choice = json_pack("{s:i, s:o, s:n, s:s}", "index", 0, chat ? "message" : "text",
+                               chat ? message_of(r) : json_stringn(r->text, r->n_text), "logprobs",
+                               "finish_reason", finish_reason(r));
     return dump(json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o, s:o}", "id", r->id, "object",
                           chat ? "chat.completion" : "text_completion", "created", (json_int_t)r->created_s,
                           "model", r->model, "choices", choice, "usage", usage_of(r), "veridem",
@@ -419,13 +439,17 @@ char *vd_openai_format_reply(const struct vd_openai_reply *r)
 /* The one choice of a chunk; NULL for the usage chunk. */
 static json_t *chunk_choice(const struct vd_openai_reply *r, enum vd_openai_part part)
 {
-    const char *finish = part == VD_OPENAI_PART_FINISH ? finish_reason(r->finish) : NULL;
+    const char *finish = part == VD_OPENAI_PART_FINISH ? finish_reason(r) : NULL;
     json_t *text =
         json_stringn(part == VD_OPENAI_PART_TEXT ? r->text : "", part == VD_OPENAI_PART_TEXT ? r->n_text : 0);
     if (r->kind == VD_OPENAI_COMPLETION)
         return json_pack("{s:i, s:o, s:n, s:s?}", "index", 0, "text", text, "logprobs", "finish_reason",
                          finish);
-    json_t *delta = part == VD_OPENAI_PART_FINISH ? json_object() : json_pack("{s:O}", "content", text);
+    json_t *delta = part == VD_OPENAI_PART_FINISH || part == VD_OPENAI_PART_CALLS
+                        ? json_object()
+                        : json_pack("{s:O}", "content", text);
+    if (part == VD_OPENAI_PART_CALLS)
+        json_object_set_new(delta, "tool_calls", calls_of(r, true));
     if (part == VD_OPENAI_PART_ROLE)
         json_object_set_new(delta, "role", json_string("assistant"));
     json_decref(text);

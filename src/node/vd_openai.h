@@ -77,6 +77,7 @@ struct vd_openai_reply {
     const char *model;
     const char *text; /* UTF-8, may hold NUL */
     size_t n_text;
+    const struct json_t *calls; /* tool calls, for a whole chat or PART_CALLS; NULL: none */
     enum vd_finish finish;
     uint32_t n_prompt, n_output; /* of the receipt */
     const char *receipt_id;      /* 64 hex digits */
@@ -88,6 +89,7 @@ char *vd_openai_format_reply(const struct vd_openai_reply *r);
 enum vd_openai_part {
     VD_OPENAI_PART_ROLE,   /* first chunk of a chat: the role, no text */
     VD_OPENAI_PART_TEXT,   /* some text */
+    VD_OPENAI_PART_CALLS,  /* the tool calls, whole */
     VD_OPENAI_PART_FINISH, /* no text, the finish reason and the receipt */
     VD_OPENAI_PART_USAGE,  /* no choice, the usage and the receipt; only when asked for */
 };

@@ -1,23 +1,33 @@
-/* Any text as a template over a small chat, with small limits: it ends, and writes no more than it may. */
+/* Any text as a template over a small chat with a tool and a tool call, with small limits: it ends, and
+ * writes no more than it may. */
 #include "vd_template.h"
 
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
+#define TEXT(s) vd_value_str(s, sizeof(s) - 1)
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
-    static const struct vd_chat_message m[] = {{{"system", 6}, {"Be brief.", 9}},
-                                               {{"user", 4}, {" h\xC3\xA9llo\n", 8}}};
-    const struct vd_value role = vd_value_text("role"), content = vd_value_text("content");
-    const struct vd_value pairs[2][4] = {
-        {role, vd_value_str(m[0].role.p, m[0].role.n), content, vd_value_str(m[0].content.p, m[0].content.n)},
-        {role, vd_value_str(m[1].role.p, m[1].role.n), content,
-         vd_value_str(m[1].content.p, m[1].content.n)}};
-    const struct vd_value list[] = {vd_value_map(pairs[0], 2), vd_value_map(pairs[1], 2)};
-    const struct vd_value globals[] = {vd_value_text("messages"), vd_value_list(list, 2)};
-    const struct vd_value map = vd_value_map(globals, 1);
-    const struct vd_template_options limits = {.memory_bytes = 1 << 18, .steps = 20000};
+    const struct vd_value schema[] = {TEXT("city"), TEXT("Paris"), TEXT("days"), vd_value_float(2.5)};
+    const struct vd_value function[] = {TEXT("name"), TEXT("weather"), TEXT("arguments"),
+                                        vd_value_map(schema, 2)};
+    const struct vd_value call[] = {TEXT("id"), TEXT("a1"), TEXT("function"), vd_value_map(function, 2)};
+    const struct vd_value calls[] = {vd_value_map(call, 2)};
+    struct vd_value pairs[2][4];
+    const struct vd_value third[] = {TEXT("role"), TEXT("assistant"), TEXT("tool_calls"),
+                                     vd_value_list(calls, 1)};
+    const struct vd_value list[] = {
+        vd_chat_plain(pairs[0], vd_str_of("system"), vd_str_of("Be brief.")),
+        vd_chat_plain(pairs[1], vd_str_of("user"), vd_str_of(" h\xC3\xA9llo\n")),
+        vd_value_map(third, 2),
+    };
+    const struct vd_value globals[] = {TEXT("messages"), vd_value_list(list, 3), TEXT("tools"),
+                                       vd_value_list(calls, 1)};
+    const struct vd_value map = vd_value_map(globals, 2);
+    const struct vd_template_options limits = {
+        .memory_bytes = 1 << 18, .steps = 20000, .has_now = true, .now_s = 1753000000};
     struct vd_template *t;
     struct vd_error err = {0};
     enum vd_err e = vd_template_parse(&t, (const char *)data, n_bytes, &err);

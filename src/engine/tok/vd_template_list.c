@@ -345,6 +345,8 @@ static bool dictsort(struct vd_run *r, const struct vd_value *map, const struct 
     return sort(r, k, n, vd_args_truth(a, 2, "reverse", false)) && unkey(r, k, n, out);
 }
 
+enum { N_PICKING = 5 }; /* the first of the table: map, select and their like */
+
 static const struct {
     const char *name;
     list_fn *fn;
@@ -388,6 +390,8 @@ bool vd_list_filter(struct vd_run *r, struct vd_str name, const struct vd_value 
             return vd_args_wrong(r, name);
         if (v->type == VD_VALUE_STR && filters[i].fn == l_reverse)
             return reverse_string(r, v, out);
+        if (i < N_PICKING && !vd_op_truth(v)) /* also of what cannot be looped over */
+            return lazy(NULL, 0, out);
         return vd_op_iterate(r, v, &items) && filters[i].fn(r, &items, a, out);
     }
     return true;

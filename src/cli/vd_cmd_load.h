@@ -24,6 +24,16 @@
  * their own share it. dir[1] is empty when it is the same or there is none. */
 enum vd_err vd_cmd_models_dirs(char dir[2][VD_PATH_MAX], struct vd_error *err);
 
+/* For the table of options of every command that generates. */
+#define VD_CMD_OPTS_GUESS                                                                                    \
+    {"spec", 0, "WAY",                                                                                       \
+     "guess tokens from what was said before, which is faster where text repeats itself: lookup (default) "  \
+     "or off; never another bit",                                                                            \
+     false},                                                                                                 \
+    {                                                                                                        \
+        "draft", 0, "MODEL", "guess tokens by this smaller model with the same vocabulary", false            \
+    }
+
 /* The *.gguf files of these folders, the first folder's first and each folder's by name; a file of the second
  * that has the name of one in the first is left out. The caller frees with vd_cmd_models_free. */
 struct vd_cmd_models {
@@ -45,13 +55,15 @@ struct vd_cmd_text {
 enum vd_err vd_cmd_text_open(struct vd_cmd_text *t, const char *name, struct vd_error *err);
 void vd_cmd_text_close(struct vd_cmd_text *t);
 
-/* Kernels, threads, model and tokenizer, as --threads and --kernel say. Closing takes a half-open or zero
- * one. */
+/* Kernels, threads, model and tokenizer, as --threads and --kernel say, and what guesses, as --spec and
+ * --draft say. Closing takes a half-open or zero one. */
 struct vd_cmd_engine {
     const struct vd_kern *kern;
     struct vd_pool *pool;
     struct vd_model *model;
     struct vd_tok *tok;
+    bool lookup;            /* --spec lookup */
+    struct vd_model *draft; /* --draft, or NULL */
 };
 enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
                                struct vd_error *err);

@@ -31,6 +31,7 @@ struct vd_run {
     pthread_cond_t cond;
     bool done;
     struct vd_job_result result;
+    struct vd_engine_stats stats;
 };
 
 /* ---- The answer, as it comes ---- */
@@ -93,7 +94,8 @@ static enum vd_err vd_run_generate(struct vd_run *r, struct vd_error *err)
                          .on_token = vd_run_on_token,
                          .on_done = vd_run_on_done};
     uint64_t id;
-    enum vd_err e = vd_engine_create(&engine, r->g.model, r->g.pool, NULL, err);
+    struct vd_engine_options options = {.lookup = r->g.lookup, .draft = r->g.draft};
+    enum vd_err e = vd_engine_create(&engine, r->g.model, r->g.pool, &options, err);
     if (e != VD_OK)
         return e;
     e = vd_engine_submit(engine, &job, &id, err);
@@ -106,6 +108,7 @@ static enum vd_err vd_run_generate(struct vd_run *r, struct vd_error *err)
         vd_run_say(r, out, vd_tok_stream_end(&r->stream, out));
         if (r->result.end == VD_JOB_BROKEN)
             e = vd_error_set(err, r->result.err.code, "%s", r->result.err.msg);
+        vd_engine_get_stats(engine, &r->stats);
     }
     vd_engine_destroy(engine);
     return e;
@@ -248,6 +251,9 @@ static void vd_run_report(struct vd_run *r)
         return;
     }
     fputc('\n', r->cli->out);
+    if (vd_cli_has(r->cli, "verbose") && r->stats.n_guessed_tokens)
+        fprintf(stderr, "%llu tokens guessed, %llu of them right\n",
+                (unsigned long long)r->stats.n_guessed_tokens, (unsigned long long)r->stats.n_right_tokens);
     if (vd_cli_has(r->cli, "verbose"))
         fprintf(
             stderr,
@@ -330,6 +336,7 @@ static const struct vd_cli_opt vd_run_opts[] = {
     {"receipt", 0, "FILE", "write a receipt, signed with the key \"default\", for `veridem verify`", false},
     {"special", 0, NULL, "show control tokens", false},
     {"verbose", 'v', NULL, "say how long it took, on stderr", false},
+    VD_CMD_OPTS_GUESS,
     VD_CMD_OPTS_COMPUTE,
     {0},
 };

@@ -56,7 +56,9 @@ static enum vd_err vd_worker_read(struct vd_worker_cmd *c, const struct vd_cli *
                                       .price_in = {price_in},
                                       .price_out = {price_out},
                                       .capacity = capacity,
-                                      .max_kv_bytes = (size_t)kv_mib << 20};
+                                      .max_kv_bytes = (size_t)kv_mib << 20,
+                                      .lookup = c->engine[i].lookup,
+                                      .draft = c->engine[i].draft};
         e = vd_model_root(m->model, m->pool, &m->root, err);
     }
     if (e == VD_OK && !c->n_models)
@@ -124,6 +126,7 @@ static const struct vd_cli_opt vd_worker_opts[] = {
     {"capacity", 0, "N", "jobs at once, for each model (default 8)", false},
     {"kv-mib", 0, "N", "memory of each model's KV cache in MiB (default 512)", false},
     {"status", 0, "HOST:PORT", "where /health and /metrics are (default 127.0.0.1, any port)", false},
+    VD_CMD_OPTS_GUESS,
     VD_CMD_OPTS_COMPUTE,
     VD_CMD_OPTS_ROLE,
     {0},

@@ -184,6 +184,8 @@ static enum vd_err vd_worker_start_engines(struct vd_worker *w, struct vd_error 
     for (size_t i = 0; e == VD_OK && i < w->n_offers; i++) {
         struct vd_worker_offer *o = &w->offer[i];
         struct vd_engine_options options = {.max_kv_bytes = o->m.max_kv_bytes,
+                                            .lookup = o->m.lookup,
+                                            .draft = o->m.draft,
                                             .max_active = o->m.capacity < 32 ? o->m.capacity : 32,
                                             .max_queued = VD_WORKER_JOBS_MAX};
         e = vd_engine_create(&o->engine, o->m.model, o->m.pool, &options, err);

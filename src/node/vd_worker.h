@@ -35,6 +35,8 @@ struct vd_worker_model {
     struct vd_amount price_in, price_out; /* per token */
     uint32_t capacity;                    /* jobs at once, 1.. */
     size_t max_kv_bytes;                  /* 0: the engine's default; disputes have their own besides */
+    bool lookup;                          /* and the next: as in vd_engine_options */
+    const struct vd_model *draft;
 };
 
 struct vd_worker_config {

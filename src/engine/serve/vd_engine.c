@@ -242,6 +242,7 @@ static struct job *take_ended(struct vd_engine *e, struct job *list)
         else
             vd_kv_close(j->kv);
         j->kv = NULL;
+        vd_draft_drop(&j->draft);
         e->stats.n_prompt_tokens += j->spec.n_prompt;
         e->stats.n_output_tokens += j->n_output;
         j->next = list;
@@ -307,6 +308,8 @@ static void *schedule(void *arg)
         pthread_mutex_lock(&e->lock);
         e->stats.n_steps++;
         e->stats.n_rows += e->n_rows;
+        e->stats.n_guessed_tokens += e->n_guessed;
+        e->stats.n_right_tokens += e->n_right;
         tell_done(e, take_ended(e, NULL));
     }
     pthread_mutex_unlock(&e->lock);
@@ -330,6 +333,8 @@ static struct vd_engine_options with_defaults(const struct vd_engine_options *gi
 static void engine_free(struct vd_engine *e)
 {
     vd_prefix_clear(&e->prefix);
+    vd_draft_destroy(e->draft);
+    free(e->drafted);
     vd_kv_pool_destroy(e->cache);
     vd_ctx_destroy(e->ctx);
     for (unsigned t = 0; e->samplers && t < vd_pool_threads(e->pool); t++)
@@ -353,13 +358,27 @@ static enum vd_err make_buffers(struct vd_engine *e, size_t max_logits, struct v
     for (unsigned t = 0; ok && t < n_threads; t++)
         ok = (e->samplers[t] = vd_sampler_new(vd_model_program(e->m)->vocab)) != NULL;
     e->active = calloc(e->options.max_active, sizeof(struct job *));
+    e->drafted = calloc(e->options.max_active, sizeof(struct vd_draft_seq *));
     e->rows = calloc(e->options.max_rows, sizeof *e->rows);
     e->choices = calloc(max_logits, sizeof *e->choices);
     e->k = malloc(vd_model_k_row_bytes(e->m));
     e->v = malloc(vd_model_v_row_bytes(e->m));
-    if (!ok || !e->active || !e->rows || !e->choices || !e->k || !e->v)
+    if (!ok || !e->active || !e->drafted || !e->rows || !e->choices || !e->k || !e->v)
         return vd_error_set(err, VD_ENOMEM, "no memory for an engine of %zu jobs", e->options.max_active);
     return VD_OK;
+}
+
+static enum vd_err make_draft(struct vd_engine *e, struct vd_error *err)
+{
+    const struct vd_model *draft = e->options.draft;
+    uint32_t vocab = vd_model_program(draft)->vocab, own = vd_model_program(e->m)->vocab;
+    if (vocab != own)
+        return vd_error_set(
+            err, VD_EUSE,
+            "%s: a draft model of %u tokens cannot guess for one of %u; give one that has the "
+            "same vocabulary",
+            vd_model_path(draft), vocab, own);
+    return vd_draft_create(&e->draft, draft, e->pool, e->options.max_active, e->options.max_kv_bytes, err);
 }
 
 enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, struct vd_pool *pool,
@@ -382,6 +401,8 @@ enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, s
         rc = vd_ctx_create(&e->ctx, m, pool, e->options.max_rows, logits, err);
     if (rc == VD_OK)
         rc = vd_kv_pool_create(&e->cache, m, e->options.max_kv_bytes, err);
+    if (rc == VD_OK && e->options.draft)
+        rc = make_draft(e, err);
     if (rc == VD_OK && pthread_create(&e->thread, NULL, schedule, e) != 0)
         rc = vd_error_set(err, VD_EAGAIN, "the system refused a thread for the engine");
     if (rc != VD_OK) {

@@ -35,6 +35,10 @@ struct vd_engine_options {
     size_t max_rows;     /* rows of a step; default 512 */
     size_t max_active;   /* jobs that share steps; default 32 */
     size_t max_queued;   /* jobs that wait; default 1024 */
+    bool lookup;         /* guess tokens from what a job has said (vd_guess.h): faster, the same bits */
+    /* Guess by this model too, where the lookup finds nothing; borrowed, NULL: none. Its vocabulary is as
+     * large as the model's. Its cache has max_kv_bytes besides. */
+    const struct vd_model *draft;
 };
 
 /* What the commit root binds of one position. Pointers live for the call. */
@@ -86,7 +90,8 @@ struct vd_job {
     void (*on_done)(void *arg, const struct vd_job_result *r);
 };
 
-/* Starts the scheduler thread. VD_EUSE (a cache below one page), VD_ENOMEM, VD_EAGAIN. */
+/* Starts the scheduler thread. VD_EUSE (a cache below one page, a draft model of another vocabulary),
+ * VD_ENOMEM, VD_EAGAIN. */
 enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, struct vd_pool *pool,
                              const struct vd_engine_options *options, struct vd_error *err);
 /* Cancels all jobs, waits for their on_done, ends the thread. NULL is allowed. Not from a callback. */
@@ -112,6 +117,7 @@ struct vd_engine_stats {
     size_t n_active, n_queued, n_prefixes;
     size_t kv_pages_used, kv_pages_max, kv_page_bytes;
     uint64_t n_steps, n_rows, n_prompt_tokens, n_reused_tokens, n_output_tokens;
+    uint64_t n_guessed_tokens, n_right_tokens; /* guesses, and those that the jobs yielded */
 };
 void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out);
 

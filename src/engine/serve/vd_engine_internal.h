@@ -4,6 +4,7 @@
 #define VD_ENGINE_INTERNAL_H
 
 #include "vd_engine.h"
+#include "vd_guess.h"
 #include "vd_prefix.h"
 #include "vd_sampler.h"
 
@@ -28,8 +29,13 @@ struct job {
     uint32_t mask_n;
     uint8_t bias[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES]; /* where spec.bias points */
     uint64_t queued_ns, admitted_ns, first_ns;
+    struct vd_draft_seq draft;
+    uint32_t guess_len;  /* tokens to guess next time; 0 before the first */
+    uint32_t guess_wait; /* steps until then */
+    uint32_t n_missed;   /* guesses in a row of which nothing was right */
     /* of the running step */
     size_t first_row, n_rows;
+    size_t n_guess, guess_end; /* tokens behind n_known that are guesses, and where they end; or 0 */
 };
 
 struct call {
@@ -76,8 +82,11 @@ struct vd_engine {
     struct vd_row *rows;
     struct choice *choices;
     size_t n_rows, n_choices;
-    size_t turn;                  /* the active job that gets prompt rows first */
-    struct vd_sampler **samplers; /* per thread of the pool */
+    size_t turn;                   /* the active job that gets prompt rows first */
+    struct vd_sampler **samplers;  /* per thread of the pool */
+    struct vd_draft *draft;        /* NULL: none */
+    struct vd_draft_seq **drafted; /* max_active */
+    uint64_t n_guessed, n_right;   /* of the running step */
     uint8_t *k, *v;
 };
 

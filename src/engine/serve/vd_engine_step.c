@@ -1,6 +1,7 @@
 /* A step. First every job that generates gets its row, then the rows that are left go to jobs with more than
  * one known token (prompts, resumed outputs), in equal shares so that a long prompt does not hold up a short
- * one. While somebody generates, prompt rows are few, which bounds the time between two of his tokens. */
+ * one. While somebody generates, prompt rows are few, which bounds the time between two of his tokens. Last,
+ * jobs that generate may get rows for guesses of their next tokens (vd_guess.h). */
 #include "vd_engine_internal.h"
 #include "vd_receipt.h"
 
@@ -10,6 +11,9 @@
 enum {
     BUSY_PROMPT_ROWS = 128, /* prompt rows of a step beside generating jobs */
     SHARE_MIN = 32,         /* of one job */
+    GUESS_ROWS = 24,        /* generating rows and guesses of a step: more cost more than they may save */
+    GUESS_FIRST = 4,        /* tokens of a job's first guess */
+    GUESS_WAIT_LOG2 = 5,    /* a job whose guesses are wrong tries again after at most so many steps */
 };
 
 uint64_t vd_engine_now_ns(void)
@@ -44,22 +48,13 @@ static size_t fit_logits(const struct job *j, size_t n, size_t logits)
     return want > logits ? n - (want - logits) : n;
 }
 
-/* Decides n_rows of every active job. */
-static void plan(struct vd_engine *e)
+/* Prompts and resumed outputs, after the generating jobs have left so many rows and rows with logits. */
+static void plan_long(struct vd_engine *e, size_t n_long, size_t *rows_left, size_t *logits_left)
 {
-    size_t rows = e->options.max_rows, logits = vd_ctx_max_logits(e->ctx), n_long = 0;
-    for (size_t i = 0; i < e->n_active; i++) {
-        struct job *j = e->active[i];
-        bool generates = waiting_rows(j) == 1 && vd_kv_len(j->kv) >= j->spec.n_prompt;
-        j->n_rows = generates ? 1 : 0;
-        n_long += !generates;
-        rows -= j->n_rows;
-        logits -= j->n_rows;
-    }
-    if (n_long == 0)
-        return;
+    size_t rows = *rows_left, logits = *logits_left;
     if (n_long < e->n_active)
         rows = min2(rows, BUSY_PROMPT_ROWS);
+    size_t beyond = *rows_left - rows;
     size_t share = rows / n_long > SHARE_MIN ? rows / n_long : SHARE_MIN;
     for (size_t pass = 0; pass < 2; pass++) /* what short ones leave goes to the others */
         for (size_t i = 0; i < e->n_active; i++) {
@@ -71,6 +66,76 @@ static void plan(struct vd_engine *e)
             logits -= logits_of(j, j->n_rows) - logits_of(j, have);
             rows -= j->n_rows - have;
         }
+    *rows_left = rows + beyond;
+    *logits_left = logits;
+}
+
+static bool generates(const struct job *j)
+{
+    return waiting_rows(j) == 1 && vd_kv_len(j->kv) >= j->spec.n_prompt;
+}
+
+/* How many tokens to guess for a job: none beyond its last but one, which is the last that is fed. */
+static size_t guess_room(struct job *j)
+{
+    if (!generates(j) || (j->guess_wait > 0 && j->guess_wait--))
+        return 0;
+    j->guess_len = j->guess_len ? j->guess_len : GUESS_FIRST;
+    return min2(j->guess_len, (size_t)j->spec.n_prompt + j->spec.max_tokens - 1 - j->n_known);
+}
+
+/* Guesses behind the newest tokens of generating jobs, and rows for them. */
+static void plan_guesses(struct vd_engine *e, size_t rows, size_t logits)
+{
+    size_t n_rows = 0, n_drafted = 0;
+    for (size_t i = 0; i < e->n_active; i++)
+        n_rows += e->active[i]->n_rows;
+    size_t left = n_rows < GUESS_ROWS ? min2(GUESS_ROWS - n_rows, min2(rows, logits)) : 0;
+    for (size_t i = 0; i < e->n_active && left > 0; i++) {
+        struct job *j = e->active[(e->turn + i) % e->n_active];
+        size_t room = min2(guess_room(j), left);
+        if (room == 0)
+            continue;
+        if (e->options.lookup)
+            j->n_guess = vd_guess_lookup(j->tokens, j->n_known, room, j->tokens + j->n_known);
+        left -= j->n_guess;
+        if (j->n_guess > 0 || !e->draft)
+            continue;
+        j->draft.tokens = j->tokens;
+        j->draft.n_known = j->n_known;
+        j->draft.want = room;
+        j->draft.out = j->tokens + j->n_known;
+        e->drafted[n_drafted++] = &j->draft;
+        left -= room;
+    }
+    if (n_drafted > 0)
+        vd_draft_guess(e->draft, e->drafted, n_drafted);
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        if (j->draft.want > 0)
+            j->n_guess = j->draft.n_out;
+        j->draft.want = 0;
+        j->n_rows += j->n_guess;
+        j->guess_end = j->n_known + j->n_guess;
+    }
+}
+
+/* Decides n_rows of every active job. */
+static void plan(struct vd_engine *e)
+{
+    size_t rows = e->options.max_rows, logits = vd_ctx_max_logits(e->ctx), n_long = 0;
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        j->n_guess = j->guess_end = 0;
+        j->n_rows = generates(j) ? 1 : 0;
+        n_long += j->n_rows == 0;
+        rows -= j->n_rows;
+        logits -= j->n_rows;
+    }
+    if (n_long > 0)
+        plan_long(e, n_long, &rows, &logits);
+    if (e->options.lookup || e->draft)
+        plan_guesses(e, rows, logits);
     e->turn++;
 }
 
@@ -195,12 +260,37 @@ static void on_mismatch(struct job *j, const struct choice *c)
     vd_kv_rewind(j->kv, at);
 }
 
+/* The next guess is made by how this one went: n_right of n_guess. */
+static void learn(struct job *j, size_t n_right)
+{
+    j->n_missed = n_right > 0 ? 0 : j->n_missed + 1;
+    j->guess_wait = j->n_missed ? (1u << min2(j->n_missed, GUESS_WAIT_LOG2)) - 1 : 0;
+    if (n_right == j->n_guess)
+        j->guess_len = (uint32_t)min2(2 * j->n_guess, VD_GUESS_MAX);
+    else
+        j->guess_len = (uint32_t)n_right + 1;
+}
+
+/* What the rows behind the job's last valid choice have left in the cache goes away, and what the mask has
+ * seen of them. */
+static void settle_guesses(struct vd_engine *e, struct job *j, const struct choice *last)
+{
+    size_t n_right = last->index - (e->rows[j->first_row].pos + 1 - j->spec.n_prompt);
+    vd_kv_rewind(j->kv, j->spec.n_prompt + last->index);
+    j->mask = last->mask;
+    j->mask_n = last->index;
+    e->n_guessed += j->n_guess;
+    e->n_right += n_right;
+    learn(j, n_right);
+}
+
 /* Takes the token of one row. Returns false if the rest of the job's rows is void. */
 static bool deliver(struct vd_engine *e, struct job *j, const struct choice *c)
 {
     uint32_t pos = j->spec.n_prompt - 1 + c->index, at = pos + 1;
     enum vd_stop stop = stop_of(e, j, c);
     bool given = c->index < j->n_given, same = given && j->tokens[at] == c->token;
+    bool wrong = at < j->guess_end && j->tokens[at] != c->token;
     if (j->first_ns == 0)
         j->first_ns = vd_engine_now_ns();
     tell_position(e, j, pos, vd_ctx_hidden(e->ctx, c->row), c->token, stop, &c->mask);
@@ -219,22 +309,25 @@ static bool deliver(struct vd_engine *e, struct job *j, const struct choice *c)
     }
     if (stop != VD_STOP_NONE)
         end_job(j, VD_JOB_STOPPED, stop);
-    return stop == VD_STOP_NONE && (same || !given);
+    return stop == VD_STOP_NONE && (same || !given) && !wrong;
 }
 
 /* The rows of one job, in order; *c is the job's first choice and moves behind its last. */
 static void deliver_rows(struct vd_engine *e, struct job *j, size_t *c)
 {
     bool valid = true;
+    const struct choice *last = NULL;
     uint32_t pos = e->rows[j->first_row].pos;
     for (size_t k = 0; k < j->n_rows; k++, pos++) {
         bool yields = e->rows[j->first_row + k].flags != 0;
         if (yields && valid)
-            valid = deliver(e, j, &e->choices[*c]);
+            valid = deliver(e, j, last = &e->choices[*c]);
         else if (!yields)
             tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
         *c += yields;
     }
+    if (j->n_guess > 0)
+        settle_guesses(e, j, last);
 }
 
 static void break_all(struct vd_engine *e, const struct vd_error *err)
@@ -252,6 +345,7 @@ void vd_engine_step(struct vd_engine *e)
     for (size_t i = 0; i < e->n_active; i++)
         if (!e->active[i]->told_reused)
             tell_reused(e, e->active[i]);
+    e->n_guessed = e->n_right = 0;
     plan(e);
     fill_rows(e);
     if (vd_model_forward(e->ctx, e->rows, e->n_rows, NULL, &err) != VD_OK) {

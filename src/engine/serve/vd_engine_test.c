@@ -1,5 +1,7 @@
 /* The engine on a small random model: a job's tokens and positions are those of a plain one-job loop, whoever
- * else is served, wherever its prefix comes from, and however often it was interrupted. */
+ * else is served, wherever its prefix comes from, however often it was interrupted, and whatever is guessed:
+ * all tests run without guesses, with the lookup, and with the model as its own draft, which is right for
+ * greedy jobs and often wrong for the others. */
 #include "vd_engine.h"
 
 #include "vd_receipt.h"
@@ -180,10 +182,16 @@ static void open_model(struct fixture *f, const struct vd_test_model *t)
     log_model = f->m;
 }
 
-static void open_engine(struct fixture *f, const struct vd_engine_options *o)
+enum guesses { NO_GUESSES, LOOKUP, DRAFT, N_GUESSES };
+static enum guesses guesses; /* of the running group of tests */
+
+static void open_engine(struct fixture *f, const struct vd_engine_options *given)
 {
     struct vd_error err;
-    if (vd_engine_create(&f->e, f->m, f->pool, o, &err) != VD_OK)
+    struct vd_engine_options o = given ? *given : (struct vd_engine_options){0};
+    o.lookup = guesses != NO_GUESSES;
+    o.draft = guesses == DRAFT ? f->m : NULL;
+    if (vd_engine_create(&f->e, f->m, f->pool, &o, &err) != VD_OK)
         fail_msg("%s", err.msg);
 }
 
@@ -332,6 +340,34 @@ static void alone(void **state)
         assert_int_equal(l.result.stop, VD_STOP_LENGTH);
         assert_int_equal(l.n_positions, jobs[i].n_prompt + jobs[i].max_tokens - 1);
     }
+}
+
+/* Guesses make several tokens a step, and never another token. */
+static void guesses_are_checked(void **state)
+{
+    enum { N_OUT = 200 };
+    struct fixture *f = *state;
+    uint32_t text[60];
+    for (uint32_t i = 0; i < 60; i++) /* a phrase, again and again */
+        text[i] = prompt_text[i % 12];
+    for (unsigned i = 0; i < 4; i++) {
+        struct log l;
+        struct vd_job job = some_job(0, 60, N_OUT, i % 2 ? warm(i) : greedy);
+        job.prompt = text;
+        job.account = account((uint8_t)(i / 2 + 1)); /* what wrong guesses left is not another job's prefix */
+        struct plain want = plain_of(f, &job);
+        run_job(f->e, job, &l);
+        assert_same(&l, &want);
+    }
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    assert_true(s.n_right_tokens <= s.n_guessed_tokens);
+    if (guesses == NO_GUESSES)
+        assert_int_equal(s.n_guessed_tokens, 0);
+    else
+        assert_true(s.n_right_tokens > 0 && s.n_right_tokens < s.n_guessed_tokens && s.n_steps < 4 * N_OUT);
+    if (guesses == DRAFT)
+        assert_true(s.n_right_tokens > N_OUT);
 }
 
 static void among_others(void **state)
@@ -699,6 +735,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(alone),
+        TEST(guesses_are_checked),
         TEST(among_others),
         TEST(prefix_is_reused),
         TEST(conversation),
@@ -713,5 +750,10 @@ int main(void)
         TEST(mismatch_keeps_its_memory),
         TEST(waiting_evicts_nothing),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = 0;
+    for (int i = 0; i < N_GUESSES; i++) {
+        guesses = (enum guesses)i;
+        failed += cmocka_run_group_tests(tests, NULL, NULL);
+    }
+    return failed;
 }

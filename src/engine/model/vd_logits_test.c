@@ -5,6 +5,7 @@
 #include "vd_test_model.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 
@@ -14,8 +15,10 @@ enum { N_TOK = 90 }; /* two chunks of keys */
 
 static uint64_t fnv(uint64_t h, const float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        assert_true(isfinite(x[i]));
         h = (h ^ vd_f32_bits(x[i])) * UINT64_C(0x100000001b3);
+    }
     return h;
 }
 
@@ -53,32 +56,45 @@ static uint64_t hash_logits(const char *path, const struct vd_kern *kern)
 }
 
 static const struct {
+    const char *form;
     enum vd_wtype mats, embd;
     uint64_t recorded;
 } models[] = {
-    {VD_WTYPE_Q4_1, VD_WTYPE_Q8_0, 0x70ea71fef020b273},
-    {VD_WTYPE_Q4_0, VD_WTYPE_F16, 0x0f689d6ddb6d6fcb},
-    {VD_WTYPE_Q5_1, VD_WTYPE_Q5_0, 0x0c90d0ff8c18632c},
-    {VD_WTYPE_BF16, VD_WTYPE_F32, 0x1abb5c5186ac4317},
+    {"llama", VD_WTYPE_Q4_1, VD_WTYPE_Q8_0, 0x70ea71fef020b273},
+    {"llama", VD_WTYPE_BF16, VD_WTYPE_F32, 0x1abb5c5186ac4317},
+    {"llama", VD_WTYPE_Q4_K, VD_WTYPE_Q6_K, 0x8432c5db38ae600d},
+    {"llama-yarn", VD_WTYPE_Q5_1, VD_WTYPE_Q5_0, 0x379ac96d5f6ee992},
+    {"gemma2", VD_WTYPE_Q5_K, VD_WTYPE_Q3_K, 0x58f26157ac38182a},
+    {"qwen3moe", VD_WTYPE_Q4_0, VD_WTYPE_F16, 0x5972cf5f1056742c},
+    {"phi3-long", VD_WTYPE_IQ4_XS, VD_WTYPE_Q2_K, 0xdb08362c6cb11607},
+    {"qwen2", VD_WTYPE_MXFP4, VD_WTYPE_IQ4_NL, 0x9338425debf63d87},
 };
+
+/* The file of model i, to be unlinked. */
+static void model_file(size_t i, char path[VD_PATH_MAX])
+{
+    struct vd_test_model t = vd_test_model_of(vd_test_form(models[i].form));
+    t.mats = models[i].mats;
+    t.embd = models[i].embd;
+    t.n_layers = 2;
+    if (vd_wtype_info(t.mats)->block_elems == 256)
+        vd_test_model_widen(&t);
+    vd_test_model_file(&t, path);
+}
 
 static void test_recorded_logits(void **state)
 {
     static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neon-i8mm"};
     int wrong = 0;
     for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
-        struct vd_test_model t = vd_test_model_default;
         char path[VD_PATH_MAX];
-        t.mats = models[i].mats;
-        t.embd = models[i].embd;
-        t.n_layers = 2;
-        vd_test_model_file(&t, path);
+        model_file(i, path);
         for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
             const struct vd_kern *kern = vd_kern_pick(names[k], NULL);
             uint64_t h = kern == NULL ? models[i].recorded : hash_logits(path, kern);
             if (h != models[i].recorded) {
-                print_error("%s, %s: 0x%016" PRIx64 ", recorded 0x%016" PRIx64 "\n",
-                            vd_wtype_info(t.mats)->name, names[k], h, models[i].recorded);
+                print_error("%s, %s, %s: 0x%016" PRIx64 ", recorded 0x%016" PRIx64 "\n", models[i].form,
+                            vd_wtype_info(models[i].mats)->name, names[k], h, models[i].recorded);
                 wrong++;
             }
         }

@@ -1,0 +1,166 @@
+/* Answers in the formats of several models: the calls in them, what is content, and that a stream never sends
+ * a piece of a call, wherever the answer is cut. */
+#include "vd_tool_call.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#define TEXT(s) vd_value_str(s, sizeof(s) - 1)
+
+/* Two tools: add, with a string parameter s, and weather. */
+static struct vd_value tools(void)
+{
+    static struct vd_value type[2], s[2], properties[2], add[4], weather[2], f[2][2], list[2];
+    type[0] = TEXT("type");
+    type[1] = TEXT("string");
+    s[0] = TEXT("s");
+    s[1] = vd_value_map(type, 1);
+    properties[0] = TEXT("properties");
+    properties[1] = vd_value_map(s, 1);
+    add[0] = weather[0] = TEXT("name");
+    add[1] = TEXT("add");
+    add[2] = TEXT("parameters");
+    add[3] = vd_value_map(properties, 1);
+    weather[1] = TEXT("weather");
+    f[0][0] = f[1][0] = TEXT("function");
+    f[0][1] = vd_value_map(add, 2);
+    f[1][1] = vd_value_map(weather, 1);
+    list[0] = vd_value_map(f[0], 1);
+    list[1] = vd_value_map(f[1], 1);
+    return vd_value_list(list, 2);
+}
+
+#define D(word) "<\uFF5Ctool\u2581" word "\uFF5C>"
+
+/* calls: "name arguments;" for each. content: before | after. */
+static const struct {
+    const char *text, *calls, *content;
+} cases[] = {
+    {"Just text.", "", "Just text.|"},
+    {"", "", "|"},
+    {"a < b, [1], {x} and \"<tool\"", "", "a < b, [1], {x} and \"<tool\"|"},
+    {"<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2.5, null]}}\n</tool_call>",
+     "add {\"a\": 1, \"b\": [2.5, null]};", "|"},
+    {"I will look.\n\n<tool_call>\n{\"name\": \"x\", \"arguments\": {\"q\": \"</tool_call> "
+     "\u00e9\"}}\n</tool_call>\n"
+     "<tool_call>{\"name\": \"y\", \"parameters\": {}}</tool_call>",
+     "x {\"q\": \"</tool_call> \u00e9\"};y {};", "I will look.|"},
+    {"<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}", "add {\"a\": 1};", "|"},
+    {"<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": </tool_call>", "",
+     "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": </tool_call>|"},
+    {"<tool_call>{\"name\": \"add\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call> Done.", "add {\"a\": 1};",
+     "|Done."},
+    {"<tool_call>\n<function=add>\n<parameter=a>\n5\n</parameter>\n<parameter=s>\n5\n</parameter>\n"
+     "<parameter=t>\ntwo\nlines\n</parameter>\n</function>\n</tool_call>",
+     "add {\"a\": 5, \"s\": \"5\", \"t\": \"two\\nlines\"};", "|"},
+    {"<function=weather>{\"city\": \"Paris\"}</function>", "weather {\"city\": \"Paris\"};", "|"},
+    {"[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"weather\", \"arguments\": "
+     "{}}]",
+     "add {\"a\": 1};weather {};", "|"},
+    {"Hm.[TOOL_CALLS]add[ARGS]{\"a\": 1}[TOOL_CALLS]weather[CALL_ID]abc[ARGS]{}",
+     "add {\"a\": 1};weather {};", "Hm.|"},
+    {"<|tool_call|>[{\"name\": \"add\", \"arguments\": {}}]<|/tool_call|>", "add {};", "|"},
+    {"{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}", "weather {\"city\": \"Rome\"};", "|"},
+    {" [{\"name\": \"weather\", \"parameters\": {}}]\n", "weather {};", "|"},
+    {"{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"weather\", \"parameters\": {}}",
+     "add {};weather {};", "|"},
+    {"{\"name\": \"Bob\", \"arguments\": {}}", "", "{\"name\": \"Bob\", \"arguments\": {}}|"},
+    {"{\"name\": \"weather\", \"age\": 5}", "", "{\"name\": \"weather\", \"age\": 5}|"},
+    {"{\"name\": \"weather\", \"parameters\": {}} and so on", "",
+     "{\"name\": \"weather\", \"parameters\": {}} and so on|"},
+    {"<|python_tag|>{\"name\": \"weather\", \"parameters\": {}}", "weather {};", "|"},
+    {D("calls\u2581begin") D("call\u2581begin") "function" D("sep") "add\n```json\n{\"a\": 1}\n```" D(
+         "call\u2581end") "\n" D("call\u2581begin") "weather" D("sep") "{}" D("call\u2581end")
+         D("calls\u2581end"),
+     "add {\"a\": 1};weather {};", "|"},
+};
+
+static void expect(const char *text, const char *calls, const char *content, bool one)
+{
+    struct vd_tool_answer a;
+    struct vd_value all = tools();
+    char got[1000] = "", parts[1000];
+    size_t n = strlen(text), i;
+    json_t *call;
+    vd_tool_read(&a, text, n, &all, "chatcmpl-1", one);
+    json_array_foreach(a.calls, i, call)
+    {
+        const char *name, *arguments, *id, *type;
+        size_t used = strlen(got);
+        assert_int_equal(json_unpack(call, "{s:s, s:s, s:{s:s, s:s}}", "id", &id, "type", &type, "function",
+                                     "name", &name, "arguments", &arguments),
+                         0);
+        assert_string_equal(type, "function");
+        assert_int_equal(strlen(id), 9);
+        snprintf(got + used, sizeof got - used, "%s %s;", name, arguments);
+    }
+    assert_string_equal(got, calls);
+    assert_true(!calls[0] == !a.calls);
+    assert_true(a.n_content <= a.rest && a.rest <= n);
+    snprintf(parts, sizeof parts, "%.*s|%s", (int)a.n_content, text, text + a.rest);
+    assert_string_equal(parts, content);
+    json_decref(a.calls);
+}
+
+static void test_formats(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        expect(cases[i].text, cases[i].calls, cases[i].content, false);
+    expect("[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"b\"}]", "a {};", "|", true);
+}
+
+/* Whatever grows byte by byte: what is sent is never taken back and never part of a call. */
+static void test_stream(void **state)
+{
+    (void)state;
+    struct vd_value all = tools();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct vd_tool_scan scan = {0};
+        struct vd_tool_answer a;
+        size_t n = strlen(cases[i].text), sent = 0;
+        vd_tool_read(&a, cases[i].text, n, &all, "x", false);
+        for (size_t k = 0; k <= n; k++) {
+            char *cut = malloc(k + 1); /* so that a sanitizer sees a read past the end */
+            memcpy(cut, cases[i].text, k);
+            size_t may = vd_tool_content(&scan, cut, k);
+            free(cut);
+            assert_true(may >= sent && may <= k);
+            sent = may;
+        }
+        if (sent > a.n_content)
+            fail_msg("\"%s\": %zu bytes sent, %zu are content", cases[i].text, sent, a.n_content);
+        json_decref(a.calls);
+    }
+}
+
+static void test_ids(void **state)
+{
+    (void)state;
+    struct vd_value all = tools();
+    struct vd_tool_answer a, b, c;
+    const char text[] = "[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"a\"}]";
+    vd_tool_read(&a, text, strlen(text), &all, "one", false);
+    vd_tool_read(&b, text, strlen(text), &all, "one", false);
+    vd_tool_read(&c, text, strlen(text), &all, "two", false);
+    assert_true(json_equal(a.calls, b.calls)); /* a replayed answer has the same */
+    assert_false(json_equal(a.calls, c.calls));
+    assert_false(json_equal(json_array_get(a.calls, 0), json_array_get(a.calls, 1)));
+    json_decref(a.calls);
+    json_decref(b.calls);
+    json_decref(c.calls);
+}
+
+int main(void)
+{
+    const struct CMUnitTest all[] = {
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_ids),
+    };
+    return cmocka_run_group_tests(all, NULL, NULL);
+}

@@ -175,19 +175,6 @@ void vd_cmd_text_close(struct vd_cmd_text *t)
     memset(t, 0, sizeof *t);
 }
 
-static enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
-{
-    const char *way = vd_cli_text(cli, "spec", "lookup"), *draft = vd_cli_text(cli, "draft", NULL);
-    char path[VD_PATH_MAX];
-    g->lookup = strcmp(way, "lookup") == 0;
-    if (!g->lookup && strcmp(way, "off") != 0)
-        return vd_error_set(err, VD_EUSE, "--spec %s: say lookup or off", way);
-    if (!draft)
-        return VD_OK;
-    enum vd_err e = vd_cmd_model_path(path, draft, err);
-    return e == VD_OK ? vd_model_open(&g->draft, path, g->kern, g->pool, err) : e;
-}
-
 enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
                                struct vd_error *err)
 {
@@ -207,8 +194,6 @@ enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli
         e = vd_model_open(&g->model, path, g->kern, g->pool, err);
     if (e == VD_OK)
         e = vd_tok_load(&g->tok, vd_model_gguf(g->model), err);
-    if (e == VD_OK)
-        e = vd_cmd_guess_open(g, cli, err);
     if (e != VD_OK)
         vd_cmd_engine_close(g);
     return e;
@@ -221,6 +206,19 @@ void vd_cmd_engine_close(struct vd_cmd_engine *g)
     vd_model_close(g->model);
     vd_pool_destroy(g->pool);
     memset(g, 0, sizeof *g);
+}
+
+enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
+{
+    const char *way = vd_cli_text(cli, "spec", "lookup"), *draft = vd_cli_text(cli, "draft", NULL);
+    char path[VD_PATH_MAX];
+    g->lookup = strcmp(way, "lookup") == 0;
+    if (!g->lookup && strcmp(way, "off") != 0)
+        return vd_error_set(err, VD_EUSE, "--spec %s: say lookup or off", way);
+    if (!draft)
+        return VD_OK;
+    enum vd_err e = vd_cmd_model_path(path, draft, err);
+    return e == VD_OK ? vd_model_open(&g->draft, path, g->kern, g->pool, err) : e;
 }
 
 enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_bytes, unsigned flags,

@@ -62,12 +62,14 @@ struct vd_cmd_engine {
     struct vd_pool *pool;
     struct vd_model *model;
     struct vd_tok *tok;
-    bool lookup;            /* --spec lookup */
-    struct vd_model *draft; /* --draft, or NULL */
+    bool lookup;            /* these two by vd_cmd_guess_open */
+    struct vd_model *draft; /* or NULL */
 };
 enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
                                struct vd_error *err);
 void vd_cmd_engine_close(struct vd_cmd_engine *g);
+/* What guesses, as --spec and --draft say; for commands that have VD_CMD_OPTS_GUESS. */
+enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err);
 
 /* Ids of a text; free() *ids. */
 enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_bytes, unsigned flags,

@@ -48,6 +48,8 @@ static enum vd_err vd_worker_read(struct vd_worker_cmd *c, const struct vd_cli *
         if (i == VD_WORKER_CMD_MODELS)
             return vd_error_set(err, VD_EUSE, "more than %d models", VD_WORKER_CMD_MODELS);
         e = vd_cmd_engine_open(&c->engine[i], cli, name, err);
+        if (e == VD_OK)
+            e = vd_cmd_guess_open(&c->engine[i], cli, err);
         if (e != VD_OK)
             break;
         struct vd_worker_model *m = &c->model[c->n_models++];

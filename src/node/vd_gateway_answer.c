@@ -43,6 +43,39 @@ static uint32_t affordable(struct vd_gateway *g, const struct gw_job *j)
     return most == 0 ? 1 : most > UINT32_MAX ? UINT32_MAX : (uint32_t)most;
 }
 
+/* The bias table and the mask, which is compiled for the model's tokens. */
+static bool take_controls(struct gw_answer *a, const struct gw_model *m, const struct vd_openai_request *r,
+                          struct vd_openai_error *e)
+{
+    struct gw_job *j = &a->job;
+    struct vd_bytes mask = {NULL, 0};
+    uint8_t *compiled = NULL;
+    for (uint32_t i = 0; i < vd_bias_count(r->bias); i++)
+        if (!vd_gateway_text_valid(m->text, vd_bias_id(r->bias, i)))
+            return vd_openai_fail(e, 400, "invalid_value", "logit_bias",
+                                  "'logit_bias': the token id %u is not in the model's vocabulary.",
+                                  vd_bias_id(r->bias, i));
+    if (r->format.kind != VD_OPENAI_FORMAT_TEXT &&
+        !vd_gateway_text_mask(m->text, &r->format, &compiled, &mask.n, e))
+        return false;
+    mask.p = compiled;
+    if (r->bias.n + mask.n > 0) {
+        j->tables = malloc(r->bias.n + mask.n);
+        if (!j->tables) {
+            free(compiled);
+            return vd_openai_fail(e, 503, "out_of_memory", NULL,
+                                  "The server is out of memory; try again later.");
+        }
+        if (r->bias.n)
+            memcpy(j->tables, r->bias.p, r->bias.n);
+        if (mask.n)
+            memcpy(j->tables + r->bias.n, mask.p, mask.n);
+        j->controls = (struct vd_controls){{j->tables, r->bias.n}, {j->tables + r->bias.n, mask.n}};
+    }
+    free(compiled);
+    return true;
+}
+
 static bool prepare(struct gw_answer *a, const struct gw_model *m, const struct vd_openai_request *r,
                     struct vd_openai_error *e)
 {
@@ -63,6 +96,14 @@ static bool prepare(struct gw_answer *a, const struct gw_model *m, const struct 
     if (!j->output)
         return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
     j->sampling = r->sampling;
+    j->logprobs = r->logprobs;
+    a->stop = r->stop;
+    if (!take_controls(a, m, r, e))
+        return false;
+    if (j->logprobs)
+        j->logprob = calloc(j->max_tokens, GW_LOGPROB_BYTES(j->logprobs));
+    if (j->logprobs && !j->logprob)
+        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
     seed_of(&j->sampling, r->has_seed);
     vd_key_random(j->salt, sizeof j->salt);
     j->prompt_root = vd_token_root(j->salt, 0, j->prompt, j->n_prompt);
@@ -92,10 +133,10 @@ bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_
 
 static bool text_room(struct gw_answer *a, size_t n)
 {
-    if (a->n_text + n <= a->cap_text)
+    if (a->n_all + n <= a->cap_text)
         return true;
     size_t cap = a->cap_text ? a->cap_text * 2 : 4096;
-    while (cap < a->n_text + n)
+    while (cap < a->n_all + n)
         cap *= 2;
     char *p = realloc(a->text, cap);
     if (!p)
@@ -105,23 +146,41 @@ static bool text_room(struct gw_answer *a, size_t n)
     return true;
 }
 
+/* n more bytes are in the text. What could be the beginning of a stop string is not shown yet. */
+static void show_text(struct gw_answer *a, size_t n)
+{
+    size_t from = a->n_all, at;
+    a->n_all += n;
+    if (vd_stop_text_find(&a->stop, a->text, a->n_all, from, &at)) {
+        a->stopped = true;
+        a->n_all = at;
+    }
+    a->n_text = a->stopped ? at : a->n_all - vd_stop_text_held(&a->stop, a->text, a->n_all);
+}
+
 /* Turns tokens [n_taken, n) of the job into text. They do not change any more once they are there. */
 static bool take_text(struct gw_answer *a, uint32_t n)
 {
     for (; a->n_taken < n; a->n_taken++) {
+        if (a->stopped)
+            continue;
         if (!text_room(a, VD_GATEWAY_TEXT_TOKEN_MAX))
             return false;
-        a->n_text += vd_gateway_text_put(a->job.model->text, &a->stream, a->job.output[a->n_taken],
-                                         a->text + a->n_text);
+        a->n_text_tok = a->n_taken + 1;
+        show_text(a, vd_gateway_text_put(a->job.model->text, &a->stream, a->job.output[a->n_taken],
+                                         a->text + a->n_all));
     }
     return true;
 }
 
 static bool end_text(struct gw_answer *a)
 {
+    if (a->stopped)
+        return true;
     if (!text_room(a, VD_GATEWAY_TEXT_TOKEN_MAX))
         return false;
-    a->n_text += vd_gateway_text_end(&a->stream, a->text + a->n_text);
+    show_text(a, vd_gateway_text_end(&a->stream, a->text + a->n_all));
+    a->n_text = a->n_all; /* nothing can follow what was held back */
     return true;
 }
 
@@ -150,8 +209,11 @@ static bool make_envelope(struct gw_answer *a, struct vd_envelope *env)
     struct gw_job *j = &a->job;
     uint8_t request[VD_REQUEST_MAX_BYTES];
     struct vd_bytes body = {j->receipt, j->n_receipt};
-    *env = (struct vd_envelope){
-        .n_prompt = j->n_prompt, .n_output = j->n_expected, .prompt = j->prompt, .output = j->output};
+    *env = (struct vd_envelope){.n_prompt = j->n_prompt,
+                                .n_output = j->n_expected,
+                                .prompt = j->prompt,
+                                .output = j->output,
+                                .controls = j->controls};
     memcpy(env->receipt.body, j->receipt, j->n_receipt);
     env->receipt.body_bytes = j->n_receipt;
     env->receipt.worker_sig = j->worker_sig;
@@ -178,12 +240,12 @@ static enum vd_err keep(struct gw_answer *a, const struct vd_envelope *env, stru
     struct vd_gwstore_once *o = &a->once;
     o->n_prompt = env->n_prompt;
     o->n_output = env->n_output;
-    o->finish = a->receipt.finish;
+    o->finish = a->stopped ? VD_FINISH_STOP : a->receipt.finish;
     o->receipt_id = r.id;
     o->amount = a->receipt.amount;
     o->text = a->text;
     o->n_text = a->n_text;
-    bool whole = a->receipt.finish == VD_FINISH_STOP || a->receipt.finish == VD_FINISH_LENGTH;
+    bool whole = o->finish == VD_FINISH_STOP || o->finish == VD_FINISH_LENGTH;
     enum vd_err e = vd_gwstore_finish(a->g->store, &r, a->has_slot && whole ? o : NULL, err);
     free(r.envelope);
     return e;
@@ -196,7 +258,7 @@ static void count_answer(struct gw_answer *a)
     g->stats.n_answers++;
     g->stats.n_tokens_in += a->receipt.request.n_prompt;
     g->stats.n_tokens_out += a->receipt.n_output;
-    g->stats.n_cancelled += a->receipt.finish == VD_FINISH_CANCELLED;
+    g->stats.n_cancelled += a->receipt.finish == VD_FINISH_CANCELLED && !a->stopped;
     pthread_mutex_unlock(&g->mu);
 }
 
@@ -260,6 +322,7 @@ static bool go_on_elsewhere(struct gw_answer *a, bool not_again, struct vd_opena
     struct gw_job *j = &a->job;
     bool begun = j->n_output > 0;
     gw_job_leave(a->g, j);
+    j->cancelled = false; /* of the one that is given up */
     if (not_again)
         exclude(j);
     if (!gw_job_place(a->g, j, a->alive, a->alive_arg, e))
@@ -336,8 +399,11 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
         enum gw_step s;
         switch (wait_job(a, &n)) {
         case W_TOKENS:
-            if (take_text(a, n))
+            if (take_text(a, n)) {
+                if (a->stopped && !j->cancelled)
+                    gw_job_cancel(a->g, j); /* its receipt says CANCELLED */
                 return GW_TEXT;
+            }
             vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
             gw_answer_cancel(a);
             return GW_ERROR;
@@ -404,6 +470,8 @@ void gw_answer_free(struct gw_answer *a)
     gw_answer_cancel(a);
     free(a->job.prompt);
     free(a->job.output);
+    free(a->job.tables);
+    free(a->job.logprob);
     free(a->text);
     pthread_cond_destroy(&a->job.changed);
     memset(&a->job, 0, sizeof a->job);

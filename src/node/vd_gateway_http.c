@@ -15,6 +15,7 @@
 #include "vd_tool_call.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,8 +68,9 @@ struct call {
     char id[64], model[128], receipt[2 * VD_HASH_BYTES + 1];
     uint64_t created_s;
     enum stream_state state;
-    size_t n_sent; /* bytes of the text that are in chunks */
-    bool tools;    /* the answer may have tool calls */
+    size_t n_sent;       /* bytes of the text that are in chunks */
+    uint32_t n_logprobs; /* tokens whose log probabilities are in chunks */
+    bool tools;          /* the answer may have tool calls */
     struct vd_tool_scan scan;
     struct vd_tool_answer read; /* of the whole answer; calls owned */
     bool done;                  /* the receipt is there */
@@ -301,7 +303,7 @@ static bool prepare(struct call *c, struct vd_openai_error *e)
     c->answer.stream.marks = c->tools;
     c->answer.alive = client_alive;
     c->answer.alive_arg = c;
-    c->answer.has_slot = true;
+    c->answer.has_slot = c->request.logprobs == 0; /* they are not kept */
     struct vd_gwstore_once *o = &c->answer.once;
     o->slot = c->once.slot;
     o->fingerprint = c->once.fingerprint;
@@ -328,6 +330,18 @@ static struct vd_openai_reply reply_of(struct call *c)
         vd_hex_encode(c->receipt, k->receipt_id.b, VD_HASH_BYTES);
     }
     return r;
+}
+
+/* Of the tokens that no chunk has had yet; NULL: not wanted. */
+static json_t *take_logprobs(struct call *c)
+{
+    const struct gw_job *j = &c->answer.job;
+    uint32_t from = c->n_logprobs;
+    if (!c->request.logprobs || c->replay || !j->logprob)
+        return NULL;
+    c->n_logprobs = c->answer.n_text_tok;
+    return vd_gateway_text_logprobs(j->model->text, c->kind, j->output, j->logprob,
+                                    GW_LOGPROB_BYTES(j->logprobs), from, c->n_logprobs);
 }
 
 /* The answer is whole: which of its text are tool calls? */
@@ -385,7 +399,10 @@ static enum MHD_Result respond_whole(struct call *c)
         r.n_text = n + n_rest;
         r.calls = c->read.calls;
     }
+    json_t *logprobs = take_logprobs(c);
+    r.logprobs = logprobs;
     char *json = vd_openai_format_reply(&r);
+    json_decref(logprobs);
     free(content);
     return respond_json(c, MHD_HTTP_OK, json);
 }
@@ -410,7 +427,11 @@ static bool put_chunk(struct call *c, enum vd_openai_part part, size_t from, siz
     r.text += from;
     r.n_text = n;
     r.calls = c->read.calls;
-    return put_event(c, vd_openai_format_chunk(&r, part, c->request.include_usage));
+    json_t *logprobs = part == VD_OPENAI_PART_TEXT ? take_logprobs(c) : NULL;
+    r.logprobs = logprobs;
+    char *json = vd_openai_format_chunk(&r, part, c->request.include_usage);
+    json_decref(logprobs);
+    return put_event(c, json);
 }
 
 /* How much of the text may be sent now: what could become a tool call waits until the answer is whole. */

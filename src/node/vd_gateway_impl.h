@@ -13,6 +13,7 @@
 #include "vd_link.h"
 #include "vd_openai.h"
 #include "vd_seldom.h"
+#include "vd_stop_text.h"
 #include "vd_wire.h"
 
 #include <pthread.h>
@@ -56,6 +57,9 @@ struct gw_session {
     struct vd_amount committed;  /* most that running jobs can cost, and what is not settled yet */
 };
 
+/* Of what a worker says of one token: u32 bits, u8 n, n x (u32 id, u32 bits). */
+#define GW_LOGPROB_BYTES(logprobs) (5 + 8 * ((size_t)(logprobs)-1))
+
 enum gw_phase {
     GW_RUNNING, /* a worker has it */
     GW_RECEIPT, /* its receipt has come */
@@ -73,6 +77,10 @@ struct gw_job {
     struct vd_amount key_limit; /* 0: none */
     struct vd_amount budget;    /* reserved from escrow and key, until the answer ends */
     struct vd_sampling sampling;
+    struct vd_controls controls; /* in `tables` */
+    uint8_t *tables;             /* owned */
+    uint32_t logprobs;           /* as vd_wire_job's */
+    uint8_t *logprob;            /* owned: logprob_bytes(logprobs) for each output token */
     uint32_t max_tokens;
     uint32_t *prompt, n_prompt; /* owned */
     uint8_t salt[VD_SALT_BYTES];
@@ -207,8 +215,12 @@ struct gw_answer {
     bool has_slot; /* keep the answer for a retry */
     struct vd_gwstore_once once;
     struct vd_gateway_text_stream stream;
-    char *text; /* all text so far, owned */
-    size_t n_text, cap_text;
+    char *text;    /* owned */
+    size_t n_text; /* of it, what a client may see; grows */
+    size_t n_all, cap_text;
+    struct vd_stop_text stop;
+    bool stopped;              /* by a stop string: the text ends before it */
+    uint32_t n_text_tok;       /* tokens whose text was taken */
     struct vd_receipt receipt; /* once done */
     struct vd_hash receipt_id;
 };

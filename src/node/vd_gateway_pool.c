@@ -182,9 +182,27 @@ static struct gw_job *job_of(struct vd_gateway *g, const struct gw_session *s, c
 }
 
 /* False: the worker broke a rule. Tokens that an earlier worker gave already must be the same. */
+/* Of the next n tokens. A worker that was asked for them and gives none, or not so many, is broken. */
+static bool take_logprobs(struct gw_job *j, struct vd_bytes b, size_t n)
+{
+    size_t each = GW_LOGPROB_BYTES(j->logprobs);
+    if (j->logprobs == 0)
+        return b.n == 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t used = b.n >= 5 ? 5 + 8 * (size_t)b.p[4] : 0;
+        if (used == 0 || used > b.n || used > each)
+            return false;
+        memcpy(j->logprob + each * (j->n_expected + i), b.p, used);
+        b.p += used;
+        b.n -= used;
+    }
+    return b.n == 0;
+}
+
 static bool take_tokens(struct gw_job *j, const struct vd_wire_token *m)
 {
-    if (m->index != j->n_expected || m->ids.n > j->max_tokens - j->n_expected)
+    if (m->index != j->n_expected || m->ids.n > j->max_tokens - j->n_expected ||
+        !take_logprobs(j, m->logprobs, m->ids.n))
         return false;
     for (size_t i = 0; i < m->ids.n; i++, j->n_expected++) {
         if (!vd_gateway_text_valid(j->model->text, m->ids.v[i]))
@@ -492,6 +510,7 @@ static bool make_request(struct vd_gateway *g, struct gw_job *j, const struct gw
                              .max_tokens = j->max_tokens,
                              .price_in = o->price_in,
                              .price_out = o->price_out};
+    vd_request_set_controls(r, &j->controls);
     j->n_request = vd_request_encode(r, j->request_bytes, sizeof j->request_bytes);
     struct vd_bytes bytes = {j->request_bytes, j->n_request};
     j->id = vd_receipt_id(bytes);
@@ -520,13 +539,16 @@ static struct vd_hash account_for(const struct vd_gateway *g, const struct gw_jo
 
 static bool send_job(struct vd_gateway *g, struct gw_job *j, struct vd_link *l)
 {
-    size_t cap = 5 * ((size_t)j->n_prompt + j->n_output) + VD_REQUEST_MAX_BYTES + 256;
+    size_t cap = 5 * ((size_t)j->n_prompt + j->n_output) + VD_REQUEST_MAX_BYTES + j->controls.bias.n +
+                 j->controls.mask.n + 256;
     uint8_t *buf = malloc(cap);
     struct vd_pb_writer w = vd_pb_writer_init(buf, buf ? cap : 0);
     struct vd_wire_job m = {.request = {j->request_bytes, j->n_request},
                             .prompt = {j->prompt, j->n_prompt},
                             .resume = {j->output, n_resume(j)},
-                            .account = account_for(g, j)};
+                            .account = account_for(g, j),
+                            .controls = j->controls,
+                            .logprobs = j->logprobs};
     memcpy(m.salt.b, j->salt, VD_SALT_BYTES);
     vd_key_sign(&m.request_sig, &g->key, VD_TAG_REQUEST, j->request_bytes, j->n_request);
     bool ok = vd_wire_put_job(&w, &m) && vd_link_send(l, VD_WIRE_JOB, buf, w.n_bytes, NULL) == VD_OK;

@@ -4,9 +4,14 @@
 #include "vd_clock.h"
 #include "vd_derive.h"
 #include "vd_gguf.h"
+#include "vd_rules.h"
 #include "vd_template.h"
+#include "vd_texts.h"
 #include "vd_tool_call.h"
 
+#include <jansson.h>
+#include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,6 +25,8 @@ struct vd_gateway_text {
     struct vd_program program;
     struct vd_str bos, eos;
     uint32_t mark[TOOL_MARKS_MAX], n_marks; /* tokens that are marks of tool calls */
+    pthread_mutex_t mu;
+    struct vd_texts *texts; /* from the first mask on; under mu */
 };
 
 static struct vd_str text_of_token(const struct vd_tok *tok, uint32_t id)
@@ -73,6 +80,7 @@ enum vd_err vd_gateway_text_open(struct vd_gateway_text **out, const char *path,
     struct vd_gateway_text *t = calloc(1, sizeof *t);
     if (!t)
         return vd_error_set(err, VD_ENOMEM, "no memory for the text side of %s", path);
+    pthread_mutex_init(&t->mu, NULL);
     enum vd_err e = open_parts(t, path, err);
     if (e != VD_OK) {
         vd_gateway_text_close(t);
@@ -87,6 +95,8 @@ void vd_gateway_text_close(struct vd_gateway_text *t)
     if (!t)
         return;
     vd_template_free(t->chat);
+    vd_texts_free(t->texts);
+    pthread_mutex_destroy(&t->mu);
     vd_tok_free(t->tok);
     vd_gguf_close(t->gguf);
     free(t);
@@ -244,4 +254,119 @@ size_t vd_gateway_text_put(const struct vd_gateway_text *t, struct vd_gateway_te
 size_t vd_gateway_text_end(struct vd_gateway_text_stream *s, char out[VD_GATEWAY_TEXT_TOKEN_MAX])
 {
     return vd_tok_stream_end(&s->characters, out);
+}
+
+/* ---- the answer's form ---- */
+
+static bool texts_of(struct vd_gateway_text *t, struct vd_hash *root, struct vd_error *err)
+{
+    pthread_mutex_lock(&t->mu);
+    bool ok = t->texts || vd_texts_create(&t->texts, t->tok, t->program.vocab, err) == VD_OK;
+    if (ok)
+        *root = vd_texts_root(t->texts);
+    pthread_mutex_unlock(&t->mu);
+    return ok;
+}
+
+bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_format *format, uint8_t **mask,
+                          size_t *n, struct vd_openai_error *e)
+{
+    bool grammar = format->kind == VD_OPENAI_FORMAT_GRAMMAR;
+    const char *param = grammar ? "response_format.grammar" : "response_format.json_schema";
+    struct vd_hash root;
+    struct vd_error why;
+    *mask = malloc(VD_MASK_BYTES_MAX);
+    if (!*mask || !texts_of(t, &root, &why)) {
+        free(*mask);
+        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+    }
+    const struct vd_openai_text *text = &format->text;
+    enum vd_err rc = grammar ? vd_grammar_compile(text->p, text->n, &root, *mask, n, &why)
+                             : vd_schema_compile(text->p, text->n, &root, *mask, n, &why);
+    if (rc == VD_OK)
+        return true;
+    free(*mask);
+    return vd_openai_fail(e, rc == VD_ENOMEM ? 503 : 400, "invalid_value", param, "%s", why.msg);
+}
+
+/* ---- log probabilities ---- */
+
+/* A token's text as JSON can hold it: what is no UTF-8 by itself is U+FFFD. */
+static json_t *token_text(const struct vd_gateway_text *t, uint32_t id)
+{
+    struct vd_bytes piece = vd_tok_piece(t->tok, id, true);
+    struct vd_tok_stream s = {{0}, 0};
+    char out[VD_GATEWAY_TEXT_TOKEN_MAX + 3];
+    size_t n = vd_tok_stream_put(&s, piece.p, piece.n, out);
+    n += vd_tok_stream_end(&s, out + n);
+    return json_stringn(out, n);
+}
+
+static json_t *token_bytes(const struct vd_gateway_text *t, uint32_t id)
+{
+    struct vd_bytes piece = vd_tok_piece(t->tok, id, true);
+    json_t *list = json_array();
+    for (size_t i = 0; i < piece.n; i++)
+        json_array_append_new(list, json_integer(piece.p[i]));
+    return list;
+}
+
+/* JSON has no infinity; OpenAI's -9999.0 stands for what cannot happen. */
+static json_t *number_of(const uint8_t *bits)
+{
+    float x = vd_f32_from_bits(vd_le32_load(bits));
+    return json_real(isfinite(x) ? (double)x : -9999.0);
+}
+
+static json_t *chat_entry(const struct vd_gateway_text *t, uint32_t id, const uint8_t *p)
+{
+    json_t *top = json_array();
+    for (unsigned i = 0; i < p[4]; i++) {
+        uint32_t other = vd_le32_load(p + 5 + 8 * i);
+        if (vd_gateway_text_valid(t, other))
+            json_array_append_new(top, json_pack("{s:o, s:o, s:o}", "token", token_text(t, other), "logprob",
+                                                 number_of(p + 9 + 8 * i), "bytes", token_bytes(t, other)));
+    }
+    return json_pack("{s:o, s:o, s:o, s:o}", "token", token_text(t, id), "logprob", number_of(p), "bytes",
+                     token_bytes(t, id), "top_logprobs", top);
+}
+
+static json_t *completion_top(const struct vd_gateway_text *t, const uint8_t *p)
+{
+    json_t *top = json_object();
+    for (unsigned i = 0; i < p[4]; i++) {
+        uint32_t other = vd_le32_load(p + 5 + 8 * i);
+        json_t *name = vd_gateway_text_valid(t, other) ? token_text(t, other) : NULL;
+        if (name)
+            json_object_set_new(top, json_string_value(name), number_of(p + 9 + 8 * i));
+        json_decref(name);
+    }
+    return top;
+}
+
+struct json_t *vd_gateway_text_logprobs(const struct vd_gateway_text *t, enum vd_openai_kind kind,
+                                        const uint32_t *ids, const uint8_t *logprob, size_t each,
+                                        uint32_t from, uint32_t to)
+{
+    json_t *content = json_array(), *tokens = json_array(), *own = json_array(), *top = json_array();
+    for (uint32_t i = from; i < to; i++) {
+        const uint8_t *p = logprob + each * i;
+        if (vd_gateway_text_is_stop(t, ids[i]))
+            continue;
+        if (kind == VD_OPENAI_CHAT) {
+            json_array_append_new(content, chat_entry(t, ids[i], p));
+            continue;
+        }
+        json_array_append_new(tokens, token_text(t, ids[i]));
+        json_array_append_new(own, number_of(p));
+        json_array_append_new(top, completion_top(t, p));
+    }
+    json_t *all = kind == VD_OPENAI_CHAT ? json_pack("{s:O, s:n}", "content", content, "refusal")
+                                         : json_pack("{s:O, s:O, s:O}", "tokens", tokens, "token_logprobs",
+                                                     own, "top_logprobs", top);
+    json_decref(content);
+    json_decref(tokens);
+    json_decref(own);
+    json_decref(top);
+    return all;
 }

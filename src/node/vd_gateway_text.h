@@ -1,7 +1,7 @@
 /* The text side of a model, as a gateway needs it: chat template, tokenizer, stop tokens, context. No weights
  * are read.
  *
- * Ownership: maps the model file until close. Thread rule: constant after opening; any number of threads. */
+ * Ownership: maps the model file until close. Thread rule: any number of threads. */
 #ifndef VD_GATEWAY_TEXT_H
 #define VD_GATEWAY_TEXT_H
 
@@ -35,6 +35,15 @@ enum { VD_GATEWAY_TEXT_TOKEN_MAX = 3 * (VD_TOK_PIECE_MAX_BYTES + 4) };
 size_t vd_gateway_text_put(const struct vd_gateway_text *t, struct vd_gateway_text_stream *s, uint32_t id,
                            char out[VD_GATEWAY_TEXT_TOKEN_MAX]);
 size_t vd_gateway_text_end(struct vd_gateway_text_stream *s, char out[VD_GATEWAY_TEXT_TOKEN_MAX]);
+/* The mask of an answer's form, compiled for this model's tokens: *mask is the caller's, free(). False: *e
+ * says what is wrong with the schema or grammar, naming the parameter. The form is not TEXT. */
+bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_format *format, uint8_t **mask,
+                          size_t *n, struct vd_openai_error *e);
+/* OpenAI's "logprobs" of tokens [from, to) of an answer, stop tokens left out. `logprob` has `each` bytes for
+ * every token (docs/spec/wire.md). The caller's reference; NULL: no memory. */
+struct json_t *vd_gateway_text_logprobs(const struct vd_gateway_text *t, enum vd_openai_kind kind,
+                                        const uint32_t *ids, const uint8_t *logprob, size_t each,
+                                        uint32_t from, uint32_t to);
 /* A token that the vocabulary has? */
 bool vd_gateway_text_valid(const struct vd_gateway_text *t, uint32_t id);
 

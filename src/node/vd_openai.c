@@ -46,31 +46,25 @@ enum { IN_CHAT = 1, IN_COMPLETION = 2, IN_BOTH = 3 };
 enum rule {
     TAKEN,   /* read by name below */
     IGNORED, /* any value: it only labels the request */
-    ZERO,    /* 0 */
     ONE,     /* 1 */
     FALSE,
     BOOLEAN,
     EMPTY,     /* "", [] or {} */
-    TEXT_TYPE, /* {"type": "text"} */
     TEXT_LIST, /* ["text"] */
     NO_CHOICE, /* "none" or "auto": without tools they mean the same */
     ANY_TIER,  /* "auto" or "default" */
-    ONLY_NULL,
 };
 
 static const char *const rule_text[] = {
     [TAKEN] = "",
     [IGNORED] = "",
-    [ZERO] = "0",
     [ONE] = "1",
     [FALSE] = "false",
     [BOOLEAN] = "true or false",
     [EMPTY] = "null or empty",
-    [TEXT_TYPE] = "{\"type\": \"text\"}",
     [TEXT_LIST] = "[\"text\"]",
     [NO_CHOICE] = "\"none\" or \"auto\"",
     [ANY_TIER] = "\"auto\" or \"default\"",
-    [ONLY_NULL] = "null",
 };
 
 static const struct param {
@@ -96,18 +90,18 @@ static const struct param {
     {"prompt_cache_key", IN_CHAT, IGNORED},
     {"n", IN_BOTH, ONE},
     {"best_of", IN_COMPLETION, ONE},
-    {"presence_penalty", IN_BOTH, ZERO},
-    {"frequency_penalty", IN_BOTH, ZERO},
-    {"repetition_penalty", IN_BOTH, ONE},
-    {"logprobs", IN_CHAT, FALSE},
-    {"logprobs", IN_COMPLETION, ONLY_NULL},
-    {"top_logprobs", IN_CHAT, ZERO},
+    {"presence_penalty", IN_BOTH, TAKEN},
+    {"frequency_penalty", IN_BOTH, TAKEN},
+    {"repetition_penalty", IN_BOTH, TAKEN},
+    {"repeat_last_n", IN_BOTH, TAKEN},
+    {"logprobs", IN_BOTH, TAKEN},
+    {"top_logprobs", IN_CHAT, TAKEN},
     {"echo", IN_COMPLETION, FALSE},
     {"suffix", IN_COMPLETION, EMPTY},
-    {"stop", IN_BOTH, EMPTY},
-    {"logit_bias", IN_BOTH, EMPTY},
+    {"stop", IN_BOTH, TAKEN},
+    {"logit_bias", IN_BOTH, TAKEN},
     {"store", IN_CHAT, FALSE},
-    {"response_format", IN_CHAT, TEXT_TYPE},
+    {"response_format", IN_BOTH, TAKEN},
     {"modalities", IN_CHAT, TEXT_LIST},
     {"tools", IN_CHAT, TAKEN},
     {"functions", IN_CHAT, EMPTY},
@@ -141,8 +135,6 @@ static bool rule_allows(enum rule rule, const json_t *v)
     case TAKEN:
     case IGNORED:
         return true;
-    case ZERO:
-        return is_number(v, 0);
     case ONE:
         return is_number(v, 1);
     case FALSE:
@@ -151,16 +143,12 @@ static bool rule_allows(enum rule rule, const json_t *v)
         return json_is_boolean(v);
     case EMPTY:
         return vd_openai_is_empty(v);
-    case TEXT_TYPE:
-        return json_object_size(v) == 1 && vd_openai_is_text(json_object_get(v, "type"), "text", "text");
     case TEXT_LIST:
         return json_array_size(v) == 1 && vd_openai_is_text(json_array_get(v, 0), "text", "text");
     case NO_CHOICE:
         return vd_openai_is_text(v, "none", "auto");
     case ANY_TIER:
         return vd_openai_is_text(v, "auto", "default");
-    case ONLY_NULL:
-        return false;
     }
     return false;
 }
@@ -315,6 +303,7 @@ static bool get_all(struct vd_openai_request *r, json_t *object, struct vd_opena
         return vd_openai_fail(e, 400, "missing_required_parameter", "model",
                               "'model' must be the name of a model.");
     return get_sampling(r, object, e) && get_max_tokens(r, object, e) && get_stream(r, object, e) &&
+           vd_openai_get_controls(r, object, e) &&
            (r->kind == VD_OPENAI_CHAT ? vd_openai_get_messages(r, object, e)
                                       : vd_openai_get_prompt(r, object, e));
 }
@@ -352,6 +341,7 @@ void vd_openai_request_free(struct vd_openai_request *r)
         json_decref(mem->messages_text);
         json_decref(mem->tools);
         free(mem->ids);
+        free(mem->schema);
         json_decref(mem->json);
         free(mem);
     }
@@ -424,12 +414,17 @@ static json_t *message_of(const struct vd_openai_reply *r)
     return m;
 }
 
+static json_t *logprobs_of(const struct vd_openai_reply *r)
+{
+    return r->logprobs ? json_incref((json_t *)(uintptr_t)r->logprobs) : json_null();
+}
+
 char *vd_openai_format_reply(const struct vd_openai_reply *r)
 {
     bool chat = r->kind == VD_OPENAI_CHAT;
-    json_t *choice = json_pack("{s:i, s:o, s:n, s:s}", "index", 0, chat ? "message" : "text",
+    json_t *choice = json_pack("{s:i, s:o, s:o, s:s}", "index", 0, chat ? "message" : "text",
                                chat ? message_of(r) : json_stringn(r->text, r->n_text), "logprobs",
-                               "finish_reason", finish_reason(r));
+                               logprobs_of(r), "finish_reason", finish_reason(r));
     return dump(json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o, s:o}", "id", r->id, "object",
                           chat ? "chat.completion" : "text_completion", "created", (json_int_t)r->created_s,
                           "model", r->model, "choices", choice, "usage", usage_of(r), "veridem",
@@ -443,8 +438,8 @@ static json_t *chunk_choice(const struct vd_openai_reply *r, enum vd_openai_part
     json_t *text =
         json_stringn(part == VD_OPENAI_PART_TEXT ? r->text : "", part == VD_OPENAI_PART_TEXT ? r->n_text : 0);
     if (r->kind == VD_OPENAI_COMPLETION)
-        return json_pack("{s:i, s:o, s:n, s:s?}", "index", 0, "text", text, "logprobs", "finish_reason",
-                         finish);
+        return json_pack("{s:i, s:o, s:o, s:s?}", "index", 0, "text", text, "logprobs", logprobs_of(r),
+                         "finish_reason", finish);
     json_t *delta = part == VD_OPENAI_PART_FINISH || part == VD_OPENAI_PART_CALLS
                         ? json_object()
                         : json_pack("{s:O}", "content", text);
@@ -453,8 +448,8 @@ static json_t *chunk_choice(const struct vd_openai_reply *r, enum vd_openai_part
     if (part == VD_OPENAI_PART_ROLE)
         json_object_set_new(delta, "role", json_string("assistant"));
     json_decref(text);
-    return json_pack("{s:i, s:o, s:n, s:s?}", "index", 0, "delta", delta, "logprobs", "finish_reason",
-                     finish);
+    return json_pack("{s:i, s:o, s:o, s:s?}", "index", 0, "delta", delta, "logprobs", logprobs_of(r),
+                     "finish_reason", finish);
 }
 
 char *vd_openai_format_chunk(const struct vd_openai_reply *r, enum vd_openai_part part, bool include_usage)

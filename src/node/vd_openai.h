@@ -12,6 +12,7 @@
 
 #include "vd_bytes.h"
 #include "vd_receipt.h"
+#include "vd_stop_text.h"
 #include "vd_value.h"
 
 enum {
@@ -44,6 +45,18 @@ struct vd_openai_text {
     size_t n;
 };
 
+/* What an answer must look like. */
+enum vd_openai_format_kind {
+    VD_OPENAI_FORMAT_TEXT,   /* anything */
+    VD_OPENAI_FORMAT_OBJECT, /* a JSON object */
+    VD_OPENAI_FORMAT_SCHEMA, /* JSON of this schema */
+    VD_OPENAI_FORMAT_GRAMMAR,
+};
+struct vd_openai_format {
+    enum vd_openai_format_kind kind;
+    struct vd_openai_text text; /* schema or grammar */
+};
+
 struct vd_openai_request {
     enum vd_openai_kind kind;
     const char *model;
@@ -60,6 +73,10 @@ struct vd_openai_request {
     uint32_t max_tokens;         /* 0: not given (a chat only) */
     struct vd_sampling sampling; /* in a request's units; seed is the client's if has_seed */
     bool has_seed;
+    struct vd_bytes bias; /* a table of vd_adjust.h; n 0: none */
+    struct vd_stop_text stop;
+    uint32_t logprobs; /* as vd_wire_job's */
+    struct vd_openai_format format;
     bool stream, include_usage;
     void *memory; /* private */
 };
@@ -77,7 +94,8 @@ struct vd_openai_reply {
     const char *model;
     const char *text; /* UTF-8, may hold NUL */
     size_t n_text;
-    const struct json_t *calls; /* tool calls, for a whole chat or PART_CALLS; NULL: none */
+    const struct json_t *calls;    /* tool calls, for a whole chat or PART_CALLS; NULL: none */
+    const struct json_t *logprobs; /* of the text; NULL: none */
     enum vd_finish finish;
     uint32_t n_prompt, n_output; /* of the receipt */
     const char *receipt_id;      /* 64 hex digits */

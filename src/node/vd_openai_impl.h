@@ -13,6 +13,8 @@ struct vd_openai_memory {
     struct vd_value *values[4];               /* the nodes of what templates get */
     size_t n_values;
     uint32_t *ids;
+    uint8_t bias[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES];
+    char *schema;
 };
 
 /* A member, NULL if absent or null. */
@@ -30,5 +32,8 @@ bool vd_openai_no_memory(struct vd_openai_error *e); /* fails with 503 */
 /* vd_openai_message.c: r->messages, tools and template_args, or r->prompt or r->ids. */
 bool vd_openai_get_messages(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
 bool vd_openai_get_prompt(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
+
+/* vd_openai_sampling.c: penalties, bias, stop, logprobs and format. */
+bool vd_openai_get_controls(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
 
 #endif

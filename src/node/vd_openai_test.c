@@ -136,18 +136,57 @@ static void test_harmless_values(void **state)
     vd_openai_request_free(&r);
 }
 
+static void test_controls(void **state)
+{
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    assert_true(
+        parse(&r, VD_OPENAI_CHAT,
+              CHAT(",\"presence_penalty\":-1.5,\"frequency_penalty\":0.25,\"repetition_penalty\":1.3,"
+                   "\"logit_bias\":{\"700\":-100,\"3\":0.5,\"9\":0},\"stop\":[\"END\",\"\\n\"],"
+                   "\"logprobs\":true,\"top_logprobs\":4,\"response_format\":{\"type\":\"json_schema\","
+                   "\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"null\"}}}"),
+              &e));
+    assert_int_equal(r.sampling.presence_micro, -1500000);
+    assert_int_equal(r.sampling.frequency_micro, 250000);
+    assert_int_equal(r.sampling.repeat_micro, 1300000);
+    assert_int_equal(r.sampling.repeat_last_n, VD_REPEAT_LAST_DEFAULT);
+    assert_true(vd_bias_valid(r.bias) && vd_bias_count(r.bias) == 2);
+    assert_true(vd_bias_id(r.bias, 0) == 3 && vd_bias_micro(r.bias, 0) == 500000);
+    assert_true(vd_bias_id(r.bias, 1) == 700 && vd_bias_micro(r.bias, 1) == -100000000);
+    assert_true(r.stop.n == 2 && r.stop.text[1].n == 1 && r.stop.text[1].p[0] == '\n');
+    assert_int_equal(r.logprobs, 5);
+    assert_int_equal(r.format.kind, VD_OPENAI_FORMAT_SCHEMA);
+    assert_string_equal(r.format.text.p, "{\"type\":\"null\"}");
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_COMPLETION, COMP(",\"stop\":\"x\",\"logprobs\":0"), &e));
+    assert_true(r.stop.n == 1 && r.logprobs == 1 && r.sampling.repeat_micro == 0);
+    vd_openai_request_free(&r);
+}
+
 static void test_refused_by_name(void **state)
 {
     static const struct {
         const char *body, *param;
     } bad[] = {
         {CHAT(",\"n\":2"), "n"},
-        {CHAT(",\"stop\":[\"x\"]"), "stop"},
-        {CHAT(",\"stop\":\"x\""), "stop"},
-        {CHAT(",\"logprobs\":true"), "logprobs"},
-        {CHAT(",\"presence_penalty\":0.1"), "presence_penalty"},
-        {CHAT(",\"logit_bias\":{\"1\":1}"), "logit_bias"},
-        {CHAT(",\"response_format\":{\"type\":\"json_object\"}"), "response_format"},
+        {CHAT(",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]"), "stop"},
+        {CHAT(",\"stop\":[\"\"]"), "stop"},
+        {CHAT(",\"stop\":3"), "stop"},
+        {CHAT(",\"logprobs\":1"), "logprobs"},
+        {CHAT(",\"top_logprobs\":2"), "top_logprobs"},
+        {CHAT(",\"logprobs\":true,\"top_logprobs\":21"), "top_logprobs"},
+        {CHAT(",\"presence_penalty\":2.1"), "presence_penalty"},
+        {CHAT(",\"frequency_penalty\":\"x\""), "frequency_penalty"},
+        {CHAT(",\"repetition_penalty\":0"), "repetition_penalty"},
+        {CHAT(",\"repeat_last_n\":1025"), "repeat_last_n"},
+        {CHAT(",\"logit_bias\":{\"x\":1}"), "logit_bias"},
+        {CHAT(",\"logit_bias\":{\"1\":101}"), "logit_bias"},
+        {CHAT(",\"logit_bias\":{\"1\":1,\"01\":2}"), "logit_bias"},
+        {CHAT(",\"logit_bias\":[1]"), "logit_bias"},
+        {CHAT(",\"response_format\":{\"type\":\"xml\"}"), "response_format.type"},
+        {CHAT(",\"response_format\":{\"type\":\"json_schema\"}"), "response_format.json_schema"},
+        {CHAT(",\"response_format\":\"text\""), "response_format"},
         {CHAT(",\"tools\":[{}]"), "tools[0]"},
         {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
         {CHAT(",\"store\":true"), "store"},
@@ -343,6 +382,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_completion_prompts),
         cmocka_unit_test(test_harmless_values),
         cmocka_unit_test(test_refused_by_name),
+        cmocka_unit_test(test_controls),
         cmocka_unit_test(test_no_json),
         cmocka_unit_test(test_error_envelope),
         cmocka_unit_test(test_reply),

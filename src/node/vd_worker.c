@@ -259,6 +259,7 @@ void vd_worker_stop(struct vd_worker *w)
     for (size_t i = 0; i < w->n_offers; i++) {
         vd_engine_destroy(w->offer[i].engine);
         vd_kv_pool_destroy(w->offer[i].court_cache);
+        vd_texts_free(w->offer[i].texts);
     }
     pthread_mutex_lock(&w->mu);
     pthread_cond_broadcast(&w->done_cond);

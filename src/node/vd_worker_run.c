@@ -173,6 +173,10 @@ static int vd_job_check(struct vd_worker *w, const struct vd_pubkey *peer, const
         *why = "salt or prompt are not the request's";
         return VD_REFUSE_REQUEST;
     }
+    if (!vd_controls_check(r, &m->controls)) {
+        *why = "bias table or mask are not valid, or not the request's";
+        return VD_REFUSE_REQUEST;
+    }
     if (!vd_key_verify(&m->request_sig, peer, VD_TAG_REQUEST, m->request.p, m->request.n)) {
         *why = "the signature does not verify";
         return VD_REFUSE_REQUEST;
@@ -193,6 +197,8 @@ static void vd_job_unref(struct vd_worker_job *j)
     if (j->link)
         vd_link_unref(j->link);
     explicit_bzero(j->salt, sizeof j->salt);
+    vd_masker_free(j->masker);
+    free(j->tables);
     free(j->prompt);
     free(j);
 }
@@ -209,6 +215,41 @@ static struct vd_hash vd_job_account(const struct vd_pubkey *gateway, const stru
     vd_sha256_hash(&s, account);
     vd_sha256_final(&s, &h);
     return h;
+}
+
+/* The texts of the offer's tokens, made when they are first needed. */
+static enum vd_err vd_offer_texts(struct vd_worker *w, struct vd_worker_offer *o, struct vd_error *err)
+{
+    enum vd_err e = VD_OK;
+    pthread_mutex_lock(&w->mu);
+    if (!o->texts)
+        e = vd_texts_open(&o->texts, vd_model_gguf(o->m.model), vd_model_program(o->m.model)->vocab, err);
+    pthread_mutex_unlock(&w->mu);
+    return e;
+}
+
+/* Keeps the tables, and makes the mask ready. VD_ECONFLICT: it is for other texts than this model's. */
+static enum vd_err vd_job_controls(struct vd_worker_job *j, const struct vd_wire_job *m, struct vd_error *err)
+{
+    const struct vd_controls *c = &m->controls;
+    const struct vd_program *p = vd_model_program(j->offer->m.model);
+    j->logprobs = m->logprobs;
+    if (c->bias.n + c->mask.n == 0)
+        return VD_OK;
+    j->tables = malloc(c->bias.n + c->mask.n);
+    if (!j->tables)
+        return vd_error_set(err, VD_ENOMEM, "no memory for the request's tables");
+    if (c->bias.n)
+        memcpy(j->tables, c->bias.p, c->bias.n);
+    if (c->mask.n)
+        memcpy(j->tables + c->bias.n, c->mask.p, c->mask.n);
+    j->controls = (struct vd_controls){{j->tables, c->bias.n}, {j->tables + c->bias.n, c->mask.n}};
+    if (c->mask.n == 0)
+        return VD_OK;
+    enum vd_err e = vd_offer_texts(j->w, j->offer, err);
+    if (e == VD_OK)
+        e = vd_masker_create(&j->masker, j->offer->texts, j->controls.mask, p->stop, p->n_stop, err);
+    return e;
 }
 
 static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_offer *offer,
@@ -321,15 +362,29 @@ static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
         return;
     j->output[index] = token;
     j->n_output = index + 1;
-    struct vd_wire_token m = {.job = j->id, .index = index, .ids = {&token, 1}};
+    struct vd_wire_token m = {
+        .job = j->id, .index = index, .ids = {&token, 1}, .logprobs = {j->logprob, j->n_logprob}};
     struct vd_link *link = vd_job_link(j);
-    uint8_t buf[128];
+    uint8_t buf[128 + VD_WIRE_LOGPROB_MAX_BYTES];
     struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
     if (!link)
         return;
     if (vd_wire_put_token(&w, &m) && vd_link_send(link, VD_WIRE_TOKEN, buf, w.n_bytes, NULL) == VD_EAGAIN)
         vd_link_close(link, VD_ETIMEOUT, "the gateway does not read its tokens");
     vd_link_unref(link);
+}
+
+static void vd_job_on_logprobs(void *arg, uint32_t index, const struct vd_logprobs *l)
+{
+    struct vd_worker_job *j = arg;
+    uint8_t *p = j->logprob;
+    vd_le32_store(p, vd_f32_bits(l->own));
+    p[4] = (uint8_t)l->n;
+    for (uint32_t i = 0; i < l->n; i++) {
+        vd_le32_store(p + 5 + 8 * i, l->top[i].id);
+        vd_le32_store(p + 9 + 8 * i, vd_f32_bits(l->top[i].value));
+    }
+    j->n_logprob = 5 + 8 * (size_t)l->n;
 }
 
 static void vd_job_on_mismatch(void *arg, uint32_t index, uint32_t given, uint32_t own)
@@ -367,9 +422,13 @@ static void vd_job_start(struct vd_worker *w, struct vd_worker_job *j)
                          .max_tokens = j->request.max_tokens,
                          .sampling = j->request.sampling,
                          .account = j->account,
+                         .bias = j->controls.bias,
+                         .masker = j->masker,
+                         .logprobs = j->logprobs,
                          .arg = j,
                          .on_position = vd_job_on_position,
                          .on_token = vd_job_on_token,
+                         .on_logprobs = vd_job_on_logprobs,
                          .on_mismatch = vd_job_on_mismatch,
                          .on_done = vd_job_on_done};
     uint64_t id;
@@ -406,6 +465,14 @@ static void vd_worker_take_job(struct vd_worker *w, struct vd_link *link, const 
     struct vd_worker_job *j = vd_job_make(w, offer, link, m, &r);
     if (!j) {
         vd_job_refuse(w, link, &id, VD_REFUSE_INTERNAL, "no memory");
+        return;
+    }
+    struct vd_error err;
+    enum vd_err e = vd_job_controls(j, m, &err);
+    if (e != VD_OK) {
+        j->n_refs = 1;
+        vd_job_unref(j);
+        vd_job_refuse(w, link, &id, e == VD_ENOMEM ? VD_REFUSE_INTERNAL : VD_REFUSE_REQUEST, err.msg);
         return;
     }
     if (!vd_job_enter(w, j)) {
@@ -536,6 +603,7 @@ static bool vd_job_receipt(const struct vd_worker_job *j, enum vd_finish finish,
     out->n_output = j->n_output;
     out->prompt = j->prompt;
     out->output = j->output;
+    out->controls = j->controls;
     *amount = r.amount;
     return out->receipt.body_bytes > 0;
 }

@@ -274,7 +274,7 @@ bool vd_format_time(struct vd_run *r, struct vd_str s, struct vd_value *out)
                 return false;
             continue;
         }
-        if (!memchr("aAbBcCdDeFgGhHIjklmMnprRStTuUVwWxXyYZzf%", type, 39))
+        if (!strchr("aAbBcCdDeFgGhHIjklmMnprRStTuUVwWxXyYZzf%", type))
             return vd_run_fail(r, VD_EUNSUPPORTED, "strftime_now: %%%c is not supported",
                                type >= 0x20 && type < 0x7f ? type : '?');
         format[1] = skip_zero ? '-' : type;

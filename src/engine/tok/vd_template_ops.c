@@ -360,6 +360,22 @@ static struct vd_value loop_attr(const struct vd_loop *l, struct vd_str name)
     return undefined(name);
 }
 
+/* Whether " all of them " has the word. */
+static bool has_word(const char *all, struct vd_str name)
+{
+    char word[16];
+    if (name.n == 0 || name.n > 12 || memchr(name.p, ' ', name.n))
+        return false;
+    snprintf(word, sizeof word, " %.*s ", (int)name.n, name.p);
+    return strstr(all, word) != NULL;
+}
+
+/* Jinja's sandbox hides what would change a map or list; the methods hide a map's items of the same name. */
+static bool is_hidden(const struct vd_value *v, struct vd_str name)
+{
+    return v->type == VD_VALUE_MAP && has_word(" clear pop popitem setdefault update ", name);
+}
+
 /* The methods that a value has in Python, those that are not supported here too: a map's item of the same
  * name is hidden by them from .name. */
 static bool is_method(const struct vd_value *v, struct vd_str name)
@@ -369,9 +385,8 @@ static bool is_method(const struct vd_value *v, struct vd_str name)
         "isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle "
         "isupper "
         "join ljust lower lstrip maketrans partition removeprefix removesuffix replace rfind rindex rjust "
-        "rpartition rsplit rstrip split splitlines startswith strip swapcase title translate upper zfill ",
-                      of_maps[] = " clear copy fromkeys get items keys pop popitem setdefault update values ",
-                      of_lists[] = " append clear copy count extend index insert pop remove reverse sort ",
+        "rpartition rsplit rstrip split splitlines startswith strip swapcase title translate upper zfill ";
+    static const char of_maps[] = " copy fromkeys get items keys values ", of_lists[] = " copy count index ",
                       of_tuples[] = " count index ", of_loops[] = " cycle changed ";
     const char *all = v->type == VD_VALUE_STR                  ? of_strings
                       : v->type == VD_VALUE_MAP                ? of_maps
@@ -379,11 +394,7 @@ static bool is_method(const struct vd_value *v, struct vd_str name)
                       : v->type != VD_VALUE_LIST || v->is_lazy ? ""
                       : v->is_tuple                            ? of_tuples
                                                                : of_lists;
-    char word[16];
-    if (name.n == 0 || name.n > 12 || memchr(name.p, ' ', name.n))
-        return false;
-    snprintf(word, sizeof word, " %.*s ", (int)name.n, name.p);
-    return strstr(all, word) != NULL;
+    return has_word(all, name);
 }
 
 static bool make_method(struct vd_run *r, const struct vd_value *v, struct vd_str name, struct vd_value *out)
@@ -402,6 +413,8 @@ bool vd_op_attr(struct vd_run *r, const struct vd_value *v, struct vd_str name, 
     *out = undefined(name);
     if (v->type == VD_VALUE_UNDEFINED)
         return refuse(r, "", v);
+    if (is_hidden(v, name))
+        return true;
     if (is_method(v, name))
         return make_method(r, v, name, out);
     if (v->type == VD_VALUE_MAP && (found = vd_value_get(v, name)))

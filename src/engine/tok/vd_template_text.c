@@ -201,8 +201,14 @@ static bool put_value(struct writer *w, const struct vd_value *v, int depth)
             return true;
         }
         break;
-    case VD_VALUE_NAMESPACE:
     case VD_VALUE_LOOP:
+        if (w->json)
+            break;
+        put(w, number,
+            (size_t)snprintf(number, sizeof number, "<LoopContext %d/%d>", (int)v->loop->index0 + 1,
+                             (int)v->loop->n));
+        return true;
+    case VD_VALUE_NAMESPACE:
     case VD_VALUE_MACRO:
     case VD_VALUE_FUNCTION:
     case VD_VALUE_METHOD:

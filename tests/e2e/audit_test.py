@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Audits between real processes: honest auditors are paid, also one that is killed between commitment and reveal; a lazy and a copying
-one lose; a cheat is found; data are shown on the ledger when the gateway is away, and lost for the worker when both are; a
+one lose, one that was told walks into a trap; a cheat is found; data are shown on the ledger when the gateway is away, and lost for the worker when both are; a
 keeper that does not reveal loses its bond."""
 
 import hashlib
 import pathlib
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -128,6 +129,37 @@ def test_copied_commitment_cannot_be_revealed(net, gateway, key, model, root, **
     check(slot(a, other)["said"] == "stands", a)
 
 
+def test_trap_catches_who_was_told(net, root, **_):
+    """A lazy auditor is told the root of a false receipt by its worker, and passes it on as its own; but the worker has set a trap.
+    The honest ones replay what is shown on the ledger, find a difference, and are paid."""
+    by_hand(net, "lazy", root)
+    before = net.account("lazy")["stake_micro"]
+    trap = subprocess.Popen([str(vn.TRAP_SETTER), "trap", root, "--key", net.dir / "trapper" / "keys" / "role.key",
+                             "--ledger", net.ledger_addr], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=net.env)
+    try:
+        told = trap.stdout.readline().split()
+        check(len(told) == 3, "no receipt:", trap.stderr.read() if not told else told)
+        r, halves, nonce = told[0], told[1:], b"\4" * 32
+        drawn(net, r)
+        lazy = net.accounts["lazy"]
+        tx(net, "lazy", "audit-commit", r, commitment(r, lazy, 1, [bytes.fromhex(h) for h in halves], nonce))
+        vn.wait_for("all have committed", 60, lambda: audit(net, r)["phase"] == "auditors reveal", pause=0.2)
+        tx(net, "lazy", "audit-reveal", r, nonce.hex(), "stands", *halves)
+        check(trap.wait(90) == 0, trap.stderr.read())
+    finally:
+        trap.kill()
+        trap.wait()
+    a = closed(net, r)
+    check(record(net, r)["void_why"] == "it was a trap for auditors", record(net, r))
+    mine = slot(a, lazy)
+    check(mine["said"] == "stands" and mine["slashed_micro"] == 100 * vn.MICRO, a)
+    check(net.account("lazy")["stake_micro"] == before - 100 * vn.MICRO, net.account("lazy"))
+    others = [s for s in a["auditors"] if s["auditor"] != lazy]
+    check(len(others) == 2 and all(s["said"] == "differs" and s["slashed_micro"] == 0 for s in others), a)
+    check(net.account("trapper")["stake_micro"] == 120 * vn.MICRO, "the worker of a trap was slashed:", net.account("trapper"))
+    e2e.conserved(net)
+
+
 def test_missing_reveal_costs_the_bond(net, **_):
     """A second keeper stays silent. The ledger's own layers go on, so receipts are drawn all the same."""
     before = net.account("keeper")["balance_micro"]
@@ -156,10 +188,13 @@ def test_cheat_is_found_by_the_drawn(net, gateway, key, model, **_):
 
 
 def test_data_on_the_ledger(net, model, **_):
-    """The receipt's gateway is away: the auditors demand the data, the worker shows them."""
-    second = net.roles["gateway-2"]
+    """The receipt's gateway is away: the auditors demand the data. The worker, which was killed, shows them when it is back."""
+    second, worker = net.roles["gateway-2"], net.roles["worker"]
     r = settled(net, second, net.api_key("gateway-2"), model, "What is two plus two?")
     second.kill9()
+    worker.kill9()
+    vn.wait_for("the data are demanded", 60, lambda: (audit(net, r) or {}).get("phase") == "data demanded")
+    worker.start()
     a = closed(net, r, 120)
     check(a["demanded"] and a.get("shown_by") == net.roles["worker"].key, a)
     check([s["said"] for s in a["auditors"]] == ["stands"] * len(a["auditors"]), a)
@@ -167,6 +202,7 @@ def test_data_on_the_ledger(net, model, **_):
 
 
 def test_withheld_data_lose(net, gateway, key, model, **_):
+    vn.wait_for("a worker is there", 30, lambda: not e2e.ask(gateway, key, model, "Hello", n=2).error)
     r = settled(net, gateway, key, model, "Name a colour.")
     gateway.kill9()
     net.roles["worker"].kill9()
@@ -178,7 +214,7 @@ def test_withheld_data_lose(net, gateway, key, model, **_):
 
 
 TESTS = [test_honest_auditors_are_paid, test_lazy_auditor_loses_and_a_killed_one_does_not, test_copied_commitment_cannot_be_revealed,
-         test_missing_reveal_costs_the_bond, test_cheat_is_found_by_the_drawn, test_data_on_the_ledger, test_withheld_data_lose]
+         test_trap_catches_who_was_told, test_missing_reveal_costs_the_bond, test_cheat_is_found_by_the_drawn, test_data_on_the_ledger, test_withheld_data_lose]
 
 
 def ready(role):
@@ -189,7 +225,7 @@ def ready(role):
 def main():
     e2e.need_network_of_roles()
     with vn.Network(params=PARAMS) as net:
-        people = ("ledger", "gateway", "gateway-2", "worker", "cheat", "lazy", "copycat", "keeper", *AUDITORS)
+        people = ("ledger", "gateway", "gateway-2", "worker", "cheat", "lazy", "copycat", "keeper", "trapper", *AUDITORS)
         net.genesis(**{name: 1000 for name in people})
         net.ledger()
         gateways = [net.gateway(escrow=100), net.gateway("gateway-2", escrow=100)]

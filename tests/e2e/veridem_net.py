@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("VD_BUILD_DIR", ROOT / "build"))
 VERIDEM = BUILD / "veridem"
 CHEAT = BUILD / "tests" / "vd_cheat_worker"
+TRAP_SETTER = BUILD / "tests" / "vd_trap_setter"
 FALSE_VERIFIER = BUILD / "tests" / "vd_false_verifier"
 MODEL = pathlib.Path(
     os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")

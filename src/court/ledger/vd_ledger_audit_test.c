@@ -483,6 +483,23 @@ static void test_copied_commitment_cannot_be_revealed(void **state)
     assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_MISSED);
 }
 
+/* Whoever orders transactions sees a reveal before it stands in a block, and gains nothing: what an auditor
+ * has committed to stays, and a reveal fits nobody else's commitment. */
+static void test_front_run_of_a_reveal_gains_nothing(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS),
+                              b = says(&j, AUDITOR2, VD_AUDIT_DIFFERS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &a), VD_TX_BAD_REVEAL);
+    assert_int_equal(reveal(STRANGER, &a), VD_TX_UNKNOWN_ACCOUNT);
+    assert_int_equal(commit(AUDITOR2, &a), VD_TX_WRONG_PHASE);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+}
+
 /* ---- disputes ---- */
 
 static struct vd_hash challenge(int who, const struct job *j)
@@ -815,6 +832,7 @@ int main(void)
         T(test_who_is_silent_loses_and_is_drawn_no_more),
         T(test_lazy_auditor_cannot_reveal),
         T(test_copied_commitment_cannot_be_revealed),
+        T(test_front_run_of_a_reveal_gains_nothing),
         T(test_differs_and_wins),
         T(test_false_alarm_costs),
         T(test_a_verdict_ends_the_audit),

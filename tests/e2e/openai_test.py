@@ -3,6 +3,7 @@
 the right classes, its retries are billed once, and every answer's receipt stands."""
 
 import asyncio
+import json
 import os
 import pathlib
 import subprocess
@@ -170,19 +171,21 @@ def test_errors(base, key, client, model, **_):
     raises(openai.AuthenticationError, 401, wrong.models.list)
     e = raises(openai.NotFoundError, 404, lambda: chat(client, "gpt-9"))
     check(e.code == "model_not_found" and model in e.message, e)
-    tool = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-    for param, more in {"logprobs": {"logprobs": True}, "n": {"n": 2}, "tools": {"tools": tool}, "stop": {"stop": ["\n"]},
-                        "response_format": {"response_format": {"type": "json_object"}}, "temperature": {"temperature": 3},
-                        "top_p": {"top_p": -1}, "presence_penalty": {"presence_penalty": 1}, "max_tokens": {"max_tokens": 0},
-                        "logit_bias": {"logit_bias": {"5": 1}}, "wibble": {"extra_body": {"wibble": 1}}, "seed": {"seed": "x"},
+    for param, more in {"logprobs": {"logprobs": 3}, "n": {"n": 2}, "stop": {"stop": [""]},
+                        "response_format.type": {"response_format": {"type": "xml"}}, "temperature": {"temperature": 3},
+                        "top_p": {"top_p": -1}, "presence_penalty": {"presence_penalty": 3}, "max_tokens": {"max_tokens": 0},
+                        "logit_bias": {"logit_bias": {"5": 101}}, "wibble": {"extra_body": {"wibble": 1}}, "seed": {"seed": "x"},
                         "messages": {"messages": []}, "stream_options": {"stream_options": {"include_usage": True}},
-                        "messages[0].role": {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]},
+                        "messages[0].role": {"messages": [{"role": "wizard", "content": "x"}]},
                         "messages[0].content[0]": {"messages": [{"role": "user", "content": [
                             {"type": "image_url", "image_url": {"url": "data:,"}}]}]}}.items():
-        e = raises(openai.BadRequestError, 400, lambda m=more: chat(client, model, **m))
+        try:
+            e = raises(openai.BadRequestError, 400, lambda m=more: chat(client, model, **m))
+        except vn.Failed as failed:
+            raise vn.Failed(f"{param}: {failed}") from failed
         named = e.param == param or (param.startswith("messages[0].role") and (e.param or "").startswith("messages[0]."))
         check(named and param.split("[")[0] in e.message, f"{param}: param is {e.param}: {e.message}")
-    for param, more in {"logprobs": {"logprobs": 1}, "best_of": {"best_of": 2}, "echo": {"echo": True}, "suffix": {"suffix": "x"},
+    for param, more in {"logprobs": {"logprobs": 21}, "best_of": {"best_of": 2}, "echo": {"echo": True}, "suffix": {"suffix": "x"},
                         "prompt": {"prompt": ["a", "b"]}}.items():
         args = {"model": model, "prompt": "a", **more}
         e = raises(openai.BadRequestError, 400, lambda a=args: client.completions.create(**a))
@@ -289,8 +292,49 @@ def test_eight_at_once(base, key, client, model, **_):
     check(len({a.veridem["receipt_id"] for a in alone}) == 8, "a receipt twice")
 
 
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}, "capital": {"type": "boolean"},
+                                           "size": {"enum": ["small", "large"]}},
+          "required": ["city", "capital", "size"], "additionalProperties": False}
+
+
+def test_controls(base, key, client, model, **_):
+    a = chat(client, model, max_tokens=200, response_format={"type": "json_object"})
+    check(a.choices[0].finish_reason == "length" or isinstance(json.loads(a.choices[0].message.content), dict), a)
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
+    for more in ({}, {"temperature": 1.2, "seed": 5, "top_p": 0.9}, {"presence_penalty": 1, "logit_bias": {"30": -50}}):
+        a = chat(client, model, max_tokens=100, response_format=form, **more)
+        told = json.loads(a.choices[0].message.content)
+        check(list(told) == ["city", "capital", "size"] and told["size"] in ("small", "large") and len(told["city"]) <= 20, a)
+        check(a.choices[0].finish_reason == "stop", a)
+    e = raises(openai.BadRequestError, 400, lambda: chat(client, model, response_format={
+        "type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"minimum": 1}}}}}))
+    check(e.param == "response_format.json_schema" and "#/properties/a" in e.message, e)
+    plain = chat(client, model, max_tokens=16).choices[0].message.content
+    words = plain.split()
+    stop = words[2][1:] + " " + words[3][:2]  # begins and ends inside tokens
+    cut = plain[:plain.index(stop)]
+    a = chat(client, model, max_tokens=16, stop=["never said", stop])
+    check(a.choices[0].message.content == cut and a.choices[0].finish_reason == "stop", (a, cut))
+    text, chunks = text_of(chat(client, model, max_tokens=16, stop=stop, stream=True))
+    check(text == cut and chunks[-1].choices[0].finish_reason == "stop", (text, cut))
+    a = chat(client, model, max_tokens=8, logprobs=True, top_logprobs=3)
+    told = a.choices[0].logprobs.content
+    check(len(told) > 4 and "".join(t.token for t in told) == a.choices[0].message.content, told)
+    for t in told:
+        check(len(t.top_logprobs) == 3 and t.top_logprobs[0].token == t.token and t.top_logprobs[0].logprob == t.logprob <= 0, t)
+        check(t.top_logprobs[0].logprob >= t.top_logprobs[1].logprob and bytes(t.bytes).decode() == t.token, t)
+    streamed = [t for c in chat(client, model, max_tokens=8, logprobs=True, top_logprobs=3, stream=True) if c.choices
+                for t in (c.choices[0].logprobs.content if c.choices[0].logprobs else [])]
+    check(streamed == told, (streamed, told))
+    check(len(client.completions.create(model=model, prompt="One two", max_tokens=4, logprobs=2).choices[0].logprobs.tokens) == 4, "completion")
+    biased = chat(client, model, max_tokens=5, logit_bias={"1000": 100}).choices[0].message.content
+    check(len(set(biased.split())) <= 1 and biased != plain[:len(biased)], biased)
+    tame = chat(client, model, max_tokens=40, frequency_penalty=2, presence_penalty=2, extra_body={"repetition_penalty": 1.5})
+    check(tame.choices[0].message.content != chat(client, model, max_tokens=40).choices[0].message.content, "penalties change nothing")
+
+
 TESTS = [test_models, test_chat, test_chat_stream, test_chat_helpers, test_messages, test_completions, test_sampling, test_receipt,
-         test_errors, test_context, test_retries, test_retry_after_timeout, test_max_retries, test_async, test_eight_at_once]
+         test_errors, test_context, test_retries, test_retry_after_timeout, test_max_retries, test_async, test_eight_at_once, test_controls]
 
 
 def main():

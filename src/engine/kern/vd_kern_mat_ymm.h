@@ -2,8 +2,9 @@
  * vd_kern_mat_avxvnni.c. Who includes it defines VD_YMM_VNNI (1: AVX-VNNI is there) and VD_YMM_MATMUL (the
  * function's name).
  *
- * The same layout and loops as with AVX-512, with a group of 16 rows as two halves of eight and tiles of up
- * to four tokens, which is what sixteen registers hold.
+ * The same layout and loops as with AVX-512, with a group of 16 rows as two halves of eight. Sixteen
+ * registers hold the sums of four tokens, a quad: a tile is up to four tokens, whose codes are unpacked as
+ * they are used, or (`many`) up to four quads, which take turns at the unpacked codes of a block.
  *
  * With AVX-VNNI a dot product of four bytes adds to 32 bits. Without, vpmaddubsw gives sums of two products
  * in int16, and the question of every type is how many of those add up without saturating: codes below 16
@@ -12,7 +13,7 @@
 #include "vd_kern_avx2.h"
 
 enum {
-    TILE = 4,
+    TILE = 4, /* tokens of a quad */
     SEG_SUPERS = 512 / VD_KERN_BLOCK256,
     SLAB_BYTES = 256 * 1024, /* of packed weights: fits L2 beside the activations */
     AHEAD_BYTES = 4096       /* prefetch distance when a weight is read once */
@@ -42,6 +43,7 @@ struct tile {
     const uint8_t *w; /* the row group */
     const void *act;  /* the token group's struct vd_wide_act[], or struct vd_wide_super[] */
     size_t slot;      /* of the first token in the group */
+    size_t quads;     /* of tokens, if the tile has more than four */
     size_t n_blocks;  /* blocks, or super-blocks, of a row */
 };
 
@@ -165,6 +167,16 @@ VD_INLINE void zero_sums(int n, struct block_sums *s)
         s->a[i] = s->b[i] = s->a2[i] = s->b2[i] = _mm256_setzero_si256();
 }
 
+/* The sums of a quad, the first token's bytes at q. */
+VD_INLINE void sum_quad(enum sums how, const __m256i w[8], const int8_t *q, size_t stride,
+                        struct block_sums *s)
+{
+    zero_sums(TILE, s);
+    VD_UNROLL
+    for (int j = 0; j < 8; j++)
+        add_step(how, TILE, j, w[j], q, stride, s);
+}
+
 /* ---- types with blocks of 32 ---- */
 
 /* Token i's sum over the block. */
@@ -201,32 +213,54 @@ VD_INLINE __m256 load_powers(const uint8_t *p)
     return _mm256_castsi256_ps(u);
 }
 
-/* One block of eight rows at p: acc[token] gets its fma, and that of the min. */
-VD_INLINE void block_step(enum vd_wtype type, int n, bool huge, const uint8_t *p, int half,
-                          const struct vd_wide_act *a, size_t slot, __m256 *acc)
+/* One block's scales and mins for eight rows. */
+struct heads {
+    __m256 d, m;
+};
+
+/* The sums of n tokens: acc[token] gets its fma, and that of the min. */
+VD_INLINE void finish_block(enum vd_wtype type, int n, bool huge, const struct block_sums *sums,
+                            struct heads w, const struct vd_wide_act *a, size_t slot, __m256 *acc)
 {
-    const struct vd_wide_type layout = vd_wide_type(type);
-    const __m256 dw =
-        layout.head_bytes == 1 ? load_powers(p + 8 * half) : load_half8((const uint16_t *)p + 8 * half);
-    const __m256 mw = layout.has_min ? load_half8((const uint16_t *)p + 16 + 8 * half) : dw;
-    const uint8_t *codes = p + layout.head_bytes * WIDE_ROWS + 32 * half;
-    struct block_sums sums;
-    zero_sums(n, &sums);
-    VD_UNROLL
-    for (int j = 0; j < 8; j++)
-        add_step(sums_of(type), n, j, block_code(type, codes, j), a->q[slot], VD_KERN_BLOCK, &sums);
+    const bool min = vd_wide_type(type).has_min;
     VD_UNROLL
     for (int i = 0; i < n; i++) {
         const size_t t = slot + (size_t)i;
         const __m256 da = _mm256_set1_ps(a->d[t]);
-        __m256i sum = whole_sum(sums_of(type), &sums, i);
-        if (!layout.has_min)
+        __m256i sum = whole_sum(sums_of(type), sums, i);
+        if (!min)
             sum = _mm256_sub_epi32(sum, code_offset(type, a->asum[t]));
-        acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(dw, da), _mm256_cvtepi32_ps(sum), acc[i]);
-        if (layout.has_min && huge) /* the rule by the letter, see vd_kern_wide.h */
-            acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(mw, da), _mm256_set1_ps((float)a->asum[t]), acc[i]);
-        if (layout.has_min && !huge)
-            acc[i] = _mm256_fmadd_ps(mw, _mm256_set1_ps(a->s[t]), acc[i]);
+        acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(w.d, da), _mm256_cvtepi32_ps(sum), acc[i]);
+        if (min && huge) /* the rule by the letter, see vd_kern_wide.h */
+            acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(w.m, da), _mm256_set1_ps((float)a->asum[t]), acc[i]);
+        if (min && !huge)
+            acc[i] = _mm256_fmadd_ps(w.m, _mm256_set1_ps(a->s[t]), acc[i]);
+    }
+}
+
+/* One block of eight rows at p. */
+VD_INLINE void block_step(enum vd_wtype type, int n, bool many, bool huge, const uint8_t *p, int half,
+                          const struct vd_wide_act *a, const struct tile *t, __m256 *acc)
+{
+    const struct vd_wide_type layout = vd_wide_type(type);
+    const uint8_t *codes = p + layout.head_bytes * WIDE_ROWS + 32 * half;
+    struct heads heads;
+    struct block_sums sums;
+    __m256i w[8];
+    heads.d = layout.head_bytes == 1 ? load_powers(p + 8 * half) : load_half8((const uint16_t *)p + 8 * half);
+    heads.m = layout.has_min ? load_half8((const uint16_t *)p + 16 + 8 * half) : heads.d;
+    zero_sums(n, &sums);
+    VD_UNROLL
+    for (int j = 0; j < 8; j++) {
+        w[j] = block_code(type, codes, j);
+        if (!many)
+            add_step(sums_of(type), n, j, w[j], a->q[t->slot], VD_KERN_BLOCK, &sums);
+    }
+    if (!many)
+        finish_block(type, n, huge, &sums, heads, a, t->slot, acc);
+    for (size_t k = 0; many && k < t->quads; k++) {
+        sum_quad(sums_of(type), w, a->q[t->slot + k * TILE], VD_KERN_BLOCK, &sums);
+        finish_block(type, TILE, false, &sums, heads, a, t->slot + k * TILE, acc + k * TILE);
     }
 }
 
@@ -426,79 +460,107 @@ VD_INLINE void finish_super(enum vd_wtype type, int n, const struct scales *s, c
     }
 }
 
-/* One super-block of eight rows at p. */
-VD_INLINE void super_step(enum vd_wtype type, int n, const uint8_t *p, int half,
-                          const struct vd_wide_super *a, size_t slot, __m256 *acc)
+/* One block of 32 of a super-block: totals grow by its scaled sums. p: the super-block's first step, at the
+ * half.
+ */
+VD_INLINE void super_block(enum vd_wtype type, int n, bool many, const uint8_t *p, int outer, int inner,
+                           const struct scales *s, const struct vd_wide_super *a, const struct tile *t,
+                           __m256i *total)
 {
-    const int n_in = n_inner(type);
-    struct scales s;
-    __m256i total[TILE];
-    load_scales(type, p, half, &s);
+    const int b = block_of(type, outer, inner);
+    const __m256i *sc = &s->sc[has_sixteens(type) ? 2 * b : b];
+    struct block_sums sums;
+    __m256i w[8];
+    zero_sums(n, &sums);
+    VD_UNROLL
+    for (int j = 0; j < 8; j++) {
+        w[j] = super_code(type, p, outer, inner, j);
+        if (!many)
+            add_step(sums_of(type), n, j, w[j], a->q[t->slot] + 32 * b, VD_KERN_BLOCK256, &sums);
+    }
     VD_UNROLL
     for (int i = 0; i < n; i++)
+        total[i] = many ? total[i] : fold(type, total[i], &sums, i, sc);
+    for (size_t k = 0; many && k < t->quads; k++) {
+        sum_quad(sums_of(type), w, a->q[t->slot + k * TILE] + 32 * b, VD_KERN_BLOCK256, &sums);
+        VD_UNROLL
+        for (int i = 0; i < TILE; i++)
+            total[k * TILE + (size_t)i] = fold(type, total[k * TILE + (size_t)i], &sums, i, sc);
+    }
+}
+
+/* One super-block of eight rows at p. */
+VD_INLINE void super_step(enum vd_wtype type, int n, bool many, const uint8_t *p, int half,
+                          const struct vd_wide_super *a, const struct tile *t, __m256 *acc)
+{
+    const int n_in = n_inner(type), n_total = many ? WIDE_TOKS : n;
+    struct scales s;
+    __m256i total[WIDE_TOKS];
+    load_scales(type, p, half, &s);
+    VD_UNROLL
+    for (int i = 0; i < n_total; i++)
         total[i] = _mm256_setzero_si256();
     for (int outer = 0; outer < 8 / n_in; outer++) {
         VD_UNROLL
-        for (int inner = 0; inner < n_in; inner++) {
-            const int b = block_of(type, outer, inner);
-            struct block_sums sums;
-            zero_sums(n, &sums);
-            VD_UNROLL
-            for (int j = 0; j < 8; j++)
-                add_step(sums_of(type), n, j, super_code(type, p + 32 * half, outer, inner, j),
-                         a->q[slot] + 32 * b, VD_KERN_BLOCK256, &sums);
-            VD_UNROLL
-            for (int i = 0; i < n; i++)
-                total[i] = fold(type, total[i], &sums, i, &s.sc[has_sixteens(type) ? 2 * b : b]);
-        }
+        for (int inner = 0; inner < n_in; inner++)
+            super_block(type, n, many, p + 32 * half, outer, inner, &s, a, t, total);
     }
-    finish_super(type, n, &s, a, slot, total, acc);
+    if (!many)
+        finish_super(type, n, &s, a, t->slot, total, acc);
+    for (size_t k = 0; many && k < t->quads; k++)
+        finish_super(type, TILE, &s, a, t->slot + k * TILE, total + k * TILE, acc + k * TILE);
 }
 
 /* ---- tiles ---- */
 
-/* Eight rows (one half of the group) x n tokens -> out[token]. The second half finds the group's bytes in L1.
- */
-VD_INLINE void tile_half(enum vd_wtype type, int n, bool huge, const struct tile *t, int half, __m256 *out)
+/* Eight rows (one half of the group) x the tile's tokens -> out[token]. The second half finds the group's
+ * bytes in L1. */
+VD_INLINE void tile_half(enum vd_wtype type, int n, bool many, bool huge, const struct tile *t, int half,
+                         __m256 *out)
 {
     const uint8_t *p = t->w;
     const size_t block_bytes = vd_wtype_info(type)->block_bytes * WIDE_ROWS;
     const size_t seg_blocks = vd_wide_is_super(type) ? SEG_SUPERS : WIDE_SEG_BLOCKS;
+    const int n_acc = many ? WIDE_TOKS : n;
     for (size_t b0 = 0; b0 < t->n_blocks; b0 += seg_blocks) {
         size_t b1 = b0 + seg_blocks < t->n_blocks ? b0 + seg_blocks : t->n_blocks;
-        __m256 acc[TILE];
+        __m256 acc[WIDE_TOKS];
         VD_UNROLL
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n_acc; i++)
             acc[i] = _mm256_setzero_ps();
         for (size_t b = b0; b < b1; b++, p += block_bytes) {
             if (half == 0)
                 for (size_t i = 0; i < block_bytes; i += 64)
                     _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
             if (vd_wide_is_super(type))
-                super_step(type, n, p, half, (const struct vd_wide_super *)t->act + b, t->slot, acc);
+                super_step(type, n, many, p, half, (const struct vd_wide_super *)t->act + b, t, acc);
             else
-                block_step(type, n, huge, p, half, (const struct vd_wide_act *)t->act + b, t->slot, acc);
+                block_step(type, n, many, huge, p, half, (const struct vd_wide_act *)t->act + b, t, acc);
         }
         VD_UNROLL
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n_acc; i++)
             out[i] = b0 == 0 ? acc[i] : _mm256_add_ps(out[i], acc[i]);
     }
 }
 
-VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct tile *t, __m256 out[2][TILE])
+VD_INLINE void tile_rows(enum vd_wtype type, int n, bool many, bool huge, const struct tile *t,
+                         __m256 out[2][WIDE_TOKS])
 {
-    tile_half(type, n, huge, t, 0, out[0]);
-    tile_half(type, n, huge, t, 1, out[1]);
+    tile_half(type, n, many, huge, t, 0, out[0]);
+    tile_half(type, n, many, huge, t, 1, out[1]);
 }
 
-typedef void tile_fn(const struct tile *t, __m256 out[2][TILE]);
+typedef void tile_fn(const struct tile *t, __m256 out[2][WIDE_TOKS]);
 
-#define TILE_FN(type, n)                                                                                     \
-    static void tile_##type##_##n(const struct tile *t, __m256 out[2][TILE])                                 \
+#define TILE_FN(type, name, n, many)                                                                         \
+    static void tile_##type##_##name(const struct tile *t, __m256 out[2][WIDE_TOKS])                         \
     {                                                                                                        \
-        tile_rows(VD_WTYPE_##type, n, false, t, out);                                                        \
+        tile_rows(VD_WTYPE_##type, n, many, false, t, out);                                                  \
     }
-#define TILE_FNS(type) TILE_FN(type, 1) TILE_FN(type, 2) TILE_FN(type, 3) TILE_FN(type, 4)
+#define TILE_FNS(type)                                                                                       \
+    TILE_FN(type, 1, 1, false)                                                                               \
+    TILE_FN(type, 2, 2, false)                                                                               \
+    TILE_FN(type, 3, 3, false) TILE_FN(type, 4, 4, false) TILE_FN(type, many, 4, true)
 TILE_FNS(Q4_0)
 TILE_FNS(Q4_1)
 TILE_FNS(Q5_0)
@@ -513,18 +575,19 @@ TILE_FNS(Q5_K)
 TILE_FNS(Q6_K)
 TILE_FNS(IQ4_XS)
 
-static void tile_Q4_1_huge(const struct tile *t, __m256 out[2][TILE])
+static void tile_Q4_1_huge(const struct tile *t, __m256 out[2][WIDE_TOKS])
 {
-    tile_rows(VD_WTYPE_Q4_1, 1, true, t, out);
+    tile_rows(VD_WTYPE_Q4_1, 1, false, true, t, out);
 }
-static void tile_Q5_1_huge(const struct tile *t, __m256 out[2][TILE])
+static void tile_Q5_1_huge(const struct tile *t, __m256 out[2][WIDE_TOKS])
 {
-    tile_rows(VD_WTYPE_Q5_1, 1, true, t, out);
+    tile_rows(VD_WTYPE_Q5_1, 1, false, true, t, out);
 }
 
 #define TILE_ROW(type)                                                                                       \
-    [VD_WTYPE_##type] = {tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4}
-static tile_fn *const tile_fns[][TILE] = {
+    [VD_WTYPE_##                                                                                             \
+        type] = {tile_##type##_1, tile_##type##_2, tile_##type##_3, tile_##type##_4, tile_##type##_many}
+static tile_fn *const tile_fns[][TILE + 1] = {
     TILE_ROW(Q4_0),   TILE_ROW(Q4_1),   TILE_ROW(Q5_0),  TILE_ROW(Q5_1), TILE_ROW(Q8_0),
     TILE_ROW(Q2_K),   TILE_ROW(Q3_K),   TILE_ROW(Q4_K),  TILE_ROW(Q5_K), TILE_ROW(Q6_K),
     TILE_ROW(IQ4_NL), TILE_ROW(IQ4_XS), TILE_ROW(MXFP4),
@@ -547,11 +610,11 @@ static bool is_huge(const struct vd_kern_mat *w, const void *act, size_t t)
     return vd_wide_type(w->type).has_min && vd_wide_act_group(act, w->cols, t)->huge != 0;
 }
 
-/* How many tokens from t on one tile takes. */
+/* How many tokens from t on one tile takes: several quads, or up to one. */
 static size_t tile_tokens(const struct vd_kern_mat *w, const void *act, size_t t, size_t t1)
 {
-    size_t left = WIDE_TOKS - t % WIDE_TOKS, n = t1 - t < TILE ? t1 - t : TILE;
-    return is_huge(w, act, t) ? 1 : n < left ? n : left;
+    size_t left = WIDE_TOKS - t % WIDE_TOKS, n = t1 - t < left ? t1 - t : left;
+    return is_huge(w, act, t) ? 1 : n < TILE ? n : n / TILE * TILE;
 }
 
 /* Row groups [g0, g1) times the tokens [t, t + n) of one token group. Where several row groups share the
@@ -567,15 +630,16 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
     const size_t act_bytes = super ? sizeof(struct vd_wide_super) : sizeof(struct vd_wide_act);
     const size_t n_blocks = w->cols / info->block_elems;
     const size_t step = g1 - g0 > 1 ? 512 / info->block_elems : n_blocks;
-    tile_fn *fn = tile_fns[w->type][n - 1];
+    tile_fn *fn = tile_fns[w->type][n <= TILE ? n - 1 : TILE];
     if (is_huge(w, act, t))
         fn = w->type == VD_WTYPE_Q4_1 ? tile_Q4_1_huge : tile_Q5_1_huge;
     for (size_t b = 0; b < n_blocks; b += step)
         for (size_t g = g0; g < g1; g++) {
-            __m256 out[2][TILE];
+            __m256 out[2][WIDE_TOKS];
             const struct tile tile = {.w = vd_wide_group(w, g) + b * info->block_bytes * WIDE_ROWS,
                                       .act = group + b * act_bytes,
                                       .slot = t % WIDE_TOKS,
+                                      .quads = n / TILE,
                                       .n_blocks = n_blocks - b < step ? n_blocks - b : step};
             fn(&tile, out);
             for (size_t i = 0; i < n; i++)

@@ -1,6 +1,6 @@
 /* What is done to a logit before a token is chosen, each by a function of its own and in this order:
  * penalties for tokens that were there before, the request's bias, the request's mask
- * (docs/spec/arithmetic.md, 12).
+ * (docs/spec/arithmetic.md, 13).
  *
  * Repetition looks at the last repeat_last_n tokens of the sequence, prompt included; frequency and presence
  * at output tokens among the sequence's last VD_PENALTY_WINDOW. Thread rule: pure functions. */

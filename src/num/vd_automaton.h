@@ -1,4 +1,4 @@
-/* The automaton of a mask: which texts an answer may have, byte by byte (docs/spec/arithmetic.md, 12).
+/* The automaton of a mask: which texts an answer may have, byte by byte (docs/spec/arithmetic.md, 13).
  *
  * A deterministic pushdown automaton with a stack of at most VD_AUTOMATON_STACK return states, written so
  * small that a referee can be shown all of it. A state has edges, ranges of bytes that do not overlap. A

@@ -171,6 +171,75 @@ static const uint8_t *split_qwen35(const uint8_t *p, const uint8_t *end)
     return split_words(p, end, (struct words){1, true});
 }
 
+/* ---- GPT-4o's and Mistral's tekken: words end where capitals begin ---- */
+
+struct cased_words {
+    uint32_t digits_max;
+    bool contractions; /* 's and its like belong to the word before them */
+};
+
+/* In the peers a letter beyond ASCII is both upper and lower case, whatever it is. */
+static bool is_upper(const uint8_t *p, uint32_t flags)
+{
+    return class_of(flags) == CLASS_LETTER && !(*p >= 'a' && *p <= 'z');
+}
+
+static bool is_lower(const uint8_t *p, uint32_t flags)
+{
+    return class_of(flags) == CLASS_LETTER && !(*p >= 'A' && *p <= 'Z');
+}
+
+/* U*L+|U+L* with backtracking: if nothing of lower case follows the capitals, the word ends after the last of
+ * them that is lower case too, or else after all. */
+static const uint8_t *skip_cased(const uint8_t *p, const uint8_t *end)
+{
+    const uint8_t *q = p, *both = NULL;
+    size_t len;
+    for (uint32_t f; q < end && is_upper(q, f = peek(q, end, &len)); q += len)
+        both = is_lower(q, f) ? q + len : both;
+    if (q < end && is_lower(q, peek(q, end, &len))) {
+        while (q < end && is_lower(q, peek(q, end, &len)))
+            q += len;
+        return q;
+    }
+    return both ? both : q;
+}
+
+static const uint8_t *split_capitals(const uint8_t *p, const uint8_t *end, struct cased_words w)
+{
+    size_t len, next_len;
+    uint32_t flags = peek(p, end, &len), next = peek(p + len, end, &next_len);
+    enum word_class c = class_of(flags);
+    if (c == CLASS_NUMBER) {
+        for (uint32_t i = 0; i < w.digits_max && class_of(peek(p, end, &len)) == CLASS_NUMBER; i++)
+            p += len;
+        return p;
+    }
+    if (c == CLASS_LETTER || (!is_newline(p, end) && class_of(next) == CLASS_LETTER)) {
+        p = skip_cased(c == CLASS_LETTER ? p : p + len, end);
+        return w.contractions && p < end ? p + contraction_any_case(p, end) : p;
+    }
+    const uint8_t *q = p + (*p == ' ');
+    if (class_of(peek(q, end, &len)) != CLASS_REST)
+        return split_space_lines(p, end);
+    for (q = skip_class(q, end, CLASS_REST); q < end && (is_newline(q, end) || *q == '/');)
+        q++;
+    return q;
+}
+
+/* [^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+,
+ * where U is a letter but a to z, L one but A to Z */
+static const uint8_t *split_tekken(const uint8_t *p, const uint8_t *end)
+{
+    return split_capitals(p, end, (struct cased_words){1, false});
+}
+
+/* The same with (?i:'s|'t|'re|'ve|'m|'ll|'d)? after each word, and \p{N}{1,3} for \p{N}. */
+static const uint8_t *split_gpt4o(const uint8_t *p, const uint8_t *end)
+{
+    return split_capitals(p, end, (struct cased_words){3, true});
+}
+
 /* ---- expressions of which every match is a piece, and what is between two matches is one too ---- */
 
 /* The end of the match that starts at p; p if there is none. Takes constant time if there is none. */
@@ -331,6 +400,57 @@ static const uint8_t *match_deepseek_east(const uint8_t *p, const uint8_t *end)
     return skip_ranges(p, end, east, sizeof east / sizeof east[0]);
 }
 
+/* \p{N}{1,3} */
+static const uint8_t *match_three_digits(const uint8_t *p, const uint8_t *end)
+{
+    size_t len;
+    for (int i = 0; i < 3 && is_category(peek(p, end, &len), VD_UCAT_NUMBER); i++)
+        p += len;
+    return p;
+}
+
+/* [\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+ */
+static const uint8_t *match_deepseek_han(const uint8_t *p, const uint8_t *end)
+{
+    static const struct range han[] = {{0x3040, 0x30FF}, {0x4E00, 0x9FA5}};
+    return skip_ranges(p, end, han, sizeof han / sizeof han[0]);
+}
+
+static bool is_sign(uint32_t flags)
+{
+    return is_category(flags, VD_UCAT_PUNCTUATION) || is_category(flags, VD_UCAT_SYMBOL);
+}
+
+static bool is_ascii_letter(const uint8_t *p, const uint8_t *end)
+{
+    return p < end && (*p | 32) >= 'a' && (*p | 32) <= 'z';
+}
+
+/* [signs of ASCII][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|
+ * ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+static const uint8_t *match_deepseek3(const uint8_t *p, const uint8_t *end)
+{
+    size_t len, next_len;
+    uint32_t flags = peek(p, end, &len), next = peek(p + len, end, &next_len);
+    if (*p < 0x80 && is_sign(flags) && is_ascii_letter(p + 1, end)) {
+        for (p++; is_ascii_letter(p, end);)
+            p++;
+        return p;
+    }
+    if (is_wordy(flags, true) || (!is_newline(p, end) && !is_sign(flags) && is_wordy(next, true))) {
+        for (p += len; is_wordy(peek(p, end, &len), true);)
+            p += len;
+        return p;
+    }
+    const uint8_t *q = p + (*p == ' ');
+    if (is_sign(peek(q, end, &len))) {
+        while (is_sign(peek(q, end, &len)))
+            q += len;
+        return skip_newlines(q, end);
+    }
+    return flags & VD_UFLAG_SPACE ? split_space_lines(p, end) : p;
+}
+
 /* The splitters that isolate what these match. */
 #define ISOLATE(name, match)                                                                                 \
     static const uint8_t *name(const uint8_t *p, const uint8_t *end)                                         \
@@ -340,6 +460,9 @@ static const uint8_t *match_deepseek_east(const uint8_t *p, const uint8_t *end)
 ISOLATE(split_digit, match_digit)
 ISOLATE(split_digits, match_digits)
 ISOLATE(split_three, match_three)
+ISOLATE(split_three_digits, match_three_digits)
+ISOLATE(split_deepseek_han, match_deepseek_han)
+ISOLATE(split_deepseek3, match_deepseek3)
 ISOLATE(split_signs, match_signs)
 ISOLATE(split_newline, match_newline)
 ISOLATE(split_letters, match_spaced_letters)
@@ -367,20 +490,47 @@ static const uint8_t *split_last_space(const uint8_t *p, const uint8_t *end)
             split_digits                                                                                     \
     }
 
+#define DEEPSEEK_3                                                                                           \
+    {                                                                                                        \
+        split_three_digits, split_deepseek_han, split_deepseek3                                              \
+    }
+
 static const struct vd_pretok rows[] = {
     {.name = "smollm", .stages = {split_digit, split_gpt2}},
     {.name = "starcoder", .stages = {split_digit, split_gpt2}},
     {.name = "refact", .stages = {split_digit, split_gpt2}},
     {.name = "command-r", .stages = {split_digit, split_gpt2}},
+    {.name = "codeshell", .stages = {split_digit, split_gpt2}},
+    {.name = "exaone", .stages = {split_digit, split_gpt2}},
+    {.name = "minerva-7b", .stages = {split_digit, split_gpt2}},
+    {.name = "exaone4", .stages = {split_gpt2}},
+    {.name = "modern-bert", .stages = {split_gpt2}},
     {.name = "gpt-2", .stages = {split_gpt2}},
     {.name = "phi-2", .stages = {split_gpt2}},
     {.name = "mpt", .stages = {split_gpt2}},
     {.name = "olmo", .stages = {split_gpt2}},
     {.name = "llama-bpe", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
     {.name = "llama3", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "falcon3", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "lfm2", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "pixtral", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "dbrx", .stages = {split_llama3}},
+    {.name = "smaug-bpe", .stages = {split_llama3}},
+    {.name = "chatglm-bpe", .stages = {split_llama3}},
+    {.name = "glm4", .stages = {split_llama3}, .whole_words = true},
     {.name = "llama-v3", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
     {.name = "qwen2", .stages = {split_qwen2}},
     {.name = "deepseek-r1-qwen", .stages = {split_qwen2}},
+    {.name = "hunyuan", .stages = {split_qwen2}},
+    {.name = "megrez", .stages = {split_qwen2}},
+    {.name = "grok-2", .stages = {split_qwen2}},
+    {.name = "solar-open", .stages = {split_qwen2}},
+    {.name = "tekken", .stages = {split_tekken}, .whole_words = true, .add_bos = true},
+    {.name = "gpt-4o", .stages = {split_gpt4o}},
+    {.name = "llama4", .stages = {split_gpt4o}},
+    {.name = "minimax-m2", .stages = {split_gpt4o}},
+    {.name = "deepseek-v3", .stages = DEEPSEEK_3},
+    {.name = "hunyuan-dense", .stages = DEEPSEEK_3},
     {.name = "stablelm2", .stages = {split_qwen2}},
     {.name = "qwen35", .stages = {split_qwen35}},
     {.name = "deepseek-llm", .stages = DEEPSEEK_LLM},

@@ -30,6 +30,8 @@ static const char words[] = "I'LL  go\u00e9 12345 x\u0301y!?\r\n\n  \tz -- \u4e2
 static const char code[] = "if(a1<=2){ // $x\n\tf(1234567) }";
 static const char east[] = "\u3001\u30ab\u3000\u0416a\u00b5 \u2018q\u0969\u0661\u20ac";
 
+static const char capitals[] = "HTTPServer iPhone DON'T it's \u00c9COLE x\u00c9A a/b !//\n/z";
+
 static void test_rows(void **state)
 {
     (void)state;
@@ -67,6 +69,20 @@ static void test_rows(void **state)
          "I|'|LL| | go\u00e9| |123|45| x|\u0301|y|!?|\r\n\n  |\t|z| |--| \u4e2d\u6587| |'|d|  |"},
         {"falcon", code, "if|(|a|1|<=|2|){| |//| |$|x|\n|\t|f|(|123|456|7|)| |}|"},
         {"falcon", east, "\u3001|\u30ab|\u3000|\u0416a\u00b5| |\u2018|q|\u0969\u0661|\u20ac|"},
+        {"tekken", words,
+         "I|'LL| | go\u00e9| |1|2|3|4|5| x|\u0301y|!?\r\n\n|  |\tz| --| \u4e2d\u6587| '|d|  |"},
+        {"tekken", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|1|2|3|4|5|6|7|)| }|"},
+        {"tekken", east, "\u3001\u30ab|\u3000\u0416a\u00b5| \u2018|q|\u0969|\u0661|\u20ac|"},
+        {"tekken", capitals, "HTTPServer| i|Phone| DON|'T| it|'s| \u00c9|COLE| x\u00c9|A| a|/b| !//\n/|z|"},
+        {"gpt-4o", words, "I'LL| | go\u00e9| |123|45| x|\u0301y|!?\r\n\n|  |\tz| --| \u4e2d\u6587| '|d|  |"},
+        {"gpt-4o", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|123|456|7|)| }|"},
+        {"gpt-4o", east, "\u3001\u30ab|\u3000\u0416a\u00b5| \u2018|q|\u0969\u0661|\u20ac|"},
+        {"gpt-4o", capitals, "HTTPServer| i|Phone| DON'T| it's| \u00c9|COLE| x\u00c9|A| a|/b| !//\n/|z|"},
+        {"deepseek-v3", words,
+         "I|'LL| | go\u00e9| |123|45| x\u0301y|!?\r\n\n|  |\tz| --| |\u4e2d\u6587| '|d|  |"},
+        {"deepseek-v3", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|123|456|7|)| }|"},
+        {"deepseek-v3", east, "\u3001|\u30ab|\u3000\u0416a\u00b5| \u2018|q|\u0969\u0661|\u20ac|"},
+        {"deepseek-v3", capitals, "HTTPServer| iPhone| DON|'T| it|'s| \u00c9COLE| x\u00c9A| a|/b| !//\n|/z|"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct shown s = {.n = 0};

@@ -1,6 +1,6 @@
-/* Any inputs: every operator is total. Input: u8 unit, op, record, flags, then the bytes that the tile's
- * inputs hold, over and over. A sanitizer sees conversions and shifts that only honest inputs would keep in
- * range. */
+/* Any inputs: every operator is total. Input: u8 unit (and program), op, record, flags, then the bytes that
+ * the tile's inputs hold, over and over. A sanitizer sees conversions and shifts that only honest inputs
+ * would keep in range. */
 #include "vd_num.h"
 #include "vd_tile.h"
 
@@ -33,6 +33,43 @@ static const struct vd_program program = {
 
 enum { INPUT_BYTES = 4 * VD_SAMPLE_TILE };
 
+/* 0: the plain one above; 1: every feature; 2: every feature over super-blocks; 3: every feature but experts,
+ * and a window of one key. */
+static struct vd_program program_of(unsigned which)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_Q4_K,  VD_WTYPE_Q6_K, VD_WTYPE_IQ4_XS, VD_WTYPE_Q5_0,
+                                          VD_WTYPE_MXFP4, VD_WTYPE_BF16, VD_WTYPE_Q2_K,   VD_WTYPE_Q3_K};
+    struct vd_program p = program;
+    if (which == 0)
+        return p;
+    if (which == 2) {
+        p.width = 768;
+        p.n_heads = 8;
+        p.ff_width = 256;
+    }
+    p.n_rope_tables = 2;
+    p.rope_steps[1][3] = UINT64_C(0xFEDCBA9876543210);
+    p.rope_scale[1] = 1.5f;
+    p.attn_cap = 3;
+    p.logit_cap = 30;
+    p.embed_scale = 23.5f;
+    p.window = which == 3 ? 1 : 40;
+    p.layer_flags[0] = VD_LAYER_WINDOW | VD_LAYER_ROPE2;
+    p.act = VD_ACT_GELU;
+    p.qk_norm = p.qkv_bias = p.post_norms = true;
+    p.n_experts = which == 3 ? 0 : 7;
+    p.n_used = which == 3 ? 0 : 3;
+    p.route_norm = which == 1;
+    p.n_tensors = vd_program_norm_tensor(&p) + 1;
+    for (uint32_t i = 0; i < p.n_tensors; i++) {
+        enum vd_wtype t = types[i % 8];
+        bool fits = vd_program_tensor(&p, i).cols % vd_wtype_info(t)->block_elems == 0;
+        p.types[i] = (uint8_t)(vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : fits ? t : VD_WTYPE_Q4_1);
+    }
+    assert(vd_program_check(&p) == NULL);
+    return p;
+}
+
 /* The data over and over. */
 static void repeat(uint8_t *out, size_t n_out, const uint8_t *data, size_t n_bytes)
 {
@@ -50,7 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     struct vd_tile t;
     if (n_bytes < 5)
         return 0;
-    struct vd_graph g = {&program, {.n_prompt = 66, .n_output = 2, .n_steps = 67, .max_tokens = 2}};
+    struct vd_program p = program_of(data[0] / 64);
+    struct vd_graph g = {&p, {.n_prompt = 66, .n_output = 2, .n_steps = 67, .max_tokens = 2}};
     uint8_t flags = data[3];
     g.job.sampling = (struct vd_sampling){.temp_micro = flags & 1 ? 1 + (flags & 2 ? 700000 : 0) : 0,
                                           .top_k = flags & 4 ? 9 : 0,
@@ -61,7 +99,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
                                           .presence_micro = flags & 64 ? -7 : 0,
                                           .has_bias = flags & 64,
                                           .has_mask = flags & 128};
-    uint32_t step = flags & 32 ? 66 : 65, unit = data[0] % vd_graph_units(&g, step);
+    uint32_t step = flags & 32 ? 66 : 65, unit = data[0] % 64 % vd_graph_units(&g, step);
     uint32_t op = data[1] % vd_graph_ops(&g, step, unit);
     struct vd_graph_op o;
     vd_graph_op(&g, step, unit, op, &o);

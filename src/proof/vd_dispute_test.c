@@ -1,6 +1,9 @@
 /* Disputes over a toy model: at every operator, an honest challenger pins a lie to the very record, and an
  * honest worker survives every false challenge; what is not an operator (receipt, salts, roots, stop states)
- * has its own way to end. */
+ * has its own way to end.
+ *
+ * `vd_dispute_test DIR` also writes programs, games with moves and openings there: the seeds of the fuzz
+ * targets of graph, referee and ledger. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +23,58 @@ static const struct vd_sampling only_k = {
     .temp_micro = 1500000, .top_k = 7, .top_p_micro = 1000000, .seed = 8};
 static const struct vd_sampling only_p = {.temp_micro = 700000, .top_p_micro = 500000, .seed = 9};
 static const struct vd_sampling free_draw = {.temp_micro = 1000000, .top_p_micro = 1000000, .seed = 10};
+
+/* ---- seeds of fuzz targets ---- */
+
+static const char *corpus_dir;
+
+static void save_seed(const char *target, const char *name, const void *head, size_t n_head, const void *tail,
+                      size_t n_tail)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s/%s", corpus_dir, target, name);
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(head, 1, n_head, f) != n_head || fwrite(tail, 1, n_tail, f) != n_tail || fclose(f) != 0)
+        fail_msg("%s cannot be written", path);
+}
+
+/* The first two of each kind of move in each phase. */
+static void save_move(const struct vd_game *game, const struct vd_player_move *move)
+{
+    static unsigned seen[VD_PHASE_OVER + 1][VD_MOVE_BIND + 1];
+    static uint8_t bytes[2 + VD_GAME_MAX_BYTES];
+    char name[64];
+    if (seen[game->phase][move->kind]++ >= 2)
+        return;
+    size_t n = vd_game_encode(game, bytes + 2, VD_GAME_MAX_BYTES);
+    vd_le16_store(bytes, (uint16_t)n);
+    snprintf(name, sizeof name, "%02u-%s-%u", (unsigned)game->phase, vd_move_name(move->kind),
+             seen[game->phase][move->kind]);
+    save_seed("vd_game_fuzz", name, bytes, 2 + n, move->bytes, move->n_bytes);
+}
+
+/* An opening that is right but for its roots, at its record. `program`: 0 plain, 128 with features. */
+static void save_opening(const struct vd_graph *g, const struct vd_game *game, uint64_t record,
+                         const struct vd_player_move *tile, unsigned program)
+{
+    struct vd_graph_op o;
+    struct vd_move m;
+    char name[64];
+    vd_graph_op(g, game->step, game->unit, game->op, &o);
+    const uint8_t head[4] = {(uint8_t)(2 * game->step), (uint8_t)(game->unit + program), (uint8_t)game->op,
+                             (uint8_t)((record * 256 + o.n_records - 1) / o.n_records)};
+    assert_true(vd_move_decode((struct vd_bytes){tile->bytes, tile->n_bytes}, &m));
+    snprintf(name, sizeof name, "%s-%u-%02u", program ? "features" : "plain", game->unit, game->op);
+    save_seed("vd_referee_fuzz", name, head, sizeof head, m.data.p, m.data.n);
+}
+
+static void save_program(unsigned feature, const struct vd_program *p)
+{
+    uint8_t bytes[VD_PROGRAM_BYTES_MAX];
+    char name[32];
+    snprintf(name, sizeof name, "feature-%u", feature);
+    save_seed("vd_program_fuzz", name, bytes, vd_program_encode(p, bytes, sizeof bytes), NULL, 0);
+}
 
 /* ---- a game ---- */
 
@@ -49,6 +104,8 @@ static enum vd_game_result move_of(struct match *m, const struct vd_ref_claim *c
 {
     enum vd_game_side side = vd_game_turn(&m->game);
     m->worker_moves += side == VD_GAME_WORKER;
+    if (corpus_dir && claim->graph.program->vocab == 5000 && claim->graph.job.n_steps == PROMPT + TOKENS - 1)
+        save_move(&m->game, move);
     if (move->n_bytes > m->most_bytes)
         m->most_bytes = move->n_bytes;
     m->result = vd_game_move(&m->game, claim, NULL, side, (struct vd_bytes){move->bytes, move->n_bytes});
@@ -422,6 +479,9 @@ static void false_challenges_in(struct fixture *f, uint32_t step, uint32_t unit)
             lead_to(f, &m, step, unit, o, records[i], &tile_move);
             if (i == 2)
                 corrupt_opening(f, &m);
+            if (i == 1 && corpus_dir && f->job->graph.job.sampling.top_p_micro != only_p.top_p_micro)
+                save_opening(&f->job->graph, &m.game, records[i], &tile_move,
+                             f->model->program.n_experts ? 128 : 0);
             /* the same opening against a record that lies */
             struct vd_game lying = m.game;
             lying.records[records[i] % op.leaf_records * op.record_bytes] ^= 1;
@@ -464,6 +524,8 @@ static void disputes_under_every_feature(void **state)
     for (unsigned i = 0; i < TOY_FEATURES; i++) {
         struct fixture f = fixture_with(&toy_features[i]);
         uint32_t last = f.job->graph.job.n_steps - 1;
+        if (corpus_dir)
+            save_program(i, &f.model->program);
         bool all = i == TOY_FEATURES - 1;
         lie_everywhere(&f, last, 1);
         false_challenges_in(&f, last, 1);
@@ -924,8 +986,9 @@ static void what_a_trace_can_hold(void **state)
     assert_false(vd_trace_fits(&g));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    corpus_dir = argc > 1 ? argv[1] : NULL;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_trace_can_hold),
         cmocka_unit_test(nothing_to_point_at),

@@ -41,7 +41,7 @@ struct gw_http {
     atomic_uint n_calls; /* requests whose response has not been sent to its end */
 };
 
-enum stream_state { S_ROLE, S_TEXT, S_CALLS, S_REST, S_FINISH, S_USAGE, S_DONE, S_END };
+enum stream_state { S_ROLE, S_TEXT, S_CALLS, S_REST, S_FINISH, S_NEXT, S_USAGE, S_DONE, S_END };
 
 /* A request, from its headers to the last byte of its response. */
 struct call {
@@ -59,7 +59,11 @@ struct call {
     struct vd_openai_request request;
     struct gw_once once;
     bool entered, explicit_key;
-    struct gw_answer answer;
+    struct gw_answer answer; /* of the choice at work */
+    uint32_t choice;
+    struct vd_openai_before before;
+    uint32_t *prompt, n_prompt; /* for the choices to come; owned */
+    const struct gw_model *gw_model;
     bool running, begun; /* the answer runs; its response has begun */
     bool gone;           /* the client hung up */
     bool replay;
@@ -282,6 +286,20 @@ static void make_id(struct call *c)
     c->created_s = vd_clock_wall_s();
 }
 
+static bool keep_prompt(struct call *c, uint32_t *ids, uint32_t n_ids, struct vd_openai_error *e)
+{
+    if (c->request.n == 1)
+        return true;
+    c->prompt = malloc(n_ids * sizeof *ids);
+    c->n_prompt = n_ids;
+    if (c->prompt) {
+        memcpy(c->prompt, ids, n_ids * sizeof *ids);
+        return true;
+    }
+    free(ids);
+    return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+}
+
 /* Everything up to the point where a worker is asked. */
 static bool prepare(struct call *c, struct vd_openai_error *e)
 {
@@ -297,13 +315,16 @@ static bool prepare(struct call *c, struct vd_openai_error *e)
         return true;
     if (!vd_gateway_text_prompt(m->text, &c->request, &ids, &n_ids, e))
         return false;
+    c->gw_model = m;
+    if (!keep_prompt(c, ids, n_ids, e))
+        return false;
     if (!gw_answer_start(&c->answer, c->g, m, &c->request, &c->key, ids, n_ids, e))
         return false;
     c->running = true;
     c->answer.stream.marks = c->tools;
     c->answer.alive = client_alive;
     c->answer.alive_arg = c;
-    c->answer.has_slot = c->request.logprobs == 0; /* they are not kept */
+    c->answer.has_slot = c->request.logprobs == 0 && c->request.n == 1; /* else it is not kept */
     struct vd_gwstore_once *o = &c->answer.once;
     o->slot = c->once.slot;
     o->fingerprint = c->once.fingerprint;
@@ -320,6 +341,8 @@ static struct vd_openai_reply reply_of(struct call *c)
     const struct vd_gwstore_once *k = c->replay ? &c->kept : &c->answer.once;
     struct vd_openai_reply r = {
         .kind = c->kind, .id = c->id, .created_s = c->created_s, .model = c->model, .receipt_id = c->receipt};
+    r.index = c->choice;
+    r.before = c->choice ? &c->before : NULL;
     r.text = c->replay ? k->text : c->answer.text ? c->answer.text : "";
     r.n_text = c->replay ? k->n_text : c->answer.n_text;
     if (c->done) {
@@ -375,7 +398,37 @@ static void note_replay(struct call *c)
     pthread_mutex_unlock(&c->g->mu);
 }
 
-static enum MHD_Result respond_whole(struct call *c)
+/* Puts this choice to those before, and starts the next: the same prompt, whose work the worker has kept, and
+ * the same seed. False: *e says why. */
+static bool next_choice(struct call *c, const struct vd_openai_reply *r, struct vd_openai_error *e)
+{
+    uint32_t *ids = malloc(c->n_prompt * sizeof *ids);
+    c->request.sampling.seed = c->answer.job.sampling.seed;
+    c->request.has_seed = true;
+    if (!ids || !vd_openai_before_add(&c->before, r)) {
+        free(ids);
+        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+    }
+    memcpy(ids, c->prompt, c->n_prompt * sizeof *ids);
+    json_decref(c->read.calls);
+    c->read = (struct vd_tool_answer){NULL, 0, 0};
+    memset(&c->scan, 0, sizeof c->scan);
+    c->request.sampling.choice = ++c->choice;
+    c->done = c->running = false;
+    c->n_sent = c->n_logprobs = 0;
+    bool gone = c->answer.alive == NULL;
+    gw_answer_free(&c->answer);
+    if (!gw_answer_start(&c->answer, c->g, c->gw_model, &c->request, &c->key, ids, c->n_prompt, e))
+        return false;
+    c->running = true;
+    c->answer.stream.marks = c->tools;
+    c->answer.alive = gone ? NULL : client_alive;
+    c->answer.alive_arg = c;
+    return true;
+}
+
+/* The choice at work and those behind it, whole: one response. */
+static enum MHD_Result whole_choice(struct call *c)
 {
     struct vd_openai_error e;
     enum gw_step s = c->done ? GW_DONE : GW_TEXT;
@@ -385,9 +438,12 @@ static enum MHD_Result respond_whole(struct call *c)
         return respond_error(c, &e);
     struct vd_openai_reply r = reply_of(c);
     char *content = NULL;
-    c->begun = true;
-    c->gone |= !client_alive(c); /* what is sent now would be lost, though sending succeeds */
+    bool last = c->choice + 1 >= c->request.n;
     read_calls(c);
+    if (last) {
+        c->begun = true;
+        c->gone |= !client_alive(c); /* what is sent now would be lost, though sending succeeds */
+    }
     if (c->read.calls) {
         size_t n = c->read.n_content, n_rest = r.n_text - c->read.rest;
         content = malloc(n + n_rest + 1);
@@ -401,10 +457,13 @@ static enum MHD_Result respond_whole(struct call *c)
     }
     json_t *logprobs = take_logprobs(c);
     r.logprobs = logprobs;
-    char *json = vd_openai_format_reply(&r);
+    char *json = last ? vd_openai_format_reply(&r) : NULL;
+    bool goes_on = !last && next_choice(c, &r, &e);
     json_decref(logprobs);
     free(content);
-    return respond_json(c, MHD_HTTP_OK, json);
+    if (goes_on)
+        return whole_choice(c);
+    return last ? respond_json(c, MHD_HTTP_OK, json) : respond_error(c, &e);
 }
 
 /* Puts "data: JSON\n\n" into c->out. Takes json over. */
@@ -481,6 +540,8 @@ static bool produce(struct call *c)
 {
     bool failed = false;
     size_t rest;
+    struct vd_openai_reply r;
+    struct vd_openai_error e;
     switch (c->state) {
     case S_ROLE:
         c->state = S_TEXT;
@@ -500,8 +561,17 @@ static bool produce(struct call *c)
         rest = reply_of(c).n_text - c->read.rest;
         return rest ? put_chunk(c, VD_OPENAI_PART_TEXT, c->read.rest, rest) : produce(c);
     case S_FINISH:
-        c->state = c->request.include_usage ? S_USAGE : S_DONE;
+        c->state = c->choice + 1 < c->request.n ? S_NEXT : c->request.include_usage ? S_USAGE : S_DONE;
         return put_chunk(c, VD_OPENAI_PART_FINISH, 0, 0);
+    case S_NEXT:
+        r = reply_of(c);
+        if (next_choice(c, &r, &e)) {
+            c->state = S_ROLE;
+            return produce(c);
+        }
+        count_error(c->g);
+        c->state = S_END;
+        return put_event(c, vd_openai_format_error(&e));
     case S_USAGE:
         c->state = S_DONE;
         return put_chunk(c, VD_OPENAI_PART_USAGE, 0, 0);
@@ -565,7 +635,7 @@ static enum MHD_Result answer(struct call *c)
         return respond_error(c, &e);
     if (c->replay)
         note_replay(c);
-    return c->request.stream ? respond_stream(c) : respond_whole(c);
+    return c->request.stream ? respond_stream(c) : whole_choice(c);
 }
 
 /* ---- reading ---- */
@@ -781,6 +851,8 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
         gw_once_delivered(c->g, &c->once.slot);
     if (c->running)
         gw_answer_free(&c->answer);
+    vd_openai_before_free(&c->before);
+    free(c->prompt);
     if (c->entered)
         gw_once_leave(c->g, &c->once);
     take_leave(c);

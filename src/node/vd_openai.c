@@ -88,7 +88,7 @@ static const struct param {
     {"metadata", IN_CHAT, IGNORED},
     {"safety_identifier", IN_CHAT, IGNORED},
     {"prompt_cache_key", IN_CHAT, IGNORED},
-    {"n", IN_BOTH, ONE},
+    {"n", IN_BOTH, TAKEN},
     {"best_of", IN_COMPLETION, ONE},
     {"presence_penalty", IN_BOTH, TAKEN},
     {"frequency_penalty", IN_BOTH, TAKEN},
@@ -381,14 +381,24 @@ static const char *finish_reason(const struct vd_openai_reply *r)
 
 static json_t *usage_of(const struct vd_openai_reply *r)
 {
-    return json_pack("{s:I, s:I, s:I}", "prompt_tokens", (json_int_t)r->n_prompt, "completion_tokens",
-                     (json_int_t)r->n_output, "total_tokens",
-                     (json_int_t)r->n_prompt + (json_int_t)r->n_output);
+    json_int_t in = (json_int_t)r->n_prompt + (r->before ? r->before->n_prompt : 0);
+    json_int_t out = (json_int_t)r->n_output + (r->before ? r->before->n_output : 0);
+    return json_pack("{s:I, s:I, s:I}", "prompt_tokens", in, "completion_tokens", out, "total_tokens",
+                     in + out);
 }
 
+/* Of several choices the last one's, all of them in "receipts", and the sum. */
 static json_t *receipt_of(const struct vd_openai_reply *r)
 {
-    return json_pack("{s:s, s:I}", "receipt_id", r->receipt_id, "amount_micro", (json_int_t)r->amount.micro);
+    uint64_t before = r->before ? r->before->amount.micro : 0;
+    json_t *j = json_pack("{s:s, s:I}", "receipt_id", r->receipt_id, "amount_micro",
+                          (json_int_t)(r->amount.micro + before));
+    json_t *all = r->before ? json_copy(r->before->receipts) : NULL;
+    if (all) {
+        json_array_append_new(all, json_string(r->receipt_id));
+        json_object_set_new(j, "receipts", all);
+    }
+    return j;
 }
 
 /* A message's tool_calls; in a chunk each has its index. */
@@ -419,15 +429,40 @@ static json_t *logprobs_of(const struct vd_openai_reply *r)
     return r->logprobs ? json_incref((json_t *)(uintptr_t)r->logprobs) : json_null();
 }
 
+static json_t *choice_of(const struct vd_openai_reply *r)
+{
+    bool chat = r->kind == VD_OPENAI_CHAT;
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", (int)r->index, chat ? "message" : "text",
+                     chat ? message_of(r) : json_stringn(r->text, r->n_text), "logprobs", logprobs_of(r),
+                     "finish_reason", finish_reason(r));
+}
+
+bool vd_openai_before_add(struct vd_openai_before *b, const struct vd_openai_reply *r)
+{
+    b->choices = b->choices ? b->choices : json_array();
+    b->receipts = b->receipts ? b->receipts : json_array();
+    b->n_prompt += r->n_prompt;
+    b->n_output += r->n_output;
+    return json_array_append_new(b->choices, choice_of(r)) == 0 &&
+           json_array_append_new(b->receipts, json_string(r->receipt_id)) == 0 &&
+           vd_amount_add(&b->amount, b->amount, r->amount);
+}
+
+void vd_openai_before_free(struct vd_openai_before *b)
+{
+    json_decref(b->choices);
+    json_decref(b->receipts);
+    memset(b, 0, sizeof *b);
+}
+
 char *vd_openai_format_reply(const struct vd_openai_reply *r)
 {
     bool chat = r->kind == VD_OPENAI_CHAT;
-    json_t *choice = json_pack("{s:i, s:o, s:o, s:s}", "index", 0, chat ? "message" : "text",
-                               chat ? message_of(r) : json_stringn(r->text, r->n_text), "logprobs",
-                               logprobs_of(r), "finish_reason", finish_reason(r));
-    return dump(json_pack("{s:s, s:s, s:I, s:s, s:[o], s:o, s:o}", "id", r->id, "object",
+    json_t *choices = r->before ? json_copy(r->before->choices) : json_array();
+    json_array_append_new(choices, choice_of(r));
+    return dump(json_pack("{s:s, s:s, s:I, s:s, s:o, s:o, s:o}", "id", r->id, "object",
                           chat ? "chat.completion" : "text_completion", "created", (json_int_t)r->created_s,
-                          "model", r->model, "choices", choice, "usage", usage_of(r), "veridem",
+                          "model", r->model, "choices", choices, "usage", usage_of(r), "veridem",
                           receipt_of(r)));
 }
 
@@ -438,8 +473,8 @@ static json_t *chunk_choice(const struct vd_openai_reply *r, enum vd_openai_part
     json_t *text =
         json_stringn(part == VD_OPENAI_PART_TEXT ? r->text : "", part == VD_OPENAI_PART_TEXT ? r->n_text : 0);
     if (r->kind == VD_OPENAI_COMPLETION)
-        return json_pack("{s:i, s:o, s:o, s:s?}", "index", 0, "text", text, "logprobs", logprobs_of(r),
-                         "finish_reason", finish);
+        return json_pack("{s:i, s:o, s:o, s:s?}", "index", (int)r->index, "text", text, "logprobs",
+                         logprobs_of(r), "finish_reason", finish);
     json_t *delta = part == VD_OPENAI_PART_FINISH || part == VD_OPENAI_PART_CALLS
                         ? json_object()
                         : json_pack("{s:O}", "content", text);
@@ -448,8 +483,8 @@ static json_t *chunk_choice(const struct vd_openai_reply *r, enum vd_openai_part
     if (part == VD_OPENAI_PART_ROLE)
         json_object_set_new(delta, "role", json_string("assistant"));
     json_decref(text);
-    return json_pack("{s:i, s:o, s:o, s:s?}", "index", 0, "delta", delta, "logprobs", logprobs_of(r),
-                     "finish_reason", finish);
+    return json_pack("{s:i, s:o, s:o, s:s?}", "index", (int)r->index, "delta", delta, "logprobs",
+                     logprobs_of(r), "finish_reason", finish);
 }
 
 char *vd_openai_format_chunk(const struct vd_openai_reply *r, enum vd_openai_part part, bool include_usage)

@@ -21,6 +21,7 @@ enum {
     VD_OPENAI_TOOLS_MAX = 128, /* of a request, and calls of a message */
     VD_OPENAI_MAX_TOKENS_DEFAULT =
         16, /* of /v1/completions, as OpenAI's; a chat goes on to the end of the context */
+    VD_OPENAI_CHOICES_MAX = 16,
 };
 
 /* What a client did wrong, or what we cannot do now. */
@@ -76,6 +77,7 @@ struct vd_openai_request {
     struct vd_bytes bias; /* a table of vd_adjust.h; n 0: none */
     struct vd_stop_text stop;
     uint32_t logprobs; /* as vd_wire_job's */
+    uint32_t n;        /* choices, 1 to VD_OPENAI_CHOICES_MAX */
     struct vd_openai_format format;
     bool stream, include_usage;
     void *memory; /* private */
@@ -100,7 +102,20 @@ struct vd_openai_reply {
     uint32_t n_prompt, n_output; /* of the receipt */
     const char *receipt_id;      /* 64 hex digits */
     struct vd_amount amount;
+    /* Of several choices, each an answer with a receipt of its own: this one's number, and what those before
+     * it add up to. */
+    uint32_t index;
+    const struct vd_openai_before *before; /* NULL: there are none */
 };
+
+struct vd_openai_before {
+    struct json_t *choices, *receipts; /* lists: of whole choices, of receipt ids; owned */
+    uint32_t n_prompt, n_output;
+    struct vd_amount amount;
+};
+/* Adds a whole choice to them; a cleared one is the beginning. False: no memory. */
+bool vd_openai_before_add(struct vd_openai_before *b, const struct vd_openai_reply *r);
+void vd_openai_before_free(struct vd_openai_before *b);
 
 char *vd_openai_format_reply(const struct vd_openai_reply *r);
 

@@ -213,6 +213,8 @@ static bool get_format(struct vd_openai_request *r, const json_t *object, struct
 
 bool vd_openai_get_controls(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)
 {
-    return get_penalties(r, object, e) && get_bias(r, object, e) && get_stop(r, object, e) &&
-           get_logprobs(r, object, e) && get_format(r, object, e);
+    r->n = 1;
+    return get_whole(&r->n, object, "n", 1, VD_OPENAI_CHOICES_MAX, e) && get_penalties(r, object, e) &&
+           get_bias(r, object, e) && get_stop(r, object, e) && get_logprobs(r, object, e) &&
+           get_format(r, object, e);
 }

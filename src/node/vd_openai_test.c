@@ -169,7 +169,8 @@ static void test_refused_by_name(void **state)
     static const struct {
         const char *body, *param;
     } bad[] = {
-        {CHAT(",\"n\":2"), "n"},
+        {CHAT(",\"n\":0"), "n"},
+        {CHAT(",\"n\":17"), "n"},
         {CHAT(",\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]"), "stop"},
         {CHAT(",\"stop\":[\"\"]"), "stop"},
         {CHAT(",\"stop\":3"), "stop"},

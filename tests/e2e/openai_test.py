@@ -171,7 +171,7 @@ def test_errors(base, key, client, model, **_):
     raises(openai.AuthenticationError, 401, wrong.models.list)
     e = raises(openai.NotFoundError, 404, lambda: chat(client, "gpt-9"))
     check(e.code == "model_not_found" and model in e.message, e)
-    for param, more in {"logprobs": {"logprobs": 3}, "n": {"n": 2}, "stop": {"stop": [""]},
+    for param, more in {"logprobs": {"logprobs": 3}, "n": {"n": 99}, "stop": {"stop": [""]},
                         "response_format.type": {"response_format": {"type": "xml"}}, "temperature": {"temperature": 3},
                         "top_p": {"top_p": -1}, "presence_penalty": {"presence_penalty": 3}, "max_tokens": {"max_tokens": 0},
                         "logit_bias": {"logit_bias": {"5": 101}}, "wibble": {"extra_body": {"wibble": 1}}, "seed": {"seed": "x"},
@@ -239,7 +239,7 @@ def test_max_retries(net, base, key, model, **_):
     tried = []
     http = openai.DefaultHttpxClient(event_hooks={"response": [lambda r: tried.append((r.status_code, dict(r.headers)))]})
     client = openai.OpenAI(base_url=base, api_key=key, max_retries=2, http_client=http)
-    raises(openai.BadRequestError, 400, lambda: chat(client, model, n=2))
+    raises(openai.BadRequestError, 400, lambda: chat(client, model, n=99))
     check([t[0] for t in tried] == [400], "a bad request was sent again")
     lonely = net.gateway("lonely", escrow=1, key_per_minute=2)
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{lonely.ports['http']}/v1", api_key=net.api_key("lonely"), max_retries=1,
@@ -275,7 +275,7 @@ def test_async(base, key, client, model, **_):
             stream = await chat(ac, model, stream=True)
             text = "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
             try:
-                await chat(ac, model, n=3)
+                await chat(ac, model, n=99)
                 raise vn.Failed("no BadRequestError")
             except openai.BadRequestError as e:
                 check(e.param == "n", e)
@@ -297,7 +297,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength
           "required": ["city", "capital", "size"], "additionalProperties": False}
 
 
-def test_controls(base, key, client, model, **_):
+def test_controls(gateway, key, client, model, **_):
     a = chat(client, model, max_tokens=200, response_format={"type": "json_object"})
     check(a.choices[0].finish_reason == "length" or isinstance(json.loads(a.choices[0].message.content), dict), a)
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
@@ -330,6 +330,18 @@ def test_controls(base, key, client, model, **_):
     biased = chat(client, model, max_tokens=5, logit_bias={"1000": 100}).choices[0].message.content
     check(len(set(biased.split())) <= 1 and biased != plain[:len(biased)], biased)
     tame = chat(client, model, max_tokens=40, frequency_penalty=2, presence_penalty=2, extra_body={"repetition_penalty": 1.5})
+    one = [chat(client, model, temperature=1, seed=5).choices[0].message.content, chat(client, model, temperature=1, seed=5, n=3)]
+    texts = [c.message.content for c in one[1].choices]
+    check([c.index for c in one[1].choices] == [0, 1, 2] and texts[0] == one[0] and len(set(texts)) == 3, texts)
+    told = one[1].veridem
+    check(len(set(told["receipts"])) == 3 and told["receipt_id"] == told["receipts"][2], told)
+    check(one[1].usage.completion_tokens <= 36 and sum(e2e.get_receipt(gateway, key, r)["amount_micro"] for r in told["receipts"])
+          == told["amount_micro"], told)
+    streamed = ["", "", ""]
+    for c in chat(client, model, temperature=1, seed=5, n=3, stream=True):
+        for choice in c.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    check(streamed == texts, (streamed, texts))
     check(tame.choices[0].message.content != chat(client, model, max_tokens=40).choices[0].message.content, "penalties change nothing")
 
 

@@ -19,6 +19,12 @@ struct allowed {
     uint32_t n, *id;
 };
 
+/* Where the beginning of a text has arrived. The stack is that of level `stack`, at or below this one. */
+struct level {
+    uint16_t at, stack;
+    struct vd_automaton_state whole; /* filled in where stack is this level */
+};
+
 struct vd_masker {
     const struct vd_texts *texts;
     uint8_t *mask;
@@ -30,7 +36,7 @@ struct vd_masker {
     struct allowed slot[SLOTS];
     size_t cached_bytes;
     uint64_t *bits; /* of the vocabulary */
-    struct vd_automaton_state path[VD_TOKEN_TEXT_MAX_BYTES + 1];
+    struct level path[VD_TOKEN_TEXT_MAX_BYTES + 1];
 };
 
 void vd_masker_advance(const struct vd_masker *m, struct vd_automaton_state *s, uint32_t token)
@@ -60,35 +66,39 @@ static const struct step *steps_of(struct vd_masker *m, uint16_t state)
     return *t;
 }
 
-/* vd_automaton_step by table. The common case, an edge that takes the byte, touches nothing but `at`. */
-static bool step(struct vd_masker *m, struct vd_automaton_state *s, uint8_t byte)
+/* One byte from level i to level i + 1. The common case, an edge that takes the byte, copies no stack. */
+static bool step(struct vd_masker *m, unsigned i, uint8_t byte)
 {
-    const struct step *t = s->at < m->a.n_states ? steps_of(m, s->at) : NULL;
-    if (!t || t[byte].to == VD_AUTOMATON_DEAD || t[byte].back != VD_AUTOMATON_PLAIN)
-        return vd_automaton_step(&m->a, s, byte);
-    s->at = t[byte].to;
-    return true;
+    struct level *from = &m->path[i], *to = &m->path[i + 1];
+    const struct step *t = steps_of(m, from->at);
+    if (t && t[byte].to != VD_AUTOMATON_DEAD && t[byte].back == VD_AUTOMATON_PLAIN) {
+        to->at = t[byte].to;
+        to->stack = from->stack;
+        return true;
+    }
+    to->whole = m->path[from->stack].whole;
+    to->whole.at = from->at;
+    to->stack = (uint16_t)(i + 1);
+    bool ok = vd_automaton_step(&m->a, &to->whole, byte);
+    to->at = to->whole.at;
+    return ok;
 }
 
 static void walk_all(struct vd_masker *m, const struct vd_automaton_state *from)
 {
     struct vd_texts_sorted all = vd_texts_sorted(m->texts);
-    size_t good = 0, common = 0; /* bytes of the text before that could follow; and that this one shares */
-    bool whole = true;           /* all of its bytes could */
-    m->path[0] = *from;
-    for (uint32_t i = 0; i < all.n; i++) {
-        common = all.common[i];
+    const uint8_t *rest = all.rest, *next;
+    unsigned good = 0; /* bytes of the last text walked that could follow */
+    bool whole = true; /* all of them could */
+    m->path[0] = (struct level){from->at, 0, *from};
+    for (uint32_t i = 0; i < all.n; i++, rest = next) {
+        unsigned common = all.common[i], n = all.length[i];
+        next = rest + (n - common);
         if (!whole && common > good)
-            continue;
-        struct vd_bytes text = vd_texts_of(m->texts, all.id[i]);
-        good = common < good ? common : good;
-        for (whole = true; good < text.n; good++) {
-            m->path[good + 1] = m->path[good];
-            if (!step(m, &m->path[good + 1], text.p[good])) {
-                whole = false;
-                break;
-            }
-        }
+            continue; /* it has the byte that could not */
+        for (good = common; good < n && step(m, good, rest[good - common]); good++)
+            ;
+        whole = good == n;
         if (whole)
             m->bits[all.id[i] / 64] |= UINT64_C(1) << all.id[i] % 64;
     }

@@ -13,7 +13,8 @@ struct vd_texts {
     uint8_t *bytes;
     uint32_t *at; /* vocab + 1: offsets into bytes */
     uint32_t *sorted;
-    uint16_t *common;
+    uint16_t *length, *common;
+    uint8_t *rest;
     struct vd_hash *leaf;
     struct vd_hash root;
 };
@@ -61,6 +62,12 @@ static void sort(struct vd_texts *t)
     qsort_r(t->sorted, t->n_sorted, sizeof t->sorted[0], by_text, t);
     for (uint32_t i = 0; i < t->n_sorted; i++)
         t->common[i] = i ? common_of(vd_texts_of(t, t->sorted[i - 1]), vd_texts_of(t, t->sorted[i])) : 0;
+    for (uint32_t i = 0, at = 0; i < t->n_sorted; i++) {
+        struct vd_bytes text = vd_texts_of(t, t->sorted[i]);
+        t->length[i] = (uint16_t)text.n;
+        memcpy(t->rest + at, text.p + t->common[i], text.n - t->common[i]);
+        at += (uint32_t)text.n - t->common[i];
+    }
 }
 
 static bool fill(struct vd_texts *t, const struct vd_bytes *from)
@@ -69,7 +76,8 @@ static bool fill(struct vd_texts *t, const struct vd_bytes *from)
     for (uint32_t id = 0; id < t->vocab; id++)
         total += from[id].n;
     t->bytes = malloc(total + 1);
-    if (!t->bytes)
+    t->rest = malloc(total + 1);
+    if (!t->bytes || !t->rest)
         return false;
     total = 0;
     for (uint32_t id = 0; id < t->vocab; id++) {
@@ -96,8 +104,9 @@ enum vd_err vd_texts_create_from(struct vd_texts **out, const struct vd_bytes *t
         t->at = malloc(((size_t)vocab + 1) * sizeof *t->at);
         t->sorted = malloc((size_t)vocab * sizeof *t->sorted);
         t->common = malloc((size_t)vocab * sizeof *t->common);
+        t->length = malloc((size_t)vocab * sizeof *t->length);
         t->leaf = malloc((size_t)vocab * sizeof *t->leaf);
-        if (t->at && t->sorted && t->common && t->leaf && fill(t, text))
+        if (t->at && t->sorted && t->common && t->length && t->leaf && fill(t, text))
             return VD_OK;
     }
     vd_texts_free(t);
@@ -140,6 +149,8 @@ void vd_texts_free(struct vd_texts *t)
     free(t->at);
     free(t->sorted);
     free(t->common);
+    free(t->length);
+    free(t->rest);
     free(t->leaf);
     free(t);
 }
@@ -161,5 +172,5 @@ void vd_texts_prove(const struct vd_texts *t, uint32_t id, struct vd_hash *proof
 
 struct vd_texts_sorted vd_texts_sorted(const struct vd_texts *t)
 {
-    return (struct vd_texts_sorted){t->n_sorted, t->sorted, t->common};
+    return (struct vd_texts_sorted){t->n_sorted, t->sorted, t->length, t->common, t->rest};
 }

@@ -35,12 +35,13 @@ struct vd_hash vd_texts_root(const struct vd_texts *t);
 /* The proof of one id's leaf: vd_merkle_range_proof_len(vocab, id, 1) hashes. */
 void vd_texts_prove(const struct vd_texts *t, uint32_t id, struct vd_hash *proof);
 
-/* All ids that have a text, in the order of the texts, each with the number of bytes that it has in common
- * with the one before (0 for the first). */
+/* All ids that have a text, in the order of the texts: each with its length, the number of bytes that it has
+ * in common with the one before (0 for the first), and, one after the other, the bytes behind those. */
 struct vd_texts_sorted {
     uint32_t n;
     const uint32_t *id;
-    const uint16_t *common;
+    const uint16_t *length, *common;
+    const uint8_t *rest;
 };
 struct vd_texts_sorted vd_texts_sorted(const struct vd_texts *t);
 

@@ -78,11 +78,30 @@ static void vd_model_types(const struct vd_program *p, char *out, size_t cap)
                                      vd_gguf_type_of(t) ? vd_gguf_type_of(t)->name : "?", count[t]);
 }
 
+/* What the program has beside a plain decoder's parts, as "window of 512, experts 8 of 128". */
+static void vd_model_features(const struct vd_program *p, char *out, size_t cap)
+{
+    char window[32] = "", experts[40] = "";
+    if (p->window)
+        snprintf(window, sizeof window, ", window of %u", p->window);
+    if (p->n_experts)
+        snprintf(experts, sizeof experts, ", %u of %u experts", p->n_used, p->n_experts);
+    int n = snprintf(out, cap, "%s%s%s%s%s%s%s%s", window, experts, p->qk_norm ? ", norms of heads" : "",
+                     p->qkv_bias ? ", biases" : "", p->post_norms ? ", norms after" : "",
+                     p->attn_cap != 0 ? ", scores capped" : "", p->logit_cap != 0 ? ", logits capped" : "",
+                     p->n_rope_tables > 1 ? ", two rotations" : "");
+    if (n > 2)
+        memmove(out, out + 2, (size_t)n - 1); /* the first comma */
+    else
+        snprintf(out, cap, "none");
+}
+
 static enum vd_err vd_model_show(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_cmd_engine g;
     struct vd_hash root;
-    char hex[65], types[256];
+    struct vd_gguf_str arch = {"?", 1};
+    char hex[65], types[256], features[256];
     enum vd_err e = vd_cmd_engine_open(&g, cli, cli->arg[0], err);
     if (e != VD_OK)
         return e;
@@ -91,23 +110,27 @@ static enum vd_err vd_model_show(struct vd_cli *cli, struct vd_error *err)
         const struct vd_program *p = vd_model_program(g.model);
         vd_hex_encode(hex, root.b, sizeof root.b);
         vd_model_types(p, types, sizeof types);
+        vd_model_features(p, features, sizeof features);
+        vd_gguf_get_str(vd_model_gguf(g.model), "general.architecture", VD_GGUF_OPTIONAL, &arch, NULL);
         if (cli->json)
-            vd_cli_json(cli,
-                        json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:I}", "file",
-                                  vd_model_path(g.model), "model_root", hex, "architecture", "llama",
-                                  "layers", (json_int_t)p->n_layers, "width", (json_int_t)p->width, "heads",
-                                  (json_int_t)p->n_heads, "kv_heads", (json_int_t)p->n_kv_heads, "head_dim",
-                                  (json_int_t)p->head_dim, "ff_width", (json_int_t)p->ff_width, "vocab",
-                                  (json_int_t)p->vocab, "context", (json_int_t)p->ctx, "types", types,
-                                  "program_bytes", (json_int_t)vd_model_program_bytes(g.model).n));
+            vd_cli_json(cli, json_pack("{s:s,s:s,s:s%,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:I}", "file",
+                                       vd_model_path(g.model), "model_root", hex, "architecture", arch.p,
+                                       arch.n, "features", features, "layers", (json_int_t)p->n_layers,
+                                       "width", (json_int_t)p->width, "heads", (json_int_t)p->n_heads,
+                                       "kv_heads", (json_int_t)p->n_kv_heads, "head_dim",
+                                       (json_int_t)p->head_dim, "ff_width", (json_int_t)p->ff_width, "vocab",
+                                       (json_int_t)p->vocab, "context", (json_int_t)p->ctx, "types", types,
+                                       "program_bytes", (json_int_t)vd_model_program_bytes(g.model).n));
         else
             fprintf(cli->out,
-                    "file          %s\nmodel root    %s\narchitecture  llama\nlayers        %u\nwidth        "
+                    "file          %s\nmodel root    %s\narchitecture  %.*s; beside the plain parts: "
+                    "%s\nlayers        %u\nwidth        "
                     " %u\n"
                     "heads         %u, %u for keys and values, of %u\nfeed-forward  %u\nvocabulary    %u\n"
                     "context       %u\nweights       %s\nprogram       %zu bytes\n",
-                    vd_model_path(g.model), hex, p->n_layers, p->width, p->n_heads, p->n_kv_heads,
-                    p->head_dim, p->ff_width, p->vocab, p->ctx, types, vd_model_program_bytes(g.model).n);
+                    vd_model_path(g.model), hex, (int)arch.n, arch.p, features, p->n_layers, p->width,
+                    p->n_heads, p->n_kv_heads, p->head_dim, p->ff_width, p->vocab, p->ctx, types,
+                    vd_model_program_bytes(g.model).n);
     }
     vd_cmd_engine_close(&g);
     return e;

@@ -102,7 +102,12 @@ static void worker_up(int which)
     char home[160];
     snprintf(home, sizeof home, "%s/worker%d", t.dir, which);
     struct vd_worker_peer gateway = {HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub};
-    struct vd_worker_model m = {t.model, t.pool[which], t.root, {PRICE_IN}, {PRICE_OUT}, 8, 0};
+    struct vd_worker_model m = {.model = t.model,
+                                .pool = t.pool[which],
+                                .root = t.root,
+                                .price_in = {PRICE_IN},
+                                .price_out = {PRICE_OUT},
+                                .capacity = 8};
     struct vd_worker_config c = {.key = &t.key[WORKER_A + which],
                                  .home = home,
                                  .ledger = {HOST, vd_ledgerd_port(t.ledgerd), &t.key[LEDGER].pub},
@@ -395,7 +400,7 @@ static void test_who_may_ask(void **state)
 static void test_bad_requests(void **state)
 {
     expect_error(post(CHAT, "{\"model\": nope}"), 400, "invalid_json", NULL);
-    expect_error(post(CHAT, ASK("hi", ",\"stop\":[\"x\"]")), 400, "unsupported_value", "stop");
+    expect_error(post(CHAT, ASK("hi", ",\"stop\":[\"\"]")), 400, "invalid_value", "stop");
     expect_error(post(CHAT, ASK("hi", ",\"colour\":1")), 400, "unsupported_parameter", "colour");
     expect_error(post(CHAT, "{\"model\":\"gpt-4\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"),
                  404, "model_not_found", "model");

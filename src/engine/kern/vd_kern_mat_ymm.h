@@ -72,7 +72,7 @@ VD_INLINE __m256i nibble_step(const uint8_t *steps, int j)
 }
 
 /* A type with blocks of 32; codes: the half's first step. */
-VD_INLINE __m256i block_code(enum vd_wtype type, const uint8_t *codes, int j)
+VD_TEMPLATE __m256i block_code(enum vd_wtype type, const uint8_t *codes, int j)
 {
     const struct vd_wide_type layout = vd_wide_type(type);
     if (type == VD_WTYPE_Q8_0)
@@ -101,7 +101,7 @@ static inline __attribute__((always_inline)) int block_of(enum vd_wtype type, in
 }
 
 /* p: the super-block's first step, at the half. */
-VD_INLINE __m256i super_code(enum vd_wtype type, const uint8_t *p, int outer, int inner, int j)
+VD_TEMPLATE __m256i super_code(enum vd_wtype type, const uint8_t *p, int outer, int inner, int j)
 {
     const int b = block_of(type, outer, inner), at = 8 * outer + j;
     if (type == VD_WTYPE_IQ4_XS)
@@ -129,8 +129,8 @@ struct block_sums {
 };
 
 /* Adds step j of the codes w times the tokens' bytes at q (`stride` apart). */
-VD_INLINE void add_step(enum sums how, int n, int j, __m256i w, const int8_t *q, size_t stride,
-                        struct block_sums *s)
+VD_TEMPLATE void add_step(enum sums how, int n, int j, __m256i w, const int8_t *q, size_t stride,
+                          struct block_sums *s)
 {
     VD_UNROLL
     for (int i = 0; i < n; i++) {
@@ -168,8 +168,8 @@ VD_INLINE void zero_sums(int n, struct block_sums *s)
 }
 
 /* The sums of a quad, the first token's bytes at q. */
-VD_INLINE void sum_quad(enum sums how, const __m256i w[8], const int8_t *q, size_t stride,
-                        struct block_sums *s)
+VD_TEMPLATE void sum_quad(enum sums how, const __m256i w[8], const int8_t *q, size_t stride,
+                          struct block_sums *s)
 {
     zero_sums(TILE, s);
     VD_UNROLL
@@ -219,8 +219,8 @@ struct heads {
 };
 
 /* The sums of n tokens: acc[token] gets its fma, and that of the min. */
-VD_INLINE void finish_block(enum vd_wtype type, int n, bool huge, const struct block_sums *sums,
-                            struct heads w, const struct vd_wide_act *a, size_t slot, __m256 *acc)
+VD_TEMPLATE void finish_block(enum vd_wtype type, int n, bool huge, const struct block_sums *sums,
+                              struct heads w, const struct vd_wide_act *a, size_t slot, __m256 *acc)
 {
     const bool min = vd_wide_type(type).has_min;
     VD_UNROLL
@@ -239,8 +239,8 @@ VD_INLINE void finish_block(enum vd_wtype type, int n, bool huge, const struct b
 }
 
 /* One block of eight rows at p. */
-VD_INLINE void block_step(enum vd_wtype type, int n, bool many, bool huge, const uint8_t *p, int half,
-                          const struct vd_wide_act *a, const struct tile *t, __m256 *acc)
+VD_TEMPLATE void block_step(enum vd_wtype type, int n, bool many, bool huge, const uint8_t *p, int half,
+                            const struct vd_wide_act *a, const struct tile *t, __m256 *acc)
 {
     const struct vd_wide_type layout = vd_wide_type(type);
     const uint8_t *codes = p + layout.head_bytes * WIDE_ROWS + 32 * half;
@@ -379,7 +379,7 @@ VD_INLINE __m256 halves(const uint8_t *p, bool high)
 }
 
 /* p: the super-block; its parts begin at the steps that the layouts of vd_wtype.h give. */
-VD_INLINE void load_scales(enum vd_wtype type, const uint8_t *p, int half, struct scales *s)
+VD_TEMPLATE void load_scales(enum vd_wtype type, const uint8_t *p, int half, struct scales *s)
 {
     const uint8_t *ph = p + 32 * half;
     s->dmin = _mm256_setzero_ps();
@@ -404,8 +404,8 @@ VD_INLINE void load_scales(enum vd_wtype type, const uint8_t *p, int half, struc
 }
 
 /* total + token i's sums, scaled. */
-VD_INLINE __m256i fold(enum vd_wtype type, __m256i total, const struct block_sums *s, int i,
-                       const __m256i *sc)
+VD_TEMPLATE __m256i fold(enum vd_wtype type, __m256i total, const struct block_sums *s, int i,
+                         const __m256i *sc)
 {
     const __m256i sc1 = has_sixteens(type) ? sc[1] : sc[0];
 #if VD_YMM_VNNI
@@ -429,8 +429,8 @@ VD_INLINE __m256i fold(enum vd_wtype type, __m256i total, const struct block_sum
 }
 
 /* The product of the scales (or mins) with one token's sums. */
-VD_INLINE __m256i dot_sums(enum vd_wtype type, const struct scales *s, const struct vd_wide_super *a,
-                           size_t tok)
+VD_TEMPLATE __m256i dot_sums(enum vd_wtype type, const struct scales *s, const struct vd_wide_super *a,
+                             size_t tok)
 {
     const int16_t *sums = has_sixteens(type) ? a->sums16[tok] : a->sums32[tok];
     const int n_pairs = has_sixteens(type) ? 8 : 4;
@@ -442,8 +442,8 @@ VD_INLINE __m256i dot_sums(enum vd_wtype type, const struct scales *s, const str
 }
 
 /* acc[token] gets its fma, and that of the min. */
-VD_INLINE void finish_super(enum vd_wtype type, int n, const struct scales *s, const struct vd_wide_super *a,
-                            size_t slot, const __m256i *total, __m256 *acc)
+VD_TEMPLATE void finish_super(enum vd_wtype type, int n, const struct scales *s,
+                              const struct vd_wide_super *a, size_t slot, const __m256i *total, __m256 *acc)
 {
     const int excess_log2 = type == VD_WTYPE_Q3_K ? 2 : type == VD_WTYPE_Q6_K ? 5 : 7;
     VD_UNROLL
@@ -463,9 +463,9 @@ VD_INLINE void finish_super(enum vd_wtype type, int n, const struct scales *s, c
 /* One block of 32 of a super-block: totals grow by its scaled sums. p: the super-block's first step, at the
  * half.
  */
-VD_INLINE void super_block(enum vd_wtype type, int n, bool many, const uint8_t *p, int outer, int inner,
-                           const struct scales *s, const struct vd_wide_super *a, const struct tile *t,
-                           __m256i *total)
+VD_TEMPLATE void super_block(enum vd_wtype type, int n, bool many, const uint8_t *p, int outer, int inner,
+                             const struct scales *s, const struct vd_wide_super *a, const struct tile *t,
+                             __m256i *total)
 {
     const int b = block_of(type, outer, inner);
     const __m256i *sc = &s->sc[has_sixteens(type) ? 2 * b : b];
@@ -490,8 +490,8 @@ VD_INLINE void super_block(enum vd_wtype type, int n, bool many, const uint8_t *
 }
 
 /* One super-block of eight rows at p. */
-VD_INLINE void super_step(enum vd_wtype type, int n, bool many, const uint8_t *p, int half,
-                          const struct vd_wide_super *a, const struct tile *t, __m256 *acc)
+VD_TEMPLATE void super_step(enum vd_wtype type, int n, bool many, const uint8_t *p, int half,
+                            const struct vd_wide_super *a, const struct tile *t, __m256 *acc)
 {
     const int n_in = n_inner(type), n_total = many ? WIDE_TOKS : n;
     struct scales s;
@@ -515,8 +515,8 @@ VD_INLINE void super_step(enum vd_wtype type, int n, bool many, const uint8_t *p
 
 /* Eight rows (one half of the group) x the tile's tokens -> out[token]. The second half finds the group's
  * bytes in L1. */
-VD_INLINE void tile_half(enum vd_wtype type, int n, bool many, bool huge, const struct tile *t, int half,
-                         __m256 *out)
+VD_TEMPLATE void tile_half(enum vd_wtype type, int n, bool many, bool huge, const struct tile *t, int half,
+                           __m256 *out)
 {
     const uint8_t *p = t->w;
     const size_t block_bytes = vd_wtype_info(type)->block_bytes * WIDE_ROWS;
@@ -543,8 +543,8 @@ VD_INLINE void tile_half(enum vd_wtype type, int n, bool many, bool huge, const 
     }
 }
 
-VD_INLINE void tile_rows(enum vd_wtype type, int n, bool many, bool huge, const struct tile *t,
-                         __m256 out[2][WIDE_TOKS])
+VD_TEMPLATE void tile_rows(enum vd_wtype type, int n, bool many, bool huge, const struct tile *t,
+                           __m256 out[2][WIDE_TOKS])
 {
     tile_half(type, n, many, huge, t, 0, out[0]);
     tile_half(type, n, many, huge, t, 1, out[1]);

@@ -150,7 +150,7 @@ VD_INLINE void scales_iq4_xs(__m512i head, __m512i low, struct scales *s)
     }
 }
 
-VD_INLINE void load_scales(enum vd_wtype type, const uint8_t *p, struct scales *s)
+VD_TEMPLATE void load_scales(enum vd_wtype type, const uint8_t *p, struct scales *s)
 {
     s->dmin = _mm512_setzero_ps();
     if (type == VD_WTYPE_Q4_K || type == VD_WTYPE_Q5_K) {
@@ -202,7 +202,7 @@ VD_INLINE __m512i turn(__m512i v, int from, int to)
 }
 
 /* The codes of one block as eight registers: step i holds columns 4i .. 4i + 3 of 16 rows, unsigned. */
-VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *p, int outer, int inner, __m512i w[8])
+VD_TEMPLATE void load_codes(enum vd_wtype type, const uint8_t *p, int outer, int inner, __m512i w[8])
 {
     const int b = block_of(type, outer, inner);
     VD_UNROLL
@@ -256,8 +256,8 @@ VD_INLINE __m512i add_scaled(__m512i total, __m512i a, __m512i scale)
 }
 
 /* total + one block of 32 columns of one token, scaled. start: what Q6_K's two dot products begin with. */
-VD_INLINE __m512i fold_block(enum vd_wtype type, __m512i total, const __m512i w[8], const int8_t *q,
-                             const __m512i *sc, const int32_t *start)
+VD_TEMPLATE __m512i fold_block(enum vd_wtype type, __m512i total, const __m512i w[8], const int8_t *q,
+                               const __m512i *sc, const int32_t *start)
 {
     __m512i a = _mm512_setzero_si512(), b = a;
     if (type == VD_WTYPE_Q6_K) {
@@ -288,8 +288,8 @@ VD_INLINE const __m512i *scales_of(enum vd_wtype type, const struct scales *s, i
 }
 
 /* The product of the scales (or mins) with one token's sums. */
-VD_INLINE __m512i dot_sums(enum vd_wtype type, const struct scales *s, const struct vd_wide_super *a,
-                           size_t tok)
+VD_TEMPLATE __m512i dot_sums(enum vd_wtype type, const struct scales *s, const struct vd_wide_super *a,
+                             size_t tok)
 {
     const int16_t *sums = has_sixteens(type) ? a->sums16[tok] : a->sums32[tok];
     const int n_pairs = has_sixteens(type) ? 8 : 4;
@@ -307,8 +307,8 @@ VD_INLINE unsigned offset_log2(enum vd_wtype type)
 }
 
 /* acc[token] gets its fma, and that of the min. */
-VD_INLINE void finish_super(enum vd_wtype type, int n, const struct scales *s, const struct vd_wide_super *a,
-                            size_t slot, const __m512i *total, __m512 *acc)
+VD_TEMPLATE void finish_super(enum vd_wtype type, int n, const struct scales *s,
+                              const struct vd_wide_super *a, size_t slot, const __m512i *total, __m512 *acc)
 {
     VD_UNROLL
     for (int i = 0; i < n; i++) {
@@ -326,8 +326,8 @@ VD_INLINE void finish_super(enum vd_wtype type, int n, const struct scales *s, c
 }
 
 /* One super-block at p: acc[token] gets what it adds. */
-VD_INLINE void super_step(enum vd_wtype type, int n, const uint8_t *p, const struct vd_wide_super *a,
-                          size_t slot, __m512 *acc)
+VD_TEMPLATE void super_step(enum vd_wtype type, int n, const uint8_t *p, const struct vd_wide_super *a,
+                            size_t slot, __m512 *acc)
 {
     const int8_t *q = a->q[slot];
     const int32_t *start = a->minus32[slot];
@@ -354,7 +354,7 @@ VD_INLINE void super_step(enum vd_wtype type, int n, const uint8_t *p, const str
 }
 
 /* 16 rows x n tokens -> out[token]. */
-VD_INLINE void super_rows(enum vd_wtype type, int n, const struct vd_avx512_tile *t, __m512 *out)
+VD_TEMPLATE void super_rows(enum vd_wtype type, int n, const struct vd_avx512_tile *t, __m512 *out)
 {
     const uint8_t *p = t->w;
     const size_t bytes = vd_wtype_info(type)->block_bytes * WIDE_ROWS;

@@ -36,17 +36,21 @@
 
 #include "vd_kern_impl.h"
 
-/* Before a loop over register arrays: such a loop must unroll completely, or the arrays lie in memory. Not
- * under clang's sanitizers, whose checks in every copy would take minutes to compile. */
+/* VD_UNROLL: before a loop over register arrays: such a loop must unroll completely, or the arrays lie in
+ * memory. VD_TEMPLATE: a function whose constant arguments make a copy of it for every type and number of
+ * tokens. Neither under clang's sanitizers, whose checks in every copy would take minutes to compile. */
 #if defined(__clang__)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                                   \
     __has_feature(undefined_behavior_sanitizer)
 #define VD_UNROLL
+#define VD_TEMPLATE static __attribute__((noinline))
 #else
-#define VD_UNROLL _Pragma("clang loop unroll(full)")
+#define VD_UNROLL   _Pragma("clang loop unroll(full)")
+#define VD_TEMPLATE static inline __attribute__((always_inline))
 #endif
 #else
-#define VD_UNROLL _Pragma("GCC unroll 16")
+#define VD_UNROLL   _Pragma("GCC unroll 16")
+#define VD_TEMPLATE static inline __attribute__((always_inline))
 #endif
 
 enum { WIDE_ROWS = VD_KERN_ROWS, WIDE_TOKS = VD_KERN_TOKS, WIDE_SEG_BLOCKS = 512 / VD_KERN_BLOCK };

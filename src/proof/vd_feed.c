@@ -1,209 +1,383 @@
-/* A batch is as many positions as the context takes, and as many with logits as it takes; the bits do not
- * depend on it. */
+/* A batch is as many positions as the context takes, and as many with logits as it takes, of whatever
+ * sequences have begun; the bits do not depend on it.
+ *
+ * In sorted order the longest prefix that a sequence has in common with any before it is the one with its
+ * neighbour, so a plan needs to look at neighbours only. Rows that are taken from another sequence cost
+ * nothing but their commitment: the pages of the cache are shared. */
 #include "vd_feed.h"
 
 #include "vd_clock.h"
 #include "vd_sampler.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct batch {
-    struct vd_feed *feed;
-    struct vd_kv *kv;
-    uint32_t first;
-    size_t n;
-    struct vd_automaton_state last; /* of the batch before */
+/* A shorter prefix is computed again: to take it, a sequence may have to wait for a batch to end. */
+enum { SHARE_MIN = 16 };
+
+struct vd_feed_batch {
+    size_t n, n_logits;
     struct vd_row *rows;
-    uint32_t *token;                  /* per row */
-    struct vd_automaton_state *state; /* per row: the mask's, before its token */
-    uint32_t *sequence;               /* prompt and output, if there are penalties */
+    struct vd_feed_seq **seq;         /* per row, as all below */
+    uint32_t *token;                  /* that the model chooses */
+    struct vd_automaton_state *state; /* the mask's, before its token */
     unsigned n_threads;
     struct vd_sampler **sampler; /* per thread */
+    uint64_t pages_due;          /* in use, and still to be used by who has begun */
 };
 
-static void tap_row(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
-                    unsigned thread)
+static bool has_head(const struct vd_feed_seq *s, uint32_t step)
 {
-    const struct batch *b = arg;
-    b->feed->tap(b->feed->arg, b->first + (uint32_t)row, unit, k, v, x);
+    return vd_graph_has_head(s->graph, step) && step >= s->first_head;
 }
 
 /* The token at `step` as EMBED reads it: what is not in the vocabulary reads the last row. Such a job is no
  * reason to refuse it: whoever cannot run it can neither audit nor dispute it. */
-static uint32_t token_at(const struct vd_feed *f, uint32_t step)
+static uint32_t token_at(const struct vd_feed_seq *s, uint32_t step)
 {
-    uint32_t n_prompt = f->graph->job.n_prompt, vocab = f->graph->program->vocab;
-    uint32_t token = step < n_prompt ? f->prompt[step] : f->output[step - n_prompt];
+    uint32_t n_prompt = s->graph->job.n_prompt, vocab = s->graph->program->vocab;
+    uint32_t token = step < n_prompt ? s->prompt[step] : s->output[step - n_prompt];
     return token < vocab ? token : vocab - 1;
 }
 
-/* The mask's state before the token of row i, from the row's before and the token between them. */
-static void follow_mask(struct batch *b, size_t i, uint32_t step)
+/* ---- who takes what from whom ---- */
+
+static uint32_t common(const struct vd_feed_seq *a, const struct vd_feed_seq *b)
 {
-    const struct vd_feed *f = b->feed;
-    if (step + 1 == f->graph->job.n_prompt)
-        b->state[i] = VD_AUTOMATON_START;
-    else if (i > 0)
-        b->state[i] = b->state[i - 1];
-    else
-        b->state[i] = b->last;
-    if (step + 1 > f->graph->job.n_prompt)
-        vd_masker_advance(f->masker, &b->state[i], f->output[step - f->graph->job.n_prompt]);
+    uint32_t n = a->n_steps < b->n_steps ? a->n_steps : b->n_steps, i = 0;
+    while (i < n && token_at(a, i) == token_at(b, i))
+        i++;
+    return i;
 }
 
-/* As many rows as fit from b->first on. */
-static void fill(struct batch *b, uint32_t n_steps)
+static int compare_seqs(const void *pa, const void *pb)
 {
-    const struct vd_feed *f = b->feed;
-    size_t most = vd_ctx_max_rows(f->ctx), logits = vd_ctx_max_logits(f->ctx);
-    b->n = 0;
-    for (uint32_t s = b->first; s < n_steps && b->n < most; s++) {
-        bool head = vd_graph_has_head(f->graph, s);
-        if (head && logits-- == 0)
-            break;
-        if (head && f->masker)
-            follow_mask(b, b->n, s);
-        b->rows[b->n++] = (struct vd_row){
-            .kv = b->kv, .pos = s, .token = token_at(f, s), .flags = head ? VD_ROW_LOGITS : 0};
+    const struct vd_feed_seq *a = *(struct vd_feed_seq *const *)pa, *b = *(struct vd_feed_seq *const *)pb;
+    uint32_t i = common(a, b);
+    if (i < a->n_steps && i < b->n_steps)
+        return token_at(a, i) < token_at(b, i) ? -1 : 1;
+    return (a->n_steps > b->n_steps) - (a->n_steps < b->n_steps);
+}
+
+void vd_feed_plan(struct vd_feed_seq **seq, size_t n)
+{
+    if (n)
+        qsort(seq, n, sizeof *seq, compare_seqs);
+    for (size_t i = 1; i < n; i++) {
+        uint32_t most = seq[i]->graph->job.n_prompt - 1, same = common(seq[i - 1], seq[i]);
+        most = most < seq[i]->n_steps ? most : seq[i]->n_steps - 1;
+        same = same < most ? same : most;
+        seq[i]->n_shared = same >= SHARE_MIN && !seq[i]->tap ? same : 0;
     }
-    if (f->masker && b->n)
-        b->last = b->state[b->n - 1];
 }
 
-static void choose_token(void *arg, size_t row, unsigned thread)
+static uint64_t pages_due(const struct vd_feed_seq *s)
 {
-    struct batch *b = arg;
-    const struct vd_feed *f = b->feed;
-    const struct vd_sampling *s = &f->graph->job.sampling;
-    uint32_t step = b->first + (uint32_t)row;
-    b->token[row] = VD_SAMPLE_FAIL;
-    if (!vd_graph_has_head(f->graph, step))
+    return (s->n_steps + VD_KV_PAGE_POS - 1) / VD_KV_PAGE_POS - s->n_fed / VD_KV_PAGE_POS;
+}
+
+/* The one before it in the plan, if it takes rows from it. */
+static struct vd_feed_seq *source_of(struct vd_feed_seq *const *seq, size_t i)
+{
+    return i > 0 && seq[i]->n_shared ? seq[i - 1] : NULL;
+}
+
+/* Pages that a sequence which has not begun would need. */
+static uint64_t pages_to_join(const struct vd_feed_seq *s)
+{
+    return (s->n_steps + VD_KV_PAGE_POS - 1) / VD_KV_PAGE_POS - s->n_shared / VD_KV_PAGE_POS;
+}
+
+/* Whether the sequence can begin now. Where nothing runs, memory is no reason to wait. */
+static bool may_join(const struct vd_feed *f, struct vd_feed_seq *const *seq, size_t i, bool any_runs)
+{
+    const struct vd_feed_seq *from = source_of(seq, i);
+    if (from && (!from->joined || vd_kv_len(from->kv) < seq[i]->n_shared))
+        return false;
+    return !any_runs || f->batch->pages_due + pages_to_join(seq[i]) <= vd_kv_pool_max_pages(f->cache);
+}
+
+static enum vd_err join(struct vd_feed *f, struct vd_feed_seq *s, struct vd_feed_seq *from,
+                        struct vd_error *err)
+{
+    enum vd_err e = from ? vd_kv_fork(&s->kv, from->kv, s->n_shared, err) : vd_kv_open(&s->kv, f->cache, err);
+    if (e != VD_OK)
+        return e;
+    s->joined = true;
+    s->n_fed = from ? s->n_shared : 0;
+    f->n_shared += s->n_fed;
+    f->batch->pages_due += pages_due(s);
+    for (uint32_t step = 0; step < s->n_fed; step++)
+        s->row(s->arg, s->kv, step, 0, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
+    return VD_OK;
+}
+
+/* Gives up the rows that nobody needs any more. */
+static void leave(struct vd_feed_seq *const *seq, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        bool needed = i + 1 < n && source_of(seq, i + 1) && !seq[i + 1]->joined;
+        if (seq[i]->kv && vd_kv_len(seq[i]->kv) == seq[i]->n_steps && !seq[i]->keep && !needed) {
+            vd_kv_close(seq[i]->kv);
+            seq[i]->kv = NULL;
+        }
+    }
+}
+
+/* Nothing runs. If the next one does not fit beside the rows that are kept for those behind it, these shall
+ * do without. */
+static void make_room(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n)
+{
+    size_t i = 0;
+    while (i < n && seq[i]->joined)
+        i++;
+    if (i == n || f->batch->pages_due + pages_to_join(seq[i]) <= vd_kv_pool_max_pages(f->cache))
         return;
-    struct vd_choice how = {.sampling = s,
-                            .r64 = vd_sample_r64(s->seed, s->choice, step + 1 - f->graph->job.n_prompt),
-                            .tokens = b->sequence,
-                            .n_prompt = f->graph->job.n_prompt,
-                            .step = step,
-                            .bias = f->bias,
-                            .masker = f->masker,
-                            .state = &b->state[row]};
-    b->token[row] = vd_sampler_choose(b->sampler[thread], vd_model_kern(vd_ctx_model(f->ctx)),
-                                      vd_ctx_logits(f->ctx, row), &how);
+    while (++i < n)
+        if (!seq[i]->joined)
+            seq[i]->n_shared = 0;
+    leave(seq, n);
+    f->batch->pages_due = vd_kv_pool_used_pages(f->cache);
 }
 
-static void hand_over(struct batch *b)
+/* ---- batches ---- */
+
+/* The mask's state before the token of this step: from the step's before and the token between them. */
+static void follow_mask(struct vd_feed_seq *s, uint32_t step)
 {
-    const struct vd_feed *f = b->feed;
-    for (size_t i = 0; i < b->n; i++) {
-        uint32_t step = b->first + (uint32_t)i;
-        enum vd_stop stop = VD_STOP_NONE;
-        bool head = vd_graph_has_head(f->graph, step);
-        if (head)
-            stop = vd_graph_stop(f->graph, step, b->token[i]);
-        f->row(f->arg, b->kv, step, i, b->token[i], stop, head && f->masker ? &b->state[i] : NULL);
+    uint32_t n_prompt = s->graph->job.n_prompt;
+    if (!s->masker || step + 1 < n_prompt)
+        return;
+    if (step + 1 == n_prompt)
+        s->mask_state = VD_AUTOMATON_START;
+    else
+        vd_masker_advance(s->masker, &s->mask_state, s->output[step - n_prompt]);
+}
+
+/* As many rows of one sequence as fit. */
+static void take_rows(struct vd_feed *f, struct vd_feed_seq *s)
+{
+    struct vd_feed_batch *b = f->batch;
+    for (; s->n_fed < s->n_steps && b->n < vd_ctx_max_rows(f->ctx); s->n_fed++) {
+        bool head = has_head(s, s->n_fed);
+        if (head && b->n_logits == vd_ctx_max_logits(f->ctx))
+            return;
+        b->n_logits += head;
+        follow_mask(s, s->n_fed);
+        b->state[b->n] = s->mask_state;
+        b->token[b->n] = VD_SAMPLE_FAIL;
+        b->seq[b->n] = s;
+        b->rows[b->n++] = (struct vd_row){
+            .kv = s->kv, .pos = s->n_fed, .token = token_at(s, s->n_fed), .flags = head ? VD_ROW_LOGITS : 0};
     }
 }
 
-static enum vd_err run(struct batch *b, uint32_t n_steps, struct vd_error *err)
+static enum vd_err fill(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, struct vd_error *err)
 {
-    struct vd_feed *f = b->feed;
-    struct vd_tap tap = {tap_row, b};
-    for (b->first = 0; b->first < n_steps; b->first += (uint32_t)b->n) {
-        fill(b, n_steps);
-        uint64_t t0 = vd_clock_ns();
-        enum vd_err e = vd_model_forward(f->ctx, b->rows, b->n, f->tap ? &tap : NULL, err);
-        uint64_t t1 = vd_clock_ns();
-        if (e != VD_OK)
-            return e;
-        vd_pool_run(vd_ctx_pool(f->ctx), choose_token, b, b->n);
-        f->forward_ns += t1 - t0;
-        f->sample_ns += vd_clock_ns() - t1;
-        hand_over(b);
+    struct vd_feed_batch *b = f->batch;
+    bool any_runs = false;
+    b->n = b->n_logits = 0;
+    b->pages_due = vd_kv_pool_used_pages(f->cache);
+    for (size_t i = 0; i < n; i++)
+        if (seq[i]->joined && seq[i]->n_fed < seq[i]->n_steps) {
+            b->pages_due += pages_due(seq[i]);
+            any_runs = true;
+        }
+    if (!any_runs)
+        make_room(f, seq, n);
+    for (size_t i = 0; i < n && b->n < vd_ctx_max_rows(f->ctx); i++) {
+        if (!seq[i]->joined) {
+            if (!may_join(f, seq, i, any_runs))
+                continue;
+            enum vd_err e = join(f, seq[i], source_of(seq, i), err);
+            if (e != VD_OK)
+                return e;
+            leave(seq, i + 1);
+        }
+        any_runs |= seq[i]->n_fed < seq[i]->n_steps;
+        take_rows(f, seq[i]);
     }
     return VD_OK;
 }
 
-/* The tokens as they are: a penalty looks at ids, whether the vocabulary has them or not. */
-static bool copy_sequence(struct batch *b)
+static void choose_token(void *arg, size_t row, unsigned thread)
 {
-    const struct vd_graph_job *j = &b->feed->graph->job;
-    if (!vd_num_penalised(&j->sampling))
-        return true;
-    b->sequence = malloc(((size_t)j->n_prompt + j->n_output + 1) * sizeof *b->sequence);
-    if (!b->sequence)
-        return false;
-    memcpy(b->sequence, b->feed->prompt, j->n_prompt * sizeof *b->sequence);
-    if (j->n_output)
-        memcpy(b->sequence + j->n_prompt, b->feed->output, j->n_output * sizeof *b->sequence);
-    return true;
+    const struct vd_feed *f = arg;
+    const struct vd_feed_batch *b = f->batch;
+    const struct vd_feed_seq *s = b->seq[row];
+    const struct vd_sampling *how = &s->graph->job.sampling;
+    uint32_t step = b->rows[row].pos, n_prompt = s->graph->job.n_prompt;
+    if (!has_head(s, step))
+        return;
+    struct vd_choice c = {.sampling = how,
+                          .r64 = vd_sample_r64(how->seed, how->choice, step + 1 - n_prompt),
+                          .tokens = s->sequence,
+                          .n_prompt = n_prompt,
+                          .step = step,
+                          .bias = s->bias,
+                          .masker = s->masker,
+                          .state = &b->state[row]};
+    b->token[row] = vd_sampler_choose(b->sampler[thread], vd_model_kern(vd_ctx_model(f->ctx)),
+                                      vd_ctx_logits(f->ctx, row), &c);
 }
 
-static bool allocate(struct batch *b)
+static void hand_over(struct vd_feed *f)
 {
-    size_t n = vd_ctx_max_rows(b->feed->ctx);
-    b->n_threads = vd_pool_threads(vd_ctx_pool(b->feed->ctx));
-    b->rows = malloc(n * sizeof *b->rows);
-    b->token = malloc(n * sizeof *b->token);
-    b->state = malloc(n * sizeof *b->state);
-    b->sampler = calloc(b->n_threads, sizeof *b->sampler);
-    if (!b->rows || !b->token || !b->state || !b->sampler || !copy_sequence(b))
-        return false;
-    for (unsigned i = 0; i < b->n_threads; i++)
-        if (!(b->sampler[i] = vd_sampler_new(b->feed->graph->program->vocab)))
-            return false;
-    return true;
+    const struct vd_feed_batch *b = f->batch;
+    for (size_t i = 0; i < b->n; i++) {
+        struct vd_feed_seq *s = b->seq[i];
+        uint32_t step = b->rows[i].pos;
+        bool head = has_head(s, step);
+        enum vd_stop stop = head ? vd_graph_stop(s->graph, step, b->token[i]) : VD_STOP_NONE;
+        s->row(s->arg, s->kv, step, i, b->token[i], stop, head && s->masker ? &b->state[i] : NULL);
+    }
 }
 
-static void release(struct batch *b)
+static void tap_row(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
+                    unsigned thread)
 {
-    for (unsigned i = 0; b->sampler && i < b->n_threads; i++)
+    const struct vd_feed_batch *b = arg;
+    const struct vd_feed_seq *s = b->seq[row];
+    (void)thread;
+    if (s->tap)
+        s->tap(s->arg, b->rows[row].pos, unit, k, v, x);
+}
+
+static enum vd_err run_batch(struct vd_feed *f, bool tapped, struct vd_error *err)
+{
+    struct vd_feed_batch *b = f->batch;
+    struct vd_tap tap = {tap_row, b};
+    uint64_t t0 = vd_clock_ns();
+    enum vd_err e = vd_model_forward(f->ctx, b->rows, b->n, tapped ? &tap : NULL, err);
+    uint64_t t1 = vd_clock_ns();
+    if (e != VD_OK)
+        return e;
+    if (b->n_logits)
+        vd_pool_run(vd_ctx_pool(f->ctx), choose_token, f, b->n);
+    f->forward_ns += t1 - t0;
+    f->sample_ns += vd_clock_ns() - t1;
+    f->n_rows += b->n;
+    hand_over(f);
+    return VD_OK;
+}
+
+enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, struct vd_error *err)
+{
+    bool tapped = false;
+    for (size_t i = 0; i < n; i++)
+        tapped |= seq[i]->tap != NULL;
+    for (;;) {
+        enum vd_err e = fill(f, seq, n, err);
+        if (e == VD_OK && f->batch->n == 0)
+            return VD_OK;
+        if (e == VD_OK)
+            e = run_batch(f, tapped, err);
+        if (e != VD_OK)
+            return e;
+        leave(seq, n);
+    }
+}
+
+/* ---- memory ---- */
+
+enum vd_err vd_feed_open(struct vd_feed *f, struct vd_ctx *ctx, struct vd_kv_pool *cache,
+                         struct vd_error *err)
+{
+    size_t n = vd_ctx_max_rows(ctx);
+    struct vd_feed_batch *b = calloc(1, sizeof *b);
+    *f = (struct vd_feed){.ctx = ctx, .cache = cache, .batch = b};
+    assert(vd_ctx_max_logits(ctx) >= 1);
+    bool ok = b != NULL;
+    if (ok) {
+        b->n_threads = vd_pool_threads(vd_ctx_pool(ctx));
+        b->rows = malloc(n * sizeof *b->rows);
+        b->seq = malloc(n * sizeof *b->seq);
+        b->token = malloc(n * sizeof *b->token);
+        b->state = malloc(n * sizeof *b->state);
+        b->sampler = calloc(b->n_threads, sizeof *b->sampler);
+        ok = b->rows && b->seq && b->token && b->state && b->sampler;
+    }
+    for (unsigned i = 0; ok && i < b->n_threads; i++)
+        ok = (b->sampler[i] = vd_sampler_new(vd_model_program(vd_ctx_model(ctx))->vocab)) != NULL;
+    if (ok)
+        return VD_OK;
+    vd_feed_close(f);
+    return vd_error_set(err, VD_ENOMEM, "no memory for a batch of %zu rows", n);
+}
+
+void vd_feed_close(struct vd_feed *f)
+{
+    struct vd_feed_batch *b = f->batch;
+    for (unsigned i = 0; b && b->sampler && i < b->n_threads; i++)
         vd_sampler_free(b->sampler[i]);
-    free(b->sampler);
-    free(b->token);
-    free(b->state);
-    free(b->sequence);
-    free(b->rows);
-    vd_kv_close(b->kv);
+    if (b) {
+        free(b->sampler);
+        free(b->state);
+        free(b->token);
+        free(b->seq);
+        free(b->rows);
+    }
+    free(b);
+    vd_texts_free(f->texts);
+    *f = (struct vd_feed){0};
 }
 
-enum vd_err vd_feed_run(struct vd_feed *f, uint32_t n_steps, struct vd_error *err)
+void vd_feed_seq_reset(struct vd_feed_seq *s)
 {
-    struct batch b = {.feed = f};
-    enum vd_err e = vd_kv_open(&b.kv, f->cache, err);
-    if (e == VD_OK)
-        e = allocate(&b) ? run(&b, n_steps, err)
-                         : vd_error_set(err, VD_ENOMEM, "no memory for a batch of rows");
-    release(&b);
-    return e;
+    vd_kv_close(s->kv);
+    s->kv = NULL;
+    s->joined = false;
+    s->n_fed = 0;
 }
 
-enum vd_err vd_feed_open_controls(struct vd_feed *f, const struct vd_model *model,
-                                  const struct vd_proof_job *job, bool *fits, struct vd_error *err)
+void vd_feed_seq_close(struct vd_feed_seq *s)
 {
+    vd_feed_seq_reset(s);
+    vd_masker_free(s->masker);
+    s->masker = NULL;
+    free(s->own_sequence);
+    s->own_sequence = NULL;
+}
+
+/* ---- jobs ---- */
+
+/* The tokens as they are: a penalty looks at ids, whether the vocabulary has them or not. */
+static bool copy_sequence(struct vd_feed_seq *s, const struct vd_proof_job *job)
+{
+    size_t p = job->receipt->request.n_prompt, g = job->receipt->n_output;
+    if (!vd_num_penalised(&job->receipt->request.sampling))
+        return true;
+    s->sequence = s->own_sequence = malloc((p + g) * sizeof *s->own_sequence);
+    if (!s->own_sequence)
+        return false;
+    memcpy(s->own_sequence, job->prompt, p * sizeof *s->own_sequence);
+    if (g)
+        memcpy(s->own_sequence + p, job->output, g * sizeof *s->own_sequence);
+    return true;
+}
+
+enum vd_err vd_feed_controls(struct vd_feed *f, struct vd_feed_seq *s, const struct vd_proof_job *job,
+                             bool *fits, struct vd_error *err)
+{
+    const struct vd_model *model = vd_ctx_model(f->ctx);
     const struct vd_program *p = vd_model_program(model);
     enum vd_err e = VD_OK;
     *fits = vd_controls_check(&job->receipt->request, &job->controls);
     if (!*fits)
         return VD_OK;
-    f->bias = job->controls.bias;
+    if (!copy_sequence(s, job))
+        return vd_error_set(err, VD_ENOMEM, "no memory for a job's tokens");
+    s->bias = job->controls.bias;
     if (job->controls.mask.n == 0)
         return VD_OK;
-    f->texts = job->texts;
-    if (!f->texts) {
-        e = vd_texts_open(&f->own_texts, vd_model_gguf(model), p->vocab, err);
-        f->texts = f->own_texts;
-    }
+    if (!job->texts && !f->texts)
+        e = vd_texts_open(&f->texts, vd_model_gguf(model), p->vocab, err);
+    s->texts = job->texts ? job->texts : f->texts;
     if (e == VD_OK)
-        e = vd_masker_create(&f->masker, f->texts, job->controls.mask, p->stop, p->n_stop, err);
+        e = vd_masker_create(&s->masker, s->texts, job->controls.mask, p->stop, p->n_stop, err);
     *fits = e != VD_ECONFLICT;
     return *fits ? e : VD_OK;
-}
-
-void vd_feed_close_controls(struct vd_feed *f)
-{
-    vd_masker_free(f->masker);
-    vd_texts_free(f->own_texts);
 }
 
 bool vd_feed_graph(struct vd_graph *out, const struct vd_model *model, const struct vd_proof_job *job)

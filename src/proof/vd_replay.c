@@ -1,11 +1,8 @@
 /* The engine's batches, the worker's own commitment code, and a comparison. Whatever differs first in the
  * order of steps is reported; with teacher forcing everything behind it is still what the model says of the
  * receipt's tokens, so the honest commit root is known as well. */
-#include "vd_replay.h"
-
 #include "vd_clock.h"
-#include "vd_commit.h"
-#include "vd_feed.h"
+#include "vd_replay_impl.h"
 
 #include <stdlib.h>
 
@@ -19,18 +16,8 @@ const char *vd_replay_text(enum vd_replay_verdict v)
     return (unsigned)v < sizeof text / sizeof text[0] ? text[v] : "?";
 }
 
-struct replay {
-    const struct vd_proof_job *job;
-    struct vd_graph graph;
-    struct vd_feed feed;
-    struct vd_commit commit;
-    uint32_t n_left; /* leaves of the left half of the commit tree */
-    struct vd_merkle_stream half[2];
-    struct vd_replay_result *out;
-    uint8_t *k, *v;
-};
-
-static void differ(struct replay *r, enum vd_replay_verdict v, uint32_t step, uint32_t want, uint32_t got)
+void vd_replay_differ(struct vd_replay_one *r, enum vd_replay_verdict v, uint32_t step, uint32_t want,
+                      uint32_t got)
 {
     if (r->out->verdict != VD_REPLAY_OK)
         return;
@@ -40,88 +27,192 @@ static void differ(struct replay *r, enum vd_replay_verdict v, uint32_t step, ui
     r->out->got = got;
 }
 
-/* The model's token and stop state against the receipt's. */
-static void compare(struct replay *r, uint32_t step, uint32_t token, enum vd_stop stop)
+/* The model's token and stop state against the receipt's. How it ends is not known of an answer that is
+ * being made. */
+static void compare(struct vd_replay_one *r, uint32_t step, uint32_t token, enum vd_stop stop)
 {
     const struct vd_graph_job *j = &r->graph.job;
     uint32_t index = step + 1 - j->n_prompt, want = VD_STOP_NONE;
-    if (step == j->n_steps - 1 && r->job->receipt->finish != VD_FINISH_CANCELLED)
-        want = (uint32_t)r->job->receipt->finish;
-    if (index < j->n_output && token != r->job->output[index])
-        differ(r, VD_REPLAY_TOKEN, step, token, r->job->output[index]);
+    if (index < j->n_output && token != r->output[index])
+        vd_replay_differ(r, VD_REPLAY_TOKEN, step, token, r->output[index]);
+    if (step == j->n_steps - 1 && !r->finish) {
+        r->stop = (uint32_t)stop;
+        return;
+    }
+    if (step == j->n_steps - 1 && r->finish != VD_FINISH_CANCELLED)
+        want = r->finish;
     if ((uint32_t)stop != want)
-        differ(r, VD_REPLAY_STOP, step, stop, want);
+        vd_replay_differ(r, VD_REPLAY_STOP, step, stop, want);
 }
 
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
                    enum vd_stop stop, const struct vd_automaton_state *mask)
 {
-    struct replay *r = arg;
+    struct vd_replay_one *r = arg;
     const float *x = NULL;
     uint64_t start = vd_clock_ns();
-    if (vd_graph_has_head(&r->graph, step)) {
-        x = vd_ctx_hidden(r->feed.ctx, ctx_row);
+    if (vd_graph_has_head(&r->graph, step) && step >= r->seq.first_head) {
+        x = vd_ctx_hidden(r->ctx, ctx_row);
         compare(r, step, token, stop);
     }
-    vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
-    vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
-    vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);
+    if (!r->part) {
+        vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
+        vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
+        vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);
+    }
     r->out->hash_ns += vd_clock_ns() - start;
 }
 
-static enum vd_err run(struct replay *r, struct vd_ctx *ctx, struct vd_kv_pool *cache, struct vd_error *err)
+enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
+                               const struct vd_hash *model_root, const struct vd_proof_job *job,
+                               struct vd_replay_result *out, struct vd_error *err)
 {
-    const struct vd_request *q = &r->job->receipt->request;
-    bool fits;
-    r->feed = (struct vd_feed){.ctx = ctx,
-                               .cache = cache,
-                               .graph = &r->graph,
-                               .prompt = r->job->prompt,
-                               .output = r->job->output,
-                               .arg = r,
-                               .row = on_row};
-    enum vd_err e = vd_feed_open_controls(&r->feed, vd_ctx_model(ctx), r->job, &fits, err);
-    if (e != VD_OK)
-        return e;
-    if (!fits) {
-        r->out->verdict = VD_REPLAY_JOB;
+    const struct vd_request *q = &job->receipt->request;
+    bool fits = false;
+    enum vd_err e = VD_OK;
+    *out = (struct vd_replay_result){.verdict = VD_REPLAY_OK};
+    r->job = job;
+    r->output = job->output;
+    r->finish = job->receipt->finish;
+    r->ctx = feed->ctx;
+    r->out = out;
+    if (!vd_hash_eq(model_root, &q->model_root)) {
+        out->verdict = VD_REPLAY_MODEL;
         return VD_OK;
     }
-    vd_commit_init(&r->commit, r->graph.program, q->n_prompt, q->max_tokens, &q->sampling, r->job->job_salt);
+    r->seq = (struct vd_feed_seq){
+        .graph = &r->graph, .prompt = job->prompt, .output = job->output, .arg = r, .row = on_row};
+    if (vd_feed_graph(&r->graph, vd_ctx_model(feed->ctx), job))
+        e = vd_feed_controls(feed, &r->seq, job, &fits, err);
+    if (e != VD_OK)
+        return e;
+    if (!fits)
+        out->verdict = VD_REPLAY_JOB;
+    r->seq.n_steps = r->graph.job.n_steps;
+    vd_commit_init(&r->commit, r->graph.program, q->n_prompt, q->max_tokens, &q->sampling, job->job_salt);
+    for (int i = 0; i < 2; i++)
+        vd_merkle_stream_init(&r->half[i]);
     for (r->n_left = 1; 2 * r->n_left < r->graph.job.n_steps;)
         r->n_left *= 2;
     r->n_left = r->graph.job.n_steps > 1 ? r->n_left : 0; /* a leaf has no halves, but it has two parts */
-    e = vd_feed_run(&r->feed, r->graph.job.n_steps, err);
-    if (e != VD_OK)
-        return e;
-    r->out->forward_ns = r->feed.forward_ns;
-    r->out->sample_ns = r->feed.sample_ns;
+    return VD_OK;
+}
+
+static void conclude(struct vd_replay_one *r)
+{
     r->out->commit_root = vd_commit_root(&r->commit);
     for (int i = 0; i < 2; i++)
         r->out->half[i] = r->n_left ? vd_merkle_stream_root(&r->half[i]) : r->commit.unit[i];
     if (!vd_hash_eq(&r->out->commit_root, &r->job->receipt->commit_root))
-        differ(r, VD_REPLAY_COMMIT, 0, 0, 0);
-    return VD_OK;
+        vd_replay_differ(r, VD_REPLAY_COMMIT, 0, 0, 0);
+}
+
+/* ---- many ---- */
+
+struct many {
+    struct vd_feed feed;
+    struct vd_replay_one *one;
+    struct vd_feed_seq **seq; /* of those that the model can run */
+    size_t n, n_seqs;
+    uint8_t *k, *v;
+};
+
+static enum vd_err open_many(struct many *m, struct vd_ctx *ctx, struct vd_kv_pool *cache, size_t n,
+                             struct vd_error *err)
+{
+    const struct vd_model *model = vd_ctx_model(ctx);
+    *m = (struct many){.n = n};
+    enum vd_err e = vd_feed_open(&m->feed, ctx, cache, err);
+    if (e != VD_OK)
+        return e;
+    m->one = calloc(n, sizeof *m->one);
+    m->seq = calloc(n, sizeof(void *));
+    m->k = malloc(vd_model_k_row_bytes(model));
+    m->v = malloc(vd_model_v_row_bytes(model));
+    return m->one && m->seq && m->k && m->v ? VD_OK
+                                            : vd_error_set(err, VD_ENOMEM, "no memory for %zu replays", n);
+}
+
+static void close_many(struct many *m)
+{
+    for (size_t i = 0; m->one && i < m->n; i++)
+        vd_feed_seq_close(&m->one[i].seq);
+    vd_feed_close(&m->feed);
+    free(m->one);
+    free(m->seq);
+    free(m->k);
+    free(m->v);
+}
+
+static enum vd_err add(struct many *m, size_t i, const struct vd_hash *model_root,
+                       const struct vd_proof_job *job, struct vd_replay_result *out, struct vd_error *err)
+{
+    struct vd_replay_one *r = &m->one[i];
+    enum vd_err e = vd_replay_one_open(r, &m->feed, model_root, job, out, err);
+    r->k = m->k;
+    r->v = m->v;
+    if (e == VD_OK && out->verdict == VD_REPLAY_OK)
+        m->seq[m->n_seqs++] = &r->seq;
+    return e;
+}
+
+static enum vd_err run_many(struct many *m, struct vd_error *err)
+{
+    vd_feed_plan(m->seq, m->n_seqs);
+    enum vd_err e = vd_feed_run(&m->feed, m->seq, m->n_seqs, err);
+    for (size_t i = 0; e == VD_OK && i < m->n_seqs; i++) {
+        struct vd_replay_one *r = m->seq[i]->arg;
+        r->out->forward_ns = m->feed.forward_ns;
+        r->out->sample_ns = m->feed.sample_ns;
+        r->out->n_shared = r->seq.n_shared;
+        if (!r->part)
+            conclude(r);
+    }
+    return e;
+}
+
+enum vd_err vd_replay_many(struct vd_ctx *ctx, struct vd_kv_pool *cache, const struct vd_hash *model_root,
+                           const struct vd_proof_job *job, size_t n, struct vd_replay_result *out,
+                           struct vd_error *err)
+{
+    struct many m;
+    if (n == 0)
+        return VD_OK;
+    enum vd_err e = open_many(&m, ctx, cache, n, err);
+    for (size_t i = 0; e == VD_OK && i < n; i++)
+        e = add(&m, i, model_root, &job[i], &out[i], err);
+    if (e == VD_OK)
+        e = run_many(&m, err);
+    close_many(&m);
+    return e;
 }
 
 enum vd_err vd_replay(struct vd_ctx *ctx, struct vd_kv_pool *cache, const struct vd_hash *model_root,
                       const struct vd_proof_job *job, struct vd_replay_result *out, struct vd_error *err)
 {
-    const struct vd_model *model = vd_ctx_model(ctx);
-    struct replay r = {.job = job, .out = out};
-    *out = (struct vd_replay_result){.verdict = VD_REPLAY_OK};
-    if (!vd_hash_eq(model_root, &job->receipt->request.model_root))
-        out->verdict = VD_REPLAY_MODEL;
-    else if (!vd_feed_graph(&r.graph, model, job))
-        out->verdict = VD_REPLAY_JOB;
-    if (out->verdict != VD_REPLAY_OK)
-        return VD_OK;
-    r.k = malloc(vd_model_k_row_bytes(model));
-    r.v = malloc(vd_model_v_row_bytes(model));
-    enum vd_err e =
-        r.k && r.v ? run(&r, ctx, cache, err) : vd_error_set(err, VD_ENOMEM, "no memory for a replay");
-    vd_feed_close_controls(&r.feed);
-    free(r.k);
-    free(r.v);
+    return vd_replay_many(ctx, cache, model_root, job, 1, out, err);
+}
+
+enum vd_err vd_replay_part(struct vd_ctx *ctx, struct vd_kv_pool *cache, const struct vd_hash *model_root,
+                           const struct vd_proof_job *job, uint32_t first, uint32_t last,
+                           struct vd_replay_result *out, struct vd_error *err)
+{
+    uint32_t n_steps = vd_receipt_n_steps(job->receipt), n_prompt = job->receipt->request.n_prompt;
+    struct many m;
+    if (first > last || last >= n_steps || last + 1 < n_prompt)
+        return vd_error_set(err, VD_EUSE,
+                            "nothing is chosen at positions %u..%u; this receipt's tokens are chosen at "
+                            "positions %u..%u",
+                            first, last, n_prompt - 1, n_steps - 1);
+    enum vd_err e = open_many(&m, ctx, cache, 1, err);
+    if (e == VD_OK)
+        e = add(&m, 0, model_root, job, out, err);
+    if (e == VD_OK) {
+        m.one[0].part = true;
+        m.one[0].seq.first_head = first;
+        m.one[0].seq.n_steps = last + 1;
+        e = run_many(&m, err);
+    }
+    close_many(&m);
     return e;
 }

@@ -353,8 +353,7 @@ static void a_layer_of_lower_precision_is_pinned(void **state)
     struct vd_graph_op op; /* PART of the attention output */
     vd_graph_op(&claim.graph, game.step, game.unit, game.op, &op);
     assert_int_equal(op.kind, VD_OP_PART);
-    assert_int_equal(op.tensor,
-                     vd_program_layer_tensor(claim.graph.program, CHEAT_LAYER, VD_T_ATTN_OUTPUT));
+    assert_int_equal(op.tensor, vd_program_layer_tensor(claim.graph.program, CHEAT_LAYER, VD_T_ATTN_OUTPUT));
     vd_trace_model_close(worker);
     vd_trace_model_close(challenger);
     machine_close(&cheat);

@@ -10,6 +10,7 @@ struct vd_trace_model {
     struct vd_model *model;
     struct vd_graph graph;
     struct vd_feed feed;
+    struct vd_feed_seq seq;
     const struct vd_trace_sink *sink; /* of the running call */
     struct vd_trace *trace;
 };
@@ -33,8 +34,12 @@ static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace
                               struct vd_error *err)
 {
     struct vd_trace_model *t = arg;
+    struct vd_feed_seq *seq = &t->seq;
     t->sink = sink;
-    return vd_feed_run(&t->feed, n_steps, err);
+    seq->n_steps = n_steps;
+    enum vd_err e = vd_feed_run(&t->feed, &seq, 1, err);
+    vd_feed_seq_reset(seq);
+    return e;
 }
 
 static struct vd_bytes source_weight_row(void *arg, uint32_t tensor, uint32_t row)
@@ -51,12 +56,12 @@ static enum vd_err source_weight_proof(void *arg, uint32_t tensor, uint32_t row,
 
 static struct vd_bytes source_text(void *arg, uint32_t id)
 {
-    return vd_texts_of(((struct vd_trace_model *)arg)->feed.texts, id);
+    return vd_texts_of(((struct vd_trace_model *)arg)->seq.texts, id);
 }
 
 static void source_text_proof(void *arg, uint32_t id, struct vd_hash *proof)
 {
-    vd_texts_prove(((struct vd_trace_model *)arg)->feed.texts, id, proof);
+    vd_texts_prove(((struct vd_trace_model *)arg)->seq.texts, id, proof);
 }
 
 enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *model, struct vd_ctx *ctx,
@@ -71,16 +76,16 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
         return vd_error_set(err, VD_ENOMEM, "no memory for a trace");
     t->model = model;
     t->graph = graph;
-    t->feed = (struct vd_feed){.ctx = ctx,
-                               .cache = cache,
-                               .graph = &t->graph,
-                               .prompt = job->prompt,
-                               .output = job->output,
-                               .arg = t,
-                               .row = on_row,
-                               .tap = on_tap};
-    bool fits;
-    enum vd_err e = vd_feed_open_controls(&t->feed, model, job, &fits, err);
+    t->seq = (struct vd_feed_seq){.graph = &t->graph,
+                                  .prompt = job->prompt,
+                                  .output = job->output,
+                                  .arg = t,
+                                  .row = on_row,
+                                  .tap = on_tap};
+    bool fits = true;
+    enum vd_err e = vd_feed_open(&t->feed, ctx, cache, err);
+    if (e == VD_OK)
+        e = vd_feed_controls(&t->feed, &t->seq, job, &fits, err);
     if (e == VD_OK && !fits)
         e = vd_error_set(err, VD_EUSE, "the job's tables are not the request's, or not for this model");
     if (e != VD_OK) {
@@ -108,7 +113,8 @@ void vd_trace_model_close(struct vd_trace_model *t)
     if (!t)
         return;
     vd_trace_destroy(t->trace);
-    vd_feed_close_controls(&t->feed);
+    vd_feed_seq_close(&t->seq);
+    vd_feed_close(&t->feed);
     free(t);
 }
 

@@ -229,6 +229,49 @@ enum vd_receipt_verdict vd_receipt_decode(struct vd_bytes in, struct vd_receipt 
     return VD_RECEIPT_OK;
 }
 
+size_t vd_receipt_prefix_encode(const struct vd_receipt_prefix *p, uint8_t *buf, size_t cap_bytes)
+{
+    struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
+    vd_pb_put_elem(&w, 1, p->job_id.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 2, p->n_output);
+    vd_pb_put_elem(&w, 3, p->output_root.b, VD_HASH_BYTES);
+    vd_pb_put_elem(&w, 4, p->commit_root.b, VD_HASH_BYTES);
+    return w.overflow ? 0 : w.n_bytes;
+}
+
+bool vd_receipt_prefix_decode(struct vd_bytes in, struct vd_receipt_prefix *out)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
+    if (in.n > VD_PREFIX_MAX_BYTES)
+        return false;
+    vd_pb_get_fixed(&r, 1, out->job_id.b, VD_HASH_BYTES);
+    out->n_output = (uint32_t)vd_pb_get_u64(&r, 2, UINT32_MAX);
+    vd_pb_get_fixed(&r, 3, out->output_root.b, VD_HASH_BYTES);
+    vd_pb_get_fixed(&r, 4, out->commit_root.b, VD_HASH_BYTES);
+    return vd_pb_done(&r) && out->n_output >= 1;
+}
+
+enum vd_receipt_verdict vd_receipt_prefix_check(struct vd_bytes body, const struct vd_sig *sig,
+                                                struct vd_bytes request,
+                                                const uint8_t job_salt[VD_SALT_BYTES], const uint32_t *output,
+                                                uint32_t n, struct vd_receipt_prefix *out)
+{
+    struct vd_request q;
+    enum vd_receipt_verdict v = vd_request_decode(request, &q);
+    struct vd_hash id = vd_receipt_id(request);
+    if (v != VD_RECEIPT_OK)
+        return v;
+    if (!vd_receipt_prefix_decode(body, out))
+        return VD_RECEIPT_MALFORMED;
+    if (!vd_hash_eq(&out->job_id, &id) || out->n_output > n || out->n_output > q.max_tokens)
+        return VD_RECEIPT_BAD_LIMITS;
+    struct vd_hash root = vd_token_root(job_salt, q.n_prompt, output, out->n_output);
+    if (!vd_hash_eq(&out->output_root, &root))
+        return VD_RECEIPT_BAD_OUTPUT;
+    return vd_key_verify(sig, &q.worker, VD_TAG_PREFIX, body.p, body.n) ? VD_RECEIPT_OK
+                                                                        : VD_RECEIPT_BAD_WORKER_SIG;
+}
+
 size_t vd_signed_receipt_encode(const struct vd_signed_receipt *s, uint8_t *buf, size_t cap_bytes)
 {
     struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);

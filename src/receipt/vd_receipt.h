@@ -21,13 +21,15 @@
 #define VD_TAG_REQUEST "veridem/request" /* the gateway's signature on a request */
 #define VD_TAG_RECEIPT "veridem/receipt" /* the worker's on a receipt */
 #define VD_TAG_ACCEPT  "veridem/accept"  /* the gateway's on the same bytes */
+#define VD_TAG_PREFIX  "veridem/prefix"  /* the worker's on a statement about a part of an answer */
 
 enum {
     VD_SALT_BYTES = 32,
     VD_REQUEST_MAX_BYTES = 448,
     VD_RECEIPT_MAX_BYTES = 560,        /* the body that both sides sign */
     VD_SIGNED_RECEIPT_MAX_BYTES = 704, /* body and both signatures */
-    VD_JOB_MAX_TOKENS = 1 << 20,       /* prompt and output together */
+    VD_PREFIX_MAX_BYTES = 112,
+    VD_JOB_MAX_TOKENS = 1 << 20, /* prompt and output together */
     VD_CONTROLS_MAX_BYTES = VD_MASK_BYTES_MAX + VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES,
 };
 #define VD_PRICE_MAX_MICRO (UINT64_C(1) << 40) /* per token */
@@ -129,6 +131,22 @@ __attribute__((warn_unused_result)) bool vd_request_amount(const struct vd_reque
 
 /* The 64 random bits for output token `index` of a request (docs/spec/arithmetic.md, sampling). */
 uint64_t vd_sample_r64(uint64_t seed, uint32_t choice, uint32_t index);
+
+/* What a worker says of an answer before it ends (docs/spec/receipt.md): evidence of what it had computed by
+ * then. Nothing is paid for it. */
+struct vd_receipt_prefix {
+    struct vd_hash job_id; /* H(request bytes) */
+    uint32_t n_output;     /* >= 1 tokens so far */
+    struct vd_hash output_root, commit_root;
+};
+size_t vd_receipt_prefix_encode(const struct vd_receipt_prefix *p, uint8_t *buf, size_t cap_bytes);
+bool vd_receipt_prefix_decode(struct vd_bytes in, struct vd_receipt_prefix *out);
+/* Is `body` the worker's statement about the request's job, and about the first out->n_output <= n of these
+ * output tokens? MALFORMED, BAD_LIMITS (another job, or more tokens), BAD_OUTPUT, BAD_WORKER_SIG. */
+enum vd_receipt_verdict vd_receipt_prefix_check(struct vd_bytes body, const struct vd_sig *sig,
+                                                struct vd_bytes request,
+                                                const uint8_t job_salt[VD_SALT_BYTES], const uint32_t *output,
+                                                uint32_t n, struct vd_receipt_prefix *out);
 
 struct vd_signed_receipt {
     uint8_t body[VD_RECEIPT_MAX_BYTES];

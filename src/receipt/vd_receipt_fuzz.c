@@ -1,5 +1,5 @@
-/* Arbitrary bytes as an envelope, a signed receipt, a receipt and a request: no crash, and whatever decodes
- * encodes to the same bytes. */
+/* Arbitrary bytes as an envelope, a signed receipt, a receipt, a request and a prefix statement: no crash,
+ * and whatever decodes encodes to the same bytes. */
 #include <stdlib.h>
 
 #include "vd_receipt.h"
@@ -20,6 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     struct vd_envelope e;
     struct vd_receipt r;
     struct vd_request q;
+    struct vd_receipt_prefix p;
     if (n_bytes > 16384)
         return 0;
     if (vd_envelope_decode(in, &e, tok, 4096)) {
@@ -31,5 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         must(vd_receipt_encode(&r, out, sizeof out) == in.n && memcmp(out, in.p, in.n) == 0);
     if (vd_request_decode(in, &q) == VD_RECEIPT_OK)
         must(vd_request_encode(&q, out, sizeof out) == in.n && memcmp(out, in.p, in.n) == 0);
+    if (vd_receipt_prefix_decode(in, &p))
+        must(vd_receipt_prefix_encode(&p, out, sizeof out) == in.n && memcmp(out, in.p, in.n) == 0);
     return 0;
 }

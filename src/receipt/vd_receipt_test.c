@@ -192,6 +192,50 @@ static void test_refusals(void **state)
     assert_int_equal(vd_envelope_check(&f->envelope, &out), VD_RECEIPT_BAD_GATEWAY_SIG);
 }
 
+/* Not only the fields that a test can fill with tokens: every length and price at its limit. */
+static void test_largest(void **state)
+{
+    struct fixture *f = make();
+    struct vd_request *q = &f->receipt.request;
+    uint8_t buf[1024];
+    (void)state;
+    q->n_prompt = q->max_tokens = f->receipt.n_output = VD_JOB_MAX_TOKENS / 2;
+    q->price_in.micro = q->price_out.micro = VD_PRICE_MAX_MICRO;
+    q->arith_version = UINT32_MAX;
+    f->receipt.amount.micro = UINT64_MAX;
+    seal(f);
+    size_t n = vd_signed_receipt_encode(&f->envelope.receipt, buf, sizeof buf);
+    assert_true(n > 0 && n <= VD_SIGNED_RECEIPT_MAX_BYTES);
+}
+
+static void test_prefix(void **state)
+{
+    struct fixture *f = make();
+    uint8_t request[VD_REQUEST_MAX_BYTES], buf[VD_PREFIX_MAX_BYTES], *salt = f->envelope.job_salt;
+    struct vd_bytes q = {request, vd_request_encode(&f->receipt.request, request, sizeof request)};
+    struct vd_receipt_prefix p = {.job_id = vd_receipt_id(q), .n_output = 2}, out;
+    struct vd_sig sig;
+    (void)state;
+    p.output_root = vd_token_root(salt, 5, f->output, 2);
+    memset(p.commit_root.b, 0xbb, VD_HASH_BYTES);
+    struct vd_bytes body = {buf, vd_receipt_prefix_encode(&p, buf, sizeof buf)};
+    vd_key_sign(&sig, &f->worker, VD_TAG_PREFIX, body.p, body.n);
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_OK);
+    assert_memory_equal(&out, &p, sizeof p);
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 1, &out), VD_RECEIPT_BAD_LIMITS);
+    f->output[1]++;
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_BAD_OUTPUT);
+    f->output[1]--;
+    vd_key_sign(&sig, &f->worker, VD_TAG_RECEIPT, body.p, body.n);
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out),
+                     VD_RECEIPT_BAD_WORKER_SIG);
+    p.job_id.b[0] ^= 1;
+    body.n = vd_receipt_prefix_encode(&p, buf, sizeof buf);
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_BAD_LIMITS);
+    body.n--;
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_MALFORMED);
+}
+
 static void test_r64(void **state)
 {
     (void)state;
@@ -212,6 +256,8 @@ int main(void)
         cmocka_unit_test(test_round_trip_and_size),
         cmocka_unit_test(test_every_bit),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_largest),
+        cmocka_unit_test(test_prefix),
         cmocka_unit_test(test_r64),
     };
     if (vd_key_init(NULL) != VD_OK)

@@ -1,0 +1,35 @@
+/* Inside of replay: one receipt, or one answer being made, among those that share a pass. */
+#ifndef VD_REPLAY_IMPL_H
+#define VD_REPLAY_IMPL_H
+
+#include "vd_commit.h"
+#include "vd_feed.h"
+#include "vd_replay.h"
+
+struct vd_replay_one {
+    const struct vd_proof_job *job;
+    const uint32_t *output; /* job->output, or a stream's */
+    uint32_t finish;        /* enum vd_finish, or 0: not known yet */
+    bool part;              /* no commitment is made */
+    struct vd_graph graph;
+    struct vd_feed_seq seq;
+    struct vd_ctx *ctx;
+    struct vd_commit commit;
+    uint32_t n_left; /* leaves of the left half of the commit tree; 0: one leaf, or not known yet */
+    struct vd_merkle_stream half[2];
+    uint8_t *k, *v; /* scratch for one row; shared by all that run together */
+    uint32_t stop;  /* of the last step so far, if the finish is not known */
+    struct vd_replay_result *out;
+};
+
+/* Sets the result, and everything but k and v, for a job whose graph fits the model; out->verdict says
+ * whether it does. */
+enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
+                               const struct vd_hash *model_root, const struct vd_proof_job *job,
+                               struct vd_replay_result *out, struct vd_error *err);
+
+/* The first difference counts. */
+void vd_replay_differ(struct vd_replay_one *r, enum vd_replay_verdict v, uint32_t step, uint32_t want,
+                      uint32_t got);
+
+#endif

@@ -69,7 +69,7 @@ enum {
     B_HEAD_K = 17,
     B_ROPE_Q = 18,
     B_ROPE_K = 19,
-    B_QUANT_Q = 20,
+    B_QROW = 20,
     B_KROW = 21,
     B_VROW = 22,
     B_SCORE = 23,
@@ -121,10 +121,10 @@ static const struct row block_rows[B_OPS] = {
     [B_HEAD_K] = {VD_OP_HEAD_MUL, DIM_1, DIM_KV, B_BIAS_K, B_SCALE_K, IF_QK_NORM, VD_T_ATTN_K_NORM},
     [B_ROPE_Q] = {VD_OP_ROPE, DIM_1, DIM_Q, B_HEAD_Q, 0, ALWAYS, 0},
     [B_ROPE_K] = {VD_OP_ROPE, DIM_1, DIM_KV, B_HEAD_K, 0, ALWAYS, 0},
-    [B_QUANT_Q] = {VD_OP_QUANT, DIM_1, DIM_Q, B_ROPE_Q, 0, ALWAYS, 0},
+    [B_QROW] = {VD_OP_QROW, DIM_1, DIM_Q, B_ROPE_Q, 0, ALWAYS, 0},
     [B_KROW] = {VD_OP_KROW, DIM_1, DIM_KV, B_ROPE_K, 0, ALWAYS, 0},
     [B_VROW] = {VD_OP_VROW, DIM_1, DIM_KV, B_BIAS_V, 0, ALWAYS, 0},
-    [B_SCORE] = {VD_OP_SCORE, DIM_1, DIM_1, B_QUANT_Q, B_KROW, ALWAYS, 0},
+    [B_SCORE] = {VD_OP_SCORE, DIM_1, DIM_1, B_QROW, B_KROW, ALWAYS, 0},
     [B_CHUNK] = {VD_OP_CHUNK, DIM_1, DIM_1, B_SCORE, B_VROW, ALWAYS, 0},
     [B_CHUNK_V] = {VD_OP_CHUNK_V, DIM_1, DIM_1, B_CHUNK, B_VROW, ALWAYS, 0},
     [B_MERGE] = {VD_OP_MERGE, DIM_1, DIM_1, B_CHUNK, B_CHUNK_V, ALWAYS, 0},
@@ -345,6 +345,7 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_HEAD_SCALE:
         return (struct records){o->cols / hd, 4, 1024};
     case VD_OP_QUANT:
+    case VD_OP_QROW:
         return (struct records){o->cols / 32, 36, 64};
     case VD_OP_QUANT256:
         return (struct records){o->cols / 256, 260, 8};
@@ -907,6 +908,7 @@ static void (*const inputs_of[VD_OP_KINDS])(struct ask *) = {
     [VD_OP_SUM] = in_sum,
     [VD_OP_BIAS] = in_bias,
     [VD_OP_ROPE] = in_rope,
+    [VD_OP_QROW] = in_quant,
     [VD_OP_KROW] = in_head,
     [VD_OP_VROW] = in_head,
     [VD_OP_SCORE] = in_score,

@@ -36,6 +36,7 @@
     X(VD_OP_SUM, "SUM")                                                                                      \
     X(VD_OP_BIAS, "BIAS")                                                                                    \
     X(VD_OP_ROPE, "ROPE")                                                                                    \
+    X(VD_OP_QROW, "QROW")                                                                                    \
     X(VD_OP_KROW, "KROW")                                                                                    \
     X(VD_OP_VROW, "VROW")                                                                                    \
     X(VD_OP_SCORE, "SCORE")                                                                                  \

@@ -159,13 +159,24 @@ static void eval_rope(const struct eval *e)
     put_f32(e->out, 0, second ? x1 : x0);
 }
 
+/* A block of a query. */
+static void eval_qrow(const struct eval *e)
+{
+    float x[VD_BLOCK_ELEMS] = {0}, d;
+    int8_t q[VD_BLOCK_ELEMS];
+    get_f32s(e->data->in[0], VD_BLOCK_ELEMS, x);
+    vd_num_quant8_spread(x, VD_BLOCK_ELEMS, q, &d);
+    put_f32(e->out, 0, d);
+    memcpy(e->out + 4, q, VD_BLOCK_ELEMS);
+}
+
 static void eval_krow(const struct eval *e)
 {
     uint32_t hd = e->g->program->head_dim, blocks = hd / VD_BLOCK_ELEMS;
     float x[VD_PROGRAM_HEAD_DIM_MAX] = {0}, d[VD_PROGRAM_HEAD_DIM_MAX / VD_BLOCK_ELEMS];
     int8_t q[VD_PROGRAM_HEAD_DIM_MAX];
     get_f32s(e->data->in[0], hd, x);
-    vd_num_quant8_blocks(x, hd, q, d);
+    vd_num_quant8_spread(x, hd, q, d);
     for (uint32_t b = 0; b < blocks; b++)
         put_f32(e->out, b, d[b]);
     memcpy(e->out + 4 * blocks, q, hd);
@@ -672,6 +683,7 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_SUM] = eval_sum,
     [VD_OP_BIAS] = eval_bias,
     [VD_OP_ROPE] = eval_rope,
+    [VD_OP_QROW] = eval_qrow,
     [VD_OP_KROW] = eval_krow,
     [VD_OP_VROW] = eval_vrow,
     [VD_OP_SCORE] = eval_score,

@@ -215,10 +215,10 @@ static uint64_t hash_chunk(struct vd_rng *r, uint64_t h, bool wild, struct vd_ch
     float x[HD], dq[2], dk[2], score[64], dv[64];
     int8_t q[HD];
     fill(r, x, HD, wild && vd_rng_below(r, 8) == 0);
-    vd_num_quant8_blocks(x, HD, q, dq);
+    vd_num_quant8_spread(x, HD, q, dq);
     for (int j = 0; j < 64; j++) {
         fill(r, x, HD, wild && vd_rng_below(r, 32) == 0);
-        vd_num_quant8_blocks(x, HD, k[j], dk);
+        vd_num_quant8_spread(x, HD, k[j], dk);
         fill(r, x, HD, wild && vd_rng_below(r, 32) == 0);
         vd_num_quant8(x, HD, v[j], &dv[j]);
         score[j] = vd_num_score(q, dq, k[j], dk, HD, 0.125f);
@@ -339,7 +339,7 @@ static const struct {
     {"dot MXFP4", hash_dot_mxfp4, 0x3cf904cd948f527b},
     {"norm, swiglu, residual", hash_norm_act, 0x1be6ddea10b0fd35},
     {"rope", hash_rope, 0x7db6bb2bdc5b7e05},
-    {"attention", hash_attn, 0x191f02486fa48d9a},
+    {"attention", hash_attn, 0xb0b630f55dec1ea4},
     {"gelu, tanh, cap", hash_gelu_tanh, 0xa39d0aa827d89da7},
     {"routing", hash_route, 0x2329bdd5967dcace},
     {"sampling", hash_sample, 0xa8fc7cb4ee04e279},

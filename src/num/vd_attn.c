@@ -22,7 +22,7 @@ float vd_num_score(const int8_t *q, const float *dq, const int8_t *k, const floa
         uint32_t e = b * VD_BLOCK_ELEMS;
         acc = fmaf(dq[b] * dk[b], (float)vd_num_isum(q + e, k + e, VD_BLOCK_ELEMS), acc);
     }
-    return vd_num_canon(acc * scale);
+    return vd_num_canon(acc * (scale * VD_ATTN_SPREAD_SCALE));
 }
 
 /* The larger of two numbers; the sum turns -0 into +0, whichever operand the comparison took. */

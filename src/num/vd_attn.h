@@ -1,8 +1,8 @@
 /* Attention with integer rows: one query head against the cached keys and values of its kv head.
  *
- * Cached rows, always after RoPE: K in blocks of 32 (vd_num_quant8_blocks over the head dimension); V with
- * one scale per (position, kv head) (vd_num_quant8 over the head dimension). The query is quantised like K.
- * Keys are taken in chunks of 64 at absolute positions [64c, 64c + 64), cut to the query's valid range; a
+ * Cached rows, always after RoPE: K in blocks of 32, spread (vd_num_quant8_spread over the head dimension); V
+ * with one scale per (position, kv head) (vd_num_quant8 over the head dimension). The query is quantised like
+ * K. Keys are taken in chunks of 64 at absolute positions [64c, 64c + 64), cut to the query's valid range; a
  * chunk without a valid key is skipped.
  *
  * A chunk's record, over its valid lanes (all arrays are indexed by lane = position mod 64):
@@ -29,6 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define VD_ATTN_SPREAD_SCALE 0x1p-5f /* undoes the spreading of queries and keys, exactly */
 #define VD_CHUNK_KEYS        64u
 #define VD_ATTN_MAX_HEAD_DIM 512u
 
@@ -39,8 +40,8 @@ struct vd_chunk {
     int16_t q[VD_CHUNK_KEYS]; /* weights times value scales, in units of d */
 };
 
-/* One score: acc = +0; per block of 32 ascending acc = fma(dq * dk, (float)isum, acc); result acc * scale,
- * NaN canonical. hd: a multiple of 32, at most VD_ATTN_MAX_HEAD_DIM. */
+/* One score: acc = +0; per block of 32 ascending acc = fma(dq * dk, (float)isum, acc); result acc * (scale *
+ * 2^-5), since both are spread; NaN canonical. hd: a multiple of 32, at most VD_ATTN_MAX_HEAD_DIM. */
 float vd_num_score(const int8_t *q, const float *dq, const int8_t *k, const float *dk, uint32_t hd,
                    float scale);
 

@@ -34,7 +34,7 @@ static void test_score(void **state)
             s0 += q[e] * k[e];
             s1 += q[e + 32] * k[e + 32];
         }
-        float want = fmaf(dq[1] * dk[1], (float)s1, (dq[0] * dk[0]) * (float)s0) * 0.125f;
+        float want = fmaf(dq[1] * dk[1], (float)s1, (dq[0] * dk[0]) * (float)s0) * (0.125f / 32);
         assert_true(test_same_bits(vd_num_score(q, dq, k, dk, HD, 0.125f), want));
     }
     dk[1] = NAN;

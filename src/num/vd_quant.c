@@ -52,6 +52,29 @@ void vd_num_quant8_blocks(const float *x, size_t n, int8_t *q, float *d)
         vd_num_quant8(x + b * VD_BLOCK_ELEMS, VD_BLOCK_ELEMS, q + b * VD_BLOCK_ELEMS, d + b);
 }
 
+void vd_num_spread(float x[VD_BLOCK_ELEMS])
+{
+    for (uint32_t half = VD_BLOCK_ELEMS / 2; half > 0; half /= 2)
+        for (uint32_t i = 0; i < VD_BLOCK_ELEMS; i++) {
+            if (i & half)
+                continue;
+            float a = x[i], b = x[i + half];
+            x[i] = a + b;
+            x[i + half] = a - b;
+        }
+}
+
+void vd_num_quant8_spread(const float *x, size_t n, int8_t *q, float *d)
+{
+    assert(n % VD_BLOCK_ELEMS == 0);
+    for (size_t b = 0; b < n / VD_BLOCK_ELEMS; b++) {
+        float y[VD_BLOCK_ELEMS];
+        memcpy(y, x + b * VD_BLOCK_ELEMS, sizeof y);
+        vd_num_spread(y);
+        vd_num_quant8(y, VD_BLOCK_ELEMS, q + b * VD_BLOCK_ELEMS, d + b);
+    }
+}
+
 void vd_num_quant8_blocks256(const float *x, size_t n, int8_t *q, float *d)
 {
     assert(n % VD_BLOCK256_ELEMS == 0);

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vd_num.h"
+
 #define VD_QUANT_MAX_ELEMS 1024u
 #define VD_QUANT_D_MIN     0x1p-100f
 
@@ -29,7 +31,17 @@ void vd_num_quant8(const float *x, size_t n, int8_t *q, float *d);
 /* A whole vector in blocks of VD_BLOCK_ELEMS: q[0..n), d[0..n/32). n must be a multiple of 32. */
 void vd_num_quant8_blocks(const float *x, size_t n, int8_t *q, float *d);
 
-/* The same in blocks of 256, for the types whose act_block is 256: d[0..n/256). n must be a multiple of 256.
+/* Spreads x[0..32) by the Walsh-Hadamard matrix: for half = 16, 8, 4, 2, 1 every pair (a, b) of elements that
+ * far apart (their numbers differ in that bit) becomes (a + b, a - b). Products of two spread vectors are 32
+ * times those of the vectors, and one large element becomes 32 of middling size, so that it no longer takes
+ * the steps of the quantiser away from the others. Source: Ashkboos et al., QuaRot (2024). */
+void vd_num_spread(float x[VD_BLOCK_ELEMS]);
+
+/* Queries and keys: every block of 32 spread, then quantised. */
+void vd_num_quant8_spread(const float *x, size_t n, int8_t *q, float *d);
+
+/* As vd_num_quant8_blocks in blocks of 256, for the types whose act_block is 256: d[0..n/256). n must be a
+ * multiple of 256.
  */
 void vd_num_quant8_blocks256(const float *x, size_t n, int8_t *q, float *d);
 

@@ -120,13 +120,39 @@ static void test_blocks(void **state)
     assert_true(isnan(d[1]) && d[0] > 0 && d[2] > 0);
 }
 
+/* The matrix is symmetric and its square is 32 times the identity; its element (i, j) is the parity of i & j.
+ */
+static void test_spread(void **state)
+{
+    for (unsigned j = 0; j < 32; j++) {
+        float x[32] = {0};
+        x[j] = 1.0f;
+        vd_num_spread(x);
+        for (unsigned i = 0; i < 32; i++)
+            assert_true(x[i] == (__builtin_parity(i & j) ? -1.0f : 1.0f));
+        vd_num_spread(x);
+        for (unsigned i = 0; i < 32; i++)
+            assert_true(x[i] == (i == j ? 32.0f : 0.0f));
+    }
+    struct vd_rng r = {.seed = 6};
+    float x[64], y[64], d[2], d1[2];
+    int8_t q[64], q1[64];
+    test_fill_normal(&r, x, 64, 1);
+    memcpy(y, x, sizeof y);
+    vd_num_spread(y), vd_num_spread(y + 32);
+    vd_num_quant8_blocks(y, 64, q1, d1);
+    vd_num_quant8_spread(x, 64, q, d);
+    assert_memory_equal(q, q1, 64);
+    assert_memory_equal(d, d1, sizeof d);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round11),     cmocka_unit_test(test_range_every_mantissa),
         cmocka_unit_test(test_error_bound), cmocka_unit_test(test_ties_and_signs),
         cmocka_unit_test(test_threshold),   cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_blocks),      cmocka_unit_test(test_spread),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);
 }

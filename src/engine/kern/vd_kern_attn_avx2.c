@@ -4,6 +4,7 @@
  * weights with values widened from 8 bits (vpmaddwd adds pairs of positions in int32), since unsigned byte
  * products of a full byte would saturate. The softmax is done one row at a time. */
 #include "vd_kern_avx2.h"
+#include "vd_attn.h"
 #include "vd_num.h"
 
 enum { TILE = 4, PANEL_ROWS = 2, PANEL = 16 };
@@ -32,8 +33,10 @@ static struct row_state *begin_tile(void *scratch, size_t hd, const struct vd_ke
     struct row_state *st = scratch;
     assert(n <= TILE && hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX);
     for (size_t i = 0; i < n; i++) {
+        float spread[VD_KERN_HEAD_MAX];
+        vd_wide_spread(rows[i].q, hd, spread);
         for (size_t b = 0; b < hd / 32; b++)
-            st[i].asum[b] = vd_avx2_quant32(rows[i].q + 32 * b, st[i].q + 32 * b, &st[i].dq[b]);
+            st[i].asum[b] = vd_avx2_quant32(spread + 32 * b, st[i].q + 32 * b, &st[i].dq[b]);
         st[i].query = &rows[i];
         st[i].dst = st[i].o;
         st[i].started = false;
@@ -48,7 +51,7 @@ static bool meets(const struct vd_kern_query *row, size_t c)
 
 VD_INLINE __m256 score_of8(__m256 product, struct vd_kern_score score)
 {
-    __m256 s = _mm256_mul_ps(product, _mm256_set1_ps(score.scale));
+    __m256 s = _mm256_mul_ps(product, _mm256_set1_ps(score.scale * VD_ATTN_SPREAD_SCALE));
     return score.cap == 0.0f ? s : cap8(s, score.cap);
 }
 

@@ -18,6 +18,7 @@
  *
  * Positions outside a row's range take part in the arithmetic with weight 0; what lies in the cache there,
  * even NaN scales, is masked before it can matter. */
+#include "vd_attn.h"
 #include "vd_kern_avx512.h"
 
 enum {
@@ -78,7 +79,9 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     st->q = (int8_t *)(st->o + TILE * hd);
     for (size_t i = 0; i < n; i++) {
         int32_t asum[VD_KERN_HEAD_MAX / 32];
-        vd_avx512_quant8_blocks(rows[i].q, hd, st->q + i * hd, st->dq[i], asum);
+        float spread[VD_KERN_HEAD_MAX];
+        vd_wide_spread(rows[i].q, hd, spread);
+        vd_avx512_quant8_blocks(spread, hd, st->q + i * hd, st->dq[i], asum);
         for (size_t b = 0; b < hd / 32; b++)
             st->offset[i][b] = -128 * asum[b];
     }
@@ -132,7 +135,7 @@ static void scores(struct state *st, size_t k, size_t i0, size_t i1, const uint8
 {
     const struct vd_wide_kv *c = &st->chunk[k];
     size_t hd = st->kv->hd, n_blocks = hd / 32, row0 = k * st->n;
-    const __m512 scale = _mm512_set1_ps(st->score.scale);
+    const __m512 scale = _mm512_set1_ps(st->score.scale * VD_ATTN_SPREAD_SCALE);
     for (size_t g = 0; g < 4; g++)
         for (size_t b = 0; b < n_blocks; b++) {
             const uint8_t *kp = c->k + (g * hd + b * 32) * 16;

@@ -4,6 +4,7 @@
  * position's weight w has 15 bits: w = 128 hi + lo with hi in [0, 255] and lo in [0, 127]. hi is stored less
  * 128 to be signed, which the sum of the values, shared by all rows, makes good: sum(w v) = 128 (sum((hi -
  * 128) v) + 128 sum(v)) + sum(lo v). No part leaves int32: 64 * 128 * 128 * 128 < 2^28. */
+#include "vd_attn.h"
 #include "vd_kern_neon_dot.h"
 
 enum { TILE = VD_NEON_TILE, PANEL_ROWS = 2, PANEL = 16 };
@@ -31,8 +32,10 @@ static struct row_state *begin_tile(void *scratch, size_t hd, const struct vd_ke
     struct row_state *st = scratch;
     assert(n <= TILE && hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX);
     for (size_t i = 0; i < n; i++) {
+        float spread[VD_KERN_HEAD_MAX];
+        vd_wide_spread(rows[i].q, hd, spread);
         for (size_t b = 0; b < hd / 32; b++)
-            vd_neon_quant32(rows[i].q + 32 * b, st[i].q + 32 * b, &st[i].dq[b]);
+            vd_neon_quant32(spread + 32 * b, st[i].q + 32 * b, &st[i].dq[b]);
         st[i].query = &rows[i];
         st[i].dst = st[i].o;
         st[i].started = false;
@@ -47,7 +50,7 @@ static bool meets(const struct vd_kern_query *row, size_t c)
 
 VD_INLINE float32x4_t score_of4(float32x4_t product, struct vd_kern_score score)
 {
-    const float32x4_t s = vmulq_n_f32(product, score.scale);
+    const float32x4_t s = vmulq_n_f32(product, score.scale * VD_ATTN_SPREAD_SCALE);
     return score.cap == 0.0f ? s : cap4(s, score.cap);
 }
 

@@ -187,7 +187,7 @@ static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const fl
 {
     struct kv_view c = kv_view(chunk, hd);
     assert(hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX && slot < VD_KERN_CHUNK);
-    vd_num_quant8_blocks(k, hd, c.kq + slot * hd, c.kd + slot * (hd / VD_KERN_BLOCK));
+    vd_num_quant8_spread(k, hd, c.kq + slot * hd, c.kd + slot * (hd / VD_KERN_BLOCK));
     vd_num_quant8(v, hd, c.vq + slot * hd, c.vd + slot);
 }
 
@@ -242,7 +242,7 @@ static void attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const 
         float m, l, mc, lc, o[VD_KERN_HEAD_MAX];
         size_t c0, c1;
         vd_kern_chunks(&rows[i], &c0, &c1);
-        vd_num_quant8_blocks(rows[i].q, hd, q.q, q.d);
+        vd_num_quant8_spread(rows[i].q, hd, q.q, q.d);
         chunk_record(kv, score, &rows[i], &q, c0, &m, &l, o);
         for (size_t c = c0 + 1; c < c1; c++) {
             chunk_record(kv, score, &rows[i], &q, c, &mc, &lc, oc);
@@ -261,7 +261,7 @@ static void attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
         struct query8 q;
         size_t first, end;
         vd_kern_chunks(&rows[i], &first, &end);
-        vd_num_quant8_blocks(rows[i].q, hd, q.q, q.d);
+        vd_num_quant8_spread(rows[i].q, hd, q.q, q.d);
         for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
             float *r = rec + i * ld_rec + (c - first) * vd_kern_rec_floats(hd);
             chunk_record(kv, score, &rows[i], &q, c, &r[hd], &r[hd + 1], r);

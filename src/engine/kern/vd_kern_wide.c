@@ -168,6 +168,36 @@ void vd_wide_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, f
     }
 }
 
+typedef float vec4 __attribute__((vector_size(16)));
+
+/* Four elements in a vector: the first three halves lie between vectors, the others within. */
+static void spread_block(const float *x, float *y)
+{
+    vec4 v[8];
+    memcpy(v, x, sizeof v);
+    for (int half = 4; half > 0; half /= 2)
+        for (int i = 0; i < 8; i++) {
+            if (i & half)
+                continue;
+            vec4 a = v[i], b = v[i + half];
+            v[i] = a + b;
+            v[i + half] = a - b;
+        }
+    for (int i = 0; i < 8; i++) {
+        vec4 o = __builtin_shufflevector(v[i], v[i], 2, 3, 0, 1);
+        v[i] = __builtin_shufflevector(o + v[i], o - v[i], 0, 1, 6, 7);
+        o = __builtin_shufflevector(v[i], v[i], 1, 0, 3, 2);
+        v[i] = __builtin_shufflevector(o + v[i], o - v[i], 0, 5, 2, 7);
+    }
+    memcpy(y, v, sizeof v);
+}
+
+void vd_wide_spread(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VD_KERN_BLOCK)
+        spread_block(x + i, y + i);
+}
+
 size_t vd_wide_kv_bytes(size_t hd)
 {
     return VD_KERN_CHUNK * (2 * hd + (hd / VD_KERN_BLOCK + 1) * sizeof(float));

@@ -165,6 +165,9 @@ static inline struct vd_wide_super *vd_wide_supers(const void *act256, size_t co
 size_t vd_wide_act256_bytes(size_t n_tok, size_t cols);
 void vd_wide_act256_read(const void *act256, size_t cols, size_t t, int8_t *q, float *d);
 
+/* Spreads the blocks of n elements as vd_num_spread does. */
+void vd_wide_spread(const float *x, size_t n, float *y);
+
 struct vd_wide_kv {
     uint8_t *k;
     float *kd;

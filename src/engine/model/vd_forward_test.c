@@ -132,7 +132,7 @@ static void ref_head(const struct ref *r, uint32_t layer, uint32_t pos, uint32_t
     uint32_t begin = vd_program_first_key(r->p, layer, pos), start = begin / VD_CHUNK_KEYS * VD_CHUNK_KEYS;
     int8_t qq[WIDEST];
     float qd[WIDEST / 32], m = 0, l = 0, o[WIDEST], oc[WIDEST], score[VD_CHUNK_KEYS], dv[VD_CHUNK_KEYS];
-    vd_num_quant8_blocks(q, hd, qq, qd);
+    vd_num_quant8_spread(q, hd, qq, qd);
     for (uint32_t first = start; first <= pos; first += VD_CHUNK_KEYS) {
         uint32_t n = pos + 1 - first < VD_CHUNK_KEYS ? pos + 1 - first : VD_CHUNK_KEYS;
         uint32_t j0 = begin > first ? begin - first : 0;
@@ -207,7 +207,7 @@ static void ref_layer(const struct ref *r, uint32_t layer, uint32_t pos)
     ref_biased(r, layer, VD_T_ATTN_V, VD_T_ATTN_V_BIAS, h, v);
     for (uint32_t g = 0; g < p->n_kv_heads; g++) {
         ref_place(r, layer, pos, VD_T_ATTN_K_NORM, k + g * hd);
-        vd_num_quant8_blocks(k + g * hd, hd, row->k + g * hd, row->kd + g * hd / 32);
+        vd_num_quant8_spread(k + g * hd, hd, row->k + g * hd, row->kd + g * hd / 32);
         vd_num_quant8(v + g * hd, hd, row->v + g * hd, &row->vd[g]);
     }
     for (uint32_t i = 0; i < p->n_heads; i++) {

@@ -258,47 +258,88 @@ enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case 
     return VD_OK;
 }
 
-/* Replays one; takes the tokens over. */
-static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelope *e, uint32_t *tokens,
-                                   struct vd_error *err)
+/* A receipt with its data, and the workplace of its model. */
+struct vd_audit_item {
+    struct vd_verifier_task task;
+    struct vd_verifier_desk *desk; /* NULL: no model here is the receipt's, or done with */
+    struct vd_game_case c;
+};
+
+/* Takes the tokens over. */
+static enum vd_err vd_audit_item_init(struct vd_verifier *v, struct vd_audit_item *item,
+                                      const struct vd_envelope *e, uint32_t *tokens, struct vd_error *err)
 {
     struct vd_receipt r;
-    struct vd_game_case c;
-    struct vd_replay_result result;
-    char hex[65];
-    struct vd_verifier_desk *d = NULL;
+    item->desk = NULL;
     if (vd_receipt_decode((struct vd_bytes){e->receipt.body, e->receipt.body_bytes}, &r) == VD_RECEIPT_OK)
-        d = vd_audit_desk(v, &r.request.model_root);
-    if (!d) {
+        item->desk = vd_audit_desk(v, &r.request.model_root);
+    if (!item->desk) {
         free(tokens);
         vd_audit_count(v, &v->stats.n_other_model);
         return VD_OK;
     }
-    enum vd_err code = vd_game_case_init(&c, e, tokens, d->m.model, err);
+    enum vd_err code = vd_game_case_init(&item->c, e, tokens, item->desk->m.model, err);
     if (code != VD_OK)
-        return code;
+        item->desk = NULL;
+    return code;
+}
+
+static void vd_audit_item_free(struct vd_audit_item *item)
+{
+    if (item->desk)
+        vd_game_case_free(&item->c);
+    item->desk = NULL;
+}
+
+/* What follows from a replay that took its share of `took` ns. */
+static enum vd_err vd_audit_conclude(struct vd_verifier *v, const struct vd_audit_item *item,
+                                     const struct vd_replay_result *result, uint64_t took,
+                                     struct vd_error *err)
+{
+    const struct vd_game_case *c = &item->c;
+    uint32_t n = c->receipt.request.n_prompt + c->receipt.n_output;
+    bool stands = result->verdict == VD_REPLAY_OK, provable = vd_verifier_provable(result->verdict);
+    char hex[65];
+    vd_hex_encode(hex, c->receipt_id.b, VD_HASH_BYTES);
+    vd_log_event(&v->log, stands ? VD_LOG_INFO : VD_LOG_WARN,
+                 stands ? "a receipt stands" : "a receipt does NOT stand",
+                 "receipt=%s tokens=%u shared=%u ms=%llu verdict=%s step=%u", hex, n, result->n_shared,
+                 (unsigned long long)(took / 1000000), vd_replay_text(result->verdict), result->step);
+    pthread_mutex_lock(&v->mu);
+    v->stats.n_stand += stands;
+    v->stats.n_differ += !stands;
+    v->stats.n_unprovable += !stands && !provable;
+    v->stats.n_tokens += n;
+    v->stats.replay_ns += took;
+    pthread_mutex_unlock(&v->mu);
+    return provable ? vd_audit_challenge(v, c, &result->commit_root, err) : VD_OK;
+}
+
+/* One by itself. */
+static enum vd_err vd_audit_replay_item(struct vd_verifier *v, const struct vd_audit_item *item,
+                                        struct vd_error *err)
+{
+    const struct vd_verifier_desk *d = item->desk;
+    struct vd_replay_result result;
     uint64_t began = vd_clock_ns();
-    code = vd_replay(d->ctx, d->cache, &d->m.root, &c.job, &result, err);
-    uint64_t took = vd_clock_ns() - began;
-    if (code == VD_OK) {
-        bool stands = result.verdict == VD_REPLAY_OK, provable = vd_verifier_provable(result.verdict);
-        vd_hex_encode(hex, c.receipt_id.b, VD_HASH_BYTES);
-        vd_log_event(&v->log, stands ? VD_LOG_INFO : VD_LOG_WARN,
-                     stands ? "a receipt stands" : "a receipt does NOT stand",
-                     "receipt=%s tokens=%u ms=%llu verdict=%s step=%u", hex,
-                     c.receipt.request.n_prompt + c.receipt.n_output, (unsigned long long)(took / 1000000),
-                     vd_replay_text(result.verdict), result.step);
-        pthread_mutex_lock(&v->mu);
-        v->stats.n_stand += stands;
-        v->stats.n_differ += !stands;
-        v->stats.n_unprovable += !stands && !provable;
-        v->stats.n_tokens += c.receipt.request.n_prompt + c.receipt.n_output;
-        v->stats.replay_ns += took;
-        pthread_mutex_unlock(&v->mu);
-        if (provable)
-            code = vd_audit_challenge(v, &c, &result.commit_root, err);
+    enum vd_err code = vd_replay(d->ctx, d->cache, &d->m.root, &item->c.job, &result, err);
+    return code == VD_OK ? vd_audit_conclude(v, item, &result, vd_clock_ns() - began, err) : code;
+}
+
+/* Takes the tokens over. */
+static enum vd_err vd_audit_replay(struct vd_verifier *v, const struct vd_envelope *e, uint32_t *tokens,
+                                   struct vd_error *err)
+{
+    struct vd_audit_item *item = calloc(1, sizeof *item);
+    if (!item) {
+        free(tokens);
+        return vd_error_set(err, VD_ENOMEM, "no memory for a receipt");
     }
-    vd_game_case_free(&c);
+    enum vd_err code = vd_audit_item_init(v, item, e, tokens, err);
+    if (code == VD_OK && item->desk)
+        code = vd_audit_replay_item(v, item, err);
+    vd_audit_item_free(item);
+    free(item);
     return code;
 }
 
@@ -346,18 +387,85 @@ static bool vd_audit_take(struct vd_verifier *v, struct vd_verifier_task *out)
     return found;
 }
 
-static void vd_audit_one(struct vd_verifier *v, const struct vd_verifier_task *a)
+static void vd_audit_failed(struct vd_verifier *v, const struct vd_verifier_task *a, enum vd_err code,
+                            struct vd_error *err)
 {
-    struct vd_envelope e = {0};
+    if (code == VD_OK || code == VD_ECANCELLED)
+        return;
+    err->code = code;
+    vd_audit_again(v, *a, err);
+}
+
+/* Those of one model among the items from `first` on, in one pass. Where the pass fails, each by itself: one
+ * that needs more memory than there is must not keep the others from being audited. */
+static void vd_audit_replay_model(struct vd_verifier *v, struct vd_audit_item *item, size_t n, size_t first)
+{
+    const struct vd_verifier_desk *d = item[first].desk;
+    struct vd_proof_job job[VD_VERIFIER_TOGETHER_MAX];
+    struct vd_replay_result result[VD_VERIFIER_TOGETHER_MAX];
+    size_t which[VD_VERIFIER_TOGETHER_MAX], n_jobs = 0;
     struct vd_error err;
-    uint32_t *tokens = NULL;
-    enum vd_err code = vd_audit_fetch(v, a, &e, &tokens, &err);
-    if (code == VD_OK)
-        code = vd_audit_replay(v, &e, tokens, &err);
-    if (code != VD_OK && code != VD_ECANCELLED) {
-        err.code = code;
-        vd_audit_again(v, *a, &err);
+    for (size_t i = first; i < n; i++)
+        if (item[i].desk == d) {
+            job[n_jobs] = item[i].c.job;
+            which[n_jobs++] = i;
+        }
+    uint64_t began = vd_clock_ns();
+    bool together =
+        n_jobs > 1 && vd_replay_many(d->ctx, d->cache, &d->m.root, job, n_jobs, result, &err) == VD_OK;
+    uint64_t took = (vd_clock_ns() - began) / n_jobs;
+    for (size_t k = 0; k < n_jobs; k++) {
+        struct vd_audit_item *one = &item[which[k]];
+        enum vd_err code =
+            together ? vd_audit_conclude(v, one, &result[k], took, &err) : vd_audit_replay_item(v, one, &err);
+        vd_audit_failed(v, &one->task, code, &err);
+        vd_audit_item_free(one);
     }
+}
+
+/* The next receipts that are due, as many as may go together. Returns how many were taken off the queue. */
+static size_t vd_audit_gather(struct vd_verifier *v, struct vd_audit_item *item, size_t *n)
+{
+    size_t n_taken = 0;
+    uint64_t n_pos = 0;
+    bool moved = false;
+    struct vd_verifier_task a;
+    *n = 0;
+    while (*n < VD_VERIFIER_TOGETHER_MAX && n_pos < VD_VERIFIER_TOGETHER_POS && !moved &&
+           vd_audit_take(v, &a)) {
+        struct vd_envelope e = {0};
+        struct vd_error err;
+        uint32_t *tokens = NULL;
+        n_taken++;
+        item[*n].task = a;
+        enum vd_err code = vd_audit_fetch(v, &a, &e, &tokens, &err);
+        if (code == VD_OK)
+            code = vd_audit_item_init(v, &item[*n], &e, tokens, &err);
+        vd_audit_failed(v, &a, code, &err);
+        if (code == VD_OK && item[*n].desk) {
+            n_pos += vd_receipt_n_steps(&item[*n].c.receipt);
+            ++*n;
+        }
+        pthread_mutex_lock(&v->mu);
+        moved = v->moved; /* a move has a clock */
+        pthread_mutex_unlock(&v->mu);
+    }
+    return n_taken;
+}
+
+/* Whether there was anything to do. */
+static bool vd_audit_some(struct vd_verifier *v)
+{
+    size_t n, n_taken;
+    struct vd_audit_item *item = calloc(VD_VERIFIER_TOGETHER_MAX, sizeof *item);
+    if (!item)
+        return false; /* the queue stays as it is */
+    n_taken = vd_audit_gather(v, item, &n);
+    for (size_t i = 0; i < n; i++)
+        if (item[i].desk)
+            vd_audit_replay_model(v, item, n, i);
+    free(item);
+    return n_taken > 0;
 }
 
 /* ---- Disputes ---- */
@@ -542,7 +650,6 @@ void *vd_verifier_auditor(void *verifier)
     bool resumed = false;
     pthread_mutex_lock(&v->mu);
     while (!v->stopping) {
-        struct vd_verifier_task a;
         bool moved = v->moved;
         v->moved = false;
         pthread_mutex_unlock(&v->mu);
@@ -552,9 +659,7 @@ void *vd_verifier_auditor(void *verifier)
             vd_audit_look_at_all(v);
         if (moved || vd_clock_ms() >= save_at)
             vd_duty_look_at_all(v);
-        bool worked = vd_audit_take(v, &a);
-        if (worked)
-            vd_audit_one(v, &a);
+        bool worked = vd_audit_some(v);
         if (vd_clock_ms() >= save_at) {
             vd_audit_save_height(v, &saved);
             save_at = vd_clock_ms() + VD_VERIFIER_TICK_MS;

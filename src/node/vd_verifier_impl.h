@@ -20,7 +20,9 @@ enum {
     VD_VERIFIER_QUEUE_MAX =
         1 << 16, /* receipts drawn and not replayed yet; more are passed over, and counted */
     VD_VERIFIER_DISPUTES_MAX = 256,
-    VD_VERIFIER_DUTIES_MAX = 1024, /* audits that it is drawn for; more are taken up when some are over */
+    VD_VERIFIER_DUTIES_MAX = 1024,   /* audits that it is drawn for; more are taken up when some are over */
+    VD_VERIFIER_TOGETHER_MAX = 32,   /* receipts replayed in one pass, */
+    VD_VERIFIER_TOGETHER_POS = 4096, /* or of so many positions: moves wait for its end */
     VD_VERIFIER_FETCH_MS = 10000,
     VD_VERIFIER_RETRY_MS = 1000, /* to the next try, and twice as long after each, */
     VD_VERIFIER_SLOWER_MAX = 3,  /* but not more often than this */

@@ -409,5 +409,7 @@ void vd_verifier_metrics(void *verifier, struct vd_metrics *m)
     vd_metrics_put(m, "verifier_audit_slashed_micro_total", "counter", "micro-credits slashed as an auditor",
                    s.audit_slashed_micro);
     vd_metrics_put(m, "verifier_replayed_tokens_total", "counter", "tokens replayed", s.n_tokens);
+    vd_metrics_put(m, "verifier_replay_passes_total", "counter", "replays, of one receipt or several at once",
+                   s.n_passes);
     vd_metrics_put(m, "verifier_replay_ns_total", "counter", "nanoseconds of replay", s.replay_ns);
 }

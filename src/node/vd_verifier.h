@@ -54,7 +54,8 @@ struct vd_verifier_stats {
     uint64_t n_links, n_queued;
     uint64_t n_seen, n_sampled, n_stand, n_differ, n_unavailable, n_other_model, n_bad_data, n_unprovable;
     uint64_t n_challenges, n_moves, n_won, n_lost;
-    uint64_t n_tokens, replay_ns; /* of all replays */
+    uint64_t n_tokens, replay_ns; /* of all replays, */
+    uint64_t n_passes;            /* in so many passes: several receipts that wait share one */
     uint64_t won_micro;
     uint64_t n_duties, n_audits, n_audits_missed, n_demands; /* as an auditor: drawn and not closed; closed */
     uint64_t audit_paid_micro, audit_slashed_micro;

@@ -323,6 +323,7 @@ static enum vd_err vd_audit_replay_item(struct vd_verifier *v, const struct vd_a
     struct vd_replay_result result;
     uint64_t began = vd_clock_ns();
     enum vd_err code = vd_replay(d->ctx, d->cache, &d->m.root, &item->c.job, &result, err);
+    vd_audit_count(v, &v->stats.n_passes);
     return code == VD_OK ? vd_audit_conclude(v, item, &result, vd_clock_ns() - began, err) : code;
 }
 
@@ -414,6 +415,8 @@ static void vd_audit_replay_model(struct vd_verifier *v, struct vd_audit_item *i
     bool together =
         n_jobs > 1 && vd_replay_many(d->ctx, d->cache, &d->m.root, job, n_jobs, result, &err) == VD_OK;
     uint64_t took = (vd_clock_ns() - began) / n_jobs;
+    if (together)
+        vd_audit_count(v, &v->stats.n_passes);
     for (size_t k = 0; k < n_jobs; k++) {
         struct vd_audit_item *one = &item[which[k]];
         enum vd_err code =

@@ -729,6 +729,44 @@ static void a_cheat_is_found_and_slashed(void **state)
     assert_int_equal(v.won_micro, 400000);
 }
 
+static bool five_are_judged(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_stand + v.n_differ == 5;
+}
+
+/* What was settled before it came waits for a verifier, which takes it together: the liar is found among the
+ * honest, and only it. */
+static void what_waits_is_replayed_together(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_receipt_record record;
+    struct vd_verifier_stats v;
+    struct vd_error err;
+    struct vd_hash id[5];
+    for (unsigned i = 0; i < 5; i++) {
+        if (i == 0 || i == 4) {
+            vd_worker_stop(f->worker);
+            f->worker = NULL;
+            start_worker(f, i == 4 ? f->cheat : f->honest, f->pool[i == 4]);
+        }
+        ask(f, (struct question){.max_tokens = 10, .price_out = 3});
+        assert_true(f->a.receipt);
+        id[i] = vd_signed_receipt_id(&f->a.signed_receipt);
+        settle_last(f);
+    }
+    start_verifier(f);
+    assert_true(wait_for(five_are_judged, f));
+    assert_true(wait_for(verdict_fell, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_int_equal(v.n_stand, 4);
+    assert_int_equal(v.n_challenges, 1);
+    sure(vd_ledger_client_receipt(f->ledger, &id[4], &record, &err), &err);
+    assert_int_equal(record.status, VD_RECEIPT_VOID);
+    assert_true(v.n_passes < 5);
+}
+
 static bool one_has_bad_data(struct fixture *f)
 {
     struct vd_verifier_stats v;
@@ -982,6 +1020,7 @@ int main(void)
         T(another_worker_goes_on_from_the_tokens_given),
         T(a_prefix_is_reused_within_an_account),
         T(a_cheat_is_found_and_slashed),
+        T(what_waits_is_replayed_together),
         T(data_that_fail_the_check_are_no_reason_to_challenge),
         cmocka_unit_test(only_what_can_be_proved_is_challenged),
         T(an_idle_challenge_costs_its_bond),

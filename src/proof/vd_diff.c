@@ -1,0 +1,262 @@
+/* All unit hashes of both runs are in memory, and the first that differs is the place: no search is needed.
+ * (Nor would a binary one do: a quantiser may swallow a difference, so that units behind it are equal again.)
+ * Then both units are computed operator by operator, and compared byte by byte. */
+#include "vd_diff.h"
+
+#include "vd_num.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- values ---- */
+
+/* How the record's bytes are cut into values, at `offset`: their size, and whether it is a float. */
+static uint32_t value_at(const struct vd_graph_op *op, const struct vd_program *p, uint32_t offset,
+                         bool *is_float)
+{
+    *is_float = false;
+    switch (op->kind) {
+    case VD_OP_QUANT:
+    case VD_OP_QUANT256:
+    case VD_OP_QROW:
+    case VD_OP_VROW:
+        *is_float = offset < 4;
+        return offset < 4 ? 4 : 1;
+    case VD_OP_KROW:
+        *is_float = offset < p->head_dim / 32 * 4;
+        return *is_float ? 4 : 1;
+    case VD_OP_CHUNK:
+        *is_float = offset < 12;
+        return offset < 12 ? 4 : 2;
+    case VD_OP_ROUTE:
+        *is_float = offset % 8 >= 4;
+        return 4;
+    case VD_OP_HIST:
+    case VD_OP_TIE:
+    case VD_OP_MASS:
+        return 8;
+    case VD_OP_MASK_STATE:
+        return 2;
+    case VD_OP_PICK:
+    case VD_OP_DRAW:
+        return offset < 4 ? 4 : 8;
+    case VD_OP_MAX:
+    case VD_OP_GMAX:
+    case VD_OP_THRESHOLD:
+    case VD_OP_TOKEN:
+        return 4;
+    case VD_OP_EMBED:
+    case VD_OP_NORM_PART:
+    case VD_OP_NORM_SCALE:
+    case VD_OP_NORM_MUL:
+    case VD_OP_HEAD_SCALE:
+    case VD_OP_HEAD_MUL:
+    case VD_OP_PART:
+    case VD_OP_SUM:
+    case VD_OP_BIAS:
+    case VD_OP_ROPE:
+    case VD_OP_SCORE:
+    case VD_OP_CHUNK_V:
+    case VD_OP_MERGE:
+    case VD_OP_ATTN:
+    case VD_OP_ADD:
+    case VD_OP_SWIGLU:
+    case VD_OP_GEGLU:
+    case VD_OP_MIX:
+    case VD_OP_CAP:
+    case VD_OP_PENALTY:
+    case VD_OP_LOGIT_BIAS:
+    case VD_OP_MASK:
+        break;
+    }
+    *is_float = true;
+    return 4;
+}
+
+/* Where the value begins that holds this byte of a record. */
+static uint32_t value_start(const struct vd_graph_op *op, const struct vd_program *p, uint32_t byte)
+{
+    bool is_float;
+    uint32_t at = 0, n;
+    while (at + (n = value_at(op, p, at, &is_float)) <= byte)
+        at += n;
+    return at;
+}
+
+void vd_diff_value_text(const struct vd_diff *d, unsigned side, char out[VD_DIFF_VALUE_TEXT_MAX])
+{
+    const uint8_t *v = d->value[side];
+    switch (d->n_value_bytes) {
+    case 1:
+        snprintf(out, VD_DIFF_VALUE_TEXT_MAX, "%d", (int8_t)v[0]);
+        return;
+    case 2:
+        snprintf(out, VD_DIFF_VALUE_TEXT_MAX, "%d", (int16_t)vd_le16_load(v));
+        return;
+    case 8:
+        snprintf(out, VD_DIFF_VALUE_TEXT_MAX, "%" PRIu64, vd_le64_load(v));
+        return;
+    }
+    uint32_t bits = vd_le32_load(v);
+    if (d->is_float)
+        snprintf(out, VD_DIFF_VALUE_TEXT_MAX, "%.9g (bits %08" PRIX32 ")", (double)vd_f32_from_bits(bits),
+                 bits);
+    else
+        snprintf(out, VD_DIFF_VALUE_TEXT_MAX, "%" PRIu32, bits);
+}
+
+/* The first difference of an operator's records; false: there is none. */
+static bool compare_records(struct vd_diff *d, const struct vd_program *p, uint32_t op,
+                            const struct vd_graph_op *what, const uint8_t *a, const uint8_t *b)
+{
+    uint64_t n = what->n_records * what->record_bytes, i = 0;
+    while (i < n && a[i] == b[i])
+        i++;
+    if (i == n)
+        return false;
+    uint32_t byte = (uint32_t)(i % what->record_bytes);
+    d->op = op;
+    d->what = *what;
+    d->record = i / what->record_bytes;
+    d->offset = value_start(what, p, byte);
+    d->n_value_bytes = value_at(what, p, d->offset, &d->is_float);
+    i = d->record * what->record_bytes + d->offset;
+    memcpy(d->value[0], a + i, d->n_value_bytes);
+    memcpy(d->value[1], b + i, d->n_value_bytes);
+    return true;
+}
+
+/* ---- the unit's outputs alone ---- */
+
+struct outputs {
+    const struct vd_trace *t;
+    uint32_t step, unit;
+    uint8_t *row[VD_GRAPH_OUTS_MAX];
+    size_t n_bytes[VD_GRAPH_OUTS_MAX];
+};
+
+static void keep_outputs(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
+                         const float *x)
+{
+    struct outputs *o = arg;
+    unsigned x_at = unit == 0 ? 0 : 2;
+    if (step != o->step || unit != o->unit)
+        return;
+    if (unit > 0) {
+        memcpy(o->row[0], k, o->n_bytes[0]);
+        memcpy(o->row[1], v, o->n_bytes[1]);
+    }
+    for (size_t i = 0; x && i < o->n_bytes[x_at] / 4; i++)
+        vd_le32_store(o->row[x_at] + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
+}
+
+static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
+{
+    (void)arg, (void)step, (void)token, (void)stop;
+}
+
+static enum vd_err read_outputs(struct vd_trace *t, struct outputs *o, const uint8_t *ops, unsigned n,
+                                struct vd_error *err)
+{
+    struct vd_trace_sink sink = {o, keep_outputs, keep_no_token};
+    for (unsigned i = 0; i < n; i++) {
+        struct vd_graph_op op = {0};
+        if (ops[i] != VD_GRAPH_NO_OP)
+            vd_graph_op(&t->graph, o->step, o->unit, ops[i], &op);
+        o->n_bytes[i] = op.n_records * op.record_bytes;
+        o->row[i] = calloc(1, o->n_bytes[i] + 1);
+        if (!o->row[i])
+            return vd_error_set(err, VD_ENOMEM, "no memory for a unit's outputs");
+    }
+    if (o->unit <= t->graph.program->n_layers)
+        return t->source.run(t->source.arg, o->step + 1, &sink, err);
+    memcpy(o->row[n - 1], t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * o->step, o->n_bytes[n - 1]);
+    return VD_OK;
+}
+
+static enum vd_err compare_outputs(struct vd_trace *a, struct vd_trace *b, struct vd_diff *d,
+                                   struct vd_error *err)
+{
+    struct outputs o[2] = {{.step = d->step, .unit = d->unit}, {.step = d->step, .unit = d->unit}};
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    struct vd_graph_op op;
+    unsigned n = vd_graph_outs(&a->graph, d->step, d->unit, ops);
+    enum vd_err e = read_outputs(a, &o[0], ops, n, err);
+    if (e == VD_OK)
+        e = read_outputs(b, &o[1], ops, n, err);
+    for (unsigned i = 0; e == VD_OK && i < n; i++) {
+        if (ops[i] == VD_GRAPH_NO_OP || o[0].n_bytes[i] != o[1].n_bytes[i])
+            continue;
+        vd_graph_op(&a->graph, d->step, d->unit, ops[i], &op);
+        if (compare_records(d, a->graph.program, ops[i], &op, o[0].row[i], o[1].row[i]))
+            break;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        free(o[0].row[i]);
+        free(o[1].row[i]);
+    }
+    return e;
+}
+
+/* ---- the whole ---- */
+
+/* Do addresses mean the same in both? Weight types may differ, and with them which quantisers are there. */
+static bool same_shape(const struct vd_graph *a, const struct vd_graph *b)
+{
+    const struct vd_program *p = a->program, *q = b->program;
+    return a->job.n_steps == b->job.n_steps && a->job.n_prompt == b->job.n_prompt &&
+           p->n_layers == q->n_layers && p->width == q->width && p->n_heads == q->n_heads &&
+           p->n_kv_heads == q->n_kv_heads && p->head_dim == q->head_dim && p->ff_width == q->ff_width &&
+           p->vocab == q->vocab && p->n_experts == q->n_experts && p->n_used == q->n_used &&
+           p->window == q->window;
+}
+
+static enum vd_err compare_operators(const struct vd_trace *a, const struct vd_trace *b, struct vd_diff *d,
+                                     struct vd_error *err)
+{
+    const struct vd_trace_unit_data *u = &a->u, *w = &b->u;
+    for (uint32_t o = 0; o < u->n_ops && o < w->n_ops; o++) {
+        const struct vd_graph_op *x = &u->op[o], *y = &w->op[o];
+        if (x->n_records == 0 || y->n_records == 0)
+            continue; /* absent in one: what reads the other instead will differ */
+        if (x->n_records != y->n_records || x->record_bytes != y->record_bytes)
+            return vd_error_set(err, VD_EUSE, "%s has other records in the two models", vd_op_name(x->kind));
+        if (compare_records(d, a->graph.program, o, x, u->records[o], w->records[o]))
+            return VD_OK;
+    }
+    return vd_error_set(err, VD_EINTERNAL, "step %u, unit %u: other hashes of the same records", d->step,
+                        d->unit);
+}
+
+/* VD_OK with *foreign set: this machine's rows are not src/num's. */
+static enum vd_err load(struct vd_trace *t, const struct vd_diff *d, bool *foreign, struct vd_error *err)
+{
+    enum vd_err e = vd_trace_load(t, d->step, d->unit, err);
+    *foreign = e == VD_EINTERNAL;
+    return *foreign ? VD_OK : e;
+}
+
+enum vd_err vd_diff_find(struct vd_trace *a, struct vd_trace *b, struct vd_diff *out, struct vd_error *err)
+{
+    *out = (struct vd_diff){0};
+    if (!same_shape(&a->graph, &b->graph))
+        return vd_error_set(err, VD_EUSE,
+                            "the two models have not the same sizes: no position of one is one of the other");
+    for (uint32_t s = 0; s < a->graph.job.n_steps && !out->differ; s++)
+        for (uint32_t u = 0; u < vd_graph_units(&a->graph, s) && !out->differ; u++)
+            if (!vd_hash_eq(&a->unit[(size_t)s * a->n_units + u], &b->unit[(size_t)s * b->n_units + u])) {
+                out->differ = true;
+                out->step = s;
+                out->unit = u;
+            }
+    if (!out->differ)
+        return VD_OK;
+    enum vd_err e = load(a, out, &out->foreign[0], err);
+    if (e == VD_OK)
+        e = load(b, out, &out->foreign[1], err);
+    if (e != VD_OK)
+        return e;
+    return out->foreign[0] || out->foreign[1] ? compare_outputs(a, b, out, err)
+                                              : compare_operators(a, b, out, err);
+}

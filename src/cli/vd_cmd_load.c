@@ -248,3 +248,32 @@ enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_b
     *n_ids = out.n;
     return VD_OK;
 }
+
+enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash *root, char out[VD_PATH_MAX],
+                                 struct vd_error *err)
+{
+    char hex[65];
+    struct vd_cmd_models m;
+    bool found = false;
+    enum vd_err e = vd_cmd_models_list(&m, err);
+    if (e != VD_OK)
+        return e;
+    for (size_t i = 0; !found && i < m.n; i++) {
+        struct vd_cmd_engine g;
+        struct vd_hash of_file;
+        memcpy(out, m.path[i], strlen(m.path[i]) + 1);
+        if (vd_cmd_engine_open(&g, cli, out, NULL) != VD_OK)
+            continue;
+        found = vd_model_root(g.model, g.pool, &of_file, NULL) == VD_OK && vd_hash_eq(&of_file, root);
+        vd_cmd_engine_close(&g);
+    }
+    vd_hex_encode(hex, root->b, VD_HASH_BYTES);
+    e = found ? VD_OK
+              : vd_error_set(err, VD_ENOTFOUND,
+                             "signatures and tokens are good, but none of the %zu files that `veridem model "
+                             "list` lists is the model %s; --model FILE names one, --no-replay is content "
+                             "with this",
+                             m.n, hex);
+    vd_cmd_models_free(&m);
+    return e;
+}

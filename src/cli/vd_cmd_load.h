@@ -71,6 +71,10 @@ void vd_cmd_engine_close(struct vd_cmd_engine *g);
 /* What guesses, as --spec and --draft say; for commands that have VD_CMD_OPTS_GUESS. */
 enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err);
 
+/* The path of the listed model file that has this root. VD_ENOTFOUND. */
+enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash *root, char out[VD_PATH_MAX],
+                                 struct vd_error *err);
+
 /* Ids of a text; free() *ids. */
 enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_bytes, unsigned flags,
                           uint32_t **ids, size_t *n_ids, struct vd_error *err);

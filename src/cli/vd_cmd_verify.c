@@ -1,5 +1,5 @@
 /* veridem verify: does this receipt stand? First what needs no model (signatures, salt, tokens, price), then
- * the replay. */
+ * the replay, of all of it or of some positions. */
 #include "vd_bytes.h"
 #include "vd_clock.h"
 #include "vd_cmd.h"
@@ -18,7 +18,8 @@ struct vd_verify {
     uint32_t *tokens;
     struct vd_receipt receipt;
     struct vd_hash id;
-    bool replayed;
+    bool replayed, part; /* part: positions first .. last only */
+    uint32_t first, last;
     struct vd_replay_result result;
     double replay_s, load_s;
 };
@@ -43,34 +44,25 @@ static enum vd_err vd_verify_read(struct vd_verify *v, const char *path, struct 
     return vd_error_set(err, VD_EFALSE, "the receipt is not valid: %s", vd_receipt_verdict_text(verdict));
 }
 
-/* The file among the models that has the receipt's root. */
-static enum vd_err vd_verify_find_model(struct vd_verify *v, char out[VD_PATH_MAX], struct vd_error *err)
+/* --positions A..B, or A alone. */
+static enum vd_err vd_verify_positions(struct vd_verify *v, struct vd_error *err)
 {
-    char hex[65];
-    struct vd_cmd_models m;
-    bool found = false;
-    enum vd_err e = vd_cmd_models_list(&m, err);
-    if (e != VD_OK)
-        return e;
-    for (size_t i = 0; !found && i < m.n; i++) {
-        struct vd_cmd_engine g;
-        struct vd_hash root;
-        memcpy(out, m.path[i], strlen(m.path[i]) + 1);
-        if (vd_cmd_engine_open(&g, v->cli, out, NULL) != VD_OK)
-            continue;
-        found = vd_model_root(g.model, g.pool, &root, NULL) == VD_OK &&
-                vd_hash_eq(&root, &v->receipt.request.model_root);
-        vd_cmd_engine_close(&g);
-    }
-    vd_hex_encode(hex, v->receipt.request.model_root.b, VD_HASH_BYTES);
-    e = found ? VD_OK
-              : vd_error_set(err, VD_ENOTFOUND,
-                             "signatures and tokens are good, but none of the %zu files that `veridem model "
-                             "list` lists is the model %s; --model FILE names one, --no-replay is content "
-                             "with this",
-                             m.n, hex);
-    vd_cmd_models_free(&m);
-    return e;
+    const char *text = vd_cli_text(v->cli, "positions", NULL);
+    unsigned long long a, b;
+    char end;
+    if (!text)
+        return VD_OK;
+    if (sscanf(text, "%9llu%c", &a, &end) == 1)
+        b = a;
+    else if (sscanf(text, "%9llu..%9llu%c", &a, &b, &end) != 2)
+        a = 1, b = 0;
+    if (strspn(text, "0123456789.") != strlen(text) || a > b)
+        return vd_error_set(err, VD_EUSE,
+                            "--positions wants A..B with A not above B, as in 127..130, not %.40s", text);
+    v->part = true;
+    v->first = (uint32_t)a;
+    v->last = (uint32_t)b;
+    return VD_OK;
 }
 
 static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, struct vd_error *err)
@@ -94,7 +86,9 @@ static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, stru
     if (e == VD_OK)
         e = vd_kv_pool_create(&cache, g.model, (size_t)1 << 30, err);
     uint64_t loaded = vd_clock_ns();
-    if (e == VD_OK)
+    if (e == VD_OK && v->part)
+        e = vd_replay_part(ctx, cache, &root, &job, v->first, v->last, &v->result, err);
+    else if (e == VD_OK)
         e = vd_replay(ctx, cache, &root, &job, &v->result, err);
     v->replayed = e == VD_OK;
     v->load_s = (double)(loaded - began) / 1e9;
@@ -118,8 +112,16 @@ static void vd_verify_print_json(const struct vd_verify *v)
         (json_int_t)v->receipt.n_output, "finish", vd_finish_name(v->receipt.finish), "amount_micro",
         (json_int_t)v->receipt.amount.micro, "signatures_valid", 1, "replayed", v->replayed);
     if (v->replayed) {
-        json_object_set_new(a, "stands", json_boolean(stands));
-        json_object_set_new(a, "verdict", json_string(vd_replay_text(v->result.verdict)));
+        if (v->part) {
+            json_object_set_new(a, "first_position", json_integer(v->first));
+            json_object_set_new(a, "last_position", json_integer(v->last));
+            json_object_set_new(a, "part_stands", json_boolean(stands));
+        } else {
+            json_object_set_new(a, "stands", json_boolean(stands));
+        }
+        json_object_set_new(
+            a, "verdict",
+            json_string(v->part && stands ? "the part stands" : vd_replay_text(v->result.verdict)));
         json_object_set_new(a, "replay_s", json_real(v->replay_s));
         json_object_set_new(a, "load_s", json_real(v->load_s));
         if (v->result.verdict == VD_REPLAY_TOKEN || v->result.verdict == VD_REPLAY_STOP)
@@ -143,9 +145,20 @@ static void vd_verify_print(const struct vd_verify *v)
     fprintf(out, "signatures  valid; salt, prompt and answer are the signed ones\n");
     if (!v->replayed)
         return;
-    uint32_t n = v->receipt.request.n_prompt + v->receipt.n_output;
+    uint32_t p = v->receipt.request.n_prompt, n = v->part ? v->last + 1 : p + v->receipt.n_output;
     fprintf(out, "replay      %u tokens in %.3f s (%.0f/s)\n", n, v->replay_s, n / v->replay_s);
-    fprintf(out, "verdict     %s\n", vd_replay_text(v->result.verdict));
+    if (v->part && v->result.verdict == VD_REPLAY_OK) {
+        uint32_t first = v->first + 1 > p ? v->first + 1 - p : 0, last = v->last + 1 - p;
+        fprintf(
+            out,
+            "verdict     output tokens %u..%u are what the model chooses after the receipt's tokens before "
+            "them;\n"
+            "            the other tokens and the commit root were not looked at: this does not say that the "
+            "receipt stands\n",
+            first, last);
+    } else {
+        fprintf(out, "verdict     %s\n", vd_replay_text(v->result.verdict));
+    }
 }
 
 static enum vd_err vd_verify_verdict(const struct vd_verify *v, struct vd_error *err)
@@ -171,10 +184,12 @@ static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
     if (!v)
         return vd_error_set(err, VD_ENOMEM, "no memory to verify");
     v->cli = cli;
-    enum vd_err e = vd_verify_read(v, cli->arg[0], err);
+    enum vd_err e = vd_verify_positions(v, err);
+    if (e == VD_OK)
+        e = vd_verify_read(v, cli->arg[0], err);
     if (e == VD_OK && !vd_cli_has(cli, "no-replay")) {
         if (!model) {
-            e = vd_verify_find_model(v, found, err);
+            e = vd_cmd_model_of_root(cli, &v->receipt.request.model_root, found, err);
             model = found;
         }
         if (e == VD_OK)
@@ -195,6 +210,10 @@ static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
 static const struct vd_cli_opt vd_verify_opts[] = {
     {"model", 'm', "MODEL", "the model (default: the listed file with the receipt's root)", false},
     {"no-replay", 0, NULL, "only what needs no model: signatures, salt, tokens, price", false},
+    {"positions", 0, "A..B",
+     "replay only these positions of prompt and output (from 0; output token i is chosen at position "
+     "prompt tokens - 1 + i)",
+     false},
     VD_CMD_OPTS_COMPUTE,
     {0},
 };
@@ -213,7 +232,11 @@ const struct vd_cmd vd_cmd_verify = {
         "and where it differs; 3: it could not be checked, or is not a receipt. --json says {\"stands\": "
         "true "
         "or\n"
-        "false, \"verdict\", ...} for 0 and 1.",
+        "false, \"verdict\", ...} for 0 and 1. --positions shows less and is cheaper: what is chosen at "
+        "these "
+        "positions, given\n"
+        "the receipt's own tokens before them, and not that the receipt stands; --json then says "
+        "{\"part_stands\": ...}.",
     .opts = vd_verify_opts,
     .min_args = 1,
     .max_args = 1,

@@ -255,6 +255,29 @@ def test_receipts():
         assert "not a receipt" in run("verify", spoilt, status=3)[1]
 
 
+def test_parts_and_differences():
+    path, other = HOME / "a.receipt", HOME / "other.gguf"
+    run("run", "SmolLM2", "-p", "What is a ledger?", "-n", "8", "--receipt", path)
+    n = run_json("verify", path, "--no-replay")
+    first, last = n["prompt_tokens"] - 1, n["prompt_tokens"] + n["output_tokens"] - 2
+    part = run_json("verify", path, "--positions", f"{first + 1}..{last}")
+    assert part["part_stands"] and "stands" not in part
+    assert "does not say that the receipt stands" in run("verify", path, "--positions", str(first))[0]
+    run("verify", path, "--positions", f"0..{first - 1}", status=2)
+    run("verify", path, "--positions", "7..x", status=2)
+    assert run_json("diff", path, "--against-kernel", "scalar")["equal"]
+    run("diff", path, status=2)
+    other.write_bytes(MODEL.read_bytes())
+    with open(other, "r+b") as f:
+        f.seek(60_000_000)
+        byte = f.read(1)
+        f.seek(60_000_000)
+        f.write(bytes([byte[0] ^ 0x77]))
+    found = run_json("diff", path, "--against", other, status=1)
+    assert found["operator"] == "PART" and found["values"][0] != found["values"][1], found
+    other.unlink()
+
+
 def test_run_refuses_before_it_works():
     ask = ["run", "SmolLM2", "-p", "Hi", "-n", "2"]
     assert not run(*ask, "--receipt", HOME / "nonexist" / "x", status=3)[0]
@@ -295,7 +318,7 @@ def main():
         for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
                      test_a_ledger_and_what_is_in_its_way, test_a_gateways_keys_are_found, test_model_fetch,
                      need_model, test_text, test_the_same_bits_everywhere,
-                     test_receipts, test_run_refuses_before_it_works, test_receipt_has_two_forms, test_bench):
+                     test_receipts, test_parts_and_differences, test_run_refuses_before_it_works, test_receipt_has_two_forms, test_bench):
             began = time.monotonic()
             test()
             print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

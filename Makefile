@@ -28,6 +28,7 @@ test: ## everything CI runs: unit, fuzz smoke, sanitizers, processes; < 15 min w
 	@scripts/setup build test cross
 	@scripts/build
 	@scripts/fetch-model
+	@scripts/fetch-model gemma3
 	@$(CTEST)
 
 build: ## build/veridem, optimised
@@ -38,6 +39,7 @@ bench: ## speed of the engine and of replay; peers too when given (bench/README.
 	@scripts/setup build test
 	@scripts/build
 	@scripts/fetch-model
+	@scripts/fetch-model gemma3
 	@bench/run
 
 fuzz: ## each fuzz target for SECONDS (60) seconds, from its corpus
@@ -48,6 +50,7 @@ soak: ## the long forms of the crash, fuzz, load and tamper tests; up to 80 min
 	@scripts/setup build test cross
 	@scripts/build
 	@scripts/fetch-model
+	@scripts/fetch-model gemma3
 	@scripts/soak
 
 format: ## clang-format over the tree

@@ -6,6 +6,7 @@
 #include "vd_model_internal.h"
 
 #include "vd_gguf.h"
+#include "vd_memory.h"
 #include "vd_wtype.h"
 
 #include <assert.h>
@@ -218,6 +219,11 @@ static enum vd_err map_packed(struct vd_model *m, struct vd_error *err)
     if (rc != VD_OK)
         return rc;
     m->packed_bytes = n + HUGE_BYTES;
+    if (m->packed_bytes > vd_memory_available())
+        return vd_error_set(err, VD_ENOMEM,
+                            "%s: the model takes %zu bytes of memory, and %llu are available; stop what else "
+                            "runs, or use a smaller model",
+                            m->path, m->packed_bytes, (unsigned long long)vd_memory_available());
     m->packed = mmap(NULL, m->packed_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m->packed == MAP_FAILED) {
         m->packed = NULL;
@@ -262,6 +268,7 @@ static void pack_one(void *arg, size_t task, unsigned thread)
     } else if (t->mat) {
         p->m->kern->mat_pack(t->mat, t->r0, t->r1, src);
     }
+    vd_memory_let_go(src, (t->r1 - t->r0) * tensor->row_bytes);
 }
 
 /* The first row of a tensor that holds a non-finite weight. */

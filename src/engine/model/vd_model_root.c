@@ -6,6 +6,7 @@
  * for the same program. Whoever can write into the home folder can replace the binary too, so the cache needs
  * no stronger protection. */
 #include "vd_file.h"
+#include "vd_memory.h"
 #include "vd_merkle.h"
 #include "vd_model.h"
 #include "vd_model_internal.h"
@@ -86,6 +87,7 @@ static enum vd_err compute_leaves(const struct vd_model *m, struct vd_pool *pool
     for (uint32_t i = 0; i < m->program.n_tensors; i++) {
         struct leaf_job j = leaf_job(m, i, leaves);
         hash_tensor(&j, pool);
+        vd_memory_let_go(m->tensors[i].p, m->tensors[i].row_bytes * m->tensors[i].shape.rows);
         struct vd_hash root = vd_merkle_root(leaves, j.n_leaves);
         out[i] = vd_tensor_leaf(i, m->tensors[i].shape, &root);
     }

@@ -60,14 +60,14 @@ static const struct {
     enum vd_wtype mats, embd;
     uint64_t recorded;
 } models[] = {
-    {"llama", VD_WTYPE_Q4_1, VD_WTYPE_Q8_0, 0x70ea71fef020b273},
-    {"llama", VD_WTYPE_BF16, VD_WTYPE_F32, 0x1abb5c5186ac4317},
-    {"llama", VD_WTYPE_Q4_K, VD_WTYPE_Q6_K, 0x8432c5db38ae600d},
-    {"llama-yarn", VD_WTYPE_Q5_1, VD_WTYPE_Q5_0, 0x379ac96d5f6ee992},
-    {"gemma2", VD_WTYPE_Q5_K, VD_WTYPE_Q3_K, 0x58f26157ac38182a},
-    {"qwen3moe", VD_WTYPE_Q4_0, VD_WTYPE_F16, 0x5972cf5f1056742c},
-    {"phi3-long", VD_WTYPE_IQ4_XS, VD_WTYPE_Q2_K, 0xdb08362c6cb11607},
-    {"qwen2", VD_WTYPE_MXFP4, VD_WTYPE_IQ4_NL, 0x9338425debf63d87},
+    {"llama", VD_WTYPE_Q4_1, VD_WTYPE_Q8_0, 0x3d6874edac1d9127},
+    {"llama", VD_WTYPE_BF16, VD_WTYPE_F32, 0x72f984a309abf26d},
+    {"llama", VD_WTYPE_Q4_K, VD_WTYPE_Q6_K, 0x822dda40619f302f},
+    {"llama-yarn", VD_WTYPE_Q5_1, VD_WTYPE_Q5_0, 0xd552bb87b2507675},
+    {"gemma2", VD_WTYPE_Q5_K, VD_WTYPE_Q3_K, 0x0de2d01e402149e9},
+    {"qwen3moe", VD_WTYPE_Q4_0, VD_WTYPE_F16, 0xacf11a098bb0e795},
+    {"phi3-long", VD_WTYPE_IQ4_XS, VD_WTYPE_Q2_K, 0xee2f06d1560f77ab},
+    {"qwen2", VD_WTYPE_MXFP4, VD_WTYPE_IQ4_NL, 0x760ba7c96d5c92aa},
 };
 
 /* The file of model i, to be unlinked. */

@@ -46,6 +46,9 @@ struct vd_toy_job {
     enum vd_finish finish;
     struct vd_controls controls;
     struct vd_toy_lie lie;
+    /* Another way to lie (vd_tamper.h); as vd_trace_source's after_op. */
+    void (*after)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
+    void *after_arg;
     uint8_t *rows[8][TOY_MAX_POS]; /* of a unit and step: X floats, K and V records; NULL: not run yet */
     uint8_t token[TOY_MAX_POS][VD_TOKEN_RECORD_BYTES];
 };
@@ -325,6 +328,8 @@ static inline void toy_after_op(void *arg, uint32_t step, uint32_t unit, uint32_
 {
     const struct vd_toy_job *j = arg;
     const struct vd_toy_lie *lie = &j->lie;
+    if (j->after)
+        j->after(j->after_arg, step, unit, op, records, n_bytes);
     if (!lie->on || step != lie->step || unit != lie->unit)
         return;
     if (op == lie->op)

@@ -1,0 +1,148 @@
+"""Units, operators and records of a job (docs/spec/proof.md, section 2)."""
+
+from program import WTYPES
+
+ROW = -1  # instead of an operator: the X row of the unit before
+KROW, VROW, LAST_ADD = 21, 22, 57
+
+
+class Op:
+    def __init__(self, kind, n, size, leaf, src, **more):
+        self.kind, self.n, self.size, self.leaf, self.src = kind, n, size, leaf, src
+        self.__dict__.update(more)
+
+    def leaves(self):
+        return -(-self.n // self.leaf)
+
+
+class Unit:
+    """The operators of a unit, absent ones with n = 0; sources are those that are read."""
+
+    def __init__(self, claim, step, unit):
+        self.claim, self.p, self.step, self.unit, self.ops = claim, claim.program, step, unit, []
+        self.tile_logits = 4096
+        if unit == 0:
+            self.put('EMBED', self.p.d, src=None)
+        elif unit <= self.p.n_layers:
+            self.block(unit - 1)
+            if unit == self.p.n_layers and step < claim.p - 1:
+                del self.ops[VROW + 1:]
+        else:
+            self.head()
+
+    def put(self, kind, n, size=4, leaf=1024, src=ROW, here=True, **more):
+        for name in ('src', 'src2', 'scale', 'route'):
+            if name == 'src':
+                src = self.real(src)
+            elif name in more:
+                more[name] = self.real(more[name])
+        self.ops.append(Op(kind, n if here else 0, size, leaf, src, **more))
+        return len(self.ops) - 1
+
+    def real(self, i):
+        while i is not None and i != ROW and self.ops[i].n == 0:
+            i = self.ops[i].src
+        return i
+
+    def norm(self, src, tensor, here=True):
+        d = self.p.d
+        part = self.put('NORM_PART', -(-d // 512), src=src, here=here, cols=d)
+        scale = self.put('NORM_SCALE', 1, leaf=1, src=part, here=here, cols=d)
+        return self.put('NORM_MUL', d, src=src, here=here, scale=scale, tensor=tensor)
+
+    def quants(self, src, k, tensors):
+        """The two quantisers of a vector; {block of a weight type: the operator that holds what it reads}."""
+        blocks = {min(WTYPES[t.type].block, 256) for t in tensors if t}
+        q = self.put('QUANT', k // 32, 36, 64, src, 32 in blocks)
+        q256 = self.put('QUANT256', k // 256, 260, 8, src, 256 in blocks)
+        return {1: src, 32: q, 256: q256}
+
+    def product(self, vector, tensor, rows, here=True, **experts):
+        cols = tensor.cols if tensor else 1
+        src = vector[WTYPES[tensor.type].block] if tensor else vector[1]
+        part = self.put('PART', rows * -(-cols // 512), src=src, here=here, tensor=tensor, rows=rows, cols=cols, **experts)
+        return self.put('SUM', rows, src=part, here=here, cols=cols)
+
+    def block(self, l):
+        p, t = self.p, self.p.layer[l]
+        d, H, G, D, U, F = p.d, p.H, p.G, p.D, p.U, p.F
+        flags = p.layer_flags[l]
+        x = self.norm(ROW, t['attn_norm'])
+        vector = self.quants(x, d, (t['q'], t['k'], t['v']))
+        proj = []
+        for name, rows in (('q', H * D), ('k', G * D), ('v', G * D)):
+            y = self.product(vector, t[name], rows)
+            proj.append(self.put('BIAS', rows, src=y, here=bool(p.qkv_bias), tensor=t.get(name + '_bias')))
+        for i, (name, heads) in enumerate((('q_norm', H), ('k_norm', G))):
+            scale = self.put('HEAD_SCALE', heads, src=proj[i], here=bool(p.qk_norm))
+            proj[i] = self.put('HEAD_MUL', heads * D, src=proj[i], here=bool(p.qk_norm), scale=scale, tensor=t.get(name))
+        table = 1 if flags & 2 else 0
+        q, k = (self.put('ROPE', heads * D, src=proj[i], table=table) for i, heads in ((0, H), (1, G)))
+        q = self.put('QROW', H * D // 32, 36, 64, q)
+        self.put('KROW', G, 4 * (D // 32) + D, 1, k)
+        self.put('VROW', G, 4 + D, 1, proj[2])
+        self.end = self.step + 1
+        self.begin = max(0, self.end - p.window) if flags & 1 else 0
+        self.n_keys = self.end - self.begin
+        self.first_chunk = self.begin // 64
+        self.C = self.step // 64 - self.first_chunk + 1
+        score = self.put('SCORE', H * self.n_keys, leaf=256, src=q)
+        chunk = self.put('CHUNK', H * self.C, 12 + 128, 16, score)
+        chunk_v = self.put('CHUNK_V', H * self.C, 4 * D, 1024 // D, chunk)
+        merge = self.put('MERGE', H * self.C, 8 + 4 * D, 1024 // D, chunk, src2=chunk_v)
+        attn = self.put('ATTN', H * D, src=merge)
+        y = self.product(self.quants(attn, H * D, (t['o'],)), t['o'], d)
+        y = self.norm(y, t.get('post_attn'), bool(p.post_norms))
+        middle = self.put('ADD', d, src=ROW, src2=y)
+        x = self.norm(middle, t['ffn_norm'])
+        vector = self.quants(x, d, (t.get('router'), t['gate'], t['up']))
+        y = self.product(vector, t.get('router'), p.E, bool(p.E))
+        route = self.put('ROUTE', 1, 8 * U, 1, y, bool(p.E))
+        experts = {'route': route, 'per_expert': F, 'slot_minor': False} if p.E else {}
+        gate = self.product(vector, t['gate'], U * F, **experts)
+        up = self.product(vector, t['up'], U * F, **experts)
+        act = self.put('ACT', U * F, src=gate, src2=up)
+        if p.E:
+            experts = {'route': route, 'per_expert': d, 'slot_minor': True}
+        y = self.product(self.quants(act, U * F, (t['down'],)), t['down'], U * d, **experts)
+        y = self.put('MIX', d, src=y, here=bool(p.E), route=route)
+        y = self.norm(y, t.get('post_ffn'), bool(p.post_norms))
+        self.put('ADD', d, src=middle, src2=y)
+
+    def head(self):
+        p, c = self.p, self.claim
+        V, T = p.V, -(-p.V // 4096)
+        x = self.norm(ROW, p.output_norm)
+        y = self.product(self.quants(x, p.d, (p.output,)), p.output, V)
+        y = self.put('CAP', V, src=y, here=p.logit_cap != 0)
+        y = self.put('PENALTY', V, src=y, here=c.penalties)
+        y = self.put('LOGIT_BIAS', V, src=y, here=c.bias_hash is not None)
+        state = self.put('MASK_STATE', 1, 64, 1, None, c.mask_hash is not None)
+        y = self.put('MASK', V, src=y, here=c.mask_hash is not None, state=state)
+        self.mask_state = state
+        logits = self.real(y)
+        top = self.put('MAX', T, 12, 256, logits)
+        self.gmax = gmax = self.put('GMAX', 1, 12, 1, top)
+        cut = mass = draw = None
+        if c.T > 0:
+            for mode, on in (('k', 0 < c.k < V), ('p', c.top_p < 10 ** 6)):
+                if not on:
+                    continue
+                pick = None
+                for level in range(8):
+                    hist = self.put('HIST', T, 128, 32, logits, mode=mode, level=level, pick=pick, cut=cut)
+                    pick = self.put('PICK', 1, 12, 1, hist, mode=mode, level=level, pick=pick)
+                tie = self.put('TIE', T, 8, 512, logits, pick=pick)
+                cut = self.put('THRESHOLD', 1, 8, 1, logits, mode=mode, pick=pick, tie=tie)
+            mass = self.put('MASS', T, 8, 512, logits, cut=cut)
+            draw = self.put('DRAW', 1, 12, 1, mass)
+        self.put('TOKEN', 1, 8, 1, logits, cut=cut, draw=draw)
+
+
+def n_units(claim, step):
+    return claim.program.n_layers + (2 if step >= claim.p - 1 else 1)
+
+
+def has_x(claim, step, unit):
+    """Whether a unit has an X row."""
+    return unit < claim.program.n_layers or step >= claim.p - 1

@@ -1,7 +1,7 @@
-/* Matrix products with AVX2; quantised types in vd_kern_mat_ymm.h. */
+/* Matrix products with AVX2; quantised types in vd_kern_mat_ymm.inc. */
 #define VD_YMM_VNNI   0
 #define VD_YMM_MATMUL vd_avx2_matmul
-#include "vd_kern_mat_ymm.h"
+#include "vd_kern_mat_ymm.inc"
 
 /* ---- float weights ---- */
 

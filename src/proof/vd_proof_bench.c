@@ -1,14 +1,21 @@
 /* What proofs cost, on the real model:
  *
- *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--peer-tg TOK_PER_S]
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--peer-tg TOK_PER_S] [--peer-tg32 TOK_PER_S]
  *
- *   generate 128 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
- * roots, signature), alternating in this process: the share of that work, and the paired ratio of the whole
- * runs replay   of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits,
- * alternating in this process: the ratio of the best times; with --peer-tg also against the time in which
- * another engine generates 128 tokens at that rate commit   time per generated position dispute  over 256
- * positions, the lie in one tile of each operator of a middle block and the head: worker moves, largest move
- * and opening, and the referee's time for the tile (best of several)
+ * - generate: 128 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
+ *   roots, signature), alternating in this process: the share of that work, and the paired ratio of the whole
+ *   runs.
+ * - replay: of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
+ *   in this process: the ratio of the best times; with --peer-tg also against the time in which another
+ * engine generates 128 tokens at that rate.
+ * - replay32: of 32 receipts of 128 + 128 tokens in one call, with prompts of their own and with one prompt
+ *   for all, against our own generation of 32 x 128 tokens, 32 at once (greedy; without the prompts), and
+ * with
+ *   --peer-tg32 another engine's at that rate.
+ * - check: of a receipt of 128 + 128 tokens without a model: signatures, fields, price, salt, both roots.
+ * - commit: time per generated position.
+ * - dispute: over 256 positions, the lie in one tile of each operator of a middle block and the head: worker
+ *   moves, largest move and opening, and the referee's time for the tile (best of several).
  */
 #include "vd_clock.h"
 #include "vd_commit.h"
@@ -23,7 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROMPT = 128, OUTPUT = 128, ROWS = 256 };
+enum { PROMPT = 128, OUTPUT = 128, ROWS = 256, MANY = 32, MANY_ROWS = 512, MANY_LOGITS = 256 };
 
 struct bench {
     struct vd_pool *pool;
@@ -36,7 +43,7 @@ struct bench {
     uint8_t salt[VD_SALT_BYTES];
     struct vd_proof_job job;
     unsigned reps;
-    double peer_tg; /* tokens/s; 0: no peer */
+    double peer_tg, peer_tg32; /* tokens/s; 0: no peer */
 };
 
 static void check(enum vd_err e, const struct vd_error *err)
@@ -201,6 +208,146 @@ static void bench_replay(struct bench *b, const char *name, const struct vd_samp
                1e3 * OUTPUT / b->peer_tg, OUTPUT / b->peer_tg / replay);
 }
 
+/* ---- many at once ---- */
+
+struct many {
+    struct vd_ctx *ctx;
+    struct vd_kv_pool *cache;
+    struct vd_receipt receipt[MANY];
+    uint32_t tokens[MANY][PROMPT + OUTPUT];
+    struct vd_proof_job job[MANY];
+    struct vd_replay_result result[MANY];
+};
+
+static void make_many(struct bench *b, struct many *m, bool same_prompt)
+{
+    for (uint32_t i = 0; i < MANY; i++) {
+        for (uint32_t k = 0; k < PROMPT + OUTPUT; k++)
+            m->tokens[i][k] = (k * 7919 + (same_prompt && k < PROMPT ? 0 : i * 104729) + 12345) %
+                              vd_model_program(b->model)->vocab;
+        m->receipt[i] = b->receipt;
+        m->job[i] = b->job;
+        m->job[i].receipt = &m->receipt[i];
+        m->job[i].prompt = m->tokens[i];
+        m->job[i].output = m->tokens[i] + PROMPT;
+    }
+}
+
+static double replay_many_s(struct bench *b, struct many *m, bool same_prompt)
+{
+    struct vd_error err;
+    double best = 1e9;
+    make_many(b, m, same_prompt);
+    for (unsigned i = 0; i < 3 && i < b->reps; i++) {
+        uint64_t t = vd_clock_ns();
+        check(vd_replay_many(m->ctx, m->cache, &b->root, m->job, MANY, m->result, &err), &err);
+        double s = 1e-9 * (double)(vd_clock_ns() - t);
+        best = s < best ? s : best;
+    }
+    return best;
+}
+
+/* One position of every sequence per pass, as a worker with 32 jobs; the prompts are run before. */
+static double decode_many_s(struct bench *b, struct many *m)
+{
+    const struct vd_sampling greedy = {0};
+    struct vd_sampler *sampler = vd_sampler_new(vd_model_program(b->model)->vocab);
+    struct vd_error err;
+    struct vd_kv *kv[MANY];
+    struct vd_row rows[PROMPT];
+    make_many(b, m, false);
+    for (uint32_t i = 0; i < MANY; i++) {
+        check(vd_kv_open(&kv[i], m->cache, &err), &err);
+        for (uint32_t k = 0; k < PROMPT; k++)
+            rows[k] = (struct vd_row){kv[i], k, m->tokens[i][k], 0};
+        check(vd_model_forward(m->ctx, rows, PROMPT, NULL, &err), &err);
+    }
+    uint64_t t = vd_clock_ns();
+    for (uint32_t k = 0; k < OUTPUT; k++) {
+        for (uint32_t i = 0; i < MANY; i++)
+            rows[i] = (struct vd_row){kv[i], PROMPT + k, m->tokens[i][PROMPT + k], VD_ROW_LOGITS};
+        check(vd_model_forward(m->ctx, rows, MANY, NULL, &err), &err);
+        for (uint32_t i = 0; i < MANY; i++)
+            vd_sampler_choose(sampler, vd_model_kern(b->model), vd_ctx_logits(m->ctx, i),
+                              &(struct vd_choice){.sampling = &greedy});
+    }
+    double s = 1e-9 * (double)(vd_clock_ns() - t);
+    for (uint32_t i = 0; i < MANY; i++)
+        vd_kv_close(kv[i]);
+    vd_sampler_free(sampler);
+    return s;
+}
+
+static void bench_many(struct bench *b)
+{
+    const struct vd_sampling greedy = {0};
+    struct many *m = calloc(1, sizeof *m);
+    struct vd_error err;
+    if (!m)
+        exit(3);
+    make_job(b, &greedy);
+    check(vd_ctx_create(&m->ctx, b->model, b->pool, MANY_ROWS, MANY_LOGITS, &err), &err);
+    check(vd_kv_pool_create(&m->cache, b->model, (size_t)1 << 30, &err), &err);
+    double own = 1e9, all = replay_many_s(b, m, false), shared = replay_many_s(b, m, true);
+    for (unsigned i = 0; i < 3 && i < b->reps; i++) {
+        double s = decode_many_s(b, m);
+        own = s < own ? s : own;
+    }
+    printf("replay32       %7.1f ms, one prompt for all %.1f ms; our own 32 at once generate for %.1f ms: "
+           "%.1f and "
+           "%.1f times faster\n",
+           1e3 * all, 1e3 * shared, 1e3 * own, own / all, own / shared);
+    double peer = b->peer_tg32 > 0 ? MANY * OUTPUT / b->peer_tg32 : 0;
+    if (peer > 0)
+        printf("               the peer generates %d x %d tokens in %.1f ms: %.1f and %.1f times faster\n",
+               MANY, OUTPUT, 1e3 * peer, peer / all, peer / shared);
+    vd_kv_pool_destroy(m->cache);
+    vd_ctx_destroy(m->ctx);
+    free(m);
+}
+
+/* ---- without a model ---- */
+
+static void bench_check(struct bench *b)
+{
+    const struct vd_sampling all = {.top_p_micro = 1000000};
+    struct vd_keypair gateway, worker;
+    struct vd_envelope e = {0};
+    struct vd_receipt out;
+    double best = 1e9;
+    uint8_t bytes[VD_SIGNED_RECEIPT_MAX_BYTES];
+    make_job(b, &all);
+    vd_key_generate(&gateway);
+    vd_key_generate(&worker);
+    struct vd_request *q = &b->receipt.request;
+    q->arith_version = VD_ARITH_VERSION;
+    q->gateway = gateway.pub;
+    q->worker = worker.pub;
+    q->sequence = q->valid_until = UINT64_MAX;
+    q->price_in.micro = q->price_out.micro = 1;
+    b->receipt.amount.micro = PROMPT + OUTPUT;
+    e.receipt.body_bytes = vd_receipt_encode(&b->receipt, e.receipt.body, sizeof e.receipt.body);
+    vd_key_sign(&e.receipt.worker_sig, &worker, VD_TAG_RECEIPT, e.receipt.body, e.receipt.body_bytes);
+    vd_key_sign(&e.receipt.gateway_sig, &gateway, VD_TAG_ACCEPT, e.receipt.body, e.receipt.body_bytes);
+    memcpy(e.job_salt, b->salt, VD_SALT_BYTES);
+    e.n_prompt = PROMPT;
+    e.n_output = OUTPUT;
+    e.prompt = b->tokens;
+    e.output = b->tokens + PROMPT;
+    for (unsigned i = 0; i < 200; i++) {
+        uint64_t t = vd_clock_ns();
+        enum vd_receipt_verdict v = vd_envelope_check(&e, &out);
+        if (v != VD_RECEIPT_OK) {
+            fprintf(stderr, "check: %s\n", vd_receipt_verdict_text(v));
+            exit(1);
+        }
+        double us = 1e-3 * (double)(vd_clock_ns() - t);
+        best = us < best ? us : best;
+    }
+    printf("check          %7.1f us for a receipt of %zu bytes with 128 + 128 tokens\n", best,
+           vd_signed_receipt_encode(&e.receipt, bytes, sizeof bytes));
+}
+
 static void bench_commit(struct bench *b)
 {
     uint8_t k[4096], v[4096];
@@ -333,6 +480,8 @@ int main(int argc, char **argv)
             b.reps = (unsigned)atoi(argv[++i]);
         else if (i + 1 < argc && strcmp(argv[i], "--peer-tg") == 0)
             b.peer_tg = atof(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--peer-tg32") == 0)
+            b.peer_tg32 = atof(argv[++i]);
         else
             snprintf(path, sizeof path, "%s", argv[i]);
     }
@@ -348,6 +497,8 @@ int main(int argc, char **argv)
     bench_generate(&b);
     bench_replay(&b, "greedy", &greedy);
     bench_replay(&b, "top-p", &warm);
+    bench_many(&b);
+    bench_check(&b);
     bench_commit(&b);
     bench_dispute(&b);
     vd_kv_pool_destroy(b.cache);

@@ -41,9 +41,10 @@ enum when {
     IF_POST_NORMS,
     IF_EXPERTS,
     IF_LOGIT_CAP,
-    IF_PENALTIES, /* these three are the job's */
+    IF_PENALTIES, /* these four are the job's */
     IF_BIAS,
     IF_MASK,
+    IF_MEAN,
 };
 
 /* src of PART is the QUANT of its vector, after which stands the QUANT256, src2 the vector itself: its
@@ -200,6 +201,19 @@ static const struct row head_rows[H_OPS] = {
     [H_GMAX] = {VD_OP_GMAX, DIM_1, DIM_VOCAB, H_MAX, 0, ALWAYS, 0},
 };
 
+/* Instead of the head. A step that is not the last ends after POOL. */
+enum { P_NORM = 2, P_POOL, P_L2_PART, P_L2, P_VECTOR, P_OPS };
+
+static const struct row pool_rows[P_OPS] = {
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, P_NORM - 2, 0, ALWAYS, 0},
+    [P_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, P_NORM - 1, ALWAYS, 0},
+    [P_POOL] = {VD_OP_POOL, DIM_1, DIM_WIDTH, P_NORM, 0, IF_MEAN, 0},
+    [P_L2_PART] = {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, P_POOL, 0, ALWAYS, 0},
+    [P_L2] = {VD_OP_L2, DIM_1, DIM_WIDTH, P_L2_PART, 0, ALWAYS, 0},
+    [P_VECTOR] = {VD_OP_VECTOR, DIM_1, DIM_WIDTH, P_POOL, P_L2, ALWAYS, 0},
+};
+
 /* Of one threshold search: HIST and PICK per level, TIE, THRESHOLD. */
 enum { M_TIE = 2 * VD_SAMPLE_LEVELS, M_THRESHOLD, M_OPS };
 
@@ -250,6 +264,9 @@ bool vd_graph_valid(const struct vd_graph *g)
 {
     const struct vd_graph_job *j = &g->job;
     uint64_t fed = (uint64_t)j->n_prompt + j->n_output;
+    if (vd_graph_pools(g))
+        return j->n_prompt >= 1 && j->n_prompt <= g->program->ctx && j->n_steps == j->n_prompt &&
+               j->max_tokens == g->program->width && j->n_output == j->max_tokens;
     return j->n_prompt >= 1 && j->max_tokens >= 1 && j->n_output <= j->max_tokens && j->n_steps >= 1 &&
            j->n_steps <= g->program->ctx && (j->n_steps == fed || j->n_steps + UINT64_C(1) == fed);
 }
@@ -271,6 +288,8 @@ uint32_t vd_graph_ops(const struct vd_graph *g, uint32_t step, uint32_t unit)
         return 1;
     if (unit <= g->program->n_layers)
         return is_short(g, step, unit) ? B_VROW + 1 : B_OPS;
+    if (vd_graph_pools(g))
+        return step + 1 == g->job.n_prompt ? P_OPS : P_POOL + 1;
     if (g->job.sampling.temp_micro == 0)
         return H_OPS + 1;
     return H_OPS + M_OPS * (unsigned)(has_top_k(g) + has_top_p(g)) + 3;
@@ -285,6 +304,13 @@ unsigned vd_graph_outs(const struct vd_graph *g, uint32_t step, uint32_t unit, u
         return 3;
     }
     unsigned n = 0;
+    if (unit > 0 && vd_graph_pools(g)) {
+        if (g->job.sampling.pooling == VD_POOLING_MEAN)
+            ops[n++] = P_POOL;
+        if (step + 1 == g->job.n_prompt)
+            ops[n++] = P_VECTOR;
+        return n;
+    }
     if (unit > 0 && g->job.sampling.has_mask)
         ops[n++] = H_STATE;
     ops[n++] = (uint8_t)(vd_graph_ops(g, step, unit) - 1); /* EMBED or TOKEN */
@@ -335,12 +361,16 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_PENALTY:
     case VD_OP_LOGIT_BIAS:
     case VD_OP_MASK:
+    case VD_OP_VECTOR:
         return (struct records){o->cols, 4, 1024};
+    case VD_OP_POOL:
+        return (struct records){o->cols / VD_GRAPH_POOL_ELEMS, 4 * VD_GRAPH_POOL_ELEMS, 1};
     case VD_OP_MASK_STATE:
         return (struct records){1, VD_AUTOMATON_STATE_BYTES, 1};
     case VD_OP_NORM_PART:
         return (struct records){vd_num_segs(o->cols), 4, 1024};
     case VD_OP_NORM_SCALE:
+    case VD_OP_L2:
         return (struct records){1, 4, 1};
     case VD_OP_HEAD_SCALE:
         return (struct records){o->cols / hd, 4, 1024};
@@ -432,6 +462,8 @@ static bool is_present(const struct vd_graph *g, uint32_t unit, const struct row
         return g->job.sampling.has_bias;
     case IF_MASK:
         return g->job.sampling.has_mask;
+    case IF_MEAN:
+        return g->job.sampling.pooling == VD_POOLING_MEAN;
     }
     return false;
 }
@@ -489,6 +521,7 @@ static bool from_row(const struct vd_graph *g, uint32_t step, uint32_t unit, con
         o->src = source(g, unit, rows, r->src);
         o->src2 = source(g, unit, rows, r->src2);
     }
+    o->src_pool = rows == pool_rows && o->src == P_POOL;
     return true;
 }
 
@@ -532,6 +565,8 @@ void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_
         o->cols = p->width;
     } else if (unit <= p->n_layers) {
         present = from_row(g, step, unit, block_rows, op, o);
+    } else if (vd_graph_pools(g)) {
+        present = from_row(g, step, unit, pool_rows, op, o);
     } else if (op < H_OPS) {
         present = from_row(g, step, unit, head_rows, op, o);
     } else {
@@ -637,10 +672,11 @@ static void in_embed(struct ask *a)
     a->in[a->n - 1].dynamic = true;
 }
 
+/* The width is a multiple of VD_GRAPH_POOL_ELEMS, a segment as well. */
 static void in_norm_part(struct ask *a)
 {
-    uint64_t first = a->record * VD_SEG_ELEMS;
-    read_op(a, a->o->src, first, at_most(a->o->cols - first, VD_SEG_ELEMS));
+    uint64_t first = a->record * VD_SEG_ELEMS, each = a->o->src_pool ? VD_GRAPH_POOL_ELEMS : 1;
+    read_op(a, a->o->src, first / each, at_most(a->o->cols - first, VD_SEG_ELEMS) / (uint32_t)each);
 }
 
 static void in_norm_scale(struct ask *a)
@@ -895,6 +931,21 @@ static void in_token(struct ask *a)
     read_logits_dynamic(a);
 }
 
+/* The sum up to the position before, if there is one, then this position's own elements. */
+static void in_pool(struct ask *a)
+{
+    if (a->step > 0)
+        a->in[a->n++] = (struct vd_graph_input){
+            .kind = VD_IN_KV, .op = P_POOL, .first = a->step - 1, .count = 1, .head = (uint32_t)a->record};
+    read_op(a, a->o->src, a->record * VD_GRAPH_POOL_ELEMS, VD_GRAPH_POOL_ELEMS);
+}
+
+static void in_vector(struct ask *a)
+{
+    read_op(a, a->o->src, a->record / (a->o->src_pool ? VD_GRAPH_POOL_ELEMS : 1), 1);
+    read_op(a, a->o->src2, 0, 1);
+}
+
 static void (*const inputs_of[VD_OP_KINDS])(struct ask *) = {
     [VD_OP_EMBED] = in_embed,
     [VD_OP_NORM_PART] = in_norm_part,
@@ -935,6 +986,9 @@ static void (*const inputs_of[VD_OP_KINDS])(struct ask *) = {
     [VD_OP_MASS] = in_mass,
     [VD_OP_DRAW] = in_draw,
     [VD_OP_TOKEN] = in_token,
+    [VD_OP_POOL] = in_pool,
+    [VD_OP_L2] = in_norm_scale,
+    [VD_OP_VECTOR] = in_vector,
 };
 
 unsigned vd_graph_inputs(const struct vd_graph *g, uint32_t step, const struct vd_graph_op *o,

@@ -3,9 +3,10 @@
  * tracer ask it.
  *
  * A step is one fed position of the sequence (prompt, then output). Its units are 0 the embedding, 1 .. L the
- * blocks and, from step p - 1 on, L + 1 the head. A unit is a list of operators, an operator's output a list
- * of records of fixed size, and leaf_records consecutive records are hashed as one leaf. A "tile" is what the
- * referee recomputes: one record from its inputs (vd_tile.h).
+ * blocks and, from step p - 1 on, L + 1 the head. A job that asks for a vector has a pooling unit instead of
+ * the head: at step p - 1, or at every step if the mean is asked for. A unit is a list of operators, an
+ * operator's output a list of records of fixed size, and leaf_records consecutive records are hashed as one
+ * leaf. A "tile" is what the referee recomputes: one record from its inputs (vd_tile.h).
  *
  * The operators of a unit and their numbers are the same for every program of a kind. One that a program's
  * features do not call for is absent: it has no records, its root is 32 zero bytes, and nobody reads it; who
@@ -62,14 +63,17 @@
     X(VD_OP_THRESHOLD, "THRESHOLD")                                                                          \
     X(VD_OP_MASS, "MASS")                                                                                    \
     X(VD_OP_DRAW, "DRAW")                                                                                    \
-    X(VD_OP_TOKEN, "TOKEN")
+    X(VD_OP_TOKEN, "TOKEN")                                                                                  \
+    X(VD_OP_POOL, "POOL")                                                                                    \
+    X(VD_OP_L2, "L2")                                                                                        \
+    X(VD_OP_VECTOR, "VECTOR")
 
 enum vd_op {
 #define X(code, name) code,
     VD_OP_LIST(X)
 #undef X
 };
-enum { VD_OP_KINDS = VD_OP_TOKEN + 1 };
+enum { VD_OP_KINDS = VD_OP_VECTOR + 1 };
 const char *vd_op_name(enum vd_op op);
 
 /* TOKEN's stop states. */
@@ -92,10 +96,12 @@ enum {
     VD_GRAPH_SRC_ROW = 0xFF, /* instead of an operator: the row (EMBED or last ADD) of the unit before */
     VD_GRAPH_NO_OP = 0xFF,
     VD_TOKEN_RECORD_BYTES = 8, /* u32 token, u32 stop */
+    VD_GRAPH_POOL_ELEMS = 32,  /* f32 of a POOL record */
 };
 
 /* What a receipt says of its job. n_steps = n_prompt + n_output - 1, or one more if it ended in FAIL; n_steps
- * >= 1. */
+ * >= 1. If sampling.pooling asks for a vector: n_steps = n_prompt, and n_output = max_tokens = width, since
+ * the output's "tokens" are the bits of the vector's elements. */
 struct vd_graph_job {
     uint32_t n_prompt, n_output, n_steps, max_tokens;
     struct vd_sampling sampling;
@@ -115,6 +121,7 @@ struct vd_graph_op {
     uint32_t layer;      /* of a block */
     uint32_t tensor;     /* its weight, for EMBED, NORM_MUL, HEAD_MUL, PART, BIAS */
     uint16_t act_block;  /* PART: elements per scale of what it reads: 0 (f32), 32, 256 */
+    bool src_pool;       /* NORM_PART, VECTOR: src is POOL, whose records are VD_GRAPH_POOL_ELEMS elements */
     uint32_t first_key;  /* SCORE .. ATTN: position of the first key; the last is the step itself */
     /* PART of experts: n_slots > 0 experts take part, op `route` says which. Row r of slot s is row
      * s * rows / n_slots + r of the operator, or, if slot_minor, row r * n_slots + s. */
@@ -134,8 +141,8 @@ uint32_t vd_graph_ops(const struct vd_graph *g, uint32_t step, uint32_t unit);
 void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
                  struct vd_graph_op *out);
 /* The operators whose roots the unit hash binds, in order (of the head: MASK_STATE, if there is a mask, and
- * TOKEN); returns how many. An X row that does not exist
- * (last block of a step before p - 1) is VD_GRAPH_NO_OP and binds 32 zero bytes. */
+ * TOKEN; of pooling: POOL, if it is there, and VECTOR, at the last step); returns how many. An X row that
+ * does not exist (last block of a step before p - 1) is VD_GRAPH_NO_OP and binds 32 zero bytes. */
 unsigned vd_graph_outs(const struct vd_graph *g, uint32_t step, uint32_t unit,
                        uint8_t ops[VD_GRAPH_OUTS_MAX]);
 /* The operator of a unit that the next unit reads as its row: EMBED, or a block's last ADD. */
@@ -143,7 +150,12 @@ uint8_t vd_graph_row_op(const struct vd_graph *g, uint32_t unit);
 
 static inline bool vd_graph_has_head(const struct vd_graph *g, uint32_t step)
 {
-    return step + 1 >= g->job.n_prompt;
+    return step + 1 >= g->job.n_prompt || g->job.sampling.pooling == VD_POOLING_MEAN;
+}
+/* The job's result is a vector: its head units are pooling units. */
+static inline bool vd_graph_pools(const struct vd_graph *g)
+{
+    return g->job.sampling.pooling != VD_POOLING_NONE;
 }
 static inline uint64_t vd_graph_leaves(const struct vd_graph_op *o)
 {
@@ -180,10 +192,10 @@ struct vd_graph_slot vd_graph_slot(const struct vd_graph_op *o, uint32_t row);
 /* ---- inputs of one record ---- */
 
 enum vd_input_kind {
-    VD_IN_OP,     /* records [first, first + count) of operator `op` of the same unit */
-    VD_IN_ROW,    /* records [first, first + count) of the row operator of the unit before */
-    VD_IN_KV,     /* record `head` of operator `op` (KROW, VROW; MASK_STATE), same unit, steps [first, first +
-                     count) */
+    VD_IN_OP,  /* records [first, first + count) of operator `op` of the same unit */
+    VD_IN_ROW, /* records [first, first + count) of the row operator of the unit before */
+    VD_IN_KV, /* record `head` of operator `op` (KROW, VROW; MASK_STATE, POOL), same unit, steps [first, first
+                 + count) */
     VD_IN_WEIGHT, /* weight leaf (tensor, row, part) */
     VD_IN_TOKEN,  /* the token at sequence position `first` */
     VD_IN_WINDOW, /* the tokens at sequence positions [first, first + count), at most VD_PENALTY_WINDOW */

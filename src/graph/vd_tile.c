@@ -59,8 +59,9 @@ static void eval_embed(const struct eval *e)
 static void eval_norm_part(const struct eval *e)
 {
     float x[VD_SEG_ELEMS];
-    get_f32s(e->data->in[0], e->t->in[0].count, x);
-    put_f32(e->out, 0, vd_num_sumsq_seg(x, e->t->in[0].count));
+    uint32_t n = e->t->in[0].count * (e->t->o.src_pool ? VD_GRAPH_POOL_ELEMS : 1);
+    get_f32s(e->data->in[0], n, x);
+    put_f32(e->out, 0, vd_num_sumsq_seg(x, n));
 }
 
 static void eval_norm_scale(const struct eval *e)
@@ -668,6 +669,30 @@ static void eval_token(const struct eval *e)
     vd_le32_store(e->out + 4, vd_graph_stop(e->g, e->t->step, token));
 }
 
+/* ---- pooling ---- */
+
+static void eval_pool(const struct eval *e)
+{
+    const uint8_t *own = e->data->in[e->t->n_in - 1];
+    for (uint32_t i = 0; i < VD_GRAPH_POOL_ELEMS; i++) {
+        float y = get_f32(own, i);
+        put_f32(e->out, i, e->t->n_in == 2 ? get_f32(e->data->row[0], i) + y : y);
+    }
+}
+
+static void eval_l2(const struct eval *e)
+{
+    float part[VD_PROGRAM_WIDTH_MAX / VD_SEG_ELEMS];
+    get_f32s(e->data->in[0], e->t->in[0].count, part);
+    put_f32(e->out, 0, vd_num_l2_scale(part, e->t->in[0].count));
+}
+
+static void eval_vector(const struct eval *e)
+{
+    size_t at = e->t->o.src_pool ? e->t->record % VD_GRAPH_POOL_ELEMS : 0;
+    put_f32(e->out, 0, get_f32(e->data->in[0], at) * get_f32(e->data->in[1], 0));
+}
+
 /* ---- */
 
 static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
@@ -710,6 +735,9 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_MASS] = eval_mass,
     [VD_OP_DRAW] = eval_draw,
     [VD_OP_TOKEN] = eval_token,
+    [VD_OP_POOL] = eval_pool,
+    [VD_OP_L2] = eval_l2,
+    [VD_OP_VECTOR] = eval_vector,
 };
 
 void vd_tile_init_op(struct vd_tile *t, const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,

@@ -19,6 +19,11 @@ enum { VD_JOB_SALT_BYTES = 32 };
 /* salt(s) of position s. */
 struct vd_hash vd_trace_salt(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t s);
 
+enum { VD_TRACE_VECTOR_LEAF = 1024 }; /* elements of a leaf of VECTOR */
+
+/* Instead of VECTOR's number: its leaves are hashed without an address, by vd_vector_leaf. */
+#define VD_TRACE_OP_VECTOR UINT32_MAX
+
 /* The address that every leaf of an operator shares. */
 struct vd_trace_at {
     struct vd_hash salt; /* salt(step) */
@@ -43,6 +48,13 @@ struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t to
  * root (first = p). n == 0: 32 zero bytes. */
 struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first,
                              const uint32_t *tokens, uint32_t n);
+
+/* VECTOR's leaf k, so that who has no program can make the output root of a vector: H(0x00, "veridem/vector",
+ * salt(p - 1), u32 k, bytes). */
+struct vd_hash vd_vector_leaf(const struct vd_hash *salt, uint32_t k, const void *bytes, size_t n_bytes);
+/* The output root of a vector, given as the bits of its n elements. n == 0: 32 zero bytes. */
+struct vd_hash vd_vector_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t n_prompt,
+                              const uint32_t *bits, uint32_t n);
 
 /* What a request says of its tables: H("veridem/bias", bytes), H("veridem/mask", bytes); zeros for none. */
 struct vd_hash vd_bias_hash(struct vd_bytes bias);

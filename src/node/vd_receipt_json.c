@@ -34,6 +34,7 @@ static const struct member sampling_members[] = {
     {"repetition_last_n", KIND_U32, true, AT(request.sampling.repeat_last_n)},
     {"presence_penalty_micro", KIND_I32, true, AT(request.sampling.presence_micro)},
     {"frequency_penalty_micro", KIND_I32, true, AT(request.sampling.frequency_micro)},
+    {"pooling", KIND_U32, true, AT(request.sampling.pooling)},
     {NULL, 0, false, 0},
 };
 

@@ -171,6 +171,7 @@ bool vd_verifier_provable(enum vd_replay_verdict verdict)
     case VD_REPLAY_TOKEN:
     case VD_REPLAY_STOP:
     case VD_REPLAY_COMMIT:
+    case VD_REPLAY_VECTOR:
         return true;
     case VD_REPLAY_OK:
     case VD_REPLAY_MODEL:

@@ -130,7 +130,7 @@ static bool vd_job_trace_fits(const struct vd_program *program, const struct vd_
     struct vd_graph g = {program,
                          {.n_prompt = r->n_prompt,
                           .n_output = r->max_tokens,
-                          .n_steps = r->n_prompt + r->max_tokens - 1,
+                          .n_steps = r->sampling.pooling ? r->n_prompt : r->n_prompt + r->max_tokens - 1,
                           .max_tokens = r->max_tokens,
                           .sampling = r->sampling}};
     return vd_graph_valid(&g) && vd_trace_fits(&g);
@@ -157,13 +157,20 @@ static int vd_job_check(struct vd_worker *w, const struct vd_pubkey *peer, const
     *offer = vd_worker_find_offer(w, &r->model_root);
     if (!*offer)
         return VD_REFUSE_MODEL;
-    if (r->price_in.micro < (*offer)->m.price_in.micro || r->price_out.micro < (*offer)->m.price_out.micro)
+    bool pools = r->sampling.pooling != VD_POOLING_NONE;
+    if (r->price_in.micro < (*offer)->m.price_in.micro ||
+        (!pools && r->price_out.micro < (*offer)->m.price_out.micro))
         return VD_REFUSE_PRICE;
-    if (m->resume.n >= r->max_tokens)
+    if (m->resume.n >= r->max_tokens || (pools && m->resume.n))
         return VD_REFUSE_RESUME;
-    if ((uint64_t)r->n_prompt + r->max_tokens - 1 > vd_model_program((*offer)->m.model)->ctx)
+    const struct vd_program *p = vd_model_program((*offer)->m.model);
+    if (pools && r->max_tokens != p->width) {
+        *why = "this model's vectors have another number of elements";
+        return VD_REFUSE_REQUEST;
+    }
+    if ((pools ? r->n_prompt : (uint64_t)r->n_prompt + r->max_tokens - 1) > p->ctx)
         return VD_REFUSE_CONTEXT;
-    if (!vd_job_trace_fits(vd_model_program((*offer)->m.model), r)) {
+    if (!vd_job_trace_fits(p, r)) {
         *why = "its trace would be larger than this worker can defend";
         return VD_REFUSE_CONTEXT;
     }
@@ -352,7 +359,10 @@ static struct vd_link *vd_job_link(struct vd_worker_job *j)
 static void vd_job_on_position(void *arg, const struct vd_position *p)
 {
     struct vd_worker_job *j = arg;
-    vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop, p->mask);
+    if (j->request.sampling.pooling)
+        vd_commit_add_vector(&j->commit, p->k, p->v, p->x, p->sum, p->vector);
+    else
+        vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop, p->mask);
 }
 
 static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
@@ -372,6 +382,27 @@ static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
     if (vd_wire_put_token(&w, &m) && vd_link_send(link, VD_WIRE_TOKEN, buf, w.n_bytes, NULL) == VD_EAGAIN)
         vd_link_close(link, VD_ETIMEOUT, "the gateway does not read its tokens");
     vd_link_unref(link);
+}
+
+/* The bits of the elements go where tokens would, all in one frame. */
+static void vd_job_on_vector(void *arg, const float *vector)
+{
+    struct vd_worker_job *j = arg;
+    uint32_t n = j->request.max_tokens;
+    for (uint32_t i = 0; i < n; i++)
+        j->output[i] = vd_f32_bits(vector[i]);
+    j->n_output = n;
+    struct vd_wire_token m = {.job = j->id, .index = 0, .ids = {j->output, n}};
+    size_t cap = 128 + 5 * (size_t)n;
+    uint8_t *buf = malloc(cap);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, buf ? cap : 0);
+    struct vd_link *link = vd_job_link(j);
+    if (link && vd_wire_put_token(&w, &m))
+        (void)vd_link_send(link, VD_WIRE_TOKEN, buf, w.n_bytes,
+                           NULL); /* else RECEIPT does not fit what came */
+    if (link)
+        vd_link_unref(link);
+    free(buf);
 }
 
 static void vd_job_on_logprobs(void *arg, uint32_t index, const struct vd_logprobs *l)
@@ -430,6 +461,7 @@ static void vd_job_start(struct vd_worker *w, struct vd_worker_job *j)
                          .on_token = vd_job_on_token,
                          .on_logprobs = vd_job_on_logprobs,
                          .on_mismatch = vd_job_on_mismatch,
+                         .on_vector = vd_job_on_vector,
                          .on_done = vd_job_on_done};
     uint64_t id;
     enum vd_err e = vd_engine_submit(j->offer->engine, &job, &id, &err);

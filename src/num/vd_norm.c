@@ -39,6 +39,14 @@ float vd_num_rms_scale(const float *partial, uint32_t n_seg, uint32_t n_elem, fl
     return scale_of_sum(sum, n_elem, eps);
 }
 
+float vd_num_l2_scale(const float *partial, uint32_t n_seg)
+{
+    float sum = partial[0];
+    for (uint32_t i = 1; i < n_seg; i++)
+        sum += partial[i];
+    return sum > 0.0f ? 1.0f / sqrtf(sum) : 0.0f;
+}
+
 void vd_num_rms_mul(const float *x, float r, const float *w, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++)

@@ -21,6 +21,9 @@ float vd_num_rms_scale(const float *partial, uint32_t n_seg, uint32_t n_elem, fl
 /* y[i] = (x[i] * r) * w[i]; y == x is allowed. */
 void vd_num_rms_mul(const float *x, float r, const float *w, uint32_t n, float *y);
 
+/* 1 / sqrt(s), by which a vector gets the length 1; 0 unless s > 0. */
+float vd_num_l2_scale(const float *partial, uint32_t n_seg);
+
 /* All of it; y == x is allowed. */
 void vd_num_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y);
 

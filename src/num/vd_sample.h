@@ -32,13 +32,22 @@
 #define VD_SAMPLE_FAIL   UINT32_MAX /* instead of a token */
 #define VD_SAMPLE_NONE   UINT32_MAX /* no such id in this tile */
 
+/* What becomes of the rows after the last layer instead of tokens: one vector, of the last position or of
+ * all of them. */
+enum vd_pooling {
+    VD_POOLING_NONE = 0, /* tokens */
+    VD_POOLING_LAST = 1,
+    VD_POOLING_MEAN = 2,
+};
+
 struct vd_sampling {
-    uint32_t temp_micro;  /* temperature * 10^6; 0: greedy, and everything below is ignored */
-    uint32_t top_k;       /* 0, or not below the number of entries: off */
-    uint32_t top_p_micro; /* p * 10^6; 10^6 or more: off; 0: the first of the order only */
-    uint32_t min_p_micro; /* p * 10^6; 0: off; above 10^6 counts as 10^6 */
-    uint64_t seed;        /* with choice and the token's index the input of R64; not read here */
-    uint32_t choice;      /* index of the choice in a request for several; not read here */
+    enum vd_pooling pooling; /* if not NONE, nothing is sampled and all below is 0, top_p_micro 10^6 */
+    uint32_t temp_micro;     /* temperature * 10^6; 0: greedy, and everything below is ignored */
+    uint32_t top_k;          /* 0, or not below the number of entries: off */
+    uint32_t top_p_micro;    /* p * 10^6; 10^6 or more: off; 0: the first of the order only */
+    uint32_t min_p_micro;    /* p * 10^6; 0: off; above 10^6 counts as 10^6 */
+    uint64_t seed;           /* with choice and the token's index the input of R64; not read here */
+    uint32_t choice;         /* index of the choice in a request for several; not read here */
 
     /* What is done to the logits first (vd_adjust.h); all 0: nothing. */
     uint32_t repeat_micro;   /* repetition penalty * 10^6; 0: off */

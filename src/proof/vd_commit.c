@@ -8,19 +8,25 @@
 
 enum { ROW_LEAF = 1024 }; /* f32 records of a leaf of EMBED and ADD */
 
-static struct vd_hash row_root(const struct vd_trace_at *at, const float *x, uint32_t n)
+/* `each` elements a leaf. */
+static struct vd_hash leaves_root(const struct vd_trace_at *at, const float *x, uint32_t n, uint32_t each)
 {
     uint8_t buf[4 * ROW_LEAF];
     struct vd_merkle_stream tree;
     vd_merkle_stream_init(&tree);
-    for (uint32_t first = 0; first < n; first += ROW_LEAF) {
-        uint32_t count = n - first < ROW_LEAF ? n - first : ROW_LEAF;
+    for (uint32_t first = 0; first < n; first += each) {
+        uint32_t count = n - first < each ? n - first : each;
         for (uint32_t i = 0; i < count; i++)
             vd_le32_store(buf + 4 * i, vd_f32_bits(vd_num_canon(x[first + i])));
-        struct vd_hash h = vd_trace_leaf(at, first / ROW_LEAF, buf, 4 * (size_t)count);
+        struct vd_hash h = vd_trace_leaf(at, first / each, buf, 4 * (size_t)count);
         vd_merkle_stream_add(&tree, &h);
     }
     return vd_merkle_stream_root(&tree);
+}
+
+static struct vd_hash row_root(const struct vd_trace_at *at, const float *x, uint32_t n)
+{
+    return leaves_root(at, x, n, ROW_LEAF);
 }
 
 static struct vd_hash cache_root(struct vd_trace_at at, uint32_t op, const struct vd_graph *g,
@@ -79,6 +85,27 @@ struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt
     return vd_trace_unit(&at, root, n);
 }
 
+struct vd_hash vd_unit_pool(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
+                            const float *sum, const float *vector, struct vd_hash outs[VD_GRAPH_OUTS_MAX])
+{
+    uint32_t unit = g->program->n_layers + 1, d = g->program->width;
+    struct vd_trace_at at = {*salt, step, unit, 0};
+    struct vd_hash own[VD_GRAPH_OUTS_MAX];
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(g, step, unit, ops);
+    assert(n == (unsigned)(sum != NULL) + (vector != NULL));
+    outs = outs ? outs : own;
+    if (sum) {
+        at.op = ops[0];
+        outs[0] = leaves_root(&at, sum, d, VD_GRAPH_POOL_ELEMS);
+    }
+    if (vector) {
+        at.op = VD_TRACE_OP_VECTOR;
+        outs[n - 1] = row_root(&at, vector, d);
+    }
+    return vd_trace_unit(&at, outs, n);
+}
+
 void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint32_t n_prompt,
                     uint32_t max_tokens, const struct vd_sampling *sampling,
                     const uint8_t job_salt[VD_JOB_SALT_BYTES])
@@ -91,6 +118,15 @@ void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint3
     c->salt = vd_trace_salt(job_salt, 0);
     vd_merkle_stream_init(&c->steps);
     vd_merkle_stream_init(&c->output);
+}
+
+/* unit: the last block's hash, head: that of the unit behind it, NULL without one. */
+static void add_leaf(struct vd_commit *c, uint32_t s, const struct vd_hash *unit, const struct vd_hash *head)
+{
+    c->unit[0] = *unit;
+    c->unit[1] = head ? *head : (struct vd_hash){{0}};
+    c->leaf = vd_commit_leaf(s, unit, head);
+    vd_merkle_stream_add(&c->steps, &c->leaf);
 }
 
 void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x, uint32_t token,
@@ -113,10 +149,24 @@ void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, cons
             c->n_output++;
         }
     }
-    c->unit[0] = unit;
-    c->unit[1] = has_head ? head : (struct vd_hash){{0}};
-    c->leaf = vd_commit_leaf(s, &unit, has_head ? &head : NULL);
-    vd_merkle_stream_add(&c->steps, &c->leaf);
+    add_leaf(c, s, &unit, has_head ? &head : NULL);
+}
+
+void vd_commit_add_vector(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x,
+                          const float *sum, const float *vector)
+{
+    uint32_t s = c->n_steps++;
+    struct vd_hash salt = c->salt, head, outs[VD_GRAPH_OUTS_MAX];
+    assert(vd_graph_has_head(&c->graph, s) == (x != NULL));
+    c->salt = vd_trace_salt(c->job_salt, s + 1);
+    struct vd_hash unit = vd_unit_block(&c->graph, &salt, s, c->graph.program->n_layers, k, v, x, NULL);
+    if (x)
+        head = vd_unit_pool(&c->graph, &salt, s, sum, vector, outs);
+    if (vector) {
+        c->vector = outs[sum ? 1 : 0];
+        c->n_output = c->graph.program->width;
+    }
+    add_leaf(c, s, &unit, x ? &head : NULL);
 }
 
 struct vd_hash vd_commit_root(const struct vd_commit *c)
@@ -129,5 +179,7 @@ struct vd_hash vd_commit_output_root(const struct vd_commit *c)
 {
     if (c->n_output == 0)
         return (struct vd_hash){{0}};
+    if (vd_graph_pools(&c->graph))
+        return c->vector;
     return vd_merkle_stream_root(&c->output);
 }

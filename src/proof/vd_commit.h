@@ -20,6 +20,7 @@ struct vd_commit {
     struct vd_hash
         salt; /* salt(n_steps), made one position ahead, since a token is hashed under the next salt */
     struct vd_merkle_stream steps, output;
+    struct vd_hash vector;        /* the output root of a vector */
     struct vd_hash unit[2], leaf; /* of the position added last: block, head (zeros: none), commit leaf */
 };
 
@@ -33,6 +34,11 @@ void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint3
  */
 void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x, uint32_t token,
                    enum vd_stop stop, const struct vd_automaton_state *mask);
+
+/* The same of a job whose result is a vector. x: NULL where the position has no pooling unit; sum: POOL's
+ * row, d floats, NULL without it; vector: d floats, at the last position, else NULL. */
+void vd_commit_add_vector(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x,
+                          const float *sum, const float *vector);
 
 /* Over the positions added so far (at least 1). */
 struct vd_hash vd_commit_root(const struct vd_commit *c);
@@ -48,6 +54,9 @@ struct vd_hash vd_unit_block(const struct vd_graph *g, const struct vd_hash *sal
                              struct vd_hash outs[VD_GRAPH_OUTS_MAX]);
 struct vd_hash vd_unit_embed(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
                              const float *x);
+/* The pooling unit's. `outs`, if not NULL, gets the roots of POOL and VECTOR, those that are there. */
+struct vd_hash vd_unit_pool(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
+                            const float *sum, const float *vector, struct vd_hash outs[VD_GRAPH_OUTS_MAX]);
 /* mask_state: MASK_STATE's record, read only if the job has a mask. */
 struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
                             uint32_t token, enum vd_stop stop, const uint8_t *mask_state);

@@ -68,6 +68,9 @@ static uint32_t value_at(const struct vd_graph_op *op, const struct vd_program *
     case VD_OP_PENALTY:
     case VD_OP_LOGIT_BIAS:
     case VD_OP_MASK:
+    case VD_OP_POOL:
+    case VD_OP_L2:
+    case VD_OP_VECTOR:
         break;
     }
     *is_float = true;
@@ -136,6 +139,12 @@ struct outputs {
     size_t n_bytes[VD_GRAPH_OUTS_MAX];
 };
 
+static void keep_floats(struct outputs *o, unsigned at, const float *x)
+{
+    for (size_t i = 0; i < o->n_bytes[at] / 4; i++)
+        vd_le32_store(o->row[at] + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
+}
+
 static void keep_outputs(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
                          const float *x)
 {
@@ -147,8 +156,20 @@ static void keep_outputs(void *arg, uint32_t step, uint32_t unit, const uint8_t 
         memcpy(o->row[0], k, o->n_bytes[0]);
         memcpy(o->row[1], v, o->n_bytes[1]);
     }
-    for (size_t i = 0; x && i < o->n_bytes[x_at] / 4; i++)
-        vd_le32_store(o->row[x_at] + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
+    if (x)
+        keep_floats(o, x_at, x);
+}
+
+/* POOL's row, if there is one, stands before the vector. */
+static void keep_pooled(void *arg, uint32_t step, const float *sum, const float *vector)
+{
+    struct outputs *o = arg;
+    if (step != o->step || o->unit <= o->t->graph.program->n_layers)
+        return;
+    if (sum)
+        keep_floats(o, 0, sum);
+    if (vector)
+        keep_floats(o, sum ? 1 : 0, vector);
 }
 
 static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
@@ -159,7 +180,7 @@ static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop
 static enum vd_err read_outputs(struct vd_trace *t, struct outputs *o, const uint8_t *ops, unsigned n,
                                 struct vd_error *err)
 {
-    struct vd_trace_sink sink = {o, keep_outputs, keep_no_token};
+    struct vd_trace_sink sink = {o, keep_outputs, keep_no_token, keep_pooled};
     for (unsigned i = 0; i < n; i++) {
         struct vd_graph_op op = {0};
         if (ops[i] != VD_GRAPH_NO_OP)
@@ -169,7 +190,7 @@ static enum vd_err read_outputs(struct vd_trace *t, struct outputs *o, const uin
         if (!o->row[i])
             return vd_error_set(err, VD_ENOMEM, "no memory for a unit's outputs");
     }
-    if (o->unit <= t->graph.program->n_layers)
+    if (o->unit <= t->graph.program->n_layers || vd_graph_pools(&t->graph))
         return t->source.run(t->source.arg, o->step + 1, &sink, err);
     memcpy(o->row[n - 1], t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * o->step, o->n_bytes[n - 1]);
     return VD_OK;
@@ -178,7 +199,8 @@ static enum vd_err read_outputs(struct vd_trace *t, struct outputs *o, const uin
 static enum vd_err compare_outputs(struct vd_trace *a, struct vd_trace *b, struct vd_diff *d,
                                    struct vd_error *err)
 {
-    struct outputs o[2] = {{.step = d->step, .unit = d->unit}, {.step = d->step, .unit = d->unit}};
+    struct outputs o[2] = {{.t = a, .step = d->step, .unit = d->unit},
+                           {.t = b, .step = d->step, .unit = d->unit}};
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     struct vd_graph_op op;
     unsigned n = vd_graph_outs(&a->graph, d->step, d->unit, ops);

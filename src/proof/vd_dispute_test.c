@@ -662,6 +662,57 @@ static void lying_tokens(void **state)
     toy_job_free(liar);
 }
 
+/* ---- vectors ---- */
+
+static struct fixture fixture_of_vector(enum vd_pooling pooling, uint32_t n_prompt)
+{
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    struct fixture f;
+    f.model = toy_model_new(&p, 5, 0.1f);
+    f.job = toy_vector_new(f.model, n_prompt, pooling);
+    f.trace = toy_trace(f.job);
+    f.claim = toy_claim(f.job, f.trace);
+    return f;
+}
+
+/* Lies at every operator of a pooling unit, and at a vector that is not the trace's. */
+static void lies_about_a_vector(void **state)
+{
+    static const struct {
+        enum vd_pooling pooling;
+        uint32_t n_prompt;
+    } all[] = {{VD_POOLING_LAST, 9}, {VD_POOLING_LAST, 1}, {VD_POOLING_MEAN, 9}, {VD_POOLING_MEAN, 1}};
+    for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct fixture f = fixture_of_vector(all[i].pooling, all[i].n_prompt);
+        uint32_t last = all[i].n_prompt - 1, n_layers = f.model->program.n_layers;
+        lie_everywhere(&f, last, n_layers + 1);
+        if (last > 0 && all[i].pooling == VD_POOLING_MEAN) {
+            lie_everywhere(&f, 0, n_layers + 1);
+            lie_everywhere(&f, last - 1, n_layers + 1);
+        }
+        for (uint32_t s = 0; s <= last; s++)
+            assert_int_equal(bind_at(&f, &f.claim, s), VD_GAME_CHALLENGER_BIND);
+        f.job->output[3] ^= 1;
+        struct vd_ref_claim claim = toy_claim(f.job, f.trace);
+        expect_unbound(&f, &claim, f.trace, last);
+        fixture_free(&f);
+    }
+}
+
+/* A vector has the model's width, and only the prompt is fed. */
+static void lengths_of_vectors(void **state)
+{
+    struct fixture f = fixture_of_vector(VD_POOLING_MEAN, 3);
+    struct vd_graph g = f.job->graph;
+    assert_true(vd_graph_valid(&g));
+    g.job.n_output = g.job.max_tokens = g.program->width - 32;
+    assert_false(vd_graph_valid(&g));
+    g = f.job->graph;
+    g.job.n_steps++;
+    assert_false(vd_graph_valid(&g));
+    fixture_free(&f);
+}
+
 static void lying_ends(void **state)
 {
     struct fixture f = fixture_shared();
@@ -1004,6 +1055,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(honest_receipt_binds_everywhere),
         cmocka_unit_test(lying_tokens),
         cmocka_unit_test(lying_ends),
+        cmocka_unit_test(lies_about_a_vector),
+        cmocka_unit_test(lengths_of_vectors),
         cmocka_unit_test(tokens_after_the_end),
         cmocka_unit_test(cancelled),
         cmocka_unit_test(lying_commit_root),

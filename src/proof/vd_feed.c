@@ -32,6 +32,16 @@ static bool has_head(const struct vd_feed_seq *s, uint32_t step)
     return vd_graph_has_head(s->graph, step) && step >= s->first_head;
 }
 
+static bool has_logits(const struct vd_feed_seq *s, uint32_t step)
+{
+    return has_head(s, step) && !vd_graph_pools(s->graph);
+}
+
+static uint32_t flags_of(const struct vd_feed_seq *s, uint32_t step)
+{
+    return !has_head(s, step) ? 0 : has_logits(s, step) ? VD_ROW_LOGITS : VD_ROW_HIDDEN;
+}
+
 /* The token at `step` as EMBED reads it: what is not in the vocabulary reads the last row. Such a job is no
  * reason to refuse it: whoever cannot run it can neither audit nor dispute it. */
 static uint32_t token_at(const struct vd_feed_seq *s, uint32_t step)
@@ -68,7 +78,8 @@ void vd_feed_plan(struct vd_feed_seq **seq, size_t n)
         uint32_t most = seq[i]->graph->job.n_prompt - 1, same = common(seq[i - 1], seq[i]);
         most = most < seq[i]->n_steps ? most : seq[i]->n_steps - 1;
         same = same < most ? same : most;
-        seq[i]->n_shared = same >= SHARE_MIN && !seq[i]->tap ? same : 0;
+        bool mean = seq[i]->graph->job.sampling.pooling == VD_POOLING_MEAN; /* needs all rows itself */
+        seq[i]->n_shared = same >= SHARE_MIN && !seq[i]->tap && !mean ? same : 0;
     }
 }
 
@@ -160,7 +171,7 @@ static void take_rows(struct vd_feed *f, struct vd_feed_seq *s)
 {
     struct vd_feed_batch *b = f->batch;
     for (; s->n_fed < s->n_steps && b->n < vd_ctx_max_rows(f->ctx); s->n_fed++) {
-        bool head = has_head(s, s->n_fed);
+        bool head = has_logits(s, s->n_fed);
         if (head && b->n_logits == vd_ctx_max_logits(f->ctx))
             return;
         b->n_logits += head;
@@ -169,7 +180,7 @@ static void take_rows(struct vd_feed *f, struct vd_feed_seq *s)
         b->token[b->n] = VD_SAMPLE_FAIL;
         b->seq[b->n] = s;
         b->rows[b->n++] = (struct vd_row){
-            .kv = s->kv, .pos = s->n_fed, .token = token_at(s, s->n_fed), .flags = head ? VD_ROW_LOGITS : 0};
+            .kv = s->kv, .pos = s->n_fed, .token = token_at(s, s->n_fed), .flags = flags_of(s, s->n_fed)};
     }
 }
 
@@ -208,7 +219,7 @@ static void choose_token(void *arg, size_t row, unsigned thread)
     const struct vd_feed_seq *s = b->seq[row];
     const struct vd_sampling *how = &s->graph->job.sampling;
     uint32_t step = b->rows[row].pos, n_prompt = s->graph->job.n_prompt;
-    if (!has_head(s, step))
+    if (!has_logits(s, step))
         return;
     struct vd_choice c = {.sampling = how,
                           .r64 = vd_sample_r64(how->seed, how->choice, step + 1 - n_prompt),
@@ -228,7 +239,7 @@ static void hand_over(struct vd_feed *f)
     for (size_t i = 0; i < b->n; i++) {
         struct vd_feed_seq *s = b->seq[i];
         uint32_t step = b->rows[i].pos;
-        bool head = has_head(s, step);
+        bool head = has_logits(s, step);
         enum vd_stop stop = head ? vd_graph_stop(s->graph, step, b->token[i]) : VD_STOP_NONE;
         s->row(s->arg, s->kv, step, i, b->token[i], stop, head && s->masker ? &b->state[i] : NULL);
     }

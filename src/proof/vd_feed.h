@@ -26,8 +26,8 @@ struct vd_feed_seq {
     void *arg;
     /* Called in the order of steps, after the batch that holds the step: the hidden row of steps with a head,
      * and the cache rows of every step, can be read from the context and kv then. token and stop are what the
-     * model chooses (of steps with a head; else VD_SAMPLE_FAIL and VD_STOP_NONE). mask: the mask's state
-     * before the token; NULL without a mask, or without a head. */
+     * model chooses (of steps with a head that chooses; else VD_SAMPLE_FAIL and VD_STOP_NONE). mask: the
+     * mask's state before the token; NULL without a mask, or without a head. */
     void (*row)(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token, enum vd_stop stop,
                 const struct vd_automaton_state *mask);
     /* May be NULL; as struct vd_tap, by step. Such a sequence gets no rows from another. */

@@ -226,12 +226,30 @@ static void open_mask_state(struct opener *f, const struct vd_graph_input *in)
     prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), t->u.unit, 1);
 }
 
+/* A record of POOL of the step before, whose unit has no other root. */
+static void open_sum(struct opener *f, const struct vd_graph_input *in)
+{
+    struct vd_trace *t = f->t;
+    const struct vd_graph_op *o = &t->u.op[in->op];
+    uint32_t step = (uint32_t)in->first;
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, t->u.unit, in->op};
+    struct vd_hash own[VD_PROGRAM_WIDTH_MAX / VD_GRAPH_POOL_ELEMS];
+    for (uint32_t k = 0; k < o->n_records; k++)
+        own[k] = vd_trace_leaf(&at, k, t->u.sum + (size_t)k * o->record_bytes, o->record_bytes);
+    put_hash(&f->w, &at.salt);
+    put(&f->w, t->u.sum + (size_t)in->head * o->record_bytes, o->record_bytes);
+    prove(&f->w, own, NULL, o->n_records, in->head, 1);
+    prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), t->u.unit, 1);
+}
+
 static enum vd_err open_cache(struct opener *f, const struct vd_graph_input *in)
 {
-    bool is_state = f->t->u.op[in->op].kind == VD_OP_MASK_STATE;
+    enum vd_op kind = f->t->u.op[in->op].kind;
     for (uint32_t j = 0; j < in->count; j++)
-        if (is_state)
+        if (kind == VD_OP_MASK_STATE)
             open_mask_state(f, in);
+        else if (kind == VD_OP_POOL)
+            open_sum(f, in);
         else
             open_cache_row(f, in, (uint32_t)in->first + j);
     prove(&f->w, f->t->step, &f->game->steps, f->t->graph.job.n_steps, in->first, in->count);
@@ -412,6 +430,11 @@ enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, siz
     prove(&w, unit, NULL, vd_graph_units(&t->graph, step), block, count);
     prove(&w, t->step, NULL, j->n_steps, step, 1);
     prove(&w, t->commit, NULL, j->n_steps, step, 1);
+    if (vd_graph_pools(&t->graph)) {
+        if (step + 1 == j->n_steps && j->sampling.pooling == VD_POOLING_MEAN)
+            put_hash(&w, &t->pool_outs[0]);
+        return finish(&w, n_bytes, err);
+    }
     if (count == 2) {
         put(&w, t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, VD_TOKEN_RECORD_BYTES);
         if (j->sampling.has_mask) {

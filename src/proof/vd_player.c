@@ -226,6 +226,11 @@ static enum vd_err point_bind(struct play *p)
     const struct vd_graph *g = &p->t->graph;
     const struct vd_graph_job *j = &g->job;
     p->move.kind = VD_MOVE_BIND;
+    if (vd_graph_pools(g)) {
+        p->move.index = j->n_steps - 1;
+        const struct vd_hash *own = &p->t->pool_outs[j->sampling.pooling == VD_POOLING_MEAN ? 1 : 0];
+        return vd_hash_eq(own, &p->claim->output_root) ? nothing(p) : VD_OK;
+    }
     for (uint32_t s = j->n_prompt - 1; s < j->n_steps; s++) {
         const uint8_t *record = p->t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * s;
         uint32_t token = vd_le32_load(record), stop = vd_le32_load(record + 4), want = VD_STOP_NONE;

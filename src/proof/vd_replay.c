@@ -45,21 +45,51 @@ static void compare(struct vd_replay_one *r, uint32_t step, uint32_t token, enum
         vd_replay_differ(r, VD_REPLAY_STOP, step, stop, want);
 }
 
+/* The model's vector against the receipt's: the first element that differs. */
+static void compare_vector(struct vd_replay_one *r, uint32_t step, const float *vector)
+{
+    for (uint32_t i = 0; i < r->graph.program->width; i++)
+        if (vd_f32_bits(vector[i]) != r->output[i]) {
+            vd_replay_differ(r, VD_REPLAY_VECTOR, step, vd_f32_bits(vector[i]), r->output[i]);
+            return;
+        }
+}
+
+static void pool_row(struct vd_replay_one *r, uint32_t step, const float *x)
+{
+    const float *sum = NULL, *vector = NULL;
+    if (x) {
+        vd_embed_add(r->embed, x);
+        sum = vd_embed_sum(r->embed);
+    }
+    if (step + 1 == r->graph.job.n_steps) {
+        vector = vd_embed_vector(r->embed);
+        compare_vector(r, step, vector);
+    }
+    if (!r->part)
+        vd_commit_add_vector(&r->commit, r->k, r->v, x, sum, vector);
+}
+
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
                    enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     struct vd_replay_one *r = arg;
     const float *x = NULL;
     uint64_t start = vd_clock_ns();
-    if (vd_graph_has_head(&r->graph, step) && step >= r->seq.first_head) {
+    if (vd_graph_has_head(&r->graph, step) && step >= r->seq.first_head)
         x = vd_ctx_hidden(r->ctx, ctx_row);
-        compare(r, step, token, stop);
-    }
-    if (!r->part) {
+    if (!r->part)
         vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
-        vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
-        vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);
+    if (r->embed) {
+        pool_row(r, step, x);
+    } else {
+        if (x)
+            compare(r, step, token, stop);
+        if (!r->part)
+            vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
     }
+    if (!r->part)
+        vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);
     r->out->hash_ns += vd_clock_ns() - start;
 }
 
@@ -88,6 +118,10 @@ enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
         return e;
     if (!fits)
         out->verdict = VD_REPLAY_JOB;
+    if (fits && vd_graph_pools(&r->graph))
+        e = vd_embed_create(&r->embed, vd_ctx_model(feed->ctx), q->sampling.pooling, err);
+    if (e != VD_OK)
+        return e;
     r->seq.n_steps = r->graph.job.n_steps;
     vd_commit_init(&r->commit, r->graph.program, q->n_prompt, q->max_tokens, &q->sampling, job->job_salt);
     for (int i = 0; i < 2; i++)
@@ -96,6 +130,13 @@ enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
         r->n_left *= 2;
     r->n_left = r->graph.job.n_steps > 1 ? r->n_left : 0; /* a leaf has no halves, but it has two parts */
     return VD_OK;
+}
+
+void vd_replay_one_close(struct vd_replay_one *r)
+{
+    vd_feed_seq_close(&r->seq);
+    vd_embed_free(r->embed);
+    r->embed = NULL;
 }
 
 static void conclude(struct vd_replay_one *r)
@@ -136,7 +177,7 @@ static enum vd_err open_many(struct many *m, struct vd_ctx *ctx, struct vd_kv_po
 static void close_many(struct many *m)
 {
     for (size_t i = 0; m->one && i < m->n; i++)
-        vd_feed_seq_close(&m->one[i].seq);
+        vd_replay_one_close(&m->one[i]);
     vd_feed_close(&m->feed);
     free(m->one);
     free(m->seq);
@@ -209,7 +250,7 @@ enum vd_err vd_replay_part(struct vd_ctx *ctx, struct vd_kv_pool *cache, const s
         e = add(&m, 0, model_root, job, out, err);
     if (e == VD_OK) {
         m.one[0].part = true;
-        m.one[0].seq.first_head = first;
+        m.one[0].seq.first_head = m.one[0].embed ? 0 : first; /* all of a sum is needed */
         m.one[0].seq.n_steps = last + 1;
         e = run_many(&m, err);
     }

@@ -30,7 +30,8 @@ struct vd_proof_job {
     X(VD_REPLAY_JOB, "the model cannot run this job (its lengths or tables do not fit)")                     \
     X(VD_REPLAY_TOKEN, "a token is not the one the model chooses")                                           \
     X(VD_REPLAY_STOP, "the answer does not end where the model ends it")                                     \
-    X(VD_REPLAY_COMMIT, "the commit root differs")
+    X(VD_REPLAY_COMMIT, "the commit root differs")                                                           \
+    X(VD_REPLAY_VECTOR, "the vector is not the one the model gives")
 
 enum vd_replay_verdict {
 #define X(code, text) code,
@@ -41,8 +42,8 @@ const char *vd_replay_text(enum vd_replay_verdict v);
 
 struct vd_replay_result {
     enum vd_replay_verdict verdict; /* the first difference in the order of steps, the commit root last */
-    uint32_t step;                  /* TOKEN, STOP: where */
-    uint32_t want, got;             /* TOKEN: the model's token and the receipt's; STOP: stop states */
+    uint32_t step;                  /* TOKEN, STOP, VECTOR: where */
+    uint32_t want, got; /* TOKEN: the model's token and the receipt's; STOP: stop states; VECTOR: bits */
     struct vd_hash commit_root;     /* the honest one of these tokens; of a part: zeros */
     struct vd_hash half[2];         /* what that is the hash of: shows who replayed (docs/spec/audit.md, 4) */
     uint64_t forward_ns, sample_ns; /* of the whole call */

@@ -3,6 +3,7 @@
 #define VD_REPLAY_IMPL_H
 
 #include "vd_commit.h"
+#include "vd_embed.h"
 #include "vd_feed.h"
 #include "vd_replay.h"
 
@@ -15,7 +16,8 @@ struct vd_replay_one {
     struct vd_feed_seq seq;
     struct vd_ctx *ctx;
     struct vd_commit commit;
-    uint32_t n_left; /* leaves of the left half of the commit tree; 0: one leaf, or not known yet */
+    struct vd_embed *embed; /* NULL: the result is tokens */
+    uint32_t n_left;        /* leaves of the left half of the commit tree; 0: one leaf, or not known yet */
     struct vd_merkle_stream half[2];
     uint8_t *k, *v; /* scratch for one row; shared by all that run together */
     uint32_t stop;  /* of the last step so far, if the finish is not known */
@@ -27,6 +29,9 @@ struct vd_replay_one {
 enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
                                const struct vd_hash *model_root, const struct vd_proof_job *job,
                                struct vd_replay_result *out, struct vd_error *err);
+
+/* Frees what open has made. */
+void vd_replay_one_close(struct vd_replay_one *r);
 
 /* The first difference counts. */
 void vd_replay_differ(struct vd_replay_one *r, enum vd_replay_verdict v, uint32_t step, uint32_t want,

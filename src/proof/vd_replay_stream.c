@@ -159,7 +159,7 @@ void vd_replay_stream_close(struct vd_replay_stream *s)
 {
     if (!s)
         return;
-    vd_feed_seq_close(&s->one.seq);
+    vd_replay_one_close(&s->one);
     vd_feed_close(&s->feed);
     free(s->sequence);
     free(s->one.k);

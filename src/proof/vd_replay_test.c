@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "vd_commit.h"
+#include "vd_embed.h"
 #include "vd_player.h"
 #include "vd_replay.h"
 #include "vd_sampler.h"
@@ -123,6 +124,95 @@ static void replay_equals_generation(void **state)
         assert_true(vd_hash_eq(&whole, &r.commit_root));
         struct vd_hash out = vd_token_root(j.salt, PROMPT, j.output, j.receipt.n_output);
         assert_true(vd_hash_eq(&out, &j.receipt.output_root));
+    }
+}
+
+/* A job whose result is a vector, committed as a worker does. */
+struct vector_job {
+    struct vd_receipt receipt;
+    uint32_t prompt[PROMPT], *output;
+    uint8_t salt[VD_SALT_BYTES];
+    struct vd_proof_job proof;
+};
+
+static void embed(struct vector_job *j, enum vd_pooling pooling)
+{
+    const struct vd_program *p = vd_model_program(honest.model);
+    struct vd_sampling s = {.pooling = pooling, .top_p_micro = VD_SAMPLE_MICRO};
+    struct vd_embed *e;
+    struct vd_commit c;
+    struct vd_kv *kv;
+    uint8_t k[1024], v[1024];
+    memset(j, 0, sizeof *j);
+    j->output = calloc(p->width, sizeof *j->output);
+    for (unsigned i = 0; i < PROMPT; i++)
+        j->prompt[i] = 1000 + 37 * i;
+    j->receipt = (struct vd_receipt){.request = {.arith_version = VD_ARITH_VERSION,
+                                                 .model_root = root,
+                                                 .n_prompt = PROMPT,
+                                                 .max_tokens = p->width,
+                                                 .sampling = s,
+                                                 .salt_commit = vd_salt_commit(j->salt),
+                                                 .prompt_root = vd_token_root(j->salt, 0, j->prompt, PROMPT)},
+                                     .n_output = p->width,
+                                     .finish = VD_FINISH_LENGTH};
+    vd_commit_init(&c, p, PROMPT, p->width, &s, j->salt);
+    assert_int_equal(vd_embed_create(&e, honest.model, pooling, NULL), VD_OK);
+    assert_int_equal(vd_kv_open(&kv, honest.cache, NULL), VD_OK);
+    for (uint32_t pos = 0; pos < PROMPT; pos++) {
+        bool last = pos + 1 == PROMPT, counts = last || pooling == VD_POOLING_MEAN;
+        struct vd_row row = {kv, pos, j->prompt[pos], counts ? VD_ROW_HIDDEN : 0};
+        assert_int_equal(vd_model_forward(honest.ctx, &row, 1, NULL, NULL), VD_OK);
+        const float *x = counts ? vd_ctx_hidden(honest.ctx, 0) : NULL;
+        if (x)
+            vd_embed_add(e, x);
+        vd_kv_read(kv, p->n_layers - 1, pos, k, v);
+        vd_commit_add_vector(&c, k, v, x, x ? vd_embed_sum(e) : NULL, last ? vd_embed_vector(e) : NULL);
+    }
+    for (uint32_t i = 0; i < p->width; i++)
+        j->output[i] = vd_f32_bits(vd_embed_vector(e)[i]);
+    vd_embed_free(e);
+    vd_kv_close(kv);
+    j->receipt.commit_root = vd_commit_root(&c);
+    j->receipt.output_root = vd_commit_output_root(&c);
+    j->proof = (struct vd_proof_job){
+        .receipt = &j->receipt, .prompt = j->prompt, .output = j->output, .job_salt = j->salt};
+}
+
+static void vectors_are_replayed(void **state)
+{
+    static const enum vd_pooling all[] = {VD_POOLING_LAST, VD_POOLING_MEAN};
+    for (unsigned i = 0; i < 2; i++) {
+        struct vector_job j;
+        struct vd_replay_result r;
+        struct vd_trace_model *t;
+        struct vd_error err = {0};
+        embed(&j, all[i]);
+        struct vd_hash out = vd_output_root(&j.receipt.request, j.salt, j.output, j.receipt.n_output);
+        assert_true(vd_hash_eq(&out, &j.receipt.output_root));
+        assert_int_equal(vd_replay(honest.ctx, honest.cache, &root, &j.proof, &r, &err), VD_OK);
+        assert_int_equal(r.verdict, VD_REPLAY_OK);
+        assert_int_equal(
+            vd_replay_part(honest.ctx, honest.cache, &root, &j.proof, PROMPT - 1, PROMPT - 1, &r, &err),
+            VD_OK);
+        assert_int_equal(r.verdict, VD_REPLAY_OK);
+        if (vd_trace_model_open(&t, honest.model, honest.ctx, honest.cache, &j.proof, &err) != VD_OK)
+            fail_msg("%s", err.msg);
+        struct vd_trace *trace = vd_trace_model_trace(t);
+        uint32_t unit = vd_model_program(honest.model)->n_layers + 1;
+        assert_true(vd_hash_eq(&trace->commit_root, &j.receipt.commit_root));
+        if (vd_trace_load(trace, PROMPT - 1, unit, &err) != VD_OK)
+            fail_msg("%s", err.msg); /* the scalar operators give the engine's vector */
+        vd_trace_model_close(t);
+        j.output[7] ^= 1;
+        assert_int_equal(vd_replay(honest.ctx, honest.cache, &root, &j.proof, &r, &err), VD_OK);
+        assert_int_equal(r.verdict, VD_REPLAY_VECTOR);
+        assert_int_equal(r.step, PROMPT - 1);
+        j.output[7] ^= 1;
+        j.receipt.commit_root.b[0] ^= 1;
+        assert_int_equal(vd_replay(honest.ctx, honest.cache, &root, &j.proof, &r, &err), VD_OK);
+        assert_int_equal(r.verdict, VD_REPLAY_COMMIT);
+        free(j.output);
     }
 }
 
@@ -388,6 +478,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replay_equals_generation),
         cmocka_unit_test(replay_finds_lies),
+        cmocka_unit_test(vectors_are_replayed),
         cmocka_unit_test(tokens_outside_the_vocabulary),
         cmocka_unit_test(scalar_units_equal_the_engine),
         cmocka_unit_test(openings_of_the_real_model),

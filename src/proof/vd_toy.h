@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOY_MAX_POS = 300 };
+enum { TOY_MAX_POS = 300, TOY_MAX_OUTPUT = 1024 };
 
 /* Operators of a block, by number. */
 enum { TOY_KROW = 21, TOY_VROW = 22, TOY_SCORE = 23 };
@@ -42,7 +42,7 @@ struct vd_toy_job {
     struct vd_toy_model *model;
     struct vd_graph graph;
     uint8_t job_salt[VD_JOB_SALT_BYTES];
-    uint32_t prompt[TOY_MAX_POS], output[TOY_MAX_POS];
+    uint32_t prompt[TOY_MAX_POS], output[TOY_MAX_OUTPUT];
     enum vd_finish finish;
     struct vd_controls controls;
     struct vd_toy_lie lie;
@@ -397,7 +397,8 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
     const struct vd_program *p = &j->model->program;
     struct vd_trace t = {
         .graph = j->graph, .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
-    t.graph.job.n_steps = TOY_MAX_POS;
+    if (!vd_graph_pools(&t.graph))
+        t.graph.job.n_steps = TOY_MAX_POS;
     if (vd_trace_controls_open(&t, NULL) != VD_OK)
         abort();
     if (vd_trace_unit_prepare(&t, step, unit, NULL) != VD_OK)
@@ -409,10 +410,19 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
         memcpy(t.u.k + s * kb, j->rows[unit][s] + x_bytes, kb);
         memcpy(t.u.v + s * vb, j->rows[unit][s] + x_bytes + kb, vb);
     }
+    if (t.u.sum)
+        memcpy(t.u.sum, j->rows[unit][step - 1], x_bytes);
     vd_trace_unit_run(&t);
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(&t.graph, step, unit, ops);
-    if (unit > p->n_layers) {
+    if (unit > p->n_layers && vd_graph_pools(&t.graph)) {
+        uint8_t *row = j->rows[unit][step] = calloc(2, x_bytes); /* POOL, VECTOR */
+        bool mean = t.graph.job.sampling.pooling == VD_POOLING_MEAN;
+        if (mean)
+            memcpy(row, t.u.records[ops[0]], x_bytes);
+        if (n > mean)
+            memcpy(row + x_bytes, t.u.records[ops[n - 1]], x_bytes);
+    } else if (unit > p->n_layers) {
         memcpy(j->token[step], t.u.records[ops[n - 1]], VD_TOKEN_RECORD_BYTES);
     } else {
         uint8_t *row = j->rows[unit][step] = calloc(1, x_bytes + kb + vb);
@@ -450,7 +460,12 @@ static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_t
             sink->row(sink->arg, s, u, u ? row + x_bytes : NULL, u ? row + x_bytes + kb : NULL,
                       has_x ? (const float *)(const void *)row : NULL);
         }
-        if (head)
+        if (head && vd_graph_pools(&j->graph)) {
+            const float *sum = (const float *)(const void *)j->rows[p->n_layers + 1][s];
+            bool mean = j->graph.job.sampling.pooling == VD_POOLING_MEAN;
+            sink->pooled(sink->arg, s, mean ? sum : NULL,
+                         s + 1 == j->graph.job.n_prompt ? sum + p->width : NULL);
+        } else if (head)
             sink->token(sink->arg, s, vd_le32_load(j->token[s]), (enum vd_stop)vd_le32_load(j->token[s] + 4));
     }
     return VD_OK;
@@ -519,15 +534,41 @@ static inline struct vd_toy_job *toy_job_new(struct vd_toy_model *m, uint32_t n_
     }
 }
 
+/* An honest job whose result is a vector. */
+static inline struct vd_toy_job *toy_vector_new(struct vd_toy_model *m, uint32_t n_prompt,
+                                                enum vd_pooling pooling)
+{
+    struct vd_toy_job *j = calloc(1, sizeof *j);
+    struct vd_rng rng = {n_prompt, 7};
+    uint32_t d = m->program.width;
+    j->model = m;
+    j->finish = VD_FINISH_LENGTH;
+    j->graph = (struct vd_graph){&m->program,
+                                 {.n_prompt = n_prompt,
+                                  .n_output = d,
+                                  .n_steps = n_prompt,
+                                  .max_tokens = d,
+                                  .sampling = {.pooling = pooling, .top_p_micro = VD_SAMPLE_MICRO}}};
+    for (unsigned i = 0; i < sizeof j->job_salt; i++)
+        j->job_salt[i] = (uint8_t)(3 * i + 1);
+    for (uint32_t i = 0; i < n_prompt; i++)
+        j->prompt[i] = (uint32_t)vd_rng_below(&rng, m->program.vocab);
+    for (uint32_t s = 0; s < n_prompt; s++)
+        toy_run_step(j, s);
+    memcpy(j->output, j->rows[m->program.n_layers + 1][n_prompt - 1] + 4 * (size_t)d, 4 * (size_t)d);
+    return j;
+}
+
 /* The same claim with the rows of the steps before `from_step`: what is run after it may be a lie. */
 static inline struct vd_toy_job *toy_job_copy(const struct vd_toy_job *from, uint32_t from_step)
 {
     const struct vd_program *p = &from->model->program;
-    size_t n = 4 * (size_t)p->width + p->n_kv_heads * (p->head_dim / 8 + 4 + 2 * p->head_dim);
+    size_t row_bytes = 4 * (size_t)p->width + p->n_kv_heads * (p->head_dim / 8 + 4 + 2 * p->head_dim);
     struct vd_toy_job *j = malloc(sizeof *j);
     *j = *from;
     for (unsigned u = 0; u < 8; u++)
         for (uint32_t s = 0; s < TOY_MAX_POS; s++) {
+            size_t n = u > p->n_layers ? 8 * (size_t)p->width : row_bytes;
             j->rows[u][s] = from->rows[u][s] && s < from_step ? malloc(n) : NULL;
             if (j->rows[u][s])
                 memcpy(j->rows[u][s], from->rows[u][s], n);
@@ -548,12 +589,15 @@ static inline struct vd_trace *toy_trace(struct vd_toy_job *j)
 static inline struct vd_ref_claim toy_claim(const struct vd_toy_job *j, const struct vd_trace *t)
 {
     const struct vd_graph_job *g = &j->graph.job;
+    struct vd_hash output = vd_graph_pools(&j->graph)
+                                ? vd_vector_root(j->job_salt, g->n_prompt, j->output, g->n_output)
+                                : vd_token_root(j->job_salt, g->n_prompt, j->output, g->n_output);
     return (struct vd_ref_claim){
         .graph = j->graph,
         .program_bytes = {j->model->program_bytes, j->model->n_program_bytes},
         .model_root = j->model->root,
         .prompt_root = vd_token_root(j->job_salt, 0, j->prompt, g->n_prompt),
-        .output_root = vd_token_root(j->job_salt, g->n_prompt, j->output, g->n_output),
+        .output_root = output,
         .commit_root = t->commit_root,
         .salt_commit = vd_salt_commit(j->job_salt),
         .bias_hash = vd_bias_hash(j->controls.bias),

@@ -36,6 +36,14 @@ static void hash_token(void *arg, uint32_t step, uint32_t token, enum vd_stop st
     vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step + 4, stop);
 }
 
+static void hash_pooled(void *arg, uint32_t step, const float *sum, const float *vector)
+{
+    struct vd_trace *t = arg;
+    struct vd_hash salt = vd_trace_salt(t->job_salt, step);
+    t->unit[(size_t)step * t->n_units + t->n_units - 1] =
+        vd_unit_pool(&t->graph, &salt, step, sum, vector, vector ? t->pool_outs : NULL);
+}
+
 static void hash_steps(struct vd_trace *t)
 {
     uint32_t n = t->graph.job.n_steps, last_block = t->graph.program->n_layers;
@@ -141,7 +149,7 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
         vd_trace_destroy(t);
         return vd_error_set(err, VD_ENOMEM, "no memory for the trace of %zu positions", n);
     }
-    struct vd_trace_sink sink = {t, hash_row, hash_token};
+    struct vd_trace_sink sink = {t, hash_row, hash_token, hash_pooled};
     enum vd_err e = vd_trace_controls_open(t, err);
     if (e == VD_OK)
         e = source->run(source->arg, graph->job.n_steps, &sink, err);
@@ -191,6 +199,9 @@ static uint64_t lay_out(const struct vd_trace *t, struct vd_trace_unit_data *u, 
         u->records[o] = carve(&c, u->op[o].n_records * u->op[o].record_bytes);
     if (u->unit > 0)
         u->row = carve(&c, 4 * (uint64_t)t->graph.program->width);
+    bool head = u->unit > t->graph.program->n_layers;
+    if (head && u->step > 0 && t->graph.job.sampling.pooling == VD_POOLING_MEAN)
+        u->sum = carve(&c, 4 * (uint64_t)t->graph.program->width);
     if (block) {
         u->k = carve(&c, (uint64_t)u->step * u->k_row_bytes);
         u->v = carve(&c, (uint64_t)u->step * u->v_row_bytes);
@@ -265,6 +276,14 @@ static void keep_row(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, 
     }
 }
 
+static void keep_sum(void *arg, uint32_t step, const float *sum, const float *vector)
+{
+    struct vd_trace *t = arg;
+    (void)vector;
+    for (uint32_t i = 0; t->u.sum && step + 1 == t->u.step && i < t->graph.program->width; i++)
+        vd_le32_store(t->u.sum + 4 * i, vd_f32_bits(vd_num_canon(sum[i])));
+}
+
 static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
 {
     (void)arg, (void)step, (void)token, (void)stop;
@@ -299,6 +318,10 @@ static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsign
     case VD_IN_KV: {
         if (u->op[in->op].kind == VD_OP_MASK_STATE) {
             data->row[0] = vd_trace_mask_state(t, (uint32_t)in->first);
+            return;
+        }
+        if (u->op[in->op].kind == VD_OP_POOL) {
+            data->row[0] = u->sum + (size_t)in->head * u->op[in->op].record_bytes;
             return;
         }
         bool is_k = u->op[in->op].kind == VD_OP_KROW;
@@ -349,6 +372,12 @@ static void run_record(struct vd_trace *t, uint32_t op, uint64_t record)
     vd_tile_eval(&tile, &t->graph, &data, u->records[op] + record * u->op[op].record_bytes);
 }
 
+/* The number under which an operator's leaves are hashed. */
+static uint32_t hashed_as(const struct vd_graph_op *o, uint32_t op)
+{
+    return o->kind == VD_OP_VECTOR ? VD_TRACE_OP_VECTOR : op;
+}
+
 void vd_trace_unit_run(struct vd_trace *t)
 {
     struct vd_trace_unit_data *u = &t->u;
@@ -362,7 +391,7 @@ void vd_trace_unit_run(struct vd_trace *t)
             run_record(t, o, r);
         if (t->source.after_op)
             t->source.after_op(t->source.arg, u->step, u->unit, o, u->records[o], n_bytes);
-        at.op = o;
+        at.op = hashed_as(op, o);
         u->op_root[o] =
             vd_trace_op_root(&at, u->records[o], n_bytes, (size_t)op->leaf_records * op->record_bytes);
     }
@@ -389,7 +418,7 @@ enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, stru
     if (e != VD_OK)
         return e;
     if (unit > 0) {
-        struct vd_trace_sink sink = {t, keep_row, keep_no_token};
+        struct vd_trace_sink sink = {t, keep_row, keep_no_token, keep_sum};
         e = t->source.run(t->source.arg, step + 1, &sink, err);
         if (e != VD_OK)
             return e;
@@ -408,7 +437,7 @@ struct vd_hash vd_trace_leaf_hash(const struct vd_trace *t, uint32_t op, uint64_
 {
     const struct vd_trace_unit_data *u = &t->u;
     const struct vd_graph_op *o = &u->op[op];
-    struct vd_trace_at at = {vd_trace_salt(t->job_salt, u->step), u->step, u->unit, op};
+    struct vd_trace_at at = {vd_trace_salt(t->job_salt, u->step), u->step, u->unit, hashed_as(o, op)};
     assert(u->loaded && op < u->n_ops && k < vd_graph_leaves(o));
     return vd_trace_leaf(&at, (uint32_t)k, u->records[op] + k * o->leaf_records * o->record_bytes,
                          vd_graph_leaf_bytes(o, k));

@@ -17,11 +17,14 @@
 #include "vd_trace_hash.h"
 
 /* Receives the rows of a run. `row` may be called from several threads at once for different (step, unit); k,
- * v NULL for unit 0, x NULL where the unit has no X row. `token` comes for every step with a head. */
+ * v NULL for unit 0, x NULL where the unit has no X row. `token` comes for every step with a head; `pooled`,
+ * of a job whose result is a vector, for every step with a pooling unit (sum, vector: as vd_commit_add_vector
+ * has them). */
 struct vd_trace_sink {
     void *arg;
     void (*row)(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x);
     void (*token)(void *arg, uint32_t step, uint32_t token, enum vd_stop stop);
+    void (*pooled)(void *arg, uint32_t step, const float *sum, const float *vector);
 };
 
 struct vd_trace_source {
@@ -53,6 +56,7 @@ struct vd_trace_unit_data {
     struct vd_hash row_outs[VD_GRAPH_OUTS_MAX];      /* the roots under that unit's hash */
     uint8_t *k, *v;                                  /* K and V records of this unit at steps 0 .. step - 1 */
     struct vd_hash (*cache_outs)[VD_GRAPH_OUTS_MAX]; /* and the roots under those units' hashes */
+    uint8_t *sum; /* POOL's records at the step before; NULL: there are none */
     size_t k_row_bytes, v_row_bytes;
     void *memory;
 };
@@ -62,11 +66,12 @@ struct vd_trace {
     uint8_t job_salt[VD_JOB_SALT_BYTES];
     const uint32_t *prompt, *output;
     struct vd_trace_source source;
-    uint32_t n_units;       /* row length of `unit` */
-    struct vd_hash *unit;   /* unit hashes: [step * n_units + unit] */
-    struct vd_hash *step;   /* leaves of the state tree */
-    struct vd_hash *commit; /* leaves of the commit tree */
-    uint8_t *token_record;  /* TOKEN records: [8 * step] */
+    uint32_t n_units;                            /* row length of `unit` */
+    struct vd_hash *unit;                        /* unit hashes: [step * n_units + unit] */
+    struct vd_hash *step;                        /* leaves of the state tree */
+    struct vd_hash *commit;                      /* leaves of the commit tree */
+    uint8_t *token_record;                       /* TOKEN records: [8 * step] */
+    struct vd_hash pool_outs[VD_GRAPH_OUTS_MAX]; /* under the last step's pooling unit */
     struct vd_hash state_root, commit_root;
     /* What head operators read beside records; made by vd_trace_controls_open. */
     uint8_t *sequence;    /* prompt and output as u32, little-endian */

@@ -2,6 +2,7 @@
  */
 #include "vd_trace_model.h"
 
+#include "vd_embed.h"
 #include "vd_feed.h"
 
 #include <stdlib.h>
@@ -12,6 +13,7 @@ struct vd_trace_model {
     struct vd_feed feed;
     struct vd_feed_seq seq;
     const struct vd_trace_sink *sink; /* of the running call */
+    struct vd_embed *embed;           /* of the running call, if the result is a vector */
     struct vd_trace *trace;
 };
 
@@ -26,8 +28,15 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
                    enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     struct vd_trace_model *t = arg;
-    if (vd_graph_has_head(&t->graph, step))
+    if (!vd_graph_has_head(&t->graph, step))
+        return;
+    if (t->embed) {
+        vd_embed_add(t->embed, vd_ctx_hidden(t->feed.ctx, ctx_row));
+        bool last = step + 1 == t->graph.job.n_prompt;
+        t->sink->pooled(t->sink->arg, step, vd_embed_sum(t->embed), last ? vd_embed_vector(t->embed) : NULL);
+    } else {
         t->sink->token(t->sink->arg, step, token, stop);
+    }
 }
 
 static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
@@ -35,9 +44,15 @@ static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace
 {
     struct vd_trace_model *t = arg;
     struct vd_feed_seq *seq = &t->seq;
+    enum vd_err e = VD_OK;
     t->sink = sink;
     seq->n_steps = n_steps;
-    enum vd_err e = vd_feed_run(&t->feed, &seq, 1, err);
+    if (vd_graph_pools(&t->graph))
+        e = vd_embed_create(&t->embed, t->model, t->graph.job.sampling.pooling, err);
+    if (e == VD_OK)
+        e = vd_feed_run(&t->feed, &seq, 1, err);
+    vd_embed_free(t->embed);
+    t->embed = NULL;
     vd_feed_seq_reset(seq);
     return e;
 }

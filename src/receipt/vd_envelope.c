@@ -59,6 +59,14 @@ bool vd_envelope_decode(struct vd_bytes in, struct vd_envelope *e, uint32_t *tok
            vd_signed_receipt_decode(receipt, &e->receipt);
 }
 
+struct vd_hash vd_output_root(const struct vd_request *r, const uint8_t job_salt[VD_SALT_BYTES],
+                              const uint32_t *output, uint32_t n_output)
+{
+    if (r->sampling.pooling != VD_POOLING_NONE)
+        return vd_vector_root(job_salt, r->n_prompt, output, n_output);
+    return vd_token_root(job_salt, r->n_prompt, output, n_output);
+}
+
 enum vd_receipt_verdict vd_envelope_check(const struct vd_envelope *e, struct vd_receipt *out)
 {
     enum vd_receipt_verdict v = vd_signed_receipt_check(&e->receipt, out);
@@ -70,7 +78,7 @@ enum vd_receipt_verdict vd_envelope_check(const struct vd_envelope *e, struct vd
     struct vd_hash prompt = vd_token_root(e->job_salt, 0, e->prompt, e->n_prompt);
     if (e->n_prompt != out->request.n_prompt || !vd_hash_eq(&prompt, &out->request.prompt_root))
         return VD_RECEIPT_BAD_PROMPT;
-    struct vd_hash output = vd_token_root(e->job_salt, e->n_prompt, e->output, e->n_output);
+    struct vd_hash output = vd_output_root(&out->request, e->job_salt, e->output, e->n_output);
     if (e->n_output != out->n_output || !vd_hash_eq(&output, &out->output_root))
         return VD_RECEIPT_BAD_OUTPUT;
     if (!vd_controls_check(&out->request, &e->controls))

@@ -72,6 +72,7 @@ size_t vd_request_encode(const struct vd_request *r, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 25, zigzag(r->sampling.frequency_micro));
     vd_pb_put_opt_fixed(&w, 26, r->bias_hash.b, VD_HASH_BYTES);
     vd_pb_put_opt_fixed(&w, 27, r->mask_hash.b, VD_HASH_BYTES);
+    vd_pb_put_u64(&w, 28, r->sampling.pooling);
     return w.overflow ? 0 : w.n_bytes;
 }
 
@@ -83,6 +84,17 @@ static bool penalties_ok(const struct vd_sampling *s)
            s->frequency_micro >= -VD_PENALTY_MICRO_MAX && s->frequency_micro <= VD_PENALTY_MICRO_MAX;
 }
 
+/* A vector is not sampled, and only what was read for it is paid. */
+static bool pooling_ok(const struct vd_request *r)
+{
+    const struct vd_sampling *s = &r->sampling;
+    if (s->pooling == VD_POOLING_NONE)
+        return true;
+    return s->temp_micro == 0 && s->top_k == 0 && s->top_p_micro == VD_SAMPLE_MICRO && s->min_p_micro == 0 &&
+           s->seed == 0 && s->choice == 0 && !vd_num_penalised(s) && !s->has_bias && !s->has_mask &&
+           r->max_tokens <= VD_VECTOR_MAX && r->price_out.micro == 0;
+}
+
 static enum vd_receipt_verdict request_check(const struct vd_request *r)
 {
     struct vd_amount most;
@@ -91,7 +103,8 @@ static enum vd_receipt_verdict request_check(const struct vd_request *r)
     if (r->n_prompt < 1 || r->max_tokens < 1 || (uint64_t)r->n_prompt + r->max_tokens > VD_JOB_MAX_TOKENS)
         return VD_RECEIPT_BAD_LIMITS;
     if (r->sampling.temp_micro > 2000000 || r->sampling.top_p_micro < 1 ||
-        r->sampling.top_p_micro > 1000000 || r->sampling.min_p_micro > 1000000 || !penalties_ok(&r->sampling))
+        r->sampling.top_p_micro > 1000000 || r->sampling.min_p_micro > 1000000 ||
+        !penalties_ok(&r->sampling) || !pooling_ok(r))
         return VD_RECEIPT_BAD_LIMITS;
     return vd_request_max_amount(r, &most) ? VD_RECEIPT_OK : VD_RECEIPT_BAD_LIMITS;
 }
@@ -128,6 +141,7 @@ enum vd_receipt_verdict vd_request_decode(struct vd_bytes in, struct vd_request 
     out->sampling.frequency_micro = unzigzag((uint32_t)vd_pb_get_u64(&r, 25, UINT32_MAX));
     vd_pb_get_opt_fixed(&r, 26, out->bias_hash.b, VD_HASH_BYTES);
     vd_pb_get_opt_fixed(&r, 27, out->mask_hash.b, VD_HASH_BYTES);
+    out->sampling.pooling = (enum vd_pooling)vd_pb_get_u64(&r, 28, VD_POOLING_MEAN);
     out->sampling.has_bias = !vd_hash_is_zero(&out->bias_hash);
     out->sampling.has_mask = !vd_hash_is_zero(&out->mask_hash);
     if (!vd_pb_done(&r))
@@ -221,6 +235,7 @@ enum vd_receipt_verdict vd_receipt_decode(struct vd_bytes in, struct vd_receipt 
         return v;
     if (out->n_output > out->request.max_tokens || (out->n_output == 0 && out->finish != VD_FINISH_FAIL) ||
         (out->n_output == 0) != vd_hash_is_zero(&out->output_root) ||
+        (out->request.sampling.pooling != VD_POOLING_NONE && out->finish != VD_FINISH_LENGTH) ||
         (out->finish == VD_FINISH_LENGTH && out->n_output != out->request.max_tokens) ||
         (out->finish == VD_FINISH_FAIL && out->n_output == out->request.max_tokens))
         return VD_RECEIPT_BAD_LIMITS;

@@ -30,6 +30,7 @@ enum {
     VD_SIGNED_RECEIPT_MAX_BYTES = 704, /* body and both signatures */
     VD_PREFIX_MAX_BYTES = 112,
     VD_JOB_MAX_TOKENS = 1 << 20, /* prompt and output together */
+    VD_VECTOR_MAX = 16384,       /* elements of a vector */
     VD_CONTROLS_MAX_BYTES = VD_MASK_BYTES_MAX + VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES,
 };
 #define VD_PRICE_MAX_MICRO (UINT64_C(1) << 40) /* per token */
@@ -68,6 +69,9 @@ enum vd_receipt_verdict {
 };
 const char *vd_receipt_verdict_text(enum vd_receipt_verdict v);
 
+/* If sampling.pooling is not NONE the job's result is a vector: max_tokens is its number of elements, their
+ * bits stand in the place of output tokens, price_out is 0, and the other fields of sampling are those of no
+ * sampling (zeros, top_p_micro 10^6). */
 struct vd_request {
     struct vd_hash genesis;
     uint32_t arith_version;
@@ -116,9 +120,11 @@ void vd_request_set_controls(struct vd_request *r, const struct vd_controls *c);
 /* Are these the request's tables, and valid? */
 bool vd_controls_check(const struct vd_request *r, const struct vd_controls *c);
 
-/* Number of fed positions: p + g - 1, or p + g when the job ended in FAIL. */
+/* Number of fed positions: p + g - 1, or p + g when the job ended in FAIL; of a vector p. */
 static inline uint32_t vd_receipt_n_steps(const struct vd_receipt *r)
 {
+    if (r->request.sampling.pooling != VD_POOLING_NONE)
+        return r->request.n_prompt;
     return r->request.n_prompt + r->n_output - (r->finish == VD_FINISH_FAIL ? 0 : 1);
 }
 
@@ -164,8 +170,12 @@ static inline struct vd_hash vd_signed_receipt_id(const struct vd_signed_receipt
 /* Decodes the body to *out and checks both signatures: the whole of what needs no model and no tokens. */
 enum vd_receipt_verdict vd_signed_receipt_check(const struct vd_signed_receipt *s, struct vd_receipt *out);
 
-/* What replay needs: the receipt, the job's salt, the tokens and the tables. What the pointers name belongs
- * to the caller. */
+/* The output root of these ids, or of this vector's bits. */
+struct vd_hash vd_output_root(const struct vd_request *r, const uint8_t job_salt[VD_SALT_BYTES],
+                              const uint32_t *output, uint32_t n_output);
+
+/* What replay needs: the receipt, the job's salt, the tokens (or the bits of a vector) and the tables. What
+ * the pointers name belongs to the caller. */
 struct vd_envelope {
     struct vd_signed_receipt receipt;
     uint8_t job_salt[VD_SALT_BYTES];

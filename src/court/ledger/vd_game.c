@@ -301,7 +301,8 @@ static enum vd_game_result do_records(struct turn *t)
     size_t n = vd_graph_leaf_bytes(&o, leaf);
     if (data.n < n || (data.n > n && o.kind != VD_OP_EMBED))
         return VD_GAME_REJECT_FIT;
-    struct vd_trace_at at = {game->salt, game->step, game->unit, game->op};
+    struct vd_trace_at at = {game->salt, game->step, game->unit,
+                             o.kind == VD_OP_VECTOR ? VD_TRACE_OP_VECTOR : game->op};
     struct vd_hash h = vd_trace_leaf(&at, (uint32_t)leaf, data.p, n);
     if (!vd_hash_eq(&h, &game->leaves.node))
         return VD_GAME_REJECT_FIT;

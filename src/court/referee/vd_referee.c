@@ -360,6 +360,19 @@ static void check_record(const struct vd_ref_claim *claim, struct reader *r, uin
     }
 }
 
+/* The pooling unit of the last step binds the receipt's vector: its last root is the output root. */
+static void check_vector(const struct vd_ref_claim *claim, struct reader *r, const struct vd_trace_at *at,
+                         const struct vd_hash *unit)
+{
+    struct vd_hash root[VD_GRAPH_OUTS_MAX] = {{{0}}};
+    unsigned n = 0;
+    if (claim->graph.job.sampling.pooling == VD_POOLING_MEAN)
+        root[n++] = take_hash(r); /* POOL's, which is not looked at */
+    root[n++] = claim->output_root;
+    struct vd_hash h = vd_trace_unit(at, root, n);
+    demand(r, &h, unit);
+}
+
 bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *state_root, uint32_t step,
                      struct vd_bytes opening)
 {
@@ -378,6 +391,12 @@ bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *sta
     h = vd_commit_leaf(step, &unit[0], has_head ? &unit[1] : NULL);
     h = take_root(&r, g->job.n_steps, step, 1, &h);
     demand(&r, &h, &claim->commit_root);
+    if (vd_graph_pools(g)) {
+        struct vd_trace_at at = {salt, step, last_block + 1, 0};
+        if (step + 1 == g->job.n_steps)
+            check_vector(claim, &r, &at, &unit[1]);
+        return !r.bad && r.p == r.end;
+    }
     const uint8_t *record = has_head ? take(&r, VD_TOKEN_RECORD_BYTES) : NULL;
     if (record) {
         struct vd_trace_at at = {salt, step, last_block + 1, vd_graph_ops(g, step, last_block + 1) - 1};

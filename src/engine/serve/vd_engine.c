@@ -23,6 +23,7 @@ static void job_free(struct job *j)
 {
     if (!j)
         return;
+    vd_embed_free(j->embed);
     free(j->tokens);
     free(j);
 }
@@ -54,7 +55,7 @@ static struct job *job_new(const struct vd_job *spec)
 /* Positions that the job may come to feed. */
 static size_t job_positions(const struct vd_job *spec)
 {
-    return (size_t)spec->n_prompt + spec->max_tokens - 1;
+    return spec->sampling.pooling ? spec->n_prompt : (size_t)spec->n_prompt + spec->max_tokens - 1;
 }
 
 /* Without the lock: the last word to the caller. */
@@ -82,11 +83,17 @@ static size_t active_of(const struct vd_engine *e, const struct vd_hash *account
     return n;
 }
 
+/* A mean needs the rows after the last layer of all positions, which no cache has. */
+static bool may_reuse(const struct job *j)
+{
+    return !vd_hash_is_zero(&j->spec.account) && j->spec.sampling.pooling != VD_POOLING_MEAN;
+}
+
 /* Whole pages that j could share with a running job of its account: those that both begin with. */
 static size_t shared_with(const struct job *j, const struct job *a)
 {
     size_t most = j->spec.n_prompt - 1, n = 0;
-    if (vd_hash_is_zero(&j->spec.account) || !vd_hash_eq(&j->spec.account, &a->spec.account) || a->ended)
+    if (!may_reuse(j) || !vd_hash_eq(&j->spec.account, &a->spec.account) || a->ended)
         return 0;
     if (a->spec.n_prompt < most)
         most = a->spec.n_prompt;
@@ -155,7 +162,7 @@ static enum vd_err share_running(struct vd_engine *e, struct job *j, struct vd_e
  * theirs. The last prompt token is always fed, since its row yields the first token. */
 static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error *err)
 {
-    size_t usable = vd_hash_is_zero(&j->spec.account) ? 0 : j->spec.n_prompt - 1;
+    size_t usable = may_reuse(j) ? j->spec.n_prompt - 1 : 0;
     enum vd_err rc = vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, err);
     if (rc == VD_OK)
         rc = share_running(e, j, err);
@@ -467,6 +474,10 @@ static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job
         return vd_error_set(err, VD_ELIMIT,
                             "%zu positions exceed the KV cache, which holds %zu; give the engine more memory",
                             positions, limit);
+    if (job->sampling.pooling && (job->max_tokens != p->width || job->n_resume))
+        return vd_error_set(err, VD_EUSE,
+                            "a vector of %u elements; this model's have %u, and none is resumed",
+                            job->max_tokens, p->width);
     if (job->bias.n && !vd_bias_valid(job->bias))
         return vd_error_set(err, VD_EUSE, "a bias table of %zu bytes is not valid", job->bias.n);
     if (job->logprobs > 1 + VD_LOGPROBS_MAX)
@@ -502,6 +513,12 @@ enum vd_err vd_engine_submit(struct vd_engine *e, const struct vd_job *job, uint
     struct job *j = job_new(job);
     if (!j)
         return vd_error_set(err, VD_ENOMEM, "no memory for a job");
+    if (job->sampling.pooling)
+        rc = vd_embed_create(&j->embed, e->m, job->sampling.pooling, err);
+    if (rc != VD_OK) {
+        job_free(j);
+        return rc;
+    }
     pthread_mutex_lock(&e->lock);
     rc = enqueue(e, j, id, err);
     pthread_mutex_unlock(&e->lock);

@@ -21,6 +21,7 @@
 #ifndef VD_ENGINE_H
 #define VD_ENGINE_H
 
+#include "vd_embed.h"
 #include "vd_forward.h"
 #include "vd_graph.h" /* enum vd_stop */
 #include "vd_sample.h"
@@ -49,6 +50,9 @@ struct vd_position {
     uint32_t token; /* sampled here; VD_SAMPLE_FAIL if none (x NULL, or stop FAIL) */
     enum vd_stop stop;
     const struct vd_automaton_state *mask; /* the mask's state before the token; NULL: no mask, or x NULL */
+    /* Of a job whose result is a vector, d floats each: POOL's row (NULL unless the mean is wanted), and, at
+     * the last position, the vector. */
+    const float *sum, *vector;
 };
 
 enum vd_job_end {
@@ -74,6 +78,8 @@ struct vd_job {
     const uint32_t *resume;
     uint32_t n_resume;   /* below max_tokens */
     uint32_t max_tokens; /* at least 1; n_prompt + max_tokens - 1 positions fit into the model's context */
+    /* If it asks for a vector (pooling): n_prompt positions fit into the context, max_tokens is the model's
+     * width, nothing is resumed; on_token never comes, on_vector before on_done. */
     struct vd_sampling sampling;
     struct vd_hash account;
     struct vd_bytes bias;     /* the request's table; n 0: none */
@@ -87,6 +93,7 @@ struct vd_job {
     void (*on_logprobs)(void *arg, uint32_t index, const struct vd_logprobs *l);
     /* resume[index] is not what the job yields there: `own` is, and on_token goes on with it. May be NULL. */
     void (*on_mismatch)(void *arg, uint32_t index, uint32_t given, uint32_t own);
+    void (*on_vector)(void *arg, const float *vector); /* d floats, NaNs canonical; may be NULL */
     void (*on_done)(void *arg, const struct vd_job_result *r);
 };
 

@@ -29,6 +29,7 @@ struct job {
     uint32_t mask_n;
     uint8_t bias[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES]; /* where spec.bias points */
     uint64_t queued_ns, admitted_ns, first_ns;
+    struct vd_embed *embed; /* NULL: the result is tokens */
     struct vd_draft_seq draft;
     uint32_t guess_len;  /* tokens to guess next time; 0 before the first */
     uint32_t guess_wait; /* steps until then */

@@ -39,6 +39,8 @@ static size_t waiting_rows(const struct job *j)
 static size_t logits_of(const struct job *j, size_t n)
 {
     size_t end = vd_kv_len(j->kv) + n, first = j->spec.n_prompt - 1;
+    if (j->embed)
+        return 0;
     return end > first ? min2(end - first, n) : 0;
 }
 
@@ -163,6 +165,12 @@ static void fill_rows(struct vd_engine *e)
         for (size_t k = 0; k < j->n_rows; k++, pos++) {
             bool yields = pos + 1 >= j->spec.n_prompt;
             uint32_t index = pos + 1 - j->spec.n_prompt;
+            if (j->embed) {
+                bool counts = yields || j->spec.sampling.pooling == VD_POOLING_MEAN;
+                e->rows[e->n_rows++] =
+                    (struct vd_row){j->kv, pos, j->tokens[pos], counts ? VD_ROW_HIDDEN : 0};
+                continue;
+            }
             if (yields)
                 e->choices[e->n_choices++] = (struct choice){.job = j,
                                                              .row = e->n_rows,
@@ -217,14 +225,30 @@ static void tell_position(struct vd_engine *e, struct job *j, uint32_t pos, cons
     if (!j->spec.on_position)
         return;
     vd_kv_read(j->kv, vd_model_program(e->m)->n_layers - 1, pos, e->k, e->v);
-    struct vd_position p = {pos, e->k, e->v, x, token, stop, j->spec.masker ? mask : NULL};
+    struct vd_position p = {pos, e->k, e->v, x, token, stop, j->spec.masker ? mask : NULL, NULL, NULL};
+    j->spec.on_position(j->spec.arg, &p);
+}
+
+/* The same of a job whose result is a vector; x is NULL, or was added to it. */
+static void tell_pooled(struct vd_engine *e, struct job *j, uint32_t pos, const float *x)
+{
+    bool last = pos + 1 == j->spec.n_prompt;
+    struct vd_position p = {.pos = pos, .k = e->k, .v = e->v, .x = x, .token = VD_SAMPLE_FAIL};
+    if (!j->spec.on_position)
+        return;
+    vd_kv_read(j->kv, vd_model_program(e->m)->n_layers - 1, pos, e->k, e->v);
+    p.sum = x ? vd_embed_sum(j->embed) : NULL;
+    p.vector = last ? vd_embed_vector(j->embed) : NULL;
     j->spec.on_position(j->spec.arg, &p);
 }
 
 static void tell_reused(struct vd_engine *e, struct job *j)
 {
     for (uint32_t pos = 0; pos < j->n_reused; pos++)
-        tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
+        if (j->embed)
+            tell_pooled(e, j, pos, NULL);
+        else
+            tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
     j->told_reused = true;
 }
 
@@ -330,6 +354,23 @@ static void deliver_rows(struct vd_engine *e, struct job *j, size_t *c)
         settle_guesses(e, j, last);
 }
 
+/* The rows of a job whose result is a vector. */
+static void pool_rows(struct vd_engine *e, struct job *j)
+{
+    for (size_t row = j->first_row; row < j->first_row + j->n_rows; row++) {
+        const float *x = e->rows[row].flags ? vd_ctx_hidden(e->ctx, row) : NULL;
+        if (x)
+            vd_embed_add(j->embed, x);
+        tell_pooled(e, j, e->rows[row].pos, x);
+    }
+    if (vd_kv_len(j->kv) < j->spec.n_prompt)
+        return;
+    j->first_ns = vd_engine_now_ns();
+    if (j->spec.on_vector)
+        j->spec.on_vector(j->spec.arg, vd_embed_vector(j->embed));
+    end_job(j, VD_JOB_STOPPED, VD_STOP_LENGTH);
+}
+
 static void break_all(struct vd_engine *e, const struct vd_error *err)
 {
     for (size_t i = 0; i < e->n_active; i++) {
@@ -353,7 +394,11 @@ void vd_engine_step(struct vd_engine *e)
         return;
     }
     choose_all(e);
-    for (size_t i = 0; i < e->n_active; i++)
-        if (e->active[i]->n_rows > 0)
-            deliver_rows(e, e->active[i], &c);
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[i];
+        if (j->n_rows > 0 && j->embed)
+            pool_rows(e, j);
+        else if (j->n_rows > 0)
+            deliver_rows(e, j, &c);
+    }
 }

@@ -47,6 +47,10 @@ static void hash_position(struct vd_sha256 *s, const struct vd_model *m, const s
     vd_sha256_update(s, p->v, vd_model_v_row_bytes(m));
     if (p->x)
         vd_sha256_update(s, p->x, vd_model_program(m)->width * sizeof *p->x);
+    if (p->sum)
+        vd_sha256_update(s, p->sum, vd_model_program(m)->width * sizeof *p->sum);
+    if (p->vector)
+        vd_sha256_update(s, p->vector, vd_model_program(m)->width * sizeof *p->vector);
     vd_sha256_u32(s, p->token);
     vd_sha256_u32(s, p->stop);
 }
@@ -288,8 +292,8 @@ static void plain_run(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
         uint32_t token = pos < c->job->n_prompt ? c->job->prompt[pos] : c->out->token[pos - c->job->n_prompt];
         struct vd_row row = {kv, pos, token, yields ? VD_ROW_LOGITS : 0};
         assert_int_equal(vd_model_forward(ctx, &row, 1, NULL, NULL), VD_OK);
-        struct vd_position at = {pos,         k, v, yields ? vd_ctx_hidden(ctx, 0) : NULL, VD_SAMPLE_FAIL,
-                                 VD_STOP_NONE, NULL};
+        struct vd_position at = {
+            pos, k, v, yields ? vd_ctx_hidden(ctx, 0) : NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL, NULL, NULL};
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
         if (yields) {
             uint32_t index = pos + 1 - c->job->n_prompt;
@@ -324,7 +328,104 @@ static void assert_same(struct log *l, const struct plain *want)
     assert_true(vd_hash_eq(&h, &want->positions));
 }
 
+/* The same of a job whose result is a vector. */
+static void plain_vector(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct plain_call *c = arg;
+    const struct vd_program *p = vd_model_program(c->m);
+    enum vd_pooling pooling = c->job->sampling.pooling;
+    struct vd_embed *embed;
+    struct vd_kv *kv;
+    struct vd_sha256 s;
+    uint8_t k[4096], v[4096];
+    vd_sha256_init(&s);
+    assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
+    assert_int_equal(vd_embed_create(&embed, c->m, pooling, NULL), VD_OK);
+    for (uint32_t pos = 0; pos < c->job->n_prompt; pos++) {
+        bool last = pos + 1 == c->job->n_prompt, counts = last || pooling == VD_POOLING_MEAN;
+        struct vd_row row = {kv, pos, c->job->prompt[pos], counts ? VD_ROW_HIDDEN : 0};
+        assert_int_equal(vd_model_forward(ctx, &row, 1, NULL, NULL), VD_OK);
+        struct vd_position at = {.pos = pos, .k = k, .v = v, .token = VD_SAMPLE_FAIL};
+        vd_kv_read(kv, p->n_layers - 1, pos, k, v);
+        if (counts) {
+            at.x = vd_ctx_hidden(ctx, 0);
+            vd_embed_add(embed, at.x);
+            at.sum = vd_embed_sum(embed);
+            at.vector = last ? vd_embed_vector(embed) : NULL;
+        }
+        hash_position(&s, c->m, &at);
+    }
+    c->out->n_tokens = p->width;
+    memcpy(c->out->token, vd_embed_vector(embed), p->width * sizeof(float));
+    vd_sha256_final(&s, &c->out->positions);
+    vd_embed_free(embed);
+    vd_kv_close(kv);
+}
+
+static void on_vector(void *arg, const float *vector)
+{
+    struct log *l = arg;
+    l->n_tokens = vd_model_program(log_model)->width;
+    memcpy(l->token, vector, l->n_tokens * sizeof *vector);
+}
+
+static struct vd_job vector_job(uint32_t first, uint32_t n_prompt, enum vd_pooling pooling)
+{
+    struct vd_sampling s = {.pooling = pooling, .top_p_micro = VD_SAMPLE_MICRO};
+    struct vd_job job = some_job(first, n_prompt, vd_model_program(log_model)->width, s);
+    job.on_vector = on_vector;
+    return job;
+}
+
 /* ------------------------- tests ------------------------- */
+
+static void assert_vector(struct fixture *f, struct log *l, const struct vd_job *job)
+{
+    struct plain want = {.n_tokens = 0};
+    struct plain_call c = {f->m, job, &want};
+    struct vd_hash h = positions_of(l);
+    float length = 0;
+    assert_int_equal(vd_engine_run(f->e, plain_vector, &c, NULL), VD_OK);
+    assert_int_equal(l->result.end, VD_JOB_STOPPED);
+    assert_int_equal(l->n_tokens, want.n_tokens);
+    assert_memory_equal(l->token, want.token, want.n_tokens * sizeof want.token[0]);
+    assert_true(vd_hash_eq(&h, &want.positions));
+    for (uint32_t i = 0; i < want.n_tokens; i++)
+        length += vd_f32_from_bits(want.token[i]) * vd_f32_from_bits(want.token[i]);
+    assert_true(length > 0.9999f && length < 1.0001f);
+}
+
+/* Beside each other, beside a job that generates, and with what an earlier one left in the cache. */
+static void vectors(void **state)
+{
+    struct fixture *f = *state;
+    static const enum vd_pooling pooling[] = {VD_POOLING_LAST, VD_POOLING_MEAN, VD_POOLING_LAST,
+                                              VD_POOLING_MEAN};
+    static const uint32_t n_prompt[] = {200, 200, 1, 1};
+    struct log beside, l[4];
+    struct vd_job talk = some_job(3, 40, 60, warm(1)), job[4];
+    for (int round = 0; round < 2; round++) {
+        log_init(&beside, f->e);
+        submit(f->e, talk, &beside);
+        for (unsigned i = 0; i < 4; i++) {
+            job[i] = vector_job(0, n_prompt[i], pooling[i]);
+            job[i].account = account(7);
+            log_init(&l[i], f->e);
+            submit(f->e, job[i], &l[i]);
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            wait_done(&l[i]);
+            assert_vector(f, &l[i], &job[i]);
+            assert_true(pooling[i] == VD_POOLING_LAST || l[i].result.n_reused == 0);
+        }
+        wait_done(&beside);
+    }
+    assert_true(l[0].result.n_reused > 100);
+    struct vd_error err;
+    uint64_t id;
+    job[0].max_tokens--;
+    assert_int_equal(vd_engine_submit(f->e, &job[0], &id, &err), VD_EUSE);
+}
 
 static void alone(void **state)
 {
@@ -734,6 +835,7 @@ int main(void)
     fill_prompt();
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        TEST(vectors),
         TEST(alone),
         TEST(guesses_are_checked),
         TEST(among_others),

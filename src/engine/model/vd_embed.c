@@ -1,0 +1,77 @@
+/* The norm is the head's, by the kernels; the rest is two passes over one row, which scalar code does in no
+ * time beside a layer. */
+#include "vd_embed.h"
+
+#include "vd_model_internal.h"
+#include "vd_norm.h"
+#include "vd_num.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+struct vd_embed {
+    const struct vd_model *m;
+    enum vd_pooling pooling;
+    uint32_t n; /* positions so far */
+    float *row, *sum, *vector;
+};
+
+enum vd_err vd_embed_create(struct vd_embed **out, const struct vd_model *m, enum vd_pooling pooling,
+                            struct vd_error *err)
+{
+    size_t d = m->dims.d;
+    struct vd_embed *e = calloc(1, sizeof *e);
+    assert(pooling != VD_POOLING_NONE);
+    *out = NULL;
+    if (e) {
+        *e = (struct vd_embed){.m = m, .pooling = pooling};
+        e->row = aligned_alloc(64, (3 * d * sizeof *e->row + 63) / 64 * 64);
+    }
+    if (!e || !e->row) {
+        free(e);
+        return vd_error_set(err, VD_ENOMEM, "no memory for a vector of %zu elements", d);
+    }
+    e->sum = e->row + d;
+    e->vector = e->sum + d;
+    *out = e;
+    return VD_OK;
+}
+
+void vd_embed_free(struct vd_embed *e)
+{
+    if (e)
+        free(e->row);
+    free(e);
+}
+
+void vd_embed_add(struct vd_embed *e, const float *x)
+{
+    size_t d = e->m->dims.d;
+    bool adds = e->pooling == VD_POOLING_MEAN && e->n > 0;
+    e->m->kern->rmsnorm(x, e->m->output_norm, d, e->m->program.eps, e->row);
+    for (size_t i = 0; i < d; i++)
+        e->sum[i] = adds ? e->sum[i] + e->row[i] : e->row[i];
+    e->n++;
+}
+
+const float *vd_embed_sum(const struct vd_embed *e)
+{
+    assert(e->n > 0);
+    return e->pooling == VD_POOLING_MEAN ? e->sum : NULL;
+}
+
+const float *vd_embed_vector(struct vd_embed *e)
+{
+    size_t d = e->m->dims.d;
+    uint32_t n_seg = vd_num_segs((uint32_t)d);
+    float part[VD_PROGRAM_WIDTH_MAX / VD_SEG_ELEMS];
+    assert(e->n > 0);
+    for (uint32_t s = 0; s < n_seg; s++) {
+        size_t first = (size_t)s * VD_SEG_ELEMS, n = d - first < VD_SEG_ELEMS ? d - first : VD_SEG_ELEMS;
+        part[s] = vd_num_sumsq_seg(e->sum + first, (uint32_t)n);
+    }
+    float r = vd_num_l2_scale(part, n_seg);
+    for (size_t i = 0; i < d; i++)
+        e->vector[i] = vd_num_canon(e->sum[i] * r);
+    return e->vector;
+}

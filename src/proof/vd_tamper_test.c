@@ -59,6 +59,7 @@ static uint64_t now_ns(void)
 
 static struct vd_player_move move, plain;
 static struct vd_game game, before;
+static enum vd_game_result last;
 
 enum ending {
     WORKER_LOST,
@@ -314,6 +315,7 @@ static enum ending play_liar(struct tamper *t, struct vd_trace *trace, const str
         }
         *shown = game.state_root;
     }
+    last = r;
     assert_true(n <= 7);
     seen.lost_tile += r == VD_GAME_WORKER_TILE;
     seen.lost_other += r == VD_GAME_WORKER_STATE || r == VD_GAME_WORKER_SALT;
@@ -342,9 +344,12 @@ static void second_dispute(struct tamper *t, uint32_t n, const struct vd_hash *k
     bool honest_root = chance(&t->rng, 2);
     if (vd_hash_is_zero(known) || vd_hash_eq(known, &t->truth->state_root))
         return;
+    last = VD_GAME_ACCEPTED;
     enum ending end = play_liar(t, honest_root ? t->truth : t->trace, &defends, known, &shown);
     if (end != WORKER_LOST && end != WORKER_LATE)
         exception(t, n, "a liar survived its second dispute", end);
+    if (honest_root && last != VD_GAME_WORKER_STATE)
+        exception(t, n, "a second state root was not noticed", end);
 }
 
 static void tamper_once(const struct tamper_base *b, uint32_t n)

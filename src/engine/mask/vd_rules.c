@@ -20,6 +20,11 @@ void vd_rules_free(struct vd_rules *r)
     free(r);
 }
 
+bool vd_rules_full(const struct vd_rules *r)
+{
+    return r->full;
+}
+
 uint32_t vd_rules_add(struct vd_rules *r, const char *name, size_t n)
 {
     if (r->n_rules == VD_RULES_MAX) {

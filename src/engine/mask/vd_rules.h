@@ -42,6 +42,9 @@ void vd_rules_define(struct vd_rules *r, uint32_t rule, vd_expr body);
  * Where that leaves the next byte undecided it is written out all the same. */
 void vd_rules_share(struct vd_rules *r, uint32_t rule);
 
+/* A limit was reached: whatever is added now changes nothing any more, so that a reader may stop. */
+bool vd_rules_full(const struct vd_rules *r);
+
 vd_expr vd_rules_text(struct vd_rules *r, const char *p, size_t n); /* n 0: the empty text */
 /* One character of these ranges of code points (first, last, first, last, ...), as UTF-8; surrogates and what
  * is above 10FFFF are left out. With `negated`, one that is in none of them. */

@@ -196,6 +196,21 @@ static void test_bad_schemas(void **state)
     refused("{\"properties\":{\"a\":{}},\"additionalProperties\":true}", "additionalProperties");
 }
 
+/* Types named twice would be read twice, and so would all that is below them, at each level. */
+static void test_types_twice(void **state)
+{
+    static char text[4096];
+    size_t n = 0;
+    (void)state;
+    for (unsigned i = 0; i < 20; i++)
+        n += (size_t)sprintf(text + n, "{\"type\":[\"object\",\"object\"],\"properties\":{\"a\":");
+    n += (size_t)sprintf(text + n, "{}");
+    for (unsigned i = 0; i < 20; i++)
+        n += (size_t)sprintf(text + n, "}}");
+    refused(text, "names 'object' twice");
+    schema("{\"type\":[\"object\",\"null\",\"array\"],\"properties\":{\"a\":{}}}");
+}
+
 /* Ordinary sizes fit; the mask's own limit holds. */
 static void test_sizes(void **state)
 {
@@ -225,7 +240,7 @@ int main(void)
         cmocka_unit_test(test_grammars),     cmocka_unit_test(test_recursion),
         cmocka_unit_test(test_bad_grammars), cmocka_unit_test(test_schemas),
         cmocka_unit_test(test_references),   cmocka_unit_test(test_bad_schemas),
-        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_types_twice),  cmocka_unit_test(test_sizes),
     };
     return cmocka_run_group_tests_name("rules", tests, NULL, NULL);
 }

@@ -527,6 +527,9 @@ static vd_expr types_of(struct schema *s, const json_t *o)
         return bad(s, "'type' must be a type's name or a list of them");
     for (size_t i = 0; i < n; i++) {
         const char *name = json_string_value(json_array_get(type, i));
+        for (size_t k = 0; k < i; k++) /* each time would read all that is below once more */
+            if (json_equal(json_array_get(type, i), json_array_get(type, k)))
+                return bad(s, "'type' names '%.60s' twice", name ? name : "?");
         e[i] = name ? type_of(s, o, name) : bad(s, "'type' must be a type's name or a list of them");
     }
     return vd_rules_alt(s->r, e, n);
@@ -557,7 +560,7 @@ static vd_expr value_in(struct schema *s, const json_t *o)
 
 static vd_expr value_of(struct schema *s, const json_t *o)
 {
-    if (s->e != VD_OK)
+    if (s->e != VD_OK || vd_rules_full(s->r)) /* compile says which limit */
         return 0;
     if (s->depth == VD_RULES_DEPTH_MAX)
         return bad(s, "schemas more than %d deep", VD_RULES_DEPTH_MAX);

@@ -12,6 +12,9 @@ import subprocess
 import sys
 import time
 
+sys.dont_write_bytecode = True
+
+from binary32 import fma
 from game import GOES_ON, Game, REJECTED
 from merkle import Reject
 from program import Claim, Program
@@ -95,6 +98,8 @@ class Run:
 def main():
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
+    # just below the middle of two binary32, by less than a binary64 can tell
+    assert fma(2.0 ** -24 * (1 + 2.0 ** -23), 1 - 2.0 ** -23, 1 + 2.0 ** -23) == 1 + 2.0 ** -23
     run = Run()
     with open(sys.argv[1], 'rb') as f:
         binary = f.read(4) == b'\x7fELF'

@@ -6,7 +6,7 @@ import hmac
 from graph import Unit, n_units
 from merkle import H, Reject, root, spans, spans_root, tag, u32, range_root
 from program import fields
-from referee import Reader, Tile, leaf_hash, read_token, same, step_leaf, unit_hash
+from referee import Reader, Tile, leaf_hash, read_token, same, step_leaf, token_leaf, unit_hash
 
 (STATE, NODES, UNITS, OPS, LEAVES, RECORDS, BIND_NODES, BIND_OPEN,
  STEP, UNIT, OP, LEAF, TILE, SALT, BIND_NODE, BIND) = range(1, 17)
@@ -227,20 +227,16 @@ class Game:
         same(range_root(c.n_steps, i, [commit], r.hash), c.commit_root)
         if head:
             record = r.take(8)
-            token, stop = (int.from_bytes(record[n:n + 4], 'little') for n in (0, 4))
+            stop = int.from_bytes(record[4:], 'little')
             outs = [r.hash()] if c.mask_hash else []
             ops = Unit(c, i, L + 1).ops
             outs.append(leaf_hash(salt, i, L + 1, len(ops) - 1, 0, record))
             same(unit_hash(salt, i, L + 1, outs), units[1])
             if i + 1 - c.p < c.g:
-                if read_token(r, c, r.hash(), i + 1) != token:
-                    raise Reject('another token')
-            last = i == c.n_steps - 1
-            if last:
-                want = (0,) if c.finish == 4 else (c.finish,)
-            else:
-                want = (0,)
-            if stop not in want:
+                leaf = token_leaf(r.hash(), i + 1, record[:4])
+                same(range_root(c.g, i + 1 - c.p, [leaf], r.hash), c.output_root)
+            ends = i == c.n_steps - 1 and c.finish != 4
+            if stop != (c.finish if ends else 0):
                 raise Reject('another end')
         r.end()
         return CHALLENGER_LOSES

@@ -34,6 +34,10 @@ def model_root(program, tensors_root):
     return H(tag('veridem/model'), H(program.raw), u32(len(program.tensors)), tensors_root)
 
 
+def token_leaf(salt, position, token):
+    return H(TOKEN_LEAF, salt, u32(position), token)
+
+
 class Reader:
     def __init__(self, data):
         self.data, self.at = data, 0
@@ -72,9 +76,9 @@ def scaled(records, size):
 
 
 def read_token(r, claim, salt, position):
-    """A token with its proof in the prompt or the output root, as RECORDS of EMBED and BIND_OPEN show it."""
+    """A token with its proof in the prompt or the output root, as RECORDS of EMBED shows it."""
     token = r.take(4)
-    leaf = H(TOKEN_LEAF, salt, u32(position), token)
+    leaf = token_leaf(salt, position, token)
     if position < claim.p:
         same(range_root(claim.p, position, [leaf], r.hash), claim.prompt_root)
     else:
@@ -181,7 +185,7 @@ class Tile:
         c, out, prompt, output = self.claim, [], [], []
         for i in range(first, end):
             token, salt = self.r.take(4), self.r.hash()
-            (prompt if i < c.p else output).append(H(TOKEN_LEAF, salt, u32(i), token))
+            (prompt if i < c.p else output).append(token_leaf(salt, i, token))
             out.append(int.from_bytes(token, 'little'))
         if prompt:
             same(range_root(c.p, first, prompt, self.r.hash), c.prompt_root)

@@ -182,7 +182,19 @@ static void challenge_record(struct side *s, const struct vd_graph_op *op, uint3
     item('T', tile.true_record, op->record_bytes);
 }
 
-/* Leads to a unit, once, and from there to records of each operator. */
+/* A record worth a challenge: a token that penalties see, an id that has a bias, the last one, or any. */
+static uint64_t some_record(const struct side *s, const struct vd_graph_op *op, uint32_t step, unsigned i)
+{
+    uint64_t any = vd_rng_below(&dice, op->n_records);
+    uint32_t back = (uint32_t)vd_rng_below(&dice, 8);
+    if (op->kind == VD_OP_PENALTY && vd_trace_token(s->trace, step - back) < op->n_records)
+        return vd_trace_token(s->trace, step - back);
+    if (op->kind == VD_OP_LOGIT_BIAS && i == 0)
+        return 16 * vd_rng_below(&dice, 30) + 3;
+    return i == 1 ? op->n_records - 1 : any;
+}
+
+/* Leads to a unit, once, and from there to records of each operator: more of those before sampling. */
 static void challenge_unit(struct side *s, uint32_t step, uint32_t unit, unsigned n_records)
 {
     static struct vd_game at_unit;
@@ -196,12 +208,49 @@ static void challenge_unit(struct side *s, uint32_t step, uint32_t unit, unsigne
     for (uint32_t o = 0; o < vd_graph_ops(&s->claim.graph, step, unit); o++) {
         struct vd_graph_op op;
         vd_graph_op(&s->claim.graph, step, unit, o, &op);
-        for (unsigned i = 0; i < n_records && op.n_records; i++) {
-            const uint64_t record[] = {vd_rng_below(&dice, op.n_records), op.n_records - 1};
+        bool before = op.kind == VD_OP_PENALTY || op.kind == VD_OP_LOGIT_BIAS || op.kind == VD_OP_MASK;
+        for (unsigned i = 0; i < (before ? 6 : n_records) && op.n_records; i++) {
             item('B', NULL, 0);
             game = at_unit;
-            challenge_record(s, &op, o, record[i]);
+            challenge_record(s, &op, o, some_record(s, &op, step, i));
         }
+    }
+}
+
+/* ---- games about receipts ---- */
+
+static void bind_everywhere(struct side *s)
+{
+    const struct vd_graph_job *j = &s->claim.graph.job;
+    const uint32_t steps[] = {0,           j->n_prompt - 2, j->n_prompt - 1,
+                              j->n_prompt, j->n_steps - 2,  j->n_steps - 1};
+    for (unsigned i = 0; i < 12; i++) {
+        if (steps[i / 2] >= j->n_steps)
+            continue;
+        begin(s);
+        if (i % 2) {
+            point(s, (struct vd_move){.kind = VD_MOVE_BIND_NODE});
+            answer(s);
+        }
+        point(s, (struct vd_move){.kind = VD_MOVE_BIND, .index = steps[i / 2]});
+        answer(s);
+    }
+}
+
+static void show_salts(struct side *s, const uint8_t job_salt[VD_JOB_SALT_BYTES])
+{
+    for (uint32_t step = 0; step < s->claim.graph.job.n_steps; step += 20) {
+        struct vd_move m = {.kind = VD_MOVE_SALT};
+        begin(s);
+        point(s, (struct vd_move){.kind = VD_MOVE_STEP, .index = step});
+        answer(s);
+        point(s, (struct vd_move){.kind = VD_MOVE_UNIT, .index = step % 3});
+        answer(s);
+        memcpy(m.salt.b, job_salt, sizeof m.salt.b);
+        m.salt.b[7] ^= 1;
+        point(s, m);
+        m.salt.b[7] ^= 1;
+        point(s, m);
     }
 }
 
@@ -230,10 +279,14 @@ static void go_wild(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_
     if (o.kind == VD_OP_MASK_STATE && step + 1 != j->graph.job.n_steps)
         return; /* those after it are made without it */
     size_t words = n_bytes / 4, n = vd_rng_below(&rng, 2) ? 1 : 1 + words / 16;
-    bool flip = o.kind != VD_OP_MASK_STATE && vd_rng_below(&rng, 2); /* a mask's state is asked for twice */
+    /* a mask's state is asked for twice, so its words are set, not changed */
+    uint64_t how = o.kind == VD_OP_MASK_STATE ? 0 : vd_rng_below(&rng, 3);
     for (size_t i = 0; i < n && words; i++) {
         uint8_t *at = records + 4 * vd_rng_below(&rng, words);
-        uint32_t word = flip ? vd_le32_load(at) ^ 1u << vd_rng_below(&rng, 32) : wild_word(&rng);
+        uint32_t word = vd_le32_load(at);
+        word = how == 0   ? wild_word(&rng)
+               : how == 1 ? word ^ 1u << vd_rng_below(&rng, 32)
+                          : word + 1 - 2 * (i & 1);
         bool x = o.kind == VD_OP_ADD || o.kind == VD_OP_EMBED; /* an X row is handed on as floats */
         vd_le32_store(at, x && (word & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC00000 : word);
     }
@@ -269,10 +322,25 @@ static void challenge_job(const struct vd_toy_job *honest, const char *name, con
     }
 }
 
+/* The toy's logits are so far apart that one token has all the mass: closer ones, of which each comes `times`
+ * times. */
+static void soften(struct vd_toy_model *m, uint32_t times)
+{
+    const struct vd_program *p = &m->program;
+    size_t row_bytes = vd_wtype_row_bytes((enum vd_wtype)p->types[0], p->width);
+    for (uint32_t e = 0; e < p->width; e++)
+        vd_le32_store(m->weights[vd_program_norm_tensor(p)] + 4 * e, vd_f32_bits(0.03f));
+    for (uint32_t i = p->vocab / times; i < p->vocab; i++)
+        memcpy(m->weights[0] + i * row_bytes, m->weights[0] + i % (p->vocab / times) * row_bytes, row_bytes);
+    toy_hash(m);
+}
+
 static void disputes_of(const struct vd_program *p, const struct vd_sampling *sampling, const char *name,
-                        const struct where *at, unsigned n_at, unsigned n_wild)
+                        const struct where *at, unsigned n_at, unsigned n_wild, uint32_t times)
 {
     struct vd_toy_model *model = toy_model_new(p, 3, 0.1f);
+    if (times)
+        soften(model, times);
     struct vd_toy_job *job = toy_job_new(model, PROMPT, TOKENS, sampling);
     challenge_job(job, name, at, n_at, n_wild);
     toy_job_free(job);
@@ -306,7 +374,7 @@ static void disputes_in_sampling(void)
     for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
         char name[32];
         snprintf(name, sizeof name, "sampling %u", i);
-        disputes_of(&p, &all[i], name, at, i < 4 ? 1 : 2, 8);
+        disputes_of(&p, &all[i], name, at, i < 4 ? 1 : 2, 8, 1 + i % 2 * 28);
     }
 }
 
@@ -317,7 +385,7 @@ static void disputes_under_features(void)
     for (unsigned i = 0; i < TOY_FEATURES; i++) {
         struct vd_program p = toy_program_with(&toy_features[i]);
         bool all = i + 1 == TOY_FEATURES;
-        disputes_of(&p, &greedy, toy_features[i].name, at, all ? 6 : 1, all ? 2 : 5);
+        disputes_of(&p, &greedy, toy_features[i].name, at, all ? 6 : 1, all ? 2 : 5, 0);
     }
 }
 
@@ -326,9 +394,168 @@ static void disputes_of_the_plain_toy(void)
     static const struct vd_sampling greedy = {.top_p_micro = 1000000};
     static const struct where at[] = {{LAST, 0}, {LAST, 1}, {5, 2}, {64, 1}, {0, 1}, {LAST, 3}};
     struct vd_program p = toy_program(VD_ROPE_ADJACENT);
-    disputes_of(&p, &greedy, "plain", at, 6, 2);
+    disputes_of(&p, &greedy, "plain", at, 6, 2, 0);
     p = toy_program(VD_ROPE_HALVES);
-    disputes_of(&p, &greedy, "plain, pairs of halves", at, 2, 2);
+    disputes_of(&p, &greedy, "plain, pairs of halves", at, 2, 2, 0);
+}
+
+/* Random masks over the toy's texts. */
+static struct vd_bytes random_mask(struct vd_rng *rng, uint32_t vocab, uint8_t *mask)
+{
+    uint32_t n = 1 + (uint32_t)vd_rng_below(rng, 8), n_edges = 0;
+    uint8_t *edges = mask + VD_MASK_HEAD_BYTES + 2 * n;
+    memcpy(mask, toy_mask(vocab).p, VD_MASK_ROOT_BYTES);
+    vd_le16_store(mask + VD_MASK_ROOT_BYTES, (uint16_t)n);
+    for (uint32_t i = 0; i < n; i++) {
+        vd_le16_store(mask + VD_MASK_HEAD_BYTES + 2 * i, (uint16_t)(n_edges | (vd_rng_below(rng, 2) << 15)));
+        for (uint8_t low = 'a'; low <= 'd';) {
+            uint8_t high = (uint8_t)(low + vd_rng_below(rng, 2));
+            uint16_t back = vd_rng_below(rng, 3) ? VD_AUTOMATON_PLAIN : (uint16_t)vd_rng_below(rng, n);
+            uint8_t *e = edges + 6 * n_edges;
+            e[0] = low;
+            e[1] = high;
+            vd_le16_store(e + 2, (uint16_t)vd_rng_below(rng, n));
+            vd_le16_store(e + 4, back);
+            n_edges += n_edges < 24 && vd_rng_below(rng, 4) != 0;
+            low = (uint8_t)(high + 1);
+        }
+    }
+    return (struct vd_bytes){mask, VD_MASK_HEAD_BYTES + 2 * n + 6 * n_edges};
+}
+
+/* The answer's tokens are random ones, and what the worker says of them follows. */
+static void disputes_of_masks(void)
+{
+    static const struct vd_sampling masked = {.top_p_micro = 1000000, .has_mask = true};
+    struct vd_program p = toy_program(VD_ROPE_ADJACENT);
+    p.n_layers = 1;
+    p.vocab = 400;
+    p.n_stop = 3;
+    for (uint32_t i = 0; i < 3; i++)
+        p.stop[i] = 50 * i + 1;
+    static const uint8_t types[] = {VD_WTYPE_Q8_0};
+    toy_types(&p, types, 1);
+    struct vd_toy_model *model = toy_model_new(&p, 3, 0.1f);
+    struct vd_toy_job *job = toy_job_new(model, PROMPT, 1, &masked);
+    struct vd_rng rng = {11, 0};
+    for (unsigned i = 0; i < 40; i++) {
+        uint8_t mask[VD_MASK_HEAD_BYTES + 8 * 2 + 24 * 6 + 6];
+        struct vd_toy_job *j = toy_job_copy(job, PROMPT - 1);
+        j->controls.mask = random_mask(&rng, p.vocab, mask);
+        j->graph.job.n_output = j->graph.job.max_tokens = TOKENS;
+        j->graph.job.n_steps = PROMPT + TOKENS - 1;
+        j->finish = VD_FINISH_LENGTH;
+        for (uint32_t t = 0; t < TOKENS; t++)
+            j->output[t] = (uint32_t)vd_rng_below(&rng, p.vocab);
+        struct side s = side_new(j, "masks");
+        for (uint32_t step = PROMPT; step < j->graph.job.n_steps; step++)
+            challenge_unit(&s, step, 2, 1);
+        side_free(&s);
+    }
+    toy_job_free(job);
+    toy_model_free(model);
+}
+
+/* Every weight type in every matrix that can have it. */
+static void disputes_of_types(void)
+{
+    static const struct vd_sampling greedy = {.top_p_micro = 1000000};
+    static const struct where at[] = {{LAST, 0}, {LAST, 1}, {LAST, 2}};
+    static const uint8_t types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_Q4_0,   VD_WTYPE_Q4_1,
+                                    VD_WTYPE_Q5_0, VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,   VD_WTYPE_Q2_K,
+                                    VD_WTYPE_Q3_K, VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,   VD_WTYPE_Q6_K,
+                                    VD_WTYPE_BF16, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
+    for (unsigned i = 0; i < sizeof types; i++) {
+        struct vd_program p = toy_program(VD_ROPE_HALVES);
+        p.n_layers = 1;
+        p.width = p.ff_width = 256;
+        p.n_heads = 8;
+        p.vocab = 300;
+        toy_types(&p, types + i, 1);
+        disputes_of(&p, &greedy, vd_wtype_info(types[i])->name, at, 3, 1, 0);
+    }
+}
+
+/* Rows of weights that are more than one leaf, and more than eight segments. */
+static void disputes_of_long_rows(void)
+{
+    static const struct vd_sampling greedy = {.top_p_micro = 1000000};
+    static const struct where at[] = {{PROMPT, 0}, {PROMPT, 1}, {PROMPT, 2}};
+    static const uint8_t types[] = {VD_WTYPE_Q4_1, VD_WTYPE_F16, VD_WTYPE_Q8_0};
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    p.n_layers = 1;
+    p.vocab = 100;
+    p.width = 4160;
+    p.ff_width = 32;
+    toy_types(&p, types, sizeof types);
+    disputes_of(&p, &greedy, "a wide model", at, 3, 1, 0);
+    p.width = 64;
+    p.ff_width = 4128;
+    toy_types(&p, types, sizeof types);
+    disputes_of(&p, &greedy, "a wide feed-forward part", at, 3, 1, 0);
+}
+
+/* Logits that are not finite. */
+static void disputes_about_failure(void)
+{
+    static const struct vd_sampling all[] = {{.top_p_micro = 1000000},
+                                             {.temp_micro = 900000, .top_k = 40, .top_p_micro = 900000}};
+    static const struct where at[] = {{LAST, 3}};
+    struct vd_program p = toy_program(VD_ROPE_ADJACENT);
+    for (unsigned i = 0; i < 2; i++) {
+        struct vd_toy_model *model = toy_model_new(&p, 2, 0.1f);
+        for (uint32_t e = 0; e < p.width; e++)
+            vd_le32_store(model->weights[vd_program_norm_tensor(&p)] + 4 * e, vd_f32_bits(3e38f));
+        toy_hash(model);
+        struct vd_toy_job *job = toy_job_new(model, 5, 8, &all[i]);
+        challenge_job(job, "failure", at, 1, 1);
+        struct side s = side_new(job, "failure, bound");
+        bind_everywhere(&s);
+        side_free(&s);
+        toy_model_free(model);
+    }
+}
+
+/* Salts, commit trees, ends; tokens that the vocabulary does not have. */
+static void disputes_about_receipts(const struct vd_sampling *sampling)
+{
+    struct vd_program p = toy_program(VD_ROPE_ADJACENT);
+    struct vd_toy_model *model = toy_model_new(&p, 3, 0.1f);
+    struct vd_toy_job *job = toy_job_new(model, PROMPT, TOKENS, sampling);
+    struct side s = side_new(job, "receipts");
+    bind_everywhere(&s);
+    show_salts(&s, job->job_salt);
+    static const enum vd_finish ends[] = {VD_FINISH_STOP, VD_FINISH_LENGTH, VD_FINISH_CANCELLED};
+    for (unsigned i = 0; i < 3; i++) {
+        struct side other = s;
+        other.claim.finish = ends[i];
+        if (ends[i] != VD_FINISH_LENGTH || job->graph.job.n_output == TOKENS) {
+            record_claim(&other.claim, "another end");
+            bind_everywhere(&other);
+        }
+    }
+    struct side liar = {.job = toy_job_copy(job, TOY_MAX_POS)};
+    liar.job->job_salt[0] ^= 1;
+    liar.trace = toy_trace(liar.job);
+    liar.claim = toy_claim(liar.job, liar.trace);
+    liar.claim.salt_commit = s.claim.salt_commit;
+    record_claim(&liar.claim, "other salts");
+    show_salts(&liar, job->job_salt);
+    side_free(&liar);
+
+    struct vd_toy_job *strange = toy_job_copy(job, 2);
+    strange->prompt[2] = p.vocab;
+    strange->output[0] = UINT32_MAX;
+    liar = side_new(strange, "tokens that do not exist");
+    bind_everywhere(&liar);
+    uint32_t last = strange->graph.job.n_steps - 1;
+    challenge_unit(&liar, 2, 0, 2);
+    for (uint32_t step = PROMPT - 1; step <= last; step++)
+        for (uint32_t unit = 0; unit <= 3; unit += 3)
+            challenge_unit(&liar, step, unit, 1);
+    side_free(&liar);
+    side_free(&s);
+    toy_model_free(model);
 }
 
 int main(void)
@@ -336,6 +563,15 @@ int main(void)
     disputes_of_the_plain_toy();
     disputes_under_features();
     disputes_in_sampling();
+    disputes_of_types();
+    disputes_of_masks();
+    disputes_of_long_rows();
+    disputes_about_failure();
+    static const struct vd_sampling masked = {
+        .top_p_micro = 1000000, .repeat_micro = 1100000, .repeat_last_n = 9, .has_mask = true};
+    static const struct vd_sampling plain = {.temp_micro = 800000, .top_p_micro = 900000, .seed = 3};
+    disputes_about_receipts(&masked);
+    disputes_about_receipts(&plain);
     need(fflush(stdout) == 0, "standard output cannot be written");
     return 0;
 }

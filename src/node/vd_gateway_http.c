@@ -373,7 +373,7 @@ static void read_calls(struct call *c)
     struct vd_openai_reply r = reply_of(c);
     c->read = (struct vd_tool_answer){NULL, r.n_text, r.n_text};
     if (c->tools)
-        vd_tool_read(&c->read, r.text, r.n_text, &c->request.tools, c->id, c->request.one_call);
+        vd_tool_read(&c->read, r.text, r.n_text, &c->request.tools, c->id, c->choice, c->request.one_call);
 }
 
 /* One step; a client that has hung up before its response began gets its answer finished all the same. */

@@ -345,14 +345,14 @@ static bool add_bare(struct reader *r)
     return skip_space(r->p, r->at, r->n) == r->n;
 }
 
-/* 9 letters and digits out of the answer's id and the call's number. */
-static bool set_id(json_t *call, const char *id, size_t i)
+/* 9 letters and digits out of the answer's id, the choice's number and the call's. */
+static bool set_id(json_t *call, const char *id, uint32_t choice, size_t i)
 {
     static const char digits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     struct vd_sha256 h;
     struct vd_hash hash;
-    char text[10], number[24];
-    int n = snprintf(number, sizeof number, "/%zu", i);
+    char text[10], number[40];
+    int n = snprintf(number, sizeof number, "/%u/%zu", choice, i);
     vd_sha256_init(&h);
     vd_sha256_update(&h, id, strlen(id));
     vd_sha256_update(&h, number, (size_t)n);
@@ -364,7 +364,7 @@ static bool set_id(json_t *call, const char *id, size_t i)
 }
 
 void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const struct vd_value *tools,
-                  const char *id, bool one)
+                  const char *id, uint32_t choice, bool one)
 {
     struct vd_tool_scan scan = {0};
     struct reader r = {.p = text, .n = n, .tools = tools, .calls = json_array()};
@@ -382,7 +382,7 @@ void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const 
     while (ok && one && json_array_size(r.calls) > 1)
         json_array_remove(r.calls, json_array_size(r.calls) - 1);
     for (size_t i = 0; ok && i < json_array_size(r.calls); i++)
-        ok = set_id(json_array_get(r.calls, i), id, i);
+        ok = set_id(json_array_get(r.calls, i), id, choice, i);
     if (!ok || json_array_size(r.calls) == 0) {
         json_decref(r.calls);
         return;

@@ -41,8 +41,9 @@ struct vd_tool_answer {
 };
 
 /* Reads a whole answer. `tools`: the request's. `id`: the answer's, from which calls have theirs (9 letters
- * and digits, the only form that all templates take). `one`: no more than the first call. */
+ * and digits, the only form that all templates take), with the number of the choice that the answer is.
+ * `one`: no more than the first call. */
 void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const struct vd_value *tools,
-                  const char *id, bool one);
+                  const char *id, uint32_t choice, bool one);
 
 #endif

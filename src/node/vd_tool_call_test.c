@@ -86,7 +86,7 @@ static void expect(const char *text, const char *calls, const char *content, boo
     char got[1000] = "", parts[1000];
     size_t n = strlen(text), i;
     json_t *call;
-    vd_tool_read(&a, text, n, &all, "chatcmpl-1", one);
+    vd_tool_read(&a, text, n, &all, "chatcmpl-1", 0, one);
     json_array_foreach(a.calls, i, call)
     {
         const char *name, *arguments, *id, *type;
@@ -123,7 +123,7 @@ static void test_stream(void **state)
         struct vd_tool_scan scan = {0};
         struct vd_tool_answer a;
         size_t n = strlen(cases[i].text), sent = 0;
-        vd_tool_read(&a, cases[i].text, n, &all, "x", false);
+        vd_tool_read(&a, cases[i].text, n, &all, "x", 0, false);
         for (size_t k = 0; k <= n; k++) {
             char *cut = malloc(k + 1); /* so that a sanitizer sees a read past the end */
             memcpy(cut, cases[i].text, k);
@@ -142,17 +142,22 @@ static void test_ids(void **state)
 {
     (void)state;
     struct vd_value all = tools();
-    struct vd_tool_answer a, b, c;
+    struct vd_tool_answer a, b, c, d;
     const char text[] = "[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"a\"}]";
-    vd_tool_read(&a, text, strlen(text), &all, "one", false);
-    vd_tool_read(&b, text, strlen(text), &all, "one", false);
-    vd_tool_read(&c, text, strlen(text), &all, "two", false);
+    vd_tool_read(&a, text, strlen(text), &all, "one", 0, false);
+    vd_tool_read(&b, text, strlen(text), &all, "one", 0, false);
+    vd_tool_read(&c, text, strlen(text), &all, "two", 0, false);
+    vd_tool_read(&d, text, strlen(text), &all, "one", 1, false);
     assert_true(json_equal(a.calls, b.calls)); /* a replayed answer has the same */
     assert_false(json_equal(a.calls, c.calls));
     assert_false(json_equal(json_array_get(a.calls, 0), json_array_get(a.calls, 1)));
     json_decref(a.calls);
     json_decref(b.calls);
+    for (size_t i = 0; i < 4; i++) /* nor do choices of one answer share any */
+        assert_string_not_equal(json_string_value(json_object_get(json_array_get(a.calls, i / 2), "id")),
+                                json_string_value(json_object_get(json_array_get(d.calls, i % 2), "id")));
     json_decref(c.calls);
+    json_decref(d.calls);
 }
 
 int main(void)

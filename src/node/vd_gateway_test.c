@@ -441,7 +441,7 @@ static void test_an_answer_and_its_receipt(void **state)
 {
     struct vd_gateway_stats before = stats();
     json_int_t n_in, n_out, amount;
-    struct reply r = post(CHAT, ASK("What is the capital of France?", GREEDY ",\"max_tokens\":24"));
+    struct reply r = post(CHAT, ASK("What is the capital of Germany?", GREEDY ",\"max_tokens\":24"));
     json_t *j = json_of(&r, 200);
     assert_int_equal(json_unpack(j, "{s:{s:I, s:I}, s:{s:I}}", "usage", "prompt_tokens", &n_in,
                                  "completion_tokens", &n_out, "veridem", "amount_micro", &amount),

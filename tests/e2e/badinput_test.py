@@ -38,7 +38,7 @@ def post(gateway, key, body, **kw):
     return status, json.loads(data), headers
 
 
-def chat_body(model, text="What is the capital of France?", **more):
+def chat_body(model, text="What is the capital of Germany?", **more):
     return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, **more}
 
 
@@ -105,8 +105,8 @@ def test_malformed_json(gateway, key, model, **_):
     good = json.dumps(chat_body(model)).encode()
     deep = 200000
     for bad in (b"", b"{", b"[]", b'"x"', b"null", b"1", good[:-1], good + b"}", good + b" x", b"\xff\xfe" + good, b"\xef\xbb\xbf{}x",
-                good.replace(b"France", b"Fr\x80nce"), good.replace(b"France", b"Fr\x00nce"), good.replace(b"France", b"Fr\\u0000nce"),
-                good.replace(b"France", b"Fr\\ud800nce"), good.replace(b'"max_tokens": 8', b'"max_tokens": 8, "max_tokens": 9'),
+                good.replace(b"Germany", b"G\x80nce"), good.replace(b"Germany", b"G\x00nce"), good.replace(b"Germany", b"G\\u0000nce"),
+                good.replace(b"Germany", b"G\\ud800nce"), good.replace(b'"max_tokens": 8', b'"max_tokens": 8, "max_tokens": 9'),
                 good.replace(b'"max_tokens": 8', b'"max_tokens": 1e999'), good.replace(b'"max_tokens": 8', b'"max_tokens": NaN'),
                 good.replace(b'"max_tokens": 8', b'"max_tokens": ' + b"9" * 400), good.replace(b'"max_tokens": 8', b'"max_tokens": -1'),
                 good.replace(b'"max_tokens": 8', b'"max_tokens": 8.5'), good.replace(b'"max_tokens": 8', b'"seed": 1e3'),
@@ -381,7 +381,7 @@ def varints(ids):
 def test_prompts_are_not_logged(net, gateway, key, model, **_):
     """The marker went through right and wrong requests; no log and no file of the ledger knows it, not even as token ids."""
     for body in (json.dumps({"model": model, "messages": [{"role": MARKER, "content": MARKER}]}), f'{{"messages": "{MARKER}',
-                 json.dumps(chat_body(model, MARKER, stop=[MARKER])), json.dumps(chat_body(model, MARKER + " word" * 9000)),
+                 json.dumps(chat_body(model, MARKER, stop=[MARKER] * 5)), json.dumps(chat_body(model, MARKER + " word" * 9000)),
                  json.dumps(chat_body(model, [{"type": MARKER, "text": MARKER}])),
                  json.dumps({"model": model, "prompt": [MARKER, MARKER]})):
         check(post(gateway, key, body)[0] == 400, body[:100])
@@ -439,7 +439,7 @@ def main():
         net.verifier(gateways=[gateway], log="debug")
         key = net.api_key()
         model = e2e.wait_model(gateway, key)
-        question = "What is the capital of France?"
+        question = "What is the capital of Germany?"
         expected = question, e2e.ask(gateway, key, model, question).text
         status = e2e.main([still_answers(t) for t in TESTS], net=net, gateway=gateway, key=key, model=model, expected=expected)
         e2e.conserved(net)

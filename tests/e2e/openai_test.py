@@ -15,7 +15,7 @@ import veridem_net as vn  # noqa: E402
 import e2e  # noqa: E402
 from e2e import check  # noqa: E402
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
 
 
 def into_python_env():
@@ -68,7 +68,7 @@ def test_chat(client, model, **_):
     raw = client.chat.completions.with_raw_response.create(model=model, messages=QUESTION, max_tokens=12, temperature=0)
     a = raw.parse()
     check(a.object == "chat.completion" and a.model == model and a.id.startswith("chatcmpl-"), a)
-    check("Paris" in a.choices[0].message.content and a.choices[0].message.role == "assistant", a)
+    check("Berlin" in a.choices[0].message.content and a.choices[0].message.role == "assistant", a)
     check(a.choices[0].finish_reason in ("stop", "length"), a)
     check(a.usage.total_tokens == a.usage.prompt_tokens + a.usage.completion_tokens, a.usage)
     check(0 < a.usage.completion_tokens <= 12 and a.usage.prompt_tokens > 7, a.usage)

@@ -310,12 +310,12 @@ def ask_url(url, key, model):
     host, port = re.match(r"http://([^:/]+):(\d+)/v1", url).groups()
     conn = http.client.HTTPConnection(host, int(port), timeout=120)
     conn.request("POST", "/v1/chat/completions",
-                 json.dumps({"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8, "temperature": 0}),
+                 json.dumps({"model": model, "messages": [{"role": "user", "content": "What is the capital of Germany?"}], "max_tokens": 8, "temperature": 0}),
                  {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
     answer = conn.getresponse()
     body = json.loads(answer.read())
     conn.close()
-    check(answer.status == 200 and "Paris" in body["choices"][0]["message"]["content"], body)
+    check(answer.status == 200 and "Berlin" in body["choices"][0]["message"]["content"], body)
     return int(port), body["veridem"]["receipt_id"]
 
 

@@ -151,11 +151,11 @@ static void test_ids(void **state)
     assert_true(json_equal(a.calls, b.calls)); /* a replayed answer has the same */
     assert_false(json_equal(a.calls, c.calls));
     assert_false(json_equal(json_array_get(a.calls, 0), json_array_get(a.calls, 1)));
-    json_decref(a.calls);
-    json_decref(b.calls);
     for (size_t i = 0; i < 4; i++) /* nor do choices of one answer share any */
         assert_string_not_equal(json_string_value(json_object_get(json_array_get(a.calls, i / 2), "id")),
                                 json_string_value(json_object_get(json_array_get(d.calls, i % 2), "id")));
+    json_decref(a.calls);
+    json_decref(b.calls);
     json_decref(c.calls);
     json_decref(d.calls);
 }

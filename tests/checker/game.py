@@ -3,10 +3,10 @@
 import hashlib
 import hmac
 
-from graph import Unit, n_units
+from graph import MEAN, Unit, has_head, n_units
 from merkle import H, Reject, root, spans, spans_root, tag, u32, range_root
 from program import fields
-from referee import Reader, Tile, leaf_hash, read_token, same, step_leaf, token_leaf, unit_hash
+from referee import Reader, Tile, leaf_hash, read_token, same, step_leaf, token_leaf, unit_hash, vector_leaf
 
 (STATE, NODES, UNITS, OPS, LEAVES, RECORDS, BIND_NODES, BIND_OPEN,
  STEP, UNIT, OP, LEAF, TILE, SALT, BIND_NODE, BIND) = range(1, 17)
@@ -128,6 +128,8 @@ class Game:
             outs = [m.nodes[0]]
         elif u.unit <= p.n_layers:
             outs = [m.nodes[21], m.nodes[22], m.nodes[57] if len(u.ops) > 57 else ZERO]
+        elif self.claim.pooling:
+            outs = [r for o, r in enumerate(m.nodes) if u.ops[o].kind in ('POOL', 'VECTOR') and u.ops[o].n]
         else:
             outs = ([m.nodes[u.mask_state]] if self.claim.mask_hash else []) + [m.nodes[-1]]
         same(unit_hash(m.salt, u.step, u.unit, outs), self.units[u.unit])
@@ -162,7 +164,11 @@ class Game:
         r = Reader(m.data)
         self.n_records = min(op.leaf, op.n - k * op.leaf)
         self.records = r.take(self.n_records * op.size)
-        same(leaf_hash(self.salt, u.step, u.unit, self.op, k, self.records), self.down.node)
+        if op.kind == 'VECTOR':
+            leaf = vector_leaf(self.salt, k, self.records)
+        else:
+            leaf = leaf_hash(self.salt, u.step, u.unit, self.op, k, self.records)
+        same(leaf, self.down.node)
         self.token = read_token(r, self.claim, self.salt, u.step) if op.kind == 'EMBED' else None
         r.end()
         return 'tile'
@@ -217,7 +223,7 @@ class Game:
     def w_bind_open(self, m):
         self.expect(m, BIND_OPEN)
         c, i, r = self.claim, self.step, Reader(m.data)
-        head, L = i >= c.p - 1, c.program.n_layers
+        head, L = has_head(c, i), c.program.n_layers
         salt, units = r.hash(), [r.hash()]
         if head:
             units.append(r.hash())
@@ -225,7 +231,11 @@ class Game:
         same(range_root(c.n_steps, i, [step_leaf(i, step_root)], r.hash), self.state_root)
         commit = H(b'\0' + tag('veridem/commit'), u32(i), units[0], units[1] if head else ZERO)
         same(range_root(c.n_steps, i, [commit], r.hash), c.commit_root)
-        if head:
+        if c.pooling:
+            if i == c.n_steps - 1:
+                outs = [r.hash()] if c.pooling == MEAN else []
+                same(unit_hash(salt, i, L + 1, outs + [c.output_root]), units[1])
+        elif head:
             record = r.take(8)
             stop = int.from_bytes(record[4:], 'little')
             outs = [r.hash()] if c.mask_hash else []

@@ -4,6 +4,8 @@ from program import WTYPES
 
 ROW = -1  # instead of an operator: the X row of the unit before
 KROW, VROW, LAST_ADD = 21, 22, 57
+POOL = 3
+MEAN = 2
 
 
 class Op:
@@ -25,10 +27,10 @@ class Unit:
             self.put('EMBED', self.p.d, src=None)
         elif unit <= self.p.n_layers:
             self.block(unit - 1)
-            if unit == self.p.n_layers and step < claim.p - 1:
+            if unit == self.p.n_layers and not has_head(claim, step):
                 del self.ops[VROW + 1:]
         else:
-            self.head()
+            self.pooling() if claim.pooling else self.head()
 
     def put(self, kind, n, size=4, leaf=1024, src=ROW, here=True, **more):
         for name in ('src', 'src2', 'scale', 'route'):
@@ -139,10 +141,26 @@ class Unit:
         self.put('TOKEN', 1, 8, 1, logits, cut=cut, draw=draw)
 
 
+    def pooling(self):
+        c, d = self.claim, self.p.d
+        last = self.step == c.p - 1
+        x = self.norm(ROW, self.p.output_norm)
+        v = self.put('POOL', d // 32, 128, 1, x, c.pooling == MEAN)
+        if last:
+            part = self.put('NORM_PART', -(-d // 512), src=v, cols=d)
+            scale = self.put('L2', 1, leaf=1, src=part)
+            self.put('VECTOR', d, src=v, scale=scale)
+
+
+def has_head(claim, step):
+    """Whether a step has a head or pooling unit."""
+    return step >= claim.p - 1 or claim.pooling == MEAN
+
+
 def n_units(claim, step):
-    return claim.program.n_layers + (2 if step >= claim.p - 1 else 1)
+    return claim.program.n_layers + (2 if has_head(claim, step) else 1)
 
 
 def has_x(claim, step, unit):
     """Whether a unit has an X row."""
-    return unit < claim.program.n_layers or step >= claim.p - 1
+    return unit < claim.program.n_layers or has_head(claim, step)

@@ -138,14 +138,15 @@ class Claim:
 
     def __init__(self, program, receipt):
         r = fields(receipt, {3, 4, 6}, {1, 2, 5})
-        q = fields(r[1], {2, 3, 5, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25},
+        q = fields(r[1], {2, 3, 5, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 28},
                    {1, 4, 6, 7, 8, 9, 11, 26, 27})
         get = lambda n: q.get(n, 0)
         self.program = program
         self.model_root, self.prompt_root, self.salt_commit = q[8], q[9], q[11]
         self.p, self.g, self.max_tokens = get(10), r.get(3, 0), get(18)
         self.finish, self.output_root, self.commit_root = r[4], r.get(2, bytes(32)), r[5]
-        self.n_steps = self.p + self.g - (0 if self.finish == 3 else 1)
+        self.pooling = get(28)
+        self.n_steps = self.p if self.pooling else self.p + self.g - (0 if self.finish == 3 else 1)
         self.T, self.k, self.top_p, self.min_p, self.seed, self.choice = (get(n) for n in range(12, 18))
         self.repeat, self.repeat_n = get(22), get(23)
         self.presence, self.frequency = signed(get(24)), signed(get(25))

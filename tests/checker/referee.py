@@ -3,8 +3,8 @@
 import struct
 
 import arithmetic as ar
-from binary32 import NAN, NAN_BITS, add, cap, div, f32, fma, from_int, gelu, mul, pack, silu, sub
-from graph import KROW, LAST_ADD, ROW, VROW, has_x, n_units
+from binary32 import add, cap, div, fma, from_int, gelu, mul, pack, silu, sqrt
+from graph import KROW, LAST_ADD, POOL, ROW, VROW, has_x, n_units
 from merkle import H, Reject, range_root, tag, u16, u32
 from program import WTYPES
 
@@ -20,6 +20,10 @@ def wrap(n):
 
 def leaf_hash(salt, s, u, o, k, records):
     return H(LEAF, salt, u32(s), u32(u), u32(o), u32(k), records)
+
+
+def vector_leaf(salt, k, records):
+    return H(b'\0' + tag('veridem/vector'), salt, u32(k), records)
 
 
 def unit_hash(salt, s, u, outs):
@@ -124,6 +128,11 @@ class Tile:
         return data
 
     def floats(self, src, first, count=1):
+        """Elements, of which a POOL record holds 32."""
+        if src != ROW and self.u.ops[src].kind == 'POOL':
+            i = first // 32
+            b = self.records(src, i, (first + count - 1) // 32 + 1 - i)
+            return floats(b)[first - 32 * i:first - 32 * i + count]
         return floats(self.records(src, first, count))
 
     def all(self, src):
@@ -147,7 +156,9 @@ class Tile:
         for j in range(first, first + count):
             salt, record = self.r.hash(), self.r.take(size)
             root = range_root(n, k, [leaf_hash(salt, j, unit, which, k, record)], self.r.hash)
-            if head:
+            if which == POOL:
+                outs = [root]
+            elif head:
                 outs = [root, self.r.hash()]
             else:
                 other = self.r.hash()
@@ -215,6 +226,21 @@ class Tile:
 
     def tile_norm_scale(self):
         return pack(ar.norm_scale(ar.in_order(floats(self.all(self.op.src))), self.op.cols, self.p.eps))
+
+    def tile_pool(self):
+        before = None
+        if self.u.step > 0:
+            before = floats(self.earlier(self.o, self.op.n, 128, self.i, self.u.step - 1, 1)[0])
+        y = self.floats(self.op.src, 32 * self.i, 32)
+        return b''.join(map(pack, map(add, before, y) if before else y))
+
+    def tile_l2(self):
+        q = ar.in_order(floats(self.all(self.op.src)))
+        return pack(div(1.0, sqrt(q)) if q > 0 else 0.0)
+
+    def tile_vector(self):
+        (v,), (r,) = self.floats(self.op.src, self.i), self.floats(self.op.scale, 0)
+        return pack(mul(v, r))
 
     def times(self, x, r, i):
         return pack(mul(mul(x, r), self.weight(self.op.tensor, 0, i)))

@@ -287,7 +287,9 @@ static void go_wild(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_
         word = how == 0   ? wild_word(&rng)
                : how == 1 ? word ^ 1u << vd_rng_below(&rng, 32)
                           : word + 1 - 2 * (i & 1);
-        bool x = o.kind == VD_OP_ADD || o.kind == VD_OP_EMBED; /* an X row is handed on as floats */
+        /* these are handed on as floats */
+        bool x =
+            o.kind == VD_OP_ADD || o.kind == VD_OP_EMBED || o.kind == VD_OP_POOL || o.kind == VD_OP_VECTOR;
         vd_le32_store(at, x && (word & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC00000 : word);
     }
 }
@@ -516,6 +518,30 @@ static void disputes_about_failure(void)
     }
 }
 
+/* Vectors in place of tokens. */
+static void disputes_of_vectors(void)
+{
+    static const struct {
+        enum vd_pooling pooling;
+        uint32_t n_prompt;
+    } all[] = {{VD_POOLING_LAST, 67}, {VD_POOLING_LAST, 1}, {VD_POOLING_MEAN, 67}, {VD_POOLING_MEAN, 1}};
+    static const struct where at[] = {{LAST, 3}, {LAST, 2}, {1, 3}, {1, 2}};
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    p.vocab = 300;
+    for (unsigned i = 0; i < 4; i++) {
+        struct vd_toy_model *model = toy_model_new(&p, 3, 0.1f);
+        struct vd_toy_job *job = toy_vector_new(model, all[i].n_prompt, all[i].pooling);
+        challenge_job(job, "vectors", at, all[i].pooling == VD_POOLING_MEAN ? 4 : 2, 3);
+        struct side s = side_new(job, "vectors, bound");
+        bind_everywhere(&s);
+        s.claim.output_root.b[4] ^= 1;
+        record_claim(&s.claim, "another vector");
+        bind_everywhere(&s);
+        side_free(&s);
+        toy_model_free(model);
+    }
+}
+
 /* Salts, commit trees, ends; tokens that the vocabulary does not have. */
 static void disputes_about_receipts(const struct vd_sampling *sampling)
 {
@@ -565,6 +591,7 @@ int main(void)
     disputes_in_sampling();
     disputes_of_types();
     disputes_of_masks();
+    disputes_of_vectors();
     disputes_of_long_rows();
     disputes_about_failure();
     static const struct vd_sampling masked = {

@@ -82,6 +82,8 @@ static bool prepare(struct gw_answer *a, const struct gw_model *m, const struct 
     struct gw_job *j = &a->job;
     uint32_t context = vd_gateway_text_context(m->text), room = context - j->n_prompt;
     j->max_tokens = r->max_tokens;
+    if (r->sampling.pooling)
+        room = j->max_tokens; /* they are never fed */
     if (j->max_tokens == 0) {
         uint32_t most = affordable(a->g, j);
         room = most < room ? most : room;
@@ -161,6 +163,10 @@ static void show_text(struct gw_answer *a, size_t n)
 /* Turns tokens [n_taken, n) of the job into text. They do not change any more once they are there. */
 static bool take_text(struct gw_answer *a, uint32_t n)
 {
+    if (a->job.sampling.pooling) { /* elements of a vector */
+        a->n_taken = n;
+        return true;
+    }
     for (; a->n_taken < n; a->n_taken++) {
         if (a->stopped)
             continue;
@@ -189,6 +195,8 @@ static bool end_text(struct gw_answer *a)
 /* Does the finish reason agree with the tokens? */
 static bool finish_fits(const struct gw_job *j, const struct vd_receipt *r)
 {
+    if (j->sampling.pooling)
+        return r->finish == VD_FINISH_LENGTH && r->n_output == j->max_tokens;
     bool stop = r->n_output && vd_gateway_text_is_stop(j->model->text, j->output[r->n_output - 1]);
     switch (r->finish) {
     case VD_FINISH_STOP:

@@ -11,6 +11,7 @@
  * about to retry: then the answer is finished and kept for the retry (vd_gateway_once.c). */
 #include "vd_clock.h"
 #include "vd_gateway_impl.h"
+#include "vd_openai_embed.h"
 #include "vd_listen_tcp.h"
 #include "vd_tool_call.h"
 
@@ -282,7 +283,9 @@ static void make_id(struct call *c)
     char hex[2 * sizeof random + 1];
     vd_key_random(random, sizeof random);
     vd_hex_encode(hex, random, sizeof random);
-    snprintf(c->id, sizeof c->id, "%s-%s", c->kind == VD_OPENAI_CHAT ? "chatcmpl" : "cmpl", hex);
+    static const char *const prefix[] = {
+        [VD_OPENAI_CHAT] = "chatcmpl", [VD_OPENAI_COMPLETION] = "cmpl", [VD_OPENAI_EMBEDDING] = "emb"};
+    snprintf(c->id, sizeof c->id, "%s-%s", prefix[c->kind], hex);
     c->created_s = vd_clock_wall_s();
 }
 
@@ -638,6 +641,24 @@ static enum MHD_Result answer(struct call *c)
     return c->request.stream ? respond_stream(c) : whole_choice(c);
 }
 
+static enum MHD_Result embeddings(struct call *c)
+{
+    struct vd_openai_embed r;
+    struct vd_openai_error e;
+    pthread_mutex_lock(&c->g->mu);
+    c->g->stats.n_requests++;
+    pthread_mutex_unlock(&c->g->mu);
+    if (!vd_openai_embed_parse(&r, (struct vd_bytes){c->body, c->n_body}, &e))
+        return respond_error(c, &e);
+    c->request.model = r.model;
+    const struct gw_model *m = find_model(c, &e);
+    bool ok = m && admit(c, &e) && able(c->g, &e) && gw_embed(c->g, m, &r, &c->key, client_alive, c, &e);
+    char *text = ok ? vd_openai_embed_format(&r) : NULL;
+    c->request.model = NULL;
+    vd_openai_embed_free(&r);
+    return ok ? respond_json(c, MHD_HTTP_OK, text) : respond_error(c, &e);
+}
+
 /* ---- reading ---- */
 
 static enum MHD_Result get_models(struct call *c, const char *name)
@@ -722,7 +743,8 @@ static bool starts(const char *s, const char *prefix)
 
 static bool is_post_path(const char *path)
 {
-    return strcmp(path, "/v1/chat/completions") == 0 || strcmp(path, "/v1/completions") == 0;
+    return strcmp(path, "/v1/chat/completions") == 0 || strcmp(path, "/v1/completions") == 0 ||
+           strcmp(path, "/v1/embeddings") == 0;
 }
 
 static bool is_get_path(const char *path)
@@ -760,7 +782,9 @@ static bool check_head(struct call *c, const char *path, const char *method, str
         return vd_openai_fail(e, 413, "request_too_large", NULL, "The body has %.20s bytes; the limit is %d.",
                               length, VD_OPENAI_BODY_MAX);
     c->path = c->is_post && strcmp(path, "/v1/completions") == 0 ? "/v1/completions" : "/v1/chat/completions";
-    c->kind = strcmp(c->path, "/v1/completions") == 0 ? VD_OPENAI_COMPLETION : VD_OPENAI_CHAT;
+    c->kind = strcmp(path, "/v1/embeddings") == 0       ? VD_OPENAI_EMBEDDING
+              : strcmp(c->path, "/v1/completions") == 0 ? VD_OPENAI_COMPLETION
+                                                        : VD_OPENAI_CHAT;
     return true;
 }
 
@@ -823,7 +847,7 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     if (!c->is_post)
         return get(c, path);
     if (!c->n_dropped)
-        return answer(c);
+        return c->kind == VD_OPENAI_EMBEDDING ? embeddings(c) : answer(c);
     vd_openai_fail(&e, 413, "request_too_large", NULL, "The body has more than the limit of %d bytes.",
                    VD_OPENAI_BODY_MAX);
     return respond_error(c, &e);

@@ -236,6 +236,12 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e);
 void gw_answer_cancel(struct gw_answer *a);
 void gw_answer_free(struct gw_answer *a); /* cancels if it has not ended */
 
+/* vd_gateway_embed.c: all inputs of the request, each by a job of its own. False: *e says why; those before
+ * have been paid for. */
+struct vd_openai_embed;
+bool gw_embed(struct vd_gateway *g, const struct gw_model *m, struct vd_openai_embed *r,
+              const struct vd_api_key *key, gw_alive_fn *alive, void *arg, struct vd_openai_error *e);
+
 /* vd_gateway_once.c: retries. */
 enum gw_once_result { GW_ONCE_NEW, GW_ONCE_REPLAY, GW_ONCE_FAIL };
 /* A request enters under its slot. `join`: wait for a running one of the same slot and take its answer, or a

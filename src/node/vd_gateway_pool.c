@@ -205,7 +205,7 @@ static bool take_tokens(struct gw_job *j, const struct vd_wire_token *m)
         !take_logprobs(j, m->logprobs, m->ids.n))
         return false;
     for (size_t i = 0; i < m->ids.n; i++, j->n_expected++) {
-        if (!vd_gateway_text_valid(j->model->text, m->ids.v[i]))
+        if (!j->sampling.pooling && !vd_gateway_text_valid(j->model->text, m->ids.v[i]))
             return false;
         if (j->n_expected < j->n_output && j->output[j->n_expected] != m->ids.v[i])
             return false;
@@ -446,7 +446,8 @@ static bool is_excluded(const struct gw_job *j, const struct vd_pubkey *key)
 static struct vd_amount most_of(const struct gw_job *j, const struct vd_wire_offer *o)
 {
     struct vd_amount in, out, sum;
-    if (!vd_amount_mul(&in, o->price_in, j->n_prompt) || !vd_amount_mul(&out, o->price_out, j->max_tokens) ||
+    uint32_t n_output = j->sampling.pooling ? 0 : j->max_tokens; /* a vector costs what is read for it */
+    if (!vd_amount_mul(&in, o->price_in, j->n_prompt) || !vd_amount_mul(&out, o->price_out, n_output) ||
         !vd_amount_add(&sum, in, out))
         return vd_amount_micro(UINT64_MAX);
     return sum;
@@ -462,7 +463,8 @@ static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct g
     for (struct gw_session *s = g->sessions; s; s = s->next) {
         const struct vd_wire_offer *o = offer_of(g, s, &j->model->root);
         struct vd_amount with;
-        if (!o || is_excluded(j, &s->key) || (o->context_tok && j->n_prompt + j->max_tokens > o->context_tok))
+        uint32_t context = j->n_prompt + (j->sampling.pooling ? 0 : j->max_tokens);
+        if (!o || is_excluded(j, &s->key) || (o->context_tok && context > o->context_tok))
             continue;
         if (s->n_running >= o->capacity) {
             c = c == CHOSEN ? CHOSEN : ALL_BUSY;
@@ -509,7 +511,7 @@ static bool make_request(struct vd_gateway *g, struct gw_job *j, const struct gw
                              .sampling = j->sampling,
                              .max_tokens = j->max_tokens,
                              .price_in = o->price_in,
-                             .price_out = o->price_out};
+                             .price_out = j->sampling.pooling ? VD_AMOUNT_ZERO : o->price_out};
     vd_request_set_controls(r, &j->controls);
     j->n_request = vd_request_encode(r, j->request_bytes, sizeof j->request_bytes);
     struct vd_bytes bytes = {j->request_bytes, j->n_request};
@@ -521,6 +523,8 @@ static bool make_request(struct vd_gateway *g, struct gw_job *j, const struct gw
 static uint32_t n_resume(const struct gw_job *j)
 {
     uint32_t n = j->n_output;
+    if (j->sampling.pooling)
+        return 0;
     if (n && (n == j->max_tokens || vd_gateway_text_is_stop(j->model->text, j->output[n - 1])))
         n--;
     return n;
@@ -567,6 +571,8 @@ static bool give(struct vd_gateway *g, struct gw_job *j, struct gw_session *s, c
     j->worker = s->key;
     j->phase = GW_RUNNING;
     j->n_expected = n_resume(j);
+    if (j->sampling.pooling)
+        j->n_output = 0; /* another worker's vector is its own to answer for */
     j->progress_ms = vd_clock_ms();
     j->n_attempts++;
     if (!send_job(g, j, s->link)) {

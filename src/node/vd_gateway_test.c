@@ -376,6 +376,66 @@ static void settle(void)
 
 /* ---- tests ---- */
 
+#define EMBED(input, rest) "{\"model\":\"SmolLM2\",\"input\":" input rest "}"
+
+static void test_embeddings(void **state)
+{
+    static const char path[] = "/v1/embeddings";
+    struct reply r = post(path, EMBED("[\"a b\",\"a b\",\"the sea\"]", ",\"user\":\"me\""));
+    json_t *j = json_of(&r, 200), *data = json_object_get(j, "data"), *v;
+    const char *receipt;
+    double length = 0, same = 0, other = 0;
+    size_t i;
+    assert_int_equal(json_array_size(data), 3);
+    const json_t *a = json_object_get(json_array_get(data, 0), "embedding");
+    const json_t *b = json_object_get(json_array_get(data, 1), "embedding");
+    const json_t *c = json_object_get(json_array_get(data, 2), "embedding");
+    assert_int_equal(json_array_size(a), vd_model_program(t.model)->width);
+    assert_true(json_equal(a, b));
+    json_array_foreach(a, i, v)
+    {
+        length += json_real_value(v) * json_real_value(v);
+        same += json_real_value(v) * json_real_value(json_array_get(b, i));
+        other += json_real_value(v) * json_real_value(json_array_get(c, i));
+    }
+    assert_true(length > 0.9999 && length < 1.0001 && same > other);
+    assert_int_equal(json_unpack(j, "{s:{s:[s,*]}}", "veridem", "receipts", &receipt), 0);
+    char url[128];
+    snprintf(url, sizeof url, "/v1/receipts/%.64s?format=file", receipt);
+    struct reply file = http(url, t.secret, NULL, NULL, 0);
+    struct vd_envelope e;
+    struct vd_receipt got;
+    uint32_t *tokens = malloc(file.n * sizeof *tokens);
+    assert_int_equal(file.status, 200);
+    assert_true(
+        vd_envelope_decode((struct vd_bytes){(const uint8_t *)file.body, file.n}, &e, tokens, file.n));
+    assert_int_equal(vd_envelope_check(&e, &got), VD_RECEIPT_OK);
+    assert_int_equal(got.request.sampling.pooling, VD_POOLING_LAST);
+    assert_int_equal(got.amount.micro, PRICE_IN * got.request.n_prompt);
+    json_array_foreach(a, i, v)
+    {
+        assert_int_equal(vd_f32_bits((float)json_real_value(v)), e.output[i]);
+    }
+    free(tokens);
+    free(file.body);
+    json_decref(j);
+    r = post(path, EMBED("[1,2,3]", ",\"encoding_format\":\"base64\""));
+    j = json_of(&r, 200);
+    const char *text =
+        json_string_value(json_object_get(json_array_get(json_object_get(j, "data"), 0), "embedding"));
+    assert_int_equal(strlen(text), (4 * vd_model_program(t.model)->width + 2) / 3 * 4);
+    json_decref(j);
+    expect_error(post(path, EMBED("\"x\"", ",\"dimensions\":64")), 400, "unsupported_parameter",
+                 "dimensions");
+    expect_error(post(path, EMBED("\"\"", "")), 400, "invalid_value", "input");
+    expect_error(post(path, EMBED("[\"x\",[]]", "")), 400, "invalid_value", "input");
+    expect_error(post(path, EMBED("[99999999]", "")), 400, "invalid_value", "input");
+    expect_error(post(path, EMBED("\"x\"", ",\"encoding_format\":\"hex\"")), 400, "invalid_value",
+                 "encoding_format");
+    expect_error(post(path, EMBED("\"x\"", ",\"colour\":1")), 400, "unsupported_parameter", "colour");
+    settle();
+}
+
 static void test_who_may_ask(void **state)
 {
     expect_error(http("/v1/models", NULL, NULL, NULL, 0), 401, "invalid_api_key", NULL);
@@ -1015,6 +1075,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_who_may_ask),
+        cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_large_bodies),
         cmocka_unit_test(test_an_answer_and_its_receipt),

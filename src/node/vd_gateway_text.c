@@ -3,6 +3,7 @@
 #include "vd_gateway_text.h"
 #include "vd_clock.h"
 #include "vd_derive.h"
+#include "vd_embed.h"
 #include "vd_gguf.h"
 #include "vd_rules.h"
 #include "vd_template.h"
@@ -107,6 +108,16 @@ uint32_t vd_gateway_text_context(const struct vd_gateway_text *t)
     return t->program.ctx;
 }
 
+uint32_t vd_gateway_text_width(const struct vd_gateway_text *t)
+{
+    return t->program.width;
+}
+
+enum vd_pooling vd_gateway_text_pooling(const struct vd_gateway_text *t)
+{
+    return vd_embed_pooling(t->gguf);
+}
+
 bool vd_gateway_text_is_stop(const struct vd_gateway_text *t, uint32_t id)
 {
     for (uint32_t i = 0; i < t->program.n_stop; i++) {
@@ -121,10 +132,15 @@ bool vd_gateway_text_valid(const struct vd_gateway_text *t, uint32_t id)
     return id < t->program.vocab;
 }
 
+static const char *param_of(enum vd_openai_kind kind)
+{
+    return kind == VD_OPENAI_CHAT ? "messages" : kind == VD_OPENAI_EMBEDDING ? "input" : "prompt";
+}
+
 static bool too_long(const struct vd_gateway_text *t, size_t n, enum vd_openai_kind kind,
                      struct vd_openai_error *e)
 {
-    const char *param = kind == VD_OPENAI_CHAT ? "messages" : "prompt";
+    const char *param = param_of(kind);
     return vd_openai_fail(
         e, 400, "context_length_exceeded", param,
         "The prompt has %zu tokens; this model's context has %u, and at least one is needed for the "
@@ -148,7 +164,7 @@ static bool encode(const struct vd_gateway_text *t, enum vd_openai_kind kind, co
         return true;
     }
     free(to.p);
-    const char *param = kind == VD_OPENAI_CHAT ? "messages" : "prompt";
+    const char *param = param_of(kind);
     if (r == VD_OK && to.n_dropped_bytes > 0)
         return vd_openai_fail(e, 400, "invalid_value", param,
                               "%zu bytes of the prompt are in no token of this model's vocabulary (control "
@@ -220,7 +236,7 @@ static bool given_ids(const struct vd_gateway_text *t, const struct vd_openai_re
         return too_long(t, r->n_ids, r->kind, e);
     for (size_t i = 0; i < r->n_ids; i++) {
         if (!vd_gateway_text_valid(t, r->ids[i]))
-            return vd_openai_fail(e, 400, "invalid_value", "prompt",
+            return vd_openai_fail(e, 400, "invalid_value", param_of(r->kind),
                                   "The token id %u is not in the vocabulary of %u.", r->ids[i],
                                   t->program.vocab);
     }
@@ -239,7 +255,9 @@ bool vd_gateway_text_prompt(const struct vd_gateway_text *t, const struct vd_ope
         return chat_ids(t, r, ids, n_ids, e);
     if (!r->prompt.p)
         return given_ids(t, r, ids, n_ids, e);
-    return encode(t, r->kind, r->prompt.p, r->prompt.n, VD_TOK_ADD_BOS | VD_TOK_PARSE_SPECIAL, ids, n_ids, e);
+    unsigned flags =
+        VD_TOK_ADD_BOS | VD_TOK_PARSE_SPECIAL | (r->kind == VD_OPENAI_EMBEDDING ? VD_TOK_ADD_END : 0);
+    return encode(t, r->kind, r->prompt.p, r->prompt.n, flags, ids, n_ids, e);
 }
 
 size_t vd_gateway_text_put(const struct vd_gateway_text *t, struct vd_gateway_text_stream *s, uint32_t id,

@@ -39,7 +39,11 @@ bool vd_openai_fail(struct vd_openai_error *e, int status, const char *code, con
                     const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 char *vd_openai_format_error(const struct vd_openai_error *e); /* {"error": {...}} */
 
-enum vd_openai_kind { VD_OPENAI_CHAT, VD_OPENAI_COMPLETION };
+enum vd_openai_kind {
+    VD_OPENAI_CHAT,
+    VD_OPENAI_COMPLETION,
+    VD_OPENAI_EMBEDDING
+}; /* the last: vd_openai_embed.h */
 
 struct vd_openai_text {
     const char *p; /* UTF-8, NUL-terminated, holds no NUL */

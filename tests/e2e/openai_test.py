@@ -165,6 +165,33 @@ def test_receipt(net, gateway, key, client, model, **_):
     check(status == 404, "another key sees the receipt:", status)
 
 
+def test_embeddings(net, gateway, key, client, model, **_):
+    """The client asks for base64 by itself and unpacks it; floats, ids and lists are the same vectors; each has a receipt that stands."""
+    texts = ["A ledger is a book of accounts.", "The cat sleeps.", "A ledger holds accounts."]
+    a = client.embeddings.create(model=model, input=texts)
+    v = [d.embedding for d in a.data]
+    check([d.index for d in a.data] == [0, 1, 2] and len(v[0]) == 576, a)
+    check(all(abs(sum(x * x for x in w) - 1) < 1e-4 for w in v), "not of length 1")
+    dot = lambda x, y: sum(p * q for p, q in zip(x, y))
+    check(dot(v[0], v[2]) > dot(v[0], v[1]), "what means the same is farther apart")
+    check(a.usage.prompt_tokens == a.usage.total_tokens > 10 and len(a.veridem["receipts"]) == 3, a.usage)
+    check(a.veridem["amount_micro"] == 10 * a.usage.prompt_tokens, a.veridem)
+    one = client.embeddings.create(model=model, input=texts[0], encoding_format="float")
+    check(max(abs(x - y) for x, y in zip(one.data[0].embedding, v[0])) < 1e-7, "floats and base64 differ")
+    ids = e2e.get_receipt(gateway, key, a.veridem["receipts"][1])["prompt"]
+    same = client.embeddings.create(model=model, input=ids)
+    check(same.data[0].embedding == v[1], "text and ids differ")
+    here = vn.run_json("embed", vn.MODEL, "-p", texts[0])
+    check(max(abs(x - y) for x, y in zip(here["embedding"], v[0])) < 1e-7, "veridem embed gives another vector")
+    for receipt in a.veridem["receipts"]:
+        path = e2e.envelope(net, gateway, key, receipt)
+        seen = vn.run_json("verify", path, "--model", vn.MODEL)
+        check(seen["stands"] and seen["receipt"] == receipt, seen)
+    e = raises(openai.BadRequestError, 400, lambda: client.embeddings.create(model=model, input="x", dimensions=64))
+    check(e.param == "dimensions" and "dimensions" in e.message, e)
+    raises(openai.BadRequestError, 400, lambda: client.embeddings.create(model=model, input=""))
+
+
 def test_errors(base, key, client, model, **_):
     wrong = openai.OpenAI(base_url=base, api_key="vk-nobody", max_retries=0)
     check(raises(openai.AuthenticationError, 401, lambda: chat(wrong, model)).code == "invalid_api_key", "code")
@@ -345,7 +372,7 @@ def test_controls(gateway, key, client, model, **_):
     check(tame.choices[0].message.content != chat(client, model, max_tokens=40).choices[0].message.content, "penalties change nothing")
 
 
-TESTS = [test_models, test_chat, test_chat_stream, test_chat_helpers, test_messages, test_completions, test_sampling, test_receipt,
+TESTS = [test_models, test_chat, test_chat_stream, test_chat_helpers, test_messages, test_completions, test_embeddings, test_sampling, test_receipt,
          test_errors, test_context, test_retries, test_retry_after_timeout, test_max_retries, test_async, test_eight_at_once, test_controls]
 
 

@@ -35,6 +35,7 @@ static void decoder(struct vd_derive *d)
     p->eps = vd_derive_f32(d, "attention.layer_norm_rms_epsilon");
     p->embed_scale = 1.0f;
     p->act = VD_ACT_SILU;
+    vd_derive_u32_or(d, "pooling_type", UINT32_MAX, 0); /* of jobs for vectors: no part of the program */
     heads(d);
     p->attn_scale = 1.0f / sqrtf((float)p->head_dim);
 }

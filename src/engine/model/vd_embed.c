@@ -2,11 +2,13 @@
  * time beside a layer. */
 #include "vd_embed.h"
 
+#include "vd_gguf.h"
 #include "vd_model_internal.h"
 #include "vd_norm.h"
 #include "vd_num.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct vd_embed {
@@ -15,6 +17,22 @@ struct vd_embed {
     uint32_t n; /* positions so far */
     float *row, *sum, *vector;
 };
+
+enum vd_pooling vd_embed_pooling(const struct vd_gguf *g)
+{
+    enum { UNSAID, MEAN, CLS, LAST }; /* of GGUF */
+    struct vd_gguf_str arch = {NULL, 0};
+    char key[96];
+    uint32_t type = UNSAID;
+    if (vd_gguf_get_str(g, "general.architecture", VD_GGUF_OPTIONAL, &arch, NULL) != VD_OK || arch.n > 64)
+        return VD_POOLING_NONE;
+    snprintf(key, sizeof key, "%.*s.pooling_type", (int)arch.n, arch.p);
+    if (vd_gguf_get_u32(g, key, VD_GGUF_OPTIONAL, UINT32_MAX, &type, NULL) != VD_OK)
+        return VD_POOLING_NONE;
+    return type == MEAN                     ? VD_POOLING_MEAN
+           : type == UNSAID || type == LAST ? VD_POOLING_LAST
+                                            : VD_POOLING_NONE;
+}
 
 enum vd_err vd_embed_create(struct vd_embed **out, const struct vd_model *m, enum vd_pooling pooling,
                             struct vd_error *err)

@@ -10,6 +10,10 @@
 
 struct vd_embed;
 
+/* How the file says that its vectors are to be pooled (ARCHITECTURE.pooling_type 1: MEAN, 3: LAST); LAST if
+ * it says nothing; NONE: in a way that is not known here. */
+enum vd_pooling vd_embed_pooling(const struct vd_gguf *g);
+
 /* pooling is not NONE. VD_ENOMEM. */
 enum vd_err vd_embed_create(struct vd_embed **out, const struct vd_model *m, enum vd_pooling pooling,
                             struct vd_error *err);

@@ -7,11 +7,10 @@
  *   runs.
  * - replay: of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
  *   in this process: the ratio of the best times; with --peer-tg also against the time in which another
- * engine generates 128 tokens at that rate.
+ *   engine generates 128 tokens at that rate.
  * - replay32: of 32 receipts of 128 + 128 tokens in one call, with prompts of their own and with one prompt
- *   for all, against our own generation of 32 x 128 tokens, 32 at once (greedy; without the prompts), and
- * with
- *   --peer-tg32 another engine's at that rate.
+ *   for all, against our own generation of 32 x 128 tokens, 32 at once (greedy; without the prompts); with
+ *   --peer-tg32 also against another engine's at that rate.
  * - check: of a receipt of 128 + 128 tokens without a model: signatures, fields, price, salt, both roots.
  * - commit: time per generated position.
  * - dispute: over 256 positions, the lie in one tile of each operator of a middle block and the head: worker

@@ -13,7 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOY_MAX_POS = 300, TOY_MAX_OUTPUT = 1024 };
+/* Positions of the longest job; a program that needs more says so before it includes this. */
+#ifndef TOY_POSITIONS
+#define TOY_POSITIONS 300
+#endif
+enum { TOY_MAX_POS = TOY_POSITIONS, TOY_MAX_OUTPUT = 1100 };
 
 /* Operators of a block, by number. */
 enum { TOY_KROW = 21, TOY_VROW = 22, TOY_SCORE = 23 };

@@ -1,6 +1,6 @@
 /* Request bodies: the first byte chooses the endpoint. What parses is used in full (every string and id is
  * read), and what does not must say why in an error that formats. */
-#include "vd_openai.h"
+#include "vd_openai_embed.h"
 
 #include <stdlib.h>
 
@@ -50,12 +50,34 @@ static void use(const struct vd_openai_request *r)
     free(text);
 }
 
+static void use_embed(struct vd_openai_embed *r)
+{
+    static const uint32_t bits[] = {0x3f000000, 0xbf000000};
+    struct vd_openai_error e;
+    for (size_t i = 0; i < r->n_inputs; i++)
+        if ((r->input[i].text.n == 0 && r->input[i].n_ids == 0) ||
+            !vd_openai_embed_add(r, bits, 2, 1, "00", (struct vd_amount){1}, &e))
+            abort();
+    char *text = vd_openai_embed_format(r);
+    if (!text)
+        abort();
+    free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
     struct vd_openai_request r;
+    struct vd_openai_embed embed;
     struct vd_openai_error e;
     if (n_bytes < 1)
         return 0;
+    if (data[0] == 2) {
+        if (vd_openai_embed_parse(&embed, (struct vd_bytes){data + 1, n_bytes - 1}, &e)) {
+            use_embed(&embed);
+            vd_openai_embed_free(&embed);
+        }
+        return 0;
+    }
     enum vd_openai_kind kind = data[0] & 1 ? VD_OPENAI_COMPLETION : VD_OPENAI_CHAT;
     if (vd_openai_parse(&r, kind, (struct vd_bytes){data + 1, n_bytes - 1}, &e)) {
         use(&r);

@@ -1046,11 +1046,47 @@ static void what_a_trace_can_hold(void **state)
     assert_false(vd_trace_fits(&g));
 }
 
+/* What a worker needs in a dispute beyond what it needs to generate: below 256 MiB for the models that the
+ * tests run, at their whole context. */
+static void memory_of_a_dispute(void **state)
+{
+    static const struct {
+        const char *name;
+        uint32_t layers, width, heads, kv_heads, head_dim, ff, vocab, ctx;
+        bool bounded;
+    } all[] = {
+        {"SmolLM2-135M", 30, 576, 9, 3, 64, 1536, 49152, 8192, true},
+        {"gemma-3-270m", 18, 640, 4, 1, 256, 2048, 262144, 32768, true},
+        {"Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 128256, 32768, true},
+        {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 32768, true},
+        {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072, false},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct vd_program p = toy_program(VD_ROPE_HALVES);
+        p.n_layers = all[i].layers;
+        p.width = all[i].width;
+        p.n_heads = all[i].heads;
+        p.n_kv_heads = all[i].kv_heads;
+        p.head_dim = all[i].head_dim;
+        p.ff_width = all[i].ff;
+        p.vocab = all[i].vocab;
+        p.ctx = all[i].ctx;
+        struct vd_graph g = {&p, {.n_prompt = p.ctx - 1, .n_output = 2, .n_steps = p.ctx, .max_tokens = 2}};
+        p.n_tensors = vd_program_norm_tensor(&p) + 1;
+        memset(p.types, VD_WTYPE_Q8_0, p.n_tensors);
+        double mib = (double)vd_trace_most_bytes(&g) / (1 << 20);
+        print_message("    %s at %u positions: %.0f MiB\n", all[i].name, p.ctx, mib);
+        assert_true(vd_trace_fits(&g));
+        assert_true(!all[i].bounded || mib < 256);
+    }
+}
+
 int main(int argc, char **argv)
 {
     corpus_dir = argc > 1 ? argv[1] : NULL;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_trace_can_hold),
+        cmocka_unit_test(memory_of_a_dispute),
         cmocka_unit_test(nothing_to_point_at),
         cmocka_unit_test(lies_in_greedy_job),
         cmocka_unit_test(lies_in_sampling),

@@ -599,6 +599,85 @@ static void false_challengers_lose(void **state)
                   (double)seen.slowest_ns * 1e-3, vd_op_name(seen.slowest));
 }
 
+/* ---- two scenarios by name ---- */
+
+/* A root of 4 leaves is also the root of 2: their two parents. The receipt says how many there are, and what
+ * would have to hash to a parent cannot be shown. */
+static void other_tree_size_same_root(void **state)
+{
+    static struct tamper_base b;
+    struct vd_ref_claim claim;
+    struct vd_hash parent[2];
+    struct vd_move m = {.kind = VD_MOVE_STATE}, units = {.kind = VD_MOVE_UNITS};
+    uint64_t seed = 0;
+    for (;; seed++) {
+        tamper_base_open(&b, seed);
+        if (b.trace->graph.job.n_steps == 4 && b.claim.graph.job.n_prompt > 2)
+            break;
+        tamper_base_close(&b);
+    }
+    claim = b.claim;
+    claim.graph.job = (struct vd_graph_job){.n_prompt = 2, .n_output = 1, .n_steps = 2, .max_tokens = 1};
+    parent[0] = vd_merkle_node(&b.trace->step[0], &b.trace->step[1]);
+    parent[1] = vd_merkle_node(&b.trace->step[2], &b.trace->step[3]);
+    m.root = b.trace->state_root;
+    m.nodes = (struct vd_bytes){parent[0].b, sizeof parent};
+    vd_game_open(&game);
+    encode(&move, &m);
+    assert_int_equal(make_move(&claim, NULL, VD_GAME_WORKER, &move), VD_GAME_ACCEPTED);
+    encode(&move, &(struct vd_move){.kind = VD_MOVE_STEP});
+    assert_int_equal(make_move(&claim, NULL, VD_GAME_CHALLENGER, &move), VD_GAME_ACCEPTED);
+    units.nodes = (struct vd_bytes){b.trace->unit[0].b, vd_graph_units(&claim.graph, 0) * VD_HASH_BYTES};
+    encode(&move, &units);
+    assert_int_equal(make_move(&claim, NULL, VD_GAME_WORKER, &move), VD_GAME_REJECT_FIT);
+    /* and the other way round: four leaves are not the nodes of a claim of two steps */
+    vd_game_open(&game);
+    m.nodes = (struct vd_bytes){b.trace->step[0].b, 4 * VD_HASH_BYTES};
+    encode(&move, &m);
+    assert_int_equal(make_move(&claim, NULL, VD_GAME_WORKER, &move), VD_GAME_REJECT_FIT);
+    tamper_base_close(&b);
+}
+
+static void next_id(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes)
+{
+    struct tamper *t = arg;
+    if (step == t->step && unit == t->unit && op == t->op)
+        vd_le32_store(records + 4, vd_le32_load(records + 4) + 1);
+    if (step == t->step && unit == t->unit && op + 1 == vd_graph_ops(&t->base->job->graph, step, unit))
+        records[0] ^= 1; /* else the lie may not reach the token */
+}
+
+/* The cut of top-k or top-p lets one id more through than it should. */
+static void threshold_off_by_one_tie(void **state)
+{
+    static const enum vd_op threshold[] = {VD_OP_THRESHOLD};
+    static struct tamper_base b;
+    static struct tamper t;
+    const struct manner defends = {.how = DEFENDS};
+    struct vd_hash shown = {{0}};
+    struct vd_graph_op o;
+    unsigned n = 0;
+    for (uint64_t seed = 0; n < 3; seed++) {
+        tamper_base_open(&b, seed);
+        t = (struct tamper){.base = &b, .rng = {seed, 0}};
+        if (tamper_aim_at(&t, tamper_last(&t), threshold, 1)) {
+            t.job = toy_job_copy(b.job, t.step);
+            t.job->after = next_id;
+            t.job->after_arg = &t;
+            t.trace = toy_trace(t.job);
+            tamper_claim(&t);
+            tamper_truth(&t);
+            assert_int_equal(play_liar(&t, t.trace, &defends, NULL, &shown), WORKER_LOST);
+            vd_graph_op(&t.claim.graph, game.step, game.unit, game.op, &o);
+            assert_int_equal(o.kind, VD_OP_THRESHOLD);
+            assert_int_equal(game.op, t.op);
+            tamper_close(&t);
+            n++;
+        }
+        tamper_base_close(&b);
+    }
+}
+
 static int repeat(char **argv, int argc)
 {
     struct tamper_base b;
@@ -625,6 +704,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest all[] = {
         cmocka_unit_test(liars_lose),
         cmocka_unit_test(false_challengers_lose),
+        cmocka_unit_test(other_tree_size_same_root),
+        cmocka_unit_test(threshold_off_by_one_tie),
     };
     const struct CMUnitTest one[] = {cmocka_unit_test(repeat_one)};
     words = argv;

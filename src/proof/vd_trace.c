@@ -222,20 +222,36 @@ static uint64_t describe(const struct vd_trace *t, struct vd_trace_unit_data *u)
     return lay_out(t, u, NULL);
 }
 
+/* A hash for each unit of every step. */
+static uint64_t hash_bytes(const struct vd_graph *graph)
+{
+    return (uint64_t)graph->job.n_steps * (graph->program->n_layers + 2) * sizeof(struct vd_hash);
+}
+
 /* No unit of a step is larger than the same unit of the last one. */
-bool vd_trace_fits(const struct vd_graph *graph)
+static uint64_t largest_unit_bytes(const struct vd_graph *graph)
 {
     uint32_t n = graph->job.n_steps, n_units = graph->program->n_layers + 2;
     struct vd_trace t = {.graph = *graph};
+    uint64_t most = 0;
     assert(vd_graph_valid(graph));
-    if ((uint64_t)n * n_units * sizeof(struct vd_hash) > MEMORY_MAX)
-        return false;
     for (uint32_t unit = 1; unit < n_units; unit++) {
         t.u = (struct vd_trace_unit_data){.step = n - 1, .unit = unit};
-        if (describe(&t, &t.u) > MEMORY_MAX)
-            return false;
+        uint64_t n_bytes = describe(&t, &t.u);
+        most = n_bytes > most ? n_bytes : most;
     }
-    return true;
+    return most;
+}
+
+bool vd_trace_fits(const struct vd_graph *graph)
+{
+    return hash_bytes(graph) <= MEMORY_MAX && largest_unit_bytes(graph) <= MEMORY_MAX;
+}
+
+uint64_t vd_trace_most_bytes(const struct vd_graph *graph)
+{
+    uint64_t of_a_step = 2 * sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES + 4;
+    return hash_bytes(graph) + of_a_step * graph->job.n_steps + largest_unit_bytes(graph);
 }
 
 enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)

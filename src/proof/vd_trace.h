@@ -89,6 +89,8 @@ void vd_trace_destroy(struct vd_trace *t); /* NULL is allowed */
 /* Whether a trace of this job, with any of its units, stays below the limit of memory (1 GiB each); create
  * and load return VD_ELIMIT for one that does not. A worker asks before it takes a job. */
 bool vd_trace_fits(const struct vd_graph *graph);
+/* The most that a trace of this job takes: its hashes, and the largest of its units with all inputs. */
+uint64_t vd_trace_most_bytes(const struct vd_graph *graph);
 
 /* The parts of a trace that follow from tokens and tables alone; t->graph, prompt, output and source are set.
  * vd_trace_create calls it. VD_ENOMEM; VD_EUSE if the mask is not valid. */

@@ -189,6 +189,9 @@ static uint64_t some_record(const struct side *s, const struct vd_graph_op *op, 
     uint32_t back = (uint32_t)vd_rng_below(&dice, 8);
     if (op->kind == VD_OP_PENALTY && vd_trace_token(s->trace, step - back) < op->n_records)
         return vd_trace_token(s->trace, step - back);
+    const struct vd_program *p = s->claim.graph.program;
+    if (op->kind == VD_OP_MASK && i > 2 && p->n_stop)
+        return p->stop[back % p->n_stop];
     if (op->kind == VD_OP_LOGIT_BIAS && i == 0)
         return 16 * vd_rng_below(&dice, 30) + 3;
     return i == 1 ? op->n_records - 1 : any;
@@ -209,7 +212,7 @@ static void challenge_unit(struct side *s, uint32_t step, uint32_t unit, unsigne
         struct vd_graph_op op;
         vd_graph_op(&s->claim.graph, step, unit, o, &op);
         bool before = op.kind == VD_OP_PENALTY || op.kind == VD_OP_LOGIT_BIAS || op.kind == VD_OP_MASK;
-        for (unsigned i = 0; i < (before ? 6 : n_records) && op.n_records; i++) {
+        for (unsigned i = 0; i < (before ? 6 : op.n_slots ? 4 : n_records) && op.n_records; i++) {
             item('B', NULL, 0);
             game = at_unit;
             challenge_record(s, &op, o, some_record(s, &op, step, i));
@@ -260,8 +263,9 @@ static uint64_t wild_seed;
 
 static uint32_t wild_word(struct vd_rng *rng)
 {
-    static const uint32_t words[] = {0x7FC00000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x80000000, 0,
-                                     1,          0x7F7FFFFF, 0x3F800000, 0xFF800001, 2,          1000};
+    static const uint32_t words[] = {0x7FC00000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x80000000,
+                                     0,          1,          0x7F7FFFFF, 0x3F800000, 0xFF800001,
+                                     2,          1000,       0x00010000, 0x001F0000};
     uint64_t i = vd_rng_below(rng, 2 * (sizeof words / sizeof words[0]));
     return i < sizeof words / sizeof words[0] ? words[i] : (uint32_t)vd_rng_next(rng);
 }
@@ -279,14 +283,18 @@ static void go_wild(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_
     if (o.kind == VD_OP_MASK_STATE && step + 1 != j->graph.job.n_steps)
         return; /* those after it are made without it */
     size_t words = n_bytes / 4, n = vd_rng_below(&rng, 2) ? 1 : 1 + words / 16;
+    bool counts =
+        o.kind == VD_OP_HIST || o.kind == VD_OP_MASS || o.kind == VD_OP_TIE || o.kind == VD_OP_ROUTE;
+    counts = counts && vd_rng_below(&rng, 2);
+    n = counts ? 2 * words : n;
     /* a mask's state is asked for twice, so its words are set, not changed */
-    uint64_t how = o.kind == VD_OP_MASK_STATE ? 0 : vd_rng_below(&rng, 3);
+    uint64_t how = counts || o.kind == VD_OP_MASK_STATE ? 0 : vd_rng_below(&rng, 3);
     for (size_t i = 0; i < n && words; i++) {
         uint8_t *at = records + 4 * vd_rng_below(&rng, words);
         uint32_t word = vd_le32_load(at);
         word = how == 0   ? wild_word(&rng)
                : how == 1 ? word ^ 1u << vd_rng_below(&rng, 32)
-                          : word + 1 - 2 * (i & 1);
+                          : word + 1 - 2 * (uint32_t)vd_rng_below(&rng, 2);
         /* these are handed on as floats */
         bool x =
             o.kind == VD_OP_ADD || o.kind == VD_OP_EMBED || o.kind == VD_OP_POOL || o.kind == VD_OP_VECTOR;
@@ -387,7 +395,7 @@ static void disputes_under_features(void)
     for (unsigned i = 0; i < TOY_FEATURES; i++) {
         struct vd_program p = toy_program_with(&toy_features[i]);
         bool all = i + 1 == TOY_FEATURES;
-        disputes_of(&p, &greedy, toy_features[i].name, at, all ? 6 : 1, all ? 2 : 5, 0);
+        disputes_of(&p, &greedy, toy_features[i].name, at, all ? 6 : 1, all ? 2 : 8, 0);
     }
 }
 
@@ -448,7 +456,11 @@ static void disputes_of_masks(void)
         j->graph.job.n_steps = PROMPT + TOKENS - 1;
         j->finish = VD_FINISH_LENGTH;
         for (uint32_t t = 0; t < TOKENS; t++)
-            j->output[t] = (uint32_t)vd_rng_below(&rng, p.vocab);
+            j->output[t] = i % 5 == 4 ? UINT32_MAX : (uint32_t)vd_rng_below(&rng, p.vocab);
+        wild_seed++;
+        wild_from = 2;
+        j->after = i % 2 ? go_wild : NULL;
+        j->after_arg = j;
         struct side s = side_new(j, "masks");
         for (uint32_t step = PROMPT; step < j->graph.job.n_steps; step++)
             challenge_unit(&s, step, 2, 1);
@@ -495,6 +507,31 @@ static void disputes_of_long_rows(void)
     p.ff_width = 4128;
     toy_types(&p, types, sizeof types);
     disputes_of(&p, &greedy, "a wide feed-forward part", at, 3, 1, 0);
+}
+
+/* Weights that are 0: so are values, and the scales of chunks. */
+static void disputes_about_nothing(void)
+{
+    static const struct vd_sampling greedy = {.top_p_micro = 1000000};
+    static const uint8_t types[] = {VD_WTYPE_Q8_0};
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    p.vocab = 300;
+    toy_types(&p, types, 1);
+    struct vd_toy_model *model = toy_model_new(&p, 3, 0);
+    struct vd_toy_job *job = toy_job_new(model, PROMPT, TOKENS, &greedy);
+    static const struct where at[] = {{LAST, 1}, {LAST, 3}};
+    challenge_job(job, "zeros", at, 2, 1);
+    /* again, with the second token as one that stops */
+    p.stop[p.n_stop++] = job->output[1];
+    toy_job_free(job);
+    model->program = p;
+    toy_hash(model);
+    job = toy_job_new(model, PROMPT, TOKENS, &greedy);
+    struct side s = side_new(job, "a stop token");
+    challenge_unit(&s, job->graph.job.n_steps - 1, 3, 1);
+    bind_everywhere(&s);
+    side_free(&s);
+    toy_model_free(model);
 }
 
 /* Logits that are not finite. */
@@ -593,6 +630,7 @@ int main(void)
     disputes_of_masks();
     disputes_of_vectors();
     disputes_of_long_rows();
+    disputes_about_nothing();
     disputes_about_failure();
     static const struct vd_sampling masked = {
         .top_p_micro = 1000000, .repeat_micro = 1100000, .repeat_last_n = 9, .has_mask = true};

@@ -85,6 +85,7 @@ static const struct vd_cli_opt cheat_opts[] = {
     {"gateway", 'g', "ADDR[,ADDR]", "gateways to cheat", true},
     {"model", 'm', "MODEL", "the model whose root is claimed", false},
     {"layer", 0, "N", "the layer of lower precision (default 17)", false},
+    {"tamper", 0, "SEED", "or a tensor, and what is done to it, drawn from a seed", false},
     {"price-in", 0, "N", "micro-credits per prompt token", false},
     {"price-out", 0, "N", "micro-credits per output token", false},
     {"stake", 0, "CREDITS", "what will be lost", false},

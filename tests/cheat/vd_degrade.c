@@ -2,6 +2,7 @@
 
 #include "vd_file.h"
 #include "vd_gguf.h"
+#include "vd_rng.h"
 #include "vd_wtype.h"
 
 #include <stdio.h>
@@ -37,33 +38,106 @@ static size_t degrade_tensor(uint8_t *p, const struct vd_gguf_tensor *t)
     return changed;
 }
 
+/* A copy of the file with its index; free copy->bytes and close the rest by copy_close. */
+struct copy {
+    struct vd_map map;
+    struct vd_gguf *gguf;
+    uint8_t *bytes;
+};
+
+static enum vd_err copy_open(struct copy *c, const char *from, struct vd_error *err)
+{
+    *c = (struct copy){.gguf = NULL};
+    enum vd_err e = vd_map_open(&c->map, from, err);
+    if (e != VD_OK)
+        return e;
+    e = vd_gguf_open(&c->gguf, c->map.p, c->map.n_bytes, from, err);
+    if (e == VD_OK && !(c->bytes = malloc(c->map.n_bytes)))
+        e = vd_error_set(err, VD_ENOMEM, "no memory for a copy of %s", from);
+    if (e == VD_OK)
+        memcpy(c->bytes, c->map.p, c->map.n_bytes);
+    return e;
+}
+
+static void copy_close(struct copy *c)
+{
+    free(c->bytes);
+    vd_gguf_close(c->gguf);
+    vd_map_close(&c->map);
+}
+
 enum vd_err vd_degrade_layer(const char *from, const char *to, uint32_t layer, size_t *n_changed,
                              struct vd_error *err)
 {
-    struct vd_map map;
-    struct vd_gguf *g = NULL;
-    uint8_t *copy = NULL;
+    struct copy c;
     char prefix[32];
-    enum vd_err e = vd_map_open(&map, from, err);
-    if (e != VD_OK)
-        return e;
-    e = vd_gguf_open(&g, map.p, map.n_bytes, from, err);
-    if (e == VD_OK && !(copy = malloc(map.n_bytes)))
-        e = vd_error_set(err, VD_ENOMEM, "no memory for a copy of %s", from);
+    enum vd_err e = copy_open(&c, from, err);
     if (e == VD_OK) {
-        memcpy(copy, map.p, map.n_bytes);
         *n_changed = 0;
         snprintf(prefix, sizeof prefix, "blk.%u.", layer);
-        for (size_t i = 0; i < vd_gguf_tensor_count(g); i++) {
-            const struct vd_gguf_tensor *t = vd_gguf_tensor_at(g, i);
+        for (size_t i = 0; i < vd_gguf_tensor_count(c.gguf); i++) {
+            const struct vd_gguf_tensor *t = vd_gguf_tensor_at(c.gguf, i);
             if (t->name.n > strlen(prefix) && memcmp(t->name.p, prefix, strlen(prefix)) == 0)
-                *n_changed += degrade_tensor(copy + t->offset_bytes, t);
+                *n_changed += degrade_tensor(c.bytes + t->offset_bytes, t);
         }
-        e = *n_changed ? vd_file_write_atomic(to, copy, map.n_bytes, 0600, err)
+        e = *n_changed ? vd_file_write_atomic(to, c.bytes, c.map.n_bytes, 0600, err)
                        : vd_error_set(err, VD_ENOTFOUND, "%s has no quantised layer %u", from, layer);
     }
-    free(copy);
-    vd_gguf_close(g);
-    vd_map_close(&map);
+    copy_close(&c);
+    return e;
+}
+
+/* ---- drawn ---- */
+
+/* Where a weight's bits are that may be anything: not the scales of a block, of an F32 the mantissa. */
+static uint8_t *some_weight_byte(struct vd_rng *r, uint8_t *p, const struct vd_gguf_tensor *t)
+{
+    size_t head = t->type_id == VD_WTYPE_Q4_1 ? 4 : 2, body = t->type_id == VD_WTYPE_Q8_0 ? 32 : 16;
+    if (t->type_id == VD_WTYPE_F32)
+        return p + 4 * vd_rng_below(r, t->n_bytes / 4) + vd_rng_below(r, 2);
+    return p + vd_rng_below(r, t->n_bytes / (head + body)) * (head + body) + head + vd_rng_below(r, body);
+}
+
+static bool can_be_tampered_with(const struct vd_gguf_tensor *t)
+{
+    bool known = t->type_id == VD_WTYPE_F32 || t->type_id == VD_WTYPE_Q4_1 || t->type_id == VD_WTYPE_Q4_0 ||
+                 t->type_id == VD_WTYPE_Q8_0;
+    return known && t->name.n > 4 && memcmp(t->name.p, "blk.", 4) == 0;
+}
+
+static const char *tamper_with(struct vd_rng *r, uint8_t *p, const struct vd_gguf_tensor *t)
+{
+    uint64_t how = vd_rng_below(r, 4);
+    if (how == 0 && t->type_id != VD_WTYPE_F32 && degrade_tensor(p, t))
+        return "lower precision";
+    if (how == 1) {
+        size_t n = t->n_bytes / 4 / 4 * 4;
+        memset(p + vd_rng_below(r, 3) * n, 0, n);
+        return "a part is zero";
+    }
+    for (unsigned i = 0; i < (how == 2 ? 1 : 100); i++)
+        *some_weight_byte(r, p, t) ^= (uint8_t)(1 << vd_rng_below(r, 8));
+    return how == 2 ? "one bit" : "a hundred bits";
+}
+
+enum vd_err vd_degrade_drawn(const char *from, const char *to, uint64_t seed, char what[VD_DEGRADE_WHAT_MAX],
+                             struct vd_error *err)
+{
+    struct vd_rng r = {seed, 0};
+    struct copy c;
+    enum vd_err e = copy_open(&c, from, err);
+    for (unsigned tries = 0; e == VD_OK; tries++) {
+        const struct vd_gguf_tensor *t =
+            vd_gguf_tensor_at(c.gguf, vd_rng_below(&r, vd_gguf_tensor_count(c.gguf)));
+        if (tries == 10000) {
+            e = vd_error_set(err, VD_ENOTFOUND, "%s has no tensor to tamper with", from);
+        } else if (can_be_tampered_with(t)) {
+            const char *how = tamper_with(&r, c.bytes + t->offset_bytes, t);
+            snprintf(what, VD_DEGRADE_WHAT_MAX, "%.*s: %s", (int)t->name.n, (const char *)t->name.p, how);
+            e = vd_file_write_atomic(to, c.bytes, c.map.n_bytes, 0600, err);
+            break;
+        }
+    }
+    copy_close(&c);
     return e;
 }

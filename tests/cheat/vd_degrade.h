@@ -1,5 +1,6 @@
 /* Copies a GGUF file and lowers the precision of one layer's quantised weights: of every 4-bit weight of Q4_1
- * and Q4_0 the lowest bit is rounded away (3 bits are left), of every Q8_0 weight the lower four. */
+ * and Q4_0 the lowest bit is rounded away (3 bits are left), of every Q8_0 weight the lower four. Or tampers
+ * with a tensor in some other way, drawn from a seed. */
 #ifndef VD_DEGRADE_H
 #define VD_DEGRADE_H
 
@@ -8,9 +9,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { VD_DEGRADE_WHAT_MAX = 160 };
+
 /* Writes `to` from `from` with layer `layer` (0-based) degraded; *n_changed is the number of bytes that
  * differ. */
 enum vd_err vd_degrade_layer(const char *from, const char *to, uint32_t layer, size_t *n_changed,
+                             struct vd_error *err);
+
+/* Writes `to` from `from` with one tensor of a layer tampered with, which and how drawn from `seed`: one bit
+ * of a weight, a hundred, all of lower precision, or a part of the tensor zero. Scales stay finite. `what`
+ * says it. */
+enum vd_err vd_degrade_drawn(const char *from, const char *to, uint64_t seed, char what[VD_DEGRADE_WHAT_MAX],
                              struct vd_error *err);
 
 #endif

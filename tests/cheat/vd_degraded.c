@@ -11,7 +11,9 @@ enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_r
     struct vd_cmd_engine honest = {0};
     const char *name = vd_cli_text(cli, "model", NULL);
     uint32_t layer = 17;
+    uint64_t seed = 0;
     size_t n_changed = 0;
+    char what[VD_DEGRADE_WHAT_MAX];
     if (!name)
         return vd_error_set(err, VD_EUSE, "which model? Say --model MODEL");
     enum vd_err e = vd_cli_u32(cli, "layer", 0, 255, &layer, err);
@@ -20,7 +22,13 @@ enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_r
     if (e == VD_OK && snprintf(path, sizeof path, "%s/degraded.gguf", home) >= (int)sizeof path)
         e = vd_error_set(err, VD_ELIMIT, "the home's path is too long");
     if (e == VD_OK)
+        e = vd_cli_u64(cli, "tamper", 0, UINT64_MAX, &seed, err);
+    if (e == VD_OK && vd_cli_text(cli, "tamper", NULL)) {
+        e = vd_degrade_drawn(honest_path, path, seed, what, err);
+    } else if (e == VD_OK) {
         e = vd_degrade_layer(honest_path, path, layer, &n_changed, err);
+        snprintf(what, sizeof what, "layer %u, %zu bytes of weights changed", layer, n_changed);
+    }
     if (e == VD_OK)
         e = vd_cmd_engine_open(&honest, cli, honest_path, err);
     if (e == VD_OK)
@@ -29,6 +37,6 @@ enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_r
     if (e == VD_OK)
         e = vd_cmd_engine_open(out, cli, path, err);
     if (e == VD_OK)
-        fprintf(stderr, "degraded: layer %u, %zu bytes of weights changed\n", layer, n_changed);
+        fprintf(stderr, "degraded: %s\n", what);
     return e;
 }

@@ -5,8 +5,8 @@
 
 #include "vd_cmd_load.h"
 
-/* Takes --model and --layer (default 17) of the command line. Close *out by vd_cmd_engine_close, also after a
- * failure. */
+/* Takes --model, and --layer (default 17) or --tamper (vd_degrade_drawn's seed) of the command line. Close
+ * *out by vd_cmd_engine_close, also after a failure. */
 enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_root, const struct vd_cli *cli,
                              const char *home, struct vd_error *err);
 

@@ -70,6 +70,7 @@ static const struct vd_cli_opt false_opts[] = {
     {"gateway", 'g', "ADDR[,ADDR]", "gateways that hold the data", true},
     {"model", 'm', "MODEL", "the model whose root is claimed", false},
     {"layer", 0, "N", "the layer of lower precision (default 17)", false},
+    {"tamper", 0, "SEED", "or a tensor, and what is done to it, drawn from a seed", false},
     VD_CMD_OPTS_COMPUTE,
     VD_CMD_OPTS_ROLE,
     {0},

@@ -152,5 +152,16 @@ class Claim:
         self.presence, self.frequency = signed(get(24)), signed(get(25))
         self.bias_hash, self.mask_hash = q.get(26), q.get(27)
         self.penalties = bool(self.repeat or self.presence or self.frequency)
-        if not 1 <= self.n_steps <= program.ctx or self.g > self.max_tokens:
+        if not 1 <= self.n_steps <= program.ctx or self.pooling and self.max_tokens != program.d:
             raise Reject('a job that the program cannot run')
+        if not self.in_limits():
+            raise Reject('a receipt outside its limits')
+
+    def in_limits(self):
+        return (self.p >= 1 and 1 <= self.max_tokens <= (1 << 20) - self.p and self.T <= 2 * 10 ** 6 and
+                1 <= self.top_p <= 10 ** 6 and self.min_p <= 10 ** 6 and
+                (self.repeat == 0) == (self.repeat_n == 0) and (self.repeat == 0 or 10 ** 4 <= self.repeat <= 10 ** 7) and
+                self.repeat_n <= 1024 and max(abs(self.presence), abs(self.frequency)) <= 2 * 10 ** 6 and
+                (self.g == 0) == (self.output_root == bytes(32)) and (self.g > 0 or self.finish == 3) and
+                self.g <= self.max_tokens and (self.finish != 2 or self.g == self.max_tokens) and
+                (self.finish != 3 or self.g < self.max_tokens))

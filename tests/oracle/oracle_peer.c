@@ -2,8 +2,10 @@
  * against the build that it is given; never a part of ours. */
 #include "llama.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void quiet(enum ggml_log_level level, const char *text, void *arg)
 {
@@ -12,8 +14,18 @@ static void quiet(enum ggml_log_level level, const char *text, void *arg)
         fputs(text, stderr);
 }
 
+/* The vector of all tokens, pooled; not of length 1 here. */
+static int write_vector(struct llama_context *ctx, size_t width, FILE *out)
+{
+    const float *v = llama_get_embeddings_seq(ctx, 0);
+    return v && fwrite(v, sizeof *v, width, out) == width && fclose(out) == 0 ? 0 : 3;
+}
+
 int main(int argc, char **argv)
 {
+    bool last = argc > 1 && strcmp(argv[1], "--last") == 0, mean = argc > 1 && strcmp(argv[1], "--mean") == 0;
+    argv += last || mean;
+    argc -= last || mean;
     int n = argc - 3;
     FILE *out = n > 0 ? fopen(argv[2], "wb") : NULL;
     if (!out)
@@ -30,6 +42,10 @@ int main(int argc, char **argv)
     p.n_threads = p.n_threads_batch = 2;
     p.type_k = p.type_v = GGML_TYPE_F32;
     p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    p.embeddings = last || mean;
+    p.pooling_type = mean   ? LLAMA_POOLING_TYPE_MEAN
+                     : last ? LLAMA_POOLING_TYPE_LAST
+                            : LLAMA_POOLING_TYPE_NONE;
     struct llama_context *ctx = llama_init_from_model(m, p);
     struct llama_batch b = llama_batch_init(n, 0, 1);
     for (int i = 0; i < n; i++) {
@@ -42,6 +58,8 @@ int main(int argc, char **argv)
     b.n_tokens = n;
     if (!ctx || llama_decode(ctx, b) != 0)
         return 3;
+    if (last || mean)
+        return write_vector(ctx, (size_t)llama_model_n_embd(m), out);
     size_t vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(m)), written = 0;
     for (int i = 0; i < n; i++)
         written += fwrite(llama_get_logits_ith(ctx, i), sizeof(float), vocab, out);

@@ -26,6 +26,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 TYPES = "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
 MIXED = [("Q4_K", "Q6_K"), ("Q5_0", "Q4_K"), ("Q2_K", "Q3_K")]
+COSINE_MIN = 0.99  # of vectors of real models: found 0.998 and more
 MEDIAN_MAX, NINTH_MAX, NINTH_EXPERTS_MAX, AGREE_MIN = 0.06, 0.12, 0.25, 0.97
 EXPERTS = "mixtral", "qwen3moe"
 N_TOKENS = 150
@@ -89,6 +90,20 @@ def check(name, model, tokens, tools, tmp):
     return ok
 
 
+def check_vectors(name, model, tokens, tools, tmp):
+    """The cosine of both engines' vectors, pooled in both ways."""
+    ok = True
+    for way in ("--last", "--mean"):
+        for tool, out in zip(tools, ("ours", "peer")):
+            subprocess.run([tool, way, model, tmp / out, *map(str, tokens)], check=True)
+        ours, peer = floats(tmp / "ours"), floats(tmp / "peer")
+        length = sum(x * x for x in peer) ** 0.5
+        cosine = sum(x * y for x, y in zip(ours, peer)) / length if len(ours) == len(peer) else 0
+        ok &= cosine >= COSINE_MIN
+        print(f"{name:24} {way[2:]} {cosine:.6f}  {'ok' if cosine >= COSINE_MIN else 'DIFFERS'}", flush=True)
+    return ok
+
+
 def random_models(make, tmp):
     """(name, path) of each, made when its turn comes and deleted afterwards."""
     forms = subprocess.run([make, "--list"], capture_output=True, text=True, check=True).stdout.split()
@@ -129,6 +144,7 @@ def main():
         for path in real_models():
             if wanted(path.name):
                 ok &= check(path.name[:24], path, text_tokens(path, build), tools, tmp)
+                ok &= check_vectors(path.name[:24], path, text_tokens(path, build), tools, tmp)
     return 0 if ok else 1
 
 

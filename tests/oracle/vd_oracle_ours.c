@@ -1,10 +1,14 @@
 /* Our logits of a list of tokens, as binary32 in the machine's order, to compare with another engine's:
  *
- *   vd_oracle_ours MODEL OUT TOKEN...     every row of V logits, in the order of the tokens */
+ *   vd_oracle_ours MODEL OUT TOKEN...             every row of V logits, in the order of the tokens
+ *   vd_oracle_ours --last MODEL OUT TOKEN...      the d elements of their vector, pooled so
+ *   vd_oracle_ours --mean MODEL OUT TOKEN... */
+#include "vd_embed.h"
 #include "vd_forward.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { TOKENS_MAX = 4096 };
 
@@ -16,8 +20,27 @@ static void die_if(enum vd_err rc, const struct vd_error *err)
     exit(3);
 }
 
+static int write_vector(const struct vd_model *m, const struct vd_ctx *ctx, size_t n, enum vd_pooling pooling,
+                        FILE *out)
+{
+    struct vd_embed *e;
+    struct vd_error err;
+    size_t d = vd_model_program(m)->width;
+    die_if(vd_embed_create(&e, m, pooling, &err), &err);
+    for (size_t i = pooling == VD_POOLING_LAST ? n - 1 : 0; i < n; i++)
+        vd_embed_add(e, vd_ctx_hidden(ctx, i));
+    return fwrite(vd_embed_vector(e), sizeof(float), d, out) == d && fclose(out) == 0 ? 0 : 3;
+}
+
 int main(int argc, char **argv)
 {
+    enum vd_pooling pooling = VD_POOLING_NONE;
+    if (argc > 1 && strcmp(argv[1], "--last") == 0)
+        pooling = VD_POOLING_LAST;
+    if (argc > 1 && strcmp(argv[1], "--mean") == 0)
+        pooling = VD_POOLING_MEAN;
+    argc -= pooling != VD_POOLING_NONE;
+    argv += pooling != VD_POOLING_NONE;
     static struct vd_row rows[TOKENS_MAX];
     struct vd_error err;
     struct vd_pool *pool;
@@ -39,6 +62,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < n; i++)
         rows[i] = (struct vd_row){kv, (uint32_t)i, (uint32_t)strtoul(argv[3 + i], NULL, 10), VD_ROW_LOGITS};
     die_if(vd_model_forward(ctx, rows, n, NULL, &err), &err);
+    if (pooling != VD_POOLING_NONE)
+        return write_vector(m, ctx, n, pooling, out);
     size_t vocab = vd_model_program(m)->vocab, written = 0;
     for (size_t i = 0; i < n; i++)
         written += fwrite(vd_ctx_logits(ctx, i), sizeof(float), vocab, out);

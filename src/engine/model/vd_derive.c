@@ -284,6 +284,18 @@ static void check_shapes(struct vd_derive *d)
 
 /* ------------------------- the rule ------------------------- */
 
+/* Every position of these sees every other one: what a decoder's program cannot say. */
+static bool is_encoder(struct vd_gguf_str name)
+{
+    static const char *const encoders[] = {
+        "bert",        "nomic-bert", "nomic-bert-moe", "jina-bert-v2",    "jina-bert-v3",
+        "modern-bert", "neo-bert",   "eurobert",       "gemma-embedding", "t5encoder"};
+    for (size_t i = 0; i < sizeof encoders / sizeof encoders[0]; i++)
+        if (name.n == strlen(encoders[i]) && memcmp(name.p, encoders[i], name.n) == 0)
+            return true;
+    return false;
+}
+
 static const struct vd_derive_arch *get_arch(struct vd_derive *d)
 {
     struct vd_gguf_str name = {"", 0};
@@ -293,7 +305,13 @@ static const struct vd_derive_arch *get_arch(struct vd_derive *d)
         return NULL;
     const struct vd_derive_arch *arch = vd_derive_find_arch(name);
     vd_derive_list_archs(list, sizeof list);
-    if (!arch)
+    if (!arch && is_encoder(name))
+        vd_derive_fail(
+            d, VD_EUNSUPPORTED,
+            "architecture '%.*s' is an encoder, and encoders are not run yet; any decoder gives vectors, "
+            "best one made for it, such as Qwen3-Embedding; known are: %s",
+            (int)name.n, name.p, list);
+    else if (!arch)
         vd_derive_fail(d, VD_EUNSUPPORTED, "architecture '%.*s' is not known; known are: %s",
                        (int)(name.n < 64 ? name.n : 64), name.p, list);
     return arch;

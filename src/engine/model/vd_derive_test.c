@@ -224,6 +224,23 @@ static void other_names(void **state)
     assert_int_equal(derive_patched("llama.block_count", "llama.block_xount", &err), VD_EUNSUPPORTED);
 }
 
+/* The name has four letters, not five: what follows moves by one byte. */
+static void encoders_are_named(void **state)
+{
+    struct vd_error err;
+    struct vd_program p;
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n), *end = bytes + n;
+    uint8_t *at = memmem(bytes, n, "llama", 5);
+    assert_non_null(at);
+    vd_le64_store(at - 8, 4);
+    memcpy(at, "bert", 4);
+    memmove(at + 4, at + 5, (size_t)(end - at) - 5);
+    assert_int_equal(derive_bytes(bytes, n, &p, &err), VD_EUNSUPPORTED);
+    assert_non_null(strstr(err.msg, "'bert' is an encoder"));
+    free(bytes);
+}
+
 /* Each size of the header lies in turn; nothing may be accepted, and nothing may crash. */
 static void lying_sizes(void **state)
 {
@@ -411,17 +428,12 @@ static void fused_tensors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_file),
-        cmocka_unit_test(stop_tokens),
-        cmocka_unit_test(refusals),
-        cmocka_unit_test(other_names),
-        cmocka_unit_test(lying_sizes),
-        cmocka_unit_test(unknown_type),
-        cmocka_unit_test(every_form),
-        cmocka_unit_test(layers_differ),
-        cmocka_unit_test(windows_of_all_layers),
-        cmocka_unit_test(stretched),
-        cmocka_unit_test(fused_tensors),
+        cmocka_unit_test(good_file),          cmocka_unit_test(stop_tokens),
+        cmocka_unit_test(refusals),           cmocka_unit_test(other_names),
+        cmocka_unit_test(encoders_are_named), cmocka_unit_test(lying_sizes),
+        cmocka_unit_test(unknown_type),       cmocka_unit_test(every_form),
+        cmocka_unit_test(layers_differ),      cmocka_unit_test(windows_of_all_layers),
+        cmocka_unit_test(stretched),          cmocka_unit_test(fused_tensors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -63,7 +63,7 @@ static bool vd_audit_row(void *arg, struct vd_bytes key, struct vd_bytes value)
     struct vd_audit a;
     struct vd_hash id;
     char hex[65];
-    uint32_t n[VD_SLOT_MISSED + 1] = {0};
+    uint32_t n[VD_SLOT_UNFIT + 1] = {0};
     if (key.n != 1 + VD_HASH_BYTES || !vd_audit_decode(value, &a))
         return true;
     memcpy(id.b, key.p + 1, VD_HASH_BYTES);

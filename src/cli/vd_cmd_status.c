@@ -1,4 +1,5 @@
 /* veridem status: where the chain stands and where the money is. */
+#include "vd_audit.h"
 #include "vd_cmd.h"
 #include "vd_cmd_net.h"
 
@@ -11,7 +12,16 @@ struct vd_status {
     char health_text[VD_WIRE_TEXT_MAX + 1];
     struct vd_totals totals;
     const struct vd_genesis *genesis;
+    uint32_t n_keepers;
 };
+
+static bool vd_status_count(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    (void)key;
+    (void)value;
+    ++*(uint32_t *)arg;
+    return true;
+}
 
 static enum vd_err vd_status_get(struct vd_ledger_client *c, struct vd_status *s, struct vd_error *err)
 {
@@ -37,7 +47,39 @@ static enum vd_err vd_status_get(struct vd_ledger_client *c, struct vd_status *s
         e = vd_error_set(err, VD_EFORMAT, "the ledger's answer about its status is malformed");
     }
     vd_ledger_answer_free(&a);
+    struct vd_state_key keepers = vd_state_key_make(VD_STATE_KEEPER, NULL, 0, NULL);
+    if (e == VD_OK && s->genesis->epoch_blocks)
+        e = vd_ledger_client_list(c, &keepers, vd_status_count, &s->n_keepers, err);
     return e;
+}
+
+/* The epoch at hand: whatever settles in it is one batch, which is drawn at one height. */
+static json_t *vd_status_audits_json(const struct vd_status *s)
+{
+    const struct vd_genesis *g = s->genesis;
+    if (!g->epoch_blocks)
+        return json_null();
+    uint64_t epoch = vd_epoch_of(g, s->height);
+    return json_pack("{s:I,s:I,s:I,s:I,s:I}", "epoch", (json_int_t)epoch, "first_height",
+                     (json_int_t)(epoch * g->epoch_blocks), "last_height",
+                     (json_int_t)((epoch + 1) * g->epoch_blocks - 1), "draw_height",
+                     (json_int_t)vd_epoch_due(g, epoch), "keepers", (json_int_t)s->n_keepers);
+}
+
+static void vd_status_print_audits(struct vd_cli *cli, const struct vd_status *s)
+{
+    const struct vd_genesis *g = s->genesis;
+    if (!g->epoch_blocks) {
+        fprintf(cli->out, "audits        none in this network\n");
+        return;
+    }
+    uint64_t epoch = vd_epoch_of(g, s->height);
+    fprintf(cli->out,
+            "audits        epoch %llu: the batch of blocks %llu to %llu is drawn at %llu, %u keeper%s%s\n",
+            (unsigned long long)epoch, (unsigned long long)(epoch * g->epoch_blocks),
+            (unsigned long long)((epoch + 1) * g->epoch_blocks - 1),
+            (unsigned long long)vd_epoch_due(g, epoch), s->n_keepers, s->n_keepers == 1 ? "" : "s",
+            s->n_keepers ? "" : ": nothing is drawn");
 }
 
 static void vd_status_print_json(struct vd_cli *cli, const struct vd_status *s)
@@ -51,13 +93,13 @@ static void vd_status_print_json(struct vd_cli *cli, const struct vd_status *s)
         sum += s->totals.bucket[b].micro;
     }
     vd_cli_json(cli,
-                json_pack("{s:s,s:o,s:I,s:I,s:o,s:o,s:s,s:I,s:I,s:I,s:o}", "network", s->genesis->network,
+                json_pack("{s:s,s:o,s:I,s:I,s:o,s:o,s:s,s:I,s:I,s:I,s:o,s:o}", "network", s->genesis->network,
                           "genesis", vd_cmd_json_hex(s->genesis_hash.b), "height", (json_int_t)s->height,
                           "time_ms", (json_int_t)s->time_ms, "block", vd_cmd_json_hex(s->block.b),
                           "state_root", vd_cmd_json_hex(s->state_root.b), "health",
                           vd_err_name((enum vd_err)s->health), "transactions", (json_int_t)s->totals.n_txs,
                           "supply_micro", (json_int_t)vd_genesis_supply(s->genesis).micro, "sum_micro",
-                          (json_int_t)sum, "money", money));
+                          (json_int_t)sum, "audits", vd_status_audits_json(s), "money", money));
 }
 
 static void vd_status_print(struct vd_cli *cli, const struct vd_status *s)
@@ -74,6 +116,7 @@ static void vd_status_print(struct vd_cli *cli, const struct vd_status *s)
     fprintf(cli->out, "block         %s\n", hex);
     vd_hex_encode(hex, s->state_root.b, 32);
     fprintf(cli->out, "state root    %s\ntransactions  %llu\n", hex, (unsigned long long)s->totals.n_txs);
+    vd_status_print_audits(cli, s);
     if (s->health)
         fprintf(cli->out, "TROUBLE       %s\n",
                 s->health_text[0] ? s->health_text : vd_err_text((enum vd_err)s->health));
@@ -105,7 +148,7 @@ const struct vd_cmd vd_cmd_status = {
     .name = "status",
     .group = "Money and history",
     .usage = "",
-    .summary = "where the chain stands and where the money is",
+    .summary = "where the chain stands, what is drawn next, and where the money is",
     .help = "Of the latest durable block. The amounts add up to the supply; --json gives them in "
             "micro-credits and their sum.",
     .opts = vd_status_opts,

@@ -143,11 +143,13 @@ static enum vd_err vd_tx_audit_reveal(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_tx tx = {.kind = VD_TX_AUDIT_REVEAL};
     struct vd_tx_audit_reveal *r = &tx.u.audit_reveal;
-    r->verdict = cli->n_args == 5 ? VD_AUDIT_STANDS : VD_AUDIT_DIFFERS;
+    bool unfit = cli->n_args == 3 && strcmp(cli->arg[2], "unfit") == 0;
+    r->verdict = cli->n_args == 5 ? VD_AUDIT_STANDS : unfit ? VD_AUDIT_UNFIT : VD_AUDIT_DIFFERS;
     enum vd_err e = cli->n_args == 4 ? vd_error_set(err, VD_EUSE, "to say that it stands takes both halves")
                                      : vd_cli_parse_hash("the receipt", cli->arg[0], r->receipt_id.b, err);
-    if (e == VD_OK && strcmp(cli->arg[2], r->verdict == VD_AUDIT_STANDS ? "stands" : "differs") != 0)
-        e = vd_error_set(err, VD_EUSE, "%.32s: say `stands HALF HALF`, or `differs`", cli->arg[2]);
+    if (e == VD_OK && !unfit &&
+        strcmp(cli->arg[2], r->verdict == VD_AUDIT_STANDS ? "stands" : "differs") != 0)
+        e = vd_error_set(err, VD_EUSE, "%.32s: say `stands HALF HALF`, `differs`, or `unfit`", cli->arg[2]);
     if (e == VD_OK)
         e = vd_cli_parse_hash("the nonce", cli->arg[1], r->nonce.b, err);
     for (int i = 0; e == VD_OK && i < 2 && r->verdict == VD_AUDIT_STANDS; i++)
@@ -213,7 +215,7 @@ VD_TX_CMD(vd_tx_beacon, "beacon", "EPOCH LAYER", 2, "reveal the layer of an epoc
 VD_TX_CMD(vd_tx_audit_demand, "audit-demand", "RECEIPT", 1, "demand a drawn receipt's data on the ledger");
 static const struct vd_cmd vd_tx_audit_reveal_cmd = {
     .name = "audit-reveal",
-    .usage = "RECEIPT NONCE stands HALF HALF | RECEIPT NONCE differs",
+    .usage = "RECEIPT NONCE stands HALF HALF | RECEIPT NONCE differs|unfit",
     .summary = "reveal what was committed to",
     .opts = vd_tx_opts,
     .min_args = 3,

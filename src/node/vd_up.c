@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum {
-    VD_UP_ARGS_MAX = 24,
+    VD_UP_ARGS_MAX = 32,
     VD_UP_START_MS = 60000,
     VD_UP_STOP_MS = 20000,
     VD_UP_CREDITS = 1000000, /* of each role's account in the home genesis */
@@ -257,8 +257,17 @@ static enum vd_err vd_up_make_homes(struct vd_up *u, struct vd_error *err)
 static enum vd_err vd_up_make_genesis(struct vd_up *u, char path[VD_PATH_MAX], struct vd_error *err)
 {
     char account[VD_UP_ROLES][128];
-    const char *arg[VD_UP_ARGS_MAX] = {NULL, "ledger", "init", "--json", "--genesis", path};
-    int n = 6;
+    /* Audits are on: the ledger keeps the beacon, the verifier is the auditor. It has five minutes for an
+     * audit that was open when all this was stopped: models take their time to load. */
+    const char *arg[VD_UP_ARGS_MAX] = {NULL,        "ledger",
+                                       "init",      "--json",
+                                       "--genesis", path,
+                                       "--param",   "epoch_blocks=40",
+                                       "--param",   "auditors=1",
+                                       "--param",   "audit_commit_blocks=1200",
+                                       "--param",   "audit_reveal_blocks=1200",
+                                       "--param",   "audit_data_blocks=1200"};
+    int n = 16;
     enum vd_err e = vd_up_path(path, u, "genesis.json", err);
     if (e != VD_OK || access(path, F_OK) == 0)
         return e;
@@ -345,10 +354,13 @@ static enum vd_err vd_up_start_all(struct vd_up *u, struct vd_error *err)
     for (enum vd_up_role r = VD_UP_WORKER; e == VD_OK && r <= VD_UP_VERIFIER; r++) {
         const char *arg[VD_UP_ARGS_MAX] = {NULL,   vd_up_name[r], "--home", u->role[r].home, "--ledger",
                                            ledger, "--gateway",   gateway,  "--model",       c->model};
+        int n = 10;
         if (c->threads) {
-            arg[10] = "--threads";
-            arg[11] = threads;
+            arg[n++] = "--threads";
+            arg[n++] = threads;
         }
+        if (r == VD_UP_VERIFIER)
+            arg[n++] = "--audit"; /* nothing, in a network of an older start without audits */
         e = vd_up_start(u, r, arg, err);
     }
     return e;

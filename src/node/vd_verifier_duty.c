@@ -54,10 +54,13 @@ static void vd_duty_register(struct vd_verifier *v)
             continue;
         if (vd_duty_stake(v, &err) != VD_OK)
             return;
+        struct vd_auditor listed = {.off_height = 1};
         enum vd_err e = vd_ledger_client_get(v->ledger, &key, VD_LEDGER_QUERY_TIMEOUT_MS, &a, &err);
-        if (e == VD_OK)
+        if (e == VD_OK) {
+            e = vd_auditor_decode(a.item[0], &listed) ? VD_OK : VD_EFORMAT;
             vd_ledger_answer_free(&a);
-        if (e == VD_ENOTFOUND)
+        }
+        if (e == VD_ENOTFOUND || (e == VD_OK && listed.off_height))
             e = vd_duty_send(v, &tx, &err);
         d->listed = e == VD_OK;
     }
@@ -218,16 +221,19 @@ static enum vd_err vd_duty_learn(struct vd_verifier *v, struct vd_duty *d, const
     if (code != VD_OK)
         return code;
     code = vd_replay(desk->ctx, desk->cache, &desk->m.root, &c.job, &result, err);
-    if (code == VD_OK && result.verdict != VD_REPLAY_OK && !vd_verifier_provable(result.verdict))
+    /* Its tables are the request's, but not for this model (the mask's texts are others): the gateway and the
+     * worker signed what nobody can replay, which must not cost an auditor anything. */
+    bool unfit = code == VD_OK && result.verdict == VD_REPLAY_JOB && (e.controls.bias.n || e.controls.mask.n);
+    if (code == VD_OK && !unfit && result.verdict != VD_REPLAY_OK && !vd_verifier_provable(result.verdict))
         code = vd_error_set(err, VD_EUNSUPPORTED, "%s", vd_replay_text(result.verdict));
     if (code == VD_OK) {
         bool stands = result.verdict == VD_REPLAY_OK;
-        d->what.verdict = stands ? VD_AUDIT_STANDS : VD_AUDIT_DIFFERS;
+        d->what.verdict = stands ? VD_AUDIT_STANDS : unfit ? VD_AUDIT_UNFIT : VD_AUDIT_DIFFERS;
         for (int i = 0; i < 2; i++)
             d->what.half[i] = stands ? result.half[i] : (struct vd_hash){{0}};
         vd_duty_nonce(v, &d->what);
         d->commit_root = result.commit_root;
-        code = stands ? VD_OK : vd_worker_jobs_put(&v->cases, &c.envelope, err);
+        code = stands || unfit ? VD_OK : vd_worker_jobs_put(&v->cases, &c.envelope, err);
         d->known = code == VD_OK;
     }
     vd_game_case_free(&c);

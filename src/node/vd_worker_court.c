@@ -483,6 +483,22 @@ static struct vd_parcel *vd_court_part(const struct vd_hash *id, const struct vd
     return p;
 }
 
+/* How many tokens of it this worker has shown already: a part that was not taken is sent again, but none that
+ * was. */
+static uint32_t vd_court_shown(struct vd_worker *w, const struct vd_hash *id)
+{
+    struct vd_state_key key = vd_state_key_make(VD_STATE_SHOWING, id->b, VD_HASH_BYTES, w->key.pub.b);
+    struct vd_ledger_answer answer;
+    struct vd_showing s;
+    uint32_t n = 0;
+    if (vd_ledger_client_get(w->ledger, &key, VD_LEDGER_QUERY_TIMEOUT_MS, &answer, NULL) != VD_OK)
+        return 0;
+    if (vd_showing_decode(answer.item[0], &s))
+        n = s.n_tokens;
+    vd_ledger_answer_free(&answer);
+    return n;
+}
+
 /* All parts, if the ledger still waits for them. */
 static void vd_court_show(struct vd_worker *w, const struct vd_hash *id)
 {
@@ -500,7 +516,7 @@ static void vd_court_show(struct vd_worker *w, const struct vd_hash *id)
         return;
     }
     uint32_t n = e.n_prompt + e.n_output;
-    for (uint32_t first = 0; first < n; first += step) {
+    for (uint32_t first = vd_court_shown(w, id); first < n; first += step) {
         step = n - first < VD_AUDIT_CHUNK_TOKENS ? n - first : VD_AUDIT_CHUNK_TOKENS;
         struct vd_parcel *p = vd_court_part(id, &e, first, step);
         if (!p || !vd_courier_give(w->courier, p)) {

@@ -12,7 +12,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WAIT_MS = 30000, PROMPT = 3, OUTPUT = 2, STEPS = PROMPT + OUTPUT - 1, TRAP_AT = 2, STAKE = 120000000 };
+enum {
+    WAIT_MS = 30000,
+    PROMPT = 3,
+    OUTPUT = 2,
+    STEPS = PROMPT + OUTPUT - 1,
+    TRAP_AT = 2,
+    SEQUENCE = 1,
+    STAKE = 120000000
+};
 static const uint32_t tokens[PROMPT + OUTPUT] = {1, 2, 3, 4, 5};
 
 struct setter {
@@ -38,13 +46,14 @@ static enum vd_err prepare(struct setter *s, struct vd_hash *escrow, struct vd_e
     vd_key_random(s->secret.b, sizeof s->secret.b);
     vd_key_random(s->leaf, sizeof s->leaf);
     s->leaf[TRAP_AT] = vd_trap_leaf(&s->secret);
-    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&s->secret)}};
-    enum vd_err e = send_tx(s, plant, &s->trap, err);
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT};
+    enum vd_err e = send_tx(
+        s, (struct vd_tx){.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {s->key.pub, {1000000}}}, escrow, err);
+    plant.u.trap_plant.commitment = vd_trap_commitment(&s->secret, escrow, SEQUENCE);
+    if (e == VD_OK)
+        e = send_tx(s, plant, &s->trap, err);
     if (e == VD_OK)
         e = send_tx(s, (struct vd_tx){.kind = VD_TX_STAKE, .u.stake = {{STAKE}}}, NULL, err);
-    if (e == VD_OK)
-        e = send_tx(s, (struct vd_tx){.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {s->key.pub, {1000000}}},
-                    escrow, err);
     return e;
 }
 
@@ -56,7 +65,7 @@ static enum vd_err settle(struct setter *s, const struct vd_hash *escrow, struct
     struct vd_receipt r = {.request = {.arith_version = VD_ARITH_VERSION,
                                        .valid_until = vd_ledger_client_height(s->ledger) + 500,
                                        .escrow_id = *escrow,
-                                       .sequence = 1,
+                                       .sequence = SEQUENCE,
                                        .gateway = s->key.pub,
                                        .worker = s->key.pub,
                                        .model_root = s->model_root,

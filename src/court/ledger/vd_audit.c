@@ -95,9 +95,15 @@ bool vd_audit_halves_fit(const struct vd_receipt *r, const struct vd_hash half[2
     return vd_hash_eq(&h, &r->commit_root);
 }
 
-struct vd_hash vd_trap_commitment(const struct vd_hash *secret)
+struct vd_hash vd_trap_commitment(const struct vd_hash *secret, const struct vd_hash *escrow_id,
+                                  uint64_t sequence)
 {
-    return tagged("veridem/trap-plant", secret->b, VD_HASH_BYTES);
+    struct vd_sha256 s;
+    vd_sha256_init_tag(&s, "veridem/trap-plant");
+    vd_sha256_hash(&s, secret);
+    vd_sha256_hash(&s, escrow_id);
+    vd_sha256_u64(&s, sequence);
+    return finish(&s);
 }
 
 struct vd_hash vd_trap_leaf(const struct vd_hash *secret)

@@ -48,7 +48,9 @@ bool vd_audit_halves_fit(const struct vd_receipt *r, const struct vd_hash half[2
 
 /* ---- traps ---- */
 
-struct vd_hash vd_trap_commitment(const struct vd_hash *secret); /* what TRAP_PLANT shows */
+/* What TRAP_PLANT shows: the secret, and the one receipt that may ever be this trap. */
+struct vd_hash vd_trap_commitment(const struct vd_hash *secret, const struct vd_hash *escrow_id,
+                                  uint64_t sequence);
 struct vd_hash vd_trap_leaf(const struct vd_hash *secret); /* stands in place of a leaf of the commit tree */
 
 #endif

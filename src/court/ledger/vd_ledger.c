@@ -240,6 +240,7 @@ enum vd_err vd_ledger_end(struct vd_ledger_block *b, struct vd_error *err)
     uint8_t buf[VD_STATE_RECORD_MAX_BYTES];
     vd_overlay_mark(&b->overlay);
     b->ending = true;
+    b->totals.n_full_blocks += b->n_shown == VD_BLOCK_MAX_SHOWINGS;
     run_deadlines(b);
     vd_block_put(b, &k, buf, vd_totals_encode(&b->totals, buf, sizeof buf));
     if (b->overlay.kv.failed)

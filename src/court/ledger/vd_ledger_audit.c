@@ -13,10 +13,7 @@
 #include "vd_pb.h"
 #include "vd_trace_hash.h"
 
-enum {
-    AUDITORS_MAX = 256, /* of one model */
-    CLOCK_SHARES_MAX = 64,
-};
+enum { AUDITORS_MAX = 256 }; /* of one model */
 
 /* ---- records ---- */
 
@@ -37,72 +34,149 @@ static struct vd_event event_of(enum vd_event_kind kind, const struct vd_hash *r
     return (struct vd_event){.kind = kind, .id = *receipt_id, .id2 = r->escrow_id, .a = *a, .amount = amount};
 }
 
-static void count_audit(struct vd_ledger_block *b, const struct vd_pubkey *auditor, bool opens)
+static void count_audit(struct vd_ledger_block *b, const struct vd_pubkey *auditor, uint64_t replay_blocks,
+                        bool opens)
 {
     struct vd_stake s;
     vd_block_get_stake(b, auditor, &s);
-    b->broken |= !opens && s.n_open_audits == 0;
+    b->broken |= !opens && (s.n_open_audits == 0 || s.audit_blocks < replay_blocks);
     s.n_open_audits = opens ? s.n_open_audits + 1 : s.n_open_audits - 1;
+    s.audit_blocks = opens ? s.audit_blocks + replay_blocks : s.audit_blocks - replay_blocks;
     vd_block_put_stake(b, auditor, &s);
 }
 
-/* min(stake, most) goes, and the auditor is on the model's list no longer: who is away must not be drawn
- * again. */
+/* ---- who is on a model's list ---- */
+
+static bool get_auditor(struct vd_ledger_block *b, const struct vd_state_key *key, struct vd_auditor *out)
+{
+    struct vd_bytes there;
+    memset(out, 0, sizeof *out);
+    if (!vd_block_get(b, key, &there))
+        return false;
+    b->broken |= !vd_auditor_decode(there, out);
+    return !b->broken;
+}
+
+static void put_auditor(struct vd_ledger_block *b, const struct vd_state_key *key, const struct vd_auditor *a)
+{
+    uint8_t buf[VD_STATE_RECORD_MAX_BYTES];
+    vd_block_put(b, key, buf, vd_auditor_encode(a, buf, sizeof buf));
+}
+
+/* The last height at which a batch that ended before `off_height` is drawn. Who withdraws is drawn for these
+ * all the same: once a layer is revealed everybody can compute the draw, and must not step aside from it, or
+ * push others into it. */
+static uint64_t listed_until(const struct vd_genesis *g, uint64_t off_height)
+{
+    uint64_t epoch = vd_epoch_of(g, off_height), due = epoch ? vd_epoch_due(g, epoch - 1) : 0;
+    return due > off_height ? due : off_height;
+}
+
+static void strike_off(struct vd_ledger_block *b, const struct vd_hash *model_root,
+                       const struct vd_pubkey *who)
+{
+    struct vd_state_key key = auditor_key(model_root, who);
+    struct vd_auditor a;
+    struct vd_stake s;
+    if (!get_auditor(b, &key, &a) || a.off_height)
+        return;
+    a.off_height = b->height;
+    put_auditor(b, &key, &a);
+    vd_block_get_stake(b, who, &s);
+    b->broken |= s.n_listed == 0;
+    s.n_listed--;
+    s.listed_until_height = listed_until(b->ledger->genesis, b->height);
+    vd_block_put_stake(b, who, &s);
+}
+
+/* min(stake, most) goes, and the auditor is struck off the model's list: who is away must not be drawn for
+ * later batches. */
 static struct vd_amount slash(struct vd_ledger_block *b, const struct vd_audit *a, struct vd_audit_slot *slot,
                               struct vd_amount most)
 {
-    struct vd_state_key listed = auditor_key(&a->model_root, &slot->auditor);
     struct vd_stake s;
     vd_block_get_stake(b, &slot->auditor, &s);
     struct vd_amount loss = vd_amount_cmp(s.amount, most) < 0 ? s.amount : most;
     vd_block_sub(b, &s.amount, loss);
     vd_block_put_stake(b, &slot->auditor, &s);
     vd_block_add(b, &slot->slashed, loss);
-    vd_block_delete(b, &listed);
+    strike_off(b, &a->model_root, &slot->auditor);
     return loss;
 }
 
 /* ---- auditors ---- */
 
-static bool count_one(void *arg, struct vd_bytes key, struct vd_bytes value)
+/* How many a model has, and one whose place is free again. */
+struct roll {
+    struct vd_ledger_block *b;
+    uint32_t n;
+    bool found;
+    struct vd_state_key stale;
+};
+
+static bool call_roll(void *arg, struct vd_bytes key, struct vd_bytes value)
 {
-    (void)key;
-    (void)value;
-    return ++*(uint32_t *)arg < AUDITORS_MAX;
+    struct roll *l = arg;
+    struct vd_auditor a;
+    if (!vd_auditor_decode(value, &a)) {
+        l->b->broken = true;
+        return false;
+    }
+    if (!l->found && a.off_height && listed_until(l->b->ledger->genesis, a.off_height) < l->b->height) {
+        l->found = true;
+        memcpy(l->stale.b, key.p, key.n);
+        l->stale.n = key.n;
+    }
+    return ++l->n < AUDITORS_MAX;
+}
+
+static enum vd_tx_verdict enlist(struct vd_deliver *d, const struct vd_state_key *key,
+                                 struct vd_amount *weight)
+{
+    const struct vd_genesis *g = d->b->ledger->genesis;
+    const struct vd_hash *model_root = &d->tx->u.auditor.model_root;
+    struct roll roll = {.b = d->b};
+    struct vd_auditor a;
+    struct vd_stake s;
+    bool known = get_auditor(d->b, key, &a);
+    if (known && (a.off_height == 0 || listed_until(g, a.off_height) >= d->b->height))
+        return VD_TX_WRONG_PHASE;
+    vd_ledger_list(&d->b->overlay.kv, VD_STATE_AUDITOR, (struct vd_bytes){model_root->b, VD_HASH_BYTES}, NULL,
+                   call_roll, &roll);
+    if (!known && roll.n == AUDITORS_MAX && !roll.found)
+        return VD_TX_TOO_MANY;
+    if (!known && roll.n == AUDITORS_MAX)
+        vd_block_delete(d->b, &roll.stale);
+    vd_block_get_stake(d->b, &d->tx->sender, &s);
+    if (vd_amount_cmp(s.amount, g->min_stake) < 0)
+        return VD_TX_BELOW_MIN_STAKE;
+    a = (struct vd_auditor){s.amount, d->b->height, 0};
+    put_auditor(d->b, key, &a);
+    s.n_listed++;
+    vd_block_put_stake(d->b, &d->tx->sender, &s);
+    *weight = s.amount;
+    return VD_TX_OK;
 }
 
 enum vd_tx_verdict vd_apply_auditor(struct vd_deliver *d)
 {
     const struct vd_tx_auditor *t = &d->tx->u.auditor;
-    const struct vd_genesis *g = d->b->ledger->genesis;
     struct vd_state_key key = auditor_key(&t->model_root, &d->tx->sender);
     struct vd_state_key model = vd_state_key_make(VD_STATE_MODEL, t->model_root.b, VD_HASH_BYTES, NULL);
     struct vd_event e = {.kind = VD_EVENT_AUDITOR, .id = t->model_root, .a = d->tx->sender};
     struct vd_bytes there;
-    struct vd_stake s;
-    uint32_t n = 0;
-    if (!g->epoch_blocks)
+    enum vd_tx_verdict v = VD_TX_OK;
+    if (!d->b->ledger->genesis->epoch_blocks)
         return VD_TX_NO_AUDITS;
     if (!vd_block_get(d->b, &model, &there))
         return VD_TX_UNKNOWN_MODEL;
-    bool listed = vd_block_get(d->b, &key, &there);
-    if (t->on) {
-        struct vd_bytes prefix = {t->model_root.b, VD_HASH_BYTES};
-        vd_ledger_list(&d->b->overlay.kv, VD_STATE_AUDITOR, prefix, NULL, count_one, &n);
-        if (!listed && n == AUDITORS_MAX)
-            return VD_TX_TOO_MANY;
-        vd_block_get_stake(d->b, &d->tx->sender, &s);
-        if (vd_amount_cmp(s.amount, g->min_stake) < 0)
-            return VD_TX_BELOW_MIN_STAKE;
-        struct vd_auditor a = {s.amount, d->b->height};
-        uint8_t buf[VD_STATE_RECORD_MAX_BYTES];
-        vd_block_put(d->b, &key, buf, vd_auditor_encode(&a, buf, sizeof buf));
-        e.amount = s.amount;
-    } else {
-        vd_block_delete(d->b, &key);
-    }
-    vd_block_event(d->b, e);
-    return VD_TX_OK;
+    if (t->on)
+        v = enlist(d, &key, &e.amount);
+    else
+        strike_off(d->b, &t->model_root, &d->tx->sender);
+    if (v == VD_TX_OK)
+        vd_block_event(d->b, e);
+    return v;
 }
 
 /* ---- drawing ---- */
@@ -110,7 +184,7 @@ enum vd_tx_verdict vd_apply_auditor(struct vd_deliver *d)
 struct candidates {
     struct vd_ledger_block *b;
     const struct vd_receipt_record *r;
-    uint64_t before_height; /* registered earlier than this */
+    uint64_t before_height; /* registered earlier than this, and not withdrawn by then */
     uint32_t n;
     uint64_t total;
     struct {
@@ -131,8 +205,8 @@ static bool add_candidate(void *arg, struct vd_bytes key, struct vd_bytes value)
     }
     memcpy(who.b, key.p + 1 + VD_HASH_BYTES, VD_PUBKEY_BYTES);
     vd_block_get_stake(c->b, &who, &s);
-    bool fits = a.height < c->before_height && !vd_pubkey_eq(&who, &c->r->worker) &&
-                !vd_pubkey_eq(&who, &c->r->gateway) &&
+    bool fits = a.height < c->before_height && (!a.off_height || a.off_height >= c->before_height) &&
+                !vd_pubkey_eq(&who, &c->r->worker) && !vd_pubkey_eq(&who, &c->r->gateway) &&
                 vd_amount_cmp(s.amount, c->b->ledger->genesis->min_stake) >= 0;
     if (fits) {
         uint64_t weight = a.weight.micro < s.amount.micro ? a.weight.micro : s.amount.micro;
@@ -177,18 +251,17 @@ static void set_phase(struct vd_ledger_block *b, const struct vd_hash *id, struc
         vd_block_deadline_add(b, a->deadline_height, VD_DEADLINE_AUDIT, id);
 }
 
-/* An auditor with several audits at once gets time for each. */
-static uint64_t clock_of(struct vd_ledger_block *b, const struct vd_audit *a,
-                         const struct vd_receipt_record *r)
+/* An auditor with several audits at once gets time for this one after all the others, however long those
+ * are: somebody may have large jobs of its own drawn to make it late with a small one. */
+static uint64_t clock_of(struct vd_ledger_block *b, const struct vd_audit *a)
 {
     uint64_t most = 0;
     struct vd_stake s;
     for (uint32_t i = 0; i < a->n_slots; i++) {
         vd_block_get_stake(b, &a->slot[i].auditor, &s);
-        most = s.n_open_audits > most ? s.n_open_audits : most;
+        most = s.audit_blocks > most ? s.audit_blocks : most;
     }
-    uint64_t shares = 1 + (most < CLOCK_SHARES_MAX ? most : CLOCK_SHARES_MAX);
-    return b->ledger->genesis->audit_commit_blocks + shares * vd_block_replay_blocks(b, r);
+    return b->ledger->genesis->audit_commit_blocks + most + a->replay_blocks;
 }
 
 static void open_audit(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r,
@@ -200,7 +273,8 @@ static void open_audit(struct vd_ledger_block *b, const struct vd_hash *id, stru
                          .model_root = r->model_root,
                          .epoch = epoch,
                          .rate_ppm = rate_ppm,
-                         .draw_height = b->height};
+                         .draw_height = b->height,
+                         .replay_blocks = vd_block_replay_blocks(b, r)};
     struct candidates *c = vd_arena_alloc(b->arena, sizeof *c, _Alignof(struct candidates));
     if (!c) {
         b->overlay.full = true;
@@ -215,14 +289,14 @@ static void open_audit(struct vd_ledger_block *b, const struct vd_hash *id, stru
     }
     if (!a.n_slots)
         return; /* nobody holds the model */
-    a.clock_blocks = clock_of(b, &a, r);
+    a.clock_blocks = clock_of(b, &a);
     set_phase(b, id, &a, VD_AUDIT_COMMITTING, a.clock_blocks);
     r->audited = r->audit_open = true;
     for (uint32_t i = 0; i < a.n_slots; i++) {
         struct vd_state_key at = index_key(&a.slot[i].auditor, id);
         struct vd_event e = event_of(VD_EVENT_AUDIT_DRAWN, id, r, &a.slot[i].auditor, VD_AMOUNT_ZERO);
         e.b = r->worker;
-        count_audit(b, &a.slot[i].auditor, true);
+        count_audit(b, &a.slot[i].auditor, a.replay_blocks, true);
         vd_block_put(b, &at, NULL, 0);
         vd_block_event(b, e);
     }
@@ -253,23 +327,27 @@ void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
     }
     if (r.status != VD_RECEIPT_SETTLED)
         return;
-    uint64_t epoch = vd_epoch_of(g, b->height + 1 - g->beacon_blocks) - 1; /* the last that is due */
+    uint64_t last = vd_epoch_of(g, b->height + 1 - g->beacon_blocks) - 1; /* that is due */
+    uint64_t epoch = r.drawn_epoch ? r.drawn_epoch - 1 : last;
     if (!vd_block_beacon(b, epoch, &beacon)) {
-        if (vd_epoch_due(g, epoch + 1) <= r.window_end_height)
-            vd_block_deadline_add(b, vd_epoch_due(g, epoch + 1), VD_DEADLINE_DRAW, receipt_id);
+        if (vd_epoch_due(g, last + 1) <= r.window_end_height)
+            vd_block_deadline_add(b, vd_epoch_due(g, last + 1), VD_DEADLINE_DRAW, receipt_id);
         return;
     }
-    uint32_t rate_ppm = rate_of(b, &r);
-    if (!vd_audit_is_drawn(&beacon, receipt_id, rate_ppm))
-        return;
-    if (b->n_draws == VD_BLOCK_MAX_DRAWS) { /* the same epoch's beacon, as long as no other is due */
+    if (!r.drawn_epoch) {
+        r.drawn_rate_ppm = rate_of(b, &r);
+        if (!vd_audit_is_drawn(&beacon, receipt_id, r.drawn_rate_ppm))
+            return;
+        r.drawn_epoch = epoch + 1; /* and stays drawn, by this beacon, however long there is no room */
+    }
+    if (b->n_draws == VD_BLOCK_MAX_DRAWS) {
         vd_block_deadline_add(b, b->height + 1, VD_DEADLINE_DRAW, receipt_id);
         extend_window(b, receipt_id, &r, b->height + 1);
         vd_block_put_receipt(b, receipt_id, &r);
         return;
     }
     b->n_draws++;
-    open_audit(b, receipt_id, &r, &beacon, epoch, rate_ppm);
+    open_audit(b, receipt_id, &r, &beacon, epoch, r.drawn_rate_ppm);
 }
 
 /* ---- phases ---- */
@@ -345,6 +423,13 @@ void vd_end_audit_clock(struct vd_ledger_block *b, const struct vd_hash *receipt
             heard(b, receipt_id, &a, &r);
         return;
     case VD_AUDIT_DATA_DUE:
+        if (b->totals.n_full_blocks > a.full_blocks) { /* blocks that had no room for them do not count */
+            uint64_t more = b->totals.n_full_blocks - a.full_blocks;
+            a.full_blocks = b->totals.n_full_blocks;
+            set_phase(b, receipt_id, &a, VD_AUDIT_DATA_DUE, more);
+            vd_block_put_audit(b, receipt_id, &a);
+            return;
+        }
         vd_block_put_audit(b, receipt_id, &a);
         withheld(b, receipt_id, &r);
         return;
@@ -411,12 +496,16 @@ static bool reveal_fits(struct vd_ledger_block *b, const struct vd_audit_slot *s
     struct vd_receipt receipt;
     if (!vd_hash_eq(&commitment, &s->commitment))
         return false;
+    if (t->verdict != VD_AUDIT_STANDS && (!vd_hash_is_zero(&t->half[0]) || !vd_hash_is_zero(&t->half[1])))
+        return false;
     if (t->verdict == VD_AUDIT_DIFFERS)
-        return vd_hash_is_zero(&t->half[0]) && vd_hash_is_zero(&t->half[1]);
+        return true;
     if (vd_receipt_decode(r->body, &receipt) != VD_RECEIPT_OK) {
         b->broken = true;
         return false;
     }
+    if (t->verdict == VD_AUDIT_UNFIT)
+        return !vd_hash_is_zero(&receipt.request.bias_hash) || !vd_hash_is_zero(&receipt.request.mask_hash);
     return vd_audit_halves_fit(&receipt, t->half);
 }
 
@@ -435,7 +524,9 @@ enum vd_tx_verdict vd_apply_audit_reveal(struct vd_deliver *d)
         return VD_TX_WRONG_PHASE;
     if (!reveal_fits(d->b, s, t, &r))
         return VD_TX_BAD_REVEAL;
-    s->status = t->verdict == VD_AUDIT_STANDS ? VD_SLOT_STANDS : VD_SLOT_DIFFERS;
+    s->status = t->verdict == VD_AUDIT_STANDS    ? VD_SLOT_STANDS
+                : t->verdict == VD_AUDIT_DIFFERS ? VD_SLOT_DIFFERS
+                                                 : VD_SLOT_UNFIT;
     s->commitment = (struct vd_hash){{0}};
     vd_block_event(d->b, event_of(VD_EVENT_AUDIT_REVEALED, &t->receipt_id, &r, &s->auditor,
                                   vd_amount_micro(t->verdict)));
@@ -473,6 +564,7 @@ enum vd_tx_verdict vd_apply_audit_demand(struct vd_deliver *d)
     if (a.phase != VD_AUDIT_COMMITTING || s->status != VD_SLOT_DRAWN || a.demanded)
         return VD_TX_WRONG_PHASE;
     a.demanded = true;
+    a.full_blocks = d->b->totals.n_full_blocks;
     set_phase(d->b, id, &a, VD_AUDIT_DATA_DUE,
               d->b->ledger->genesis->audit_data_blocks * count_parts(d->b, &r));
     vd_block_put_audit(d->b, id, &a);
@@ -559,7 +651,7 @@ static enum vd_tx_verdict show_part(struct vd_deliver *d, const struct vd_receip
         return VD_TX_BAD_DATA;
     }
     uint32_t n = r.request.n_prompt + r.n_output;
-    if (t->first == 0)
+    if (w->n_tokens == 0)
         *w = (struct vd_showing){.salt = t->salt};
     uint32_t rest = n - w->n_tokens, want = rest < VD_AUDIT_CHUNK_TOKENS ? rest : VD_AUDIT_CHUNK_TOKENS;
     if (!vd_hash_eq(&commit, &r.request.salt_commit) || t->first != w->n_tokens ||
@@ -609,11 +701,10 @@ enum vd_tx_verdict vd_apply_audit_data(struct vd_deliver *d)
     d->b->n_showings++; /* and stays so if it is refused: it costs the same */
     if (vd_block_get(d->b, &at, &there) && !vd_showing_decode(there, &w))
         d->b->broken = true;
-    if (t->first == 0)
-        forget_showing(d->b, &t->receipt_id, &d->tx->sender);
     v = show_part(d, &r, &w, &all);
     if (v != VD_TX_OK)
         return v;
+    d->b->n_shown++;
     vd_block_put(d->b, &at, buf, vd_showing_encode(&w, buf, sizeof buf));
     vd_block_put(d->b, &shown, t->tokens.p, t->tokens.n);
     if (all) {
@@ -632,19 +723,18 @@ enum vd_tx_verdict vd_apply_audit_data(struct vd_deliver *d)
 /* A receipt's part of the pool, divided by how often a receipt is drawn and by how many it is shared: over
  * many receipts auditors get what receipts paid in, and nobody gains by auditing receipts of its own. */
 static struct vd_amount reward_of(struct vd_ledger_block *b, const struct vd_audit *a,
-                                  const struct vd_receipt_record *r)
+                                  const struct vd_receipt_record *r, struct vd_amount fund)
 {
     unsigned __int128 num = (unsigned __int128)r->amount.micro * b->ledger->genesis->auditor_share_ppm;
     unsigned __int128 reward = num / ((uint64_t)a->rate_ppm * b->ledger->genesis->auditors);
-    struct vd_amount pool = b->totals.bucket[VD_BUCKET_POOL];
-    return reward > pool.micro ? pool : vd_amount_micro((uint64_t)reward);
+    return reward > fund.micro ? fund : vd_amount_micro((uint64_t)reward);
 }
 
 static void pay(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_receipt_record *r,
-                const struct vd_audit *a, struct vd_audit_slot *s)
+                const struct vd_audit *a, struct vd_audit_slot *s, struct vd_amount *fund)
 {
-    s->paid = reward_of(b, a, r);
-    vd_block_sub(b, &b->totals.bucket[VD_BUCKET_POOL], s->paid);
+    s->paid = reward_of(b, a, r, *fund);
+    vd_block_sub(b, fund, s->paid);
     vd_block_credit(b, &s->auditor, s->paid);
     if (s->paid.micro)
         vd_block_event(b, event_of(VD_EVENT_AUDIT_PAID, id, r, &s->auditor, s->paid));
@@ -654,7 +744,7 @@ static void pay(struct vd_ledger_block *b, const struct vd_hash *id, const struc
  * not late: nothing. */
 static struct vd_amount judge(struct vd_ledger_block *b, const struct vd_hash *id,
                               const struct vd_receipt_record *r, const struct vd_audit *a,
-                              struct vd_audit_slot *s)
+                              struct vd_audit_slot *s, struct vd_amount *fund)
 {
     const struct vd_genesis *g = b->ledger->genesis;
     bool wrong = r->void_why == VD_VOID_VERDICT || r->void_why == VD_VOID_TRAP;
@@ -663,12 +753,12 @@ static struct vd_amount judge(struct vd_ledger_block *b, const struct vd_hash *i
         if (r->void_why == VD_VOID_TRAP)
             loss = slash(b, a, s, g->slash);
         else if (!wrong)
-            pay(b, id, r, a, s);
+            pay(b, id, r, a, s, fund);
     } else if (s->status == VD_SLOT_DIFFERS) {
         if (r->status == VD_RECEIPT_FINAL)
             loss = slash(b, a, s, g->audit_slash);
         else
-            pay(b, id, r, a, s);
+            pay(b, id, r, a, s, fund);
     }
     if (loss.micro)
         vd_block_event(b, event_of(VD_EVENT_AUDIT_SLASHED, id, r, &s->auditor, loss));
@@ -676,7 +766,7 @@ static struct vd_amount judge(struct vd_ledger_block *b, const struct vd_hash *i
 }
 
 struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
-                                struct vd_receipt_record *r)
+                                struct vd_receipt_record *r, struct vd_amount *fund)
 {
     struct vd_amount lost = VD_AMOUNT_ZERO;
     struct vd_audit a;
@@ -690,9 +780,9 @@ struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash 
     for (uint32_t i = 0; i < a.n_slots; i++) {
         struct vd_state_key at = index_key(&a.slot[i].auditor, receipt_id);
         a.slot[i].commitment = (struct vd_hash){{0}};
-        count_audit(b, &a.slot[i].auditor, false);
+        count_audit(b, &a.slot[i].auditor, a.replay_blocks, false);
         vd_block_delete(b, &at);
-        vd_block_add(b, &lost, judge(b, receipt_id, r, &a, &a.slot[i]));
+        vd_block_add(b, &lost, judge(b, receipt_id, r, &a, &a.slot[i], fund));
     }
     forget_showing(b, receipt_id, &a.worker);
     forget_showing(b, receipt_id, &a.gateway);

@@ -53,6 +53,17 @@ static struct vd_receipt_record receipt(const struct vd_hash *id)
     return r;
 }
 
+static struct vd_auditor auditor(int who)
+{
+    struct vd_state_key key =
+        vd_state_key_make(VD_STATE_AUDITOR, k.model_root.b, VD_HASH_BYTES, k.key[who].pub.b);
+    struct vd_auditor a = {.height = 0};
+    struct vd_bytes there;
+    assert_true(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&key), &there));
+    assert_true(vd_auditor_decode(there, &a));
+    return a;
+}
+
 static uint64_t bucket(enum vd_bucket b)
 {
     return net.block.totals.bucket[b].micro;
@@ -159,14 +170,19 @@ static void reveal_layer(void)
 }
 
 /* A receipt that is settled and drawn. */
-static void drawn_job(struct job *j, const struct vd_hash *trap_secret)
+static void draw_job(struct job *j, const struct vd_hash *trap_secret)
 {
-    open_escrow(j);
     make_job(j, 1, trap_secret);
     settle(j);
     reveal_layer();
     assert_int_equal(audit(&j->r.id).phase, VD_AUDIT_COMMITTING);
     assert_int_equal(audit(&j->r.id).n_slots, 2);
+}
+
+static void drawn_job(struct job *j, const struct vd_hash *trap_secret)
+{
+    open_escrow(j);
+    draw_job(j, trap_secret);
 }
 
 static struct vd_tx_audit_reveal says(const struct job *j, int who, enum vd_audit_verdict v)
@@ -405,6 +421,9 @@ static void test_honest_audit(void **state)
     assert_int_equal(balance(AUDITOR2), before2 + REWARD);
     assert_int_equal(bucket(VD_BUCKET_POOL), 0);
     assert_int_equal(stake(AUDITOR).n_open_audits, 0);
+    REFUSED(VD_TX_STAKE_IN_USE, AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}}); /* may be drawn */
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    blocks(KIT_EPOCH);
     OK(AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}});
 }
 
@@ -428,16 +447,14 @@ static void test_an_audit_holds_the_payment_up(void **state)
 static void test_who_is_silent_loses_and_is_drawn_no_more(void **state)
 {
     struct job j;
-    struct vd_bytes there;
     drawn_job(&j, NULL);
     struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS);
     assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
     until(audit(&j.r.id).deadline_height + 1);
     assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_MISSED);
     assert_int_equal(stake(AUDITOR2).amount.micro, STAKE - KIT_AUDIT_SLASH);
-    struct vd_state_key listed =
-        vd_state_key_make(VD_STATE_AUDITOR, k.model_root.b, VD_HASH_BYTES, k.key[AUDITOR2].pub.b);
-    assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&listed), &there));
+    assert_int_equal(auditor(AUDITOR2).off_height, net.block.height - 1);
+    assert_int_equal(stake(AUDITOR2).n_listed, 0);
     until(audit(&j.r.id).deadline_height + 1); /* and the other does not reveal */
     assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_MISSED);
     assert_int_equal(stake(AUDITOR).amount.micro, STAKE - KIT_AUDIT_SLASH);
@@ -529,8 +546,8 @@ static void test_differs_and_wins(void **state)
     assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_VOID);
     assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_LATE);
     assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_CLOSED);
-    assert_int_equal(balance(AUDITOR), before + KIT_SLASH * 4 / 10); /* the pool is empty yet */
-    assert_int_equal(balance(AUDITOR2), before2);
+    assert_int_equal(balance(AUDITOR), before + KIT_SLASH * 4 / 10 + REWARD); /* out of what would burn */
+    assert_int_equal(balance(AUDITOR2), before2 + REWARD);
     assert_int_equal(stake(AUDITOR2).amount.micro, STAKE);
 }
 
@@ -692,6 +709,42 @@ static void test_tables_are_shown(void **state)
     assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
 }
 
+/* A mask for other texts than the model's: the data are there and nobody can replay the job. An auditor says
+ * so, and neither gains nor loses; of a job without tables it cannot say so. */
+static void test_unfit_tables_cost_no_auditor(void **state)
+{
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    memset(j.r.value.request.mask_hash.b, 0x77, VD_HASH_BYTES);
+    j.r.value.request.sampling.has_mask = true;
+    kit_seal(&k, &j.r, WORKER, GATEWAY);
+    settle(&j);
+    reveal_layer();
+    uint64_t before = balance(AUDITOR);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_UNFIT), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_UNFIT);
+    assert_int_equal(balance(AUDITOR), before);
+    assert_int_equal(stake(AUDITOR).amount.micro, STAKE);
+    assert_int_equal(auditor(AUDITOR).off_height, 0);
+}
+
+static void test_unfit_needs_a_table(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_UNFIT), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_BAD_REVEAL);
+}
+
 /* Those who have the data already need not wait for those who demand them. */
 static void test_all_committed_ends_a_demand(void **state)
 {
@@ -720,11 +773,13 @@ static void test_trap_catches_who_was_told(void **state)
 {
     struct vd_hash secret = {{77}}, trap, proof[2];
     struct job j;
-    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret)}};
+    open_escrow(&j);
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT,
+                          .u.trap_plant = {vd_trap_commitment(&secret, &j.escrow, 1)}};
     uint64_t owner = balance(WORKER2);
     assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
     blocks(1);
-    drawn_job(&j, &secret);
+    draw_job(&j, &secret);
     uint64_t worker = stake(WORKER).amount.micro;
     /* One was told the halves and passes them on; the other replays, and sees that the receipt is wrong. */
     struct vd_tx_audit_reveal told = says(&j, AUDITOR, VD_AUDIT_STANDS),
@@ -781,12 +836,144 @@ static void test_a_trap_is_no_excuse(void **state)
     open_escrow(&j);
     make_job(&j, 1, &secret);
     settle(&j);
-    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret)}};
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT,
+                          .u.trap_plant = {vd_trap_commitment(&secret, &j.escrow, 1)}};
     assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
     REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &j, &secret, proof));
 }
 
+/* One secret in many receipts: whichever is drawn was "a trap", and one bond covers all. So a trap is the one
+ * receipt that it was planted for, and worth no more than its bond. */
+static void test_a_trap_is_one_receipt(void **state)
+{
+    struct vd_hash secret = {{79}}, trap, proof[2];
+    struct job j, other;
+    open_escrow(&j);
+    other.escrow = j.escrow;
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT,
+                          .u.trap_plant = {vd_trap_commitment(&secret, &j.escrow, 1)}};
+    assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
+    blocks(1);
+    make_job(&j, 1, &secret);
+    make_job(&other, 2, &secret);
+    settle(&j);
+    settle(&other);
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &other, &secret, proof));
+    k.genesis.trap_bond.micro = AMOUNT - 1;
+    assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
+    k.genesis.trap_bond.micro = KIT_TRAP_BOND;
+    blocks(1);
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &j, &secret, proof)); /* planted too late as well */
+}
+
+/* ---- what a worker could gain with auditors of its own ---- */
+
+/* It has itself convicted once, and all its receipts become void: they pay nothing into the pool, so nothing
+ * may come out of it for them. The worker's stake pays those who did look. */
+static void test_void_receipts_do_not_empty_the_pool(void **state)
+{
+    struct job j, lost;
+    k.genesis.audit_window_blocks = 20;
+    assert_true(vd_block_debit(&net.block, &k.key[CLIENT].pub, vd_amount_micro(1000)));
+    net.block.totals.bucket[VD_BUCKET_POOL].micro = 1000; /* what others' receipts have paid in */
+    open_escrow(&j);
+    lost.escrow = j.escrow;
+    make_job(&lost, 2, NULL);
+    settle(&lost);
+    draw_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    uint64_t before = balance(AUDITOR);
+    challenge(CLIENT, &lost);
+    blocks(KIT_CLOCK * 2 + 1);
+    uint64_t left = stake(WORKER).amount.micro;
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_CONVICTED);
+    assert_int_equal(bucket(VD_BUCKET_POOL), 1000);
+    assert_int_equal(balance(AUDITOR), before + REWARD);
+    assert_int_equal(stake(WORKER).amount.micro, left - 2 * REWARD);
+    k.genesis.audit_window_blocks = 8;
+}
+
+/* Once a layer is revealed anybody can compute the draw: who then withdraws, registers anew or takes its
+ * stake away would choose who audits. */
+static void test_nobody_steps_aside_from_a_draw(void **state)
+{
+    struct job j;
+    uint64_t epoch = vd_epoch_of(&k.genesis, net.block.height);
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    settle(&j);
+    until((epoch + 1) * KIT_EPOCH);
+    OK(GATEWAY, beacon_of(epoch, first_epoch));
+    REFUSED(VD_TX_WRONG_PHASE, AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    REFUSED(VD_TX_STAKE_IN_USE, AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE - KIT_MIN_STAKE}}});
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    REFUSED(VD_TX_STAKE_IN_USE, AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}});
+    REFUSED(VD_TX_WRONG_PHASE, AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    until(vd_epoch_due(&k.genesis, epoch) + 1);
+    assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_DRAWN);
+    make_job(&j, 2, NULL); /* but for later batches it is not */
+    settle(&j);
+    until((epoch + 2) * KIT_EPOCH);
+    OK(GATEWAY, beacon_of(epoch + 1, first_epoch));
+    until(vd_epoch_due(&k.genesis, epoch + 1) + 1);
+    assert_int_equal(audit(&j.r.id).n_slots, 1);
+    assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_DRAWN);
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    assert_int_equal(stake(AUDITOR).n_listed, 1);
+}
+
+/* An audit's clock holds what all others of the auditor take, not a multiple of its own job's. */
+static void test_clocks_add_up(void **state)
+{
+    struct job j[2];
+    k.genesis.steps_per_block = 1; /* three blocks for a job of three steps */
+    open_escrow(&j[0]);
+    j[1].escrow = j[0].escrow;
+    make_job(&j[0], 1, NULL);
+    settle(&j[0]);
+    make_job(&j[1], 2, NULL);
+    settle(&j[1]);
+    reveal_layer();
+    uint64_t first = audit(&j[0].r.id).clock_blocks, second = audit(&j[1].r.id).clock_blocks;
+    assert_int_equal(first < second ? first : second, KIT_COMMIT + 3);
+    assert_int_equal(first < second ? second : first, KIT_COMMIT + 6);
+    assert_int_equal(stake(AUDITOR).audit_blocks, 6);
+    blocks(40);
+    assert_int_equal(stake(AUDITOR).audit_blocks, 0);
+    k.genesis.steps_per_block = 0;
+}
+
 /* ---- bounds ---- */
+
+/* Blocks that were full of other data do not count: nobody may make a worker late by showing its own. */
+static void test_full_blocks_stop_the_data_clock(void **state)
+{
+    static struct job j[VD_BLOCK_MAX_SHOWINGS + 1];
+    uint8_t bytes[16];
+    enum { N = VD_BLOCK_MAX_SHOWINGS };
+    open_escrow(&j[0]);
+    for (int i = 0; i <= N; i++) {
+        j[i].escrow = j[0].escrow;
+        make_job(&j[i], (uint64_t)i + 1, NULL);
+        settle(&j[i]);
+    }
+    reveal_layer();
+    for (int i = 0; i <= N; i++)
+        OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j[i].r.id}});
+    until(audit(&j[N].r.id).deadline_height);
+    for (int i = 0; i < N; i++)
+        OK(GATEWAY, data_of(&j[i], bytes));
+    REFUSED(VD_TX_BLOCK_FULL, WORKER, data_of(&j[N], bytes));
+    blocks(1);
+    assert_int_equal(receipt(&j[N].r.id).status, VD_RECEIPT_SETTLED);
+    OK(WORKER, data_of(&j[N], bytes));
+    assert_int_equal(audit(&j[N].r.id).phase, VD_AUDIT_COMMITTING);
+}
 
 static void test_draws_of_a_block_are_bounded(void **state)
 {
@@ -805,10 +992,13 @@ static void test_draws_of_a_block_are_bounded(void **state)
     for (int i = 0; i < N; i++)
         now += receipt(&j[i].r.id).audited;
     assert_int_equal(now, VD_BLOCK_MAX_DRAWS);
+    /* Those that wait stay drawn: another beacon, which would draw nothing, does not save them. */
+    k.genesis.audit_rate_ppm = 0;
     blocks(1);
     for (int i = 0; i < N; i++)
         later += receipt(&j[i].r.id).audited;
     assert_int_equal(later, N);
+    k.genesis.audit_rate_ppm = VD_PPM;
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -839,10 +1029,17 @@ int main(void)
         T(test_withheld_data_lose),
         T(test_data_on_the_ledger_answer_a_demand),
         T(test_tables_are_shown),
+        T(test_unfit_tables_cost_no_auditor),
+        T(test_unfit_needs_a_table),
         T(test_all_committed_ends_a_demand),
         T(test_trap_catches_who_was_told),
         T(test_a_trap_that_is_not_opened_costs_its_bond),
         T(test_a_trap_is_no_excuse),
+        T(test_a_trap_is_one_receipt),
+        T(test_void_receipts_do_not_empty_the_pool),
+        T(test_nobody_steps_aside_from_a_draw),
+        T(test_clocks_add_up),
+        T(test_full_blocks_stop_the_data_clock),
         T(test_draws_of_a_block_are_bounded),
     };
     kit_init(&k);

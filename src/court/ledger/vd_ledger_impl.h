@@ -116,9 +116,10 @@ struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash
                                  struct vd_receipt_record *r, enum vd_void_why why);
 
 /* The receipt's status has just changed: its audit, if any, ends, and each auditor gets or loses what it
- * must. Returns what those lost who are slashed, still to be burned or shared. */
+ * must; *fund is what they are paid from. Returns what those lost who are slashed, still to be burned or
+ * shared. */
 struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
-                                struct vd_receipt_record *r);
+                                struct vd_receipt_record *r, struct vd_amount *fund);
 /* The beacon of an epoch; false: no layer of it was revealed. */
 bool vd_block_beacon(struct vd_ledger_block *b, uint64_t epoch, struct vd_hash *out);
 /* Blocks that clocks grow by for a replay of the receipt's job. */

@@ -31,6 +31,7 @@ struct world {
     size_t n_escrows, n_receipts, n_disputes;
     struct vd_hash trap[3]; /* the latest, and what it is for */
     uint64_t trap_sequence[3];
+    struct vd_hash trap_escrow[3];
     size_t n_traps;
     uint64_t applied[VD_TX_TRAP_OPEN + 1];
     uint64_t refused[VD_TX_BAD_TRAP + 1];
@@ -104,8 +105,11 @@ static struct vd_tx random_settle(void)
         struct vd_hash e = pick(w.escrow, w.n_escrows);
         int worker = 2 + (int)below(2);
         uint64_t sequence = below(500);
-        if (w.n_traps && below(4) == 0)
-            sequence = w.trap_sequence[below(w.n_traps < 3 ? w.n_traps : 3)];
+        if (w.n_traps && below(4) == 0) {
+            uint64_t t = below(w.n_traps < 3 ? w.n_traps : 3);
+            sequence = w.trap_sequence[t];
+            e = w.trap_escrow[t];
+        }
         kit_receipt(&k, r, &e, sequence, worker, below(400), w.net.height + below(30));
         give_roots(r, sequence, worker);
         if (below(12) == 0)
@@ -222,8 +226,11 @@ static struct vd_tx play_trap(int *from)
     *from = 5;
     memset(leaf.b, 0x44, sizeof leaf.b);
     if (w.n_traps == 0 || below(12) == 0) {
+        struct vd_hash escrow = pick(w.escrow, w.n_escrows);
         w.trap_sequence[w.n_traps % 3] = sequence;
-        return (struct vd_tx){.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret)}};
+        w.trap_escrow[w.n_traps % 3] = escrow;
+        return (struct vd_tx){.kind = VD_TX_TRAP_PLANT,
+                              .u.trap_plant = {vd_trap_commitment(&secret, &escrow, sequence)}};
     }
     struct vd_hash id = pick(w.receipt, w.n_receipts);
     for (size_t i = 0; i < n; i++)
@@ -395,7 +402,7 @@ static void count_ends(void)
 static void test_random_history(void **state)
 {
     static struct kit_tx t[TXS_PER_BLOCK];
-    w.rng = (struct vd_rng){2026, 0};
+    w.rng = (struct vd_rng){2027, 0};
     kit_net_init(&w.net, &k);
     kit_net_init(&w.replica, &k2);
     for (int b = 0; b < BLOCKS; b++) {

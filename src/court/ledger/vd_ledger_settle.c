@@ -178,6 +178,22 @@ static void refund(struct vd_ledger_block *b, const struct vd_hash *id, const st
                                         .amount = r->amount});
 }
 
+/* Its auditors are paid by the worker, as far as its stake goes: a receipt that is not paid has paid nothing
+ * into the pool. */
+static void convicted(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r,
+                      struct vd_stake *s)
+{
+    struct vd_amount fund = s->amount;
+    s->amount = VD_AMOUNT_ZERO;
+    r->void_why = VD_VOID_CONVICTED;
+    close_receipt(b, id, r, VD_RECEIPT_VOID, s);
+    refund(b, id, r);
+    vd_block_burn(b, vd_audit_close(b, id, r, &fund));
+    vd_block_get_stake(b, &r->worker, s);
+    vd_block_add(b, &s->amount, fund);
+    vd_block_put_stake(b, &r->worker, s);
+}
+
 void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r)
 {
     const struct vd_genesis *g = b->ledger->genesis;
@@ -187,10 +203,7 @@ void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, s
         return;
     vd_block_get_stake(b, &r->worker, &s);
     if (r->settle_height <= s.convicted_height) {
-        r->void_why = VD_VOID_CONVICTED;
-        close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
-        refund(b, id, r);
-        vd_block_burn(b, vd_audit_close(b, id, r));
+        convicted(b, id, r, &s);
         return;
     }
     s.n_final++;
@@ -213,7 +226,7 @@ void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, s
                                         .a = r->worker,
                                         .b = r->gateway,
                                         .amount = r->amount});
-    vd_block_burn(b, vd_audit_close(b, id, r));
+    vd_block_burn(b, vd_audit_close(b, id, r, &b->totals.bucket[VD_BUCKET_POOL]));
 }
 
 void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
@@ -226,9 +239,11 @@ void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *rece
     vd_receipt_try_final(b, receipt_id, &r); /* later, if disputes are open: their end tries again */
 }
 
-/* Takes the slash from the stake; *share of it is not burned. */
-static void slash_worker(struct vd_ledger_block *b, const struct vd_hash *id,
-                         const struct vd_receipt_record *r, struct vd_stake *s, struct vd_amount *share)
+/* Takes the slash from the stake: the challenger's *share, and what the caller burns or pays auditors from.
+ */
+static struct vd_amount slash_worker(struct vd_ledger_block *b, const struct vd_hash *id,
+                                     const struct vd_receipt_record *r, struct vd_stake *s,
+                                     struct vd_amount *share)
 {
     const struct vd_genesis *g = b->ledger->genesis;
     struct vd_amount slash = vd_amount_cmp(s->amount, g->slash) < 0 ? s->amount : g->slash, burned = slash;
@@ -238,29 +253,31 @@ static void slash_worker(struct vd_ledger_block *b, const struct vd_hash *id,
     vd_block_sub(b, &burned, *share);
     s->convicted_height = b->height;
     s->n_final = 0;
-    vd_block_burn(b, burned);
     vd_block_event(
         b, (struct vd_event){
                .kind = VD_EVENT_SLASHED, .id = *id, .id2 = r->escrow_id, .a = r->worker, .amount = slash});
-    vd_block_event(
-        b, (struct vd_event){
-               .kind = VD_EVENT_BURNED, .id = *id, .id2 = r->escrow_id, .a = r->worker, .amount = burned});
+    return burned;
 }
 
 struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash *id,
                                  struct vd_receipt_record *r, enum vd_void_why why)
 {
-    struct vd_amount share = VD_AMOUNT_ZERO;
+    struct vd_amount share = VD_AMOUNT_ZERO, fund = VD_AMOUNT_ZERO;
+    bool trap = why == VD_VOID_TRAP;
     struct vd_stake s;
     vd_block_get_stake(b, &r->worker, &s);
     r->void_why = why;
-    if (why != VD_VOID_TRAP)
-        slash_worker(b, id, r, &s, &share);
+    if (!trap)
+        fund = slash_worker(b, id, r, &s, &share);
     close_receipt(b, id, r, VD_RECEIPT_VOID, &s);
     refund(b, id, r);
-    struct vd_amount lost = vd_audit_close(b, id, r);
-    if (why == VD_VOID_TRAP)
+    struct vd_amount lost = vd_audit_close(b, id, r, trap ? &b->totals.bucket[VD_BUCKET_POOL] : &fund);
+    if (trap)
         return lost;
     vd_block_burn(b, lost);
+    vd_block_burn(b, fund);
+    vd_block_event(
+        b, (struct vd_event){
+               .kind = VD_EVENT_BURNED, .id = *id, .id2 = r->escrow_id, .a = r->worker, .amount = fund});
     return share;
 }

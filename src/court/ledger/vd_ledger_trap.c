@@ -2,8 +2,10 @@
  *
  * The commit tree of a trap has one leaf that no computation gives. Planting commits to it before the receipt
  * is settled, and binds: a trap that is not opened in time costs its bond, which is never below what a false
- * receipt can be worth, so "it was a trap" is no way out for a cheat. A trap that is opened is paid to
- * nobody. It pays into the pool what an honest receipt would have, since auditors who saw it are paid. */
+ * receipt can be worth, so "it was a trap" is no way out for a cheat. For that a trap is one receipt, named
+ * (by escrow and sequence) in what is planted: a secret that stood in many would excuse whichever of them is
+ * drawn, and its bond would cover one. A trap that is opened is paid to nobody. It pays into the pool what an
+ * honest receipt would have, since auditors who saw it are paid. */
 #include "vd_audit.h"
 #include "vd_ledger_impl.h"
 #include "vd_merkle.h"
@@ -50,14 +52,16 @@ void vd_end_trap(struct vd_ledger_block *b, const struct vd_hash *trap_id)
 static bool trap_fits(struct vd_ledger_block *b, const struct vd_tx_trap_open *o, const struct vd_trap *t,
                       const struct vd_receipt_record *record)
 {
-    struct vd_hash commitment = vd_trap_commitment(&o->secret), leaf = vd_trap_leaf(&o->secret), proof[64];
+    struct vd_hash commitment = vd_trap_commitment(&o->secret, &record->escrow_id, record->sequence);
+    struct vd_hash leaf = vd_trap_leaf(&o->secret), proof[64];
     struct vd_receipt r;
     if (vd_receipt_decode(record->body, &r) != VD_RECEIPT_OK) {
         b->broken = true;
         return false;
     }
     uint32_t n = vd_receipt_n_steps(&r);
-    if (!vd_hash_eq(&commitment, &t->commitment) || record->settle_height <= t->height || o->index >= n ||
+    if (!vd_hash_eq(&commitment, &t->commitment) || record->settle_height <= t->height || n < 2 ||
+        o->index >= n || vd_amount_cmp(record->amount, t->bond) > 0 ||
         o->proof.n != VD_HASH_BYTES * vd_merkle_range_proof_len(n, o->index, 1))
         return false;
     if (o->proof.n)
@@ -94,8 +98,6 @@ enum vd_tx_verdict vd_apply_trap_open(struct vd_deliver *d)
     struct vd_amount bond = t.bond, fee = vd_amount_share(r.amount, g->auditor_share_ppm, VD_PPM);
     vd_block_deadline_remove(b, t.height + g->trap_blocks, VD_DEADLINE_TRAP, &o->trap_id);
     remove_trap(b, &o->trap_id, &t);
-    if (vd_amount_cmp(fee, bond) > 0) /* without a limit for receipts */
-        fee = bond;
     vd_block_sub(b, &bond, fee);
     vd_block_add(b, &b->totals.bucket[VD_BUCKET_POOL], fee);
     vd_block_credit(b, &t.owner, bond);

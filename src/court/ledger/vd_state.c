@@ -135,6 +135,7 @@ size_t vd_totals_encode(const struct vd_totals *v, uint8_t *buf, size_t cap_byte
     for (uint32_t i = 0; i < VD_BUCKETS; i++)
         put_amount(&w, 1 + i, v->bucket[i]);
     vd_pb_put_u64(&w, 9, v->n_txs);
+    vd_pb_put_u64(&w, 10, v->n_full_blocks);
     return done(&w);
 }
 
@@ -144,6 +145,7 @@ bool vd_totals_decode(struct vd_bytes in, struct vd_totals *out)
     for (uint32_t i = 0; i < VD_BUCKETS; i++)
         out->bucket[i] = get_amount(&r, 1 + i);
     out->n_txs = vd_pb_get_u64(&r, 9, UINT64_MAX);
+    out->n_full_blocks = vd_pb_get_u64(&r, 10, UINT64_MAX);
     return vd_pb_done(&r);
 }
 
@@ -175,6 +177,9 @@ size_t vd_stake_encode(const struct vd_stake *v, uint8_t *buf, size_t cap_bytes)
     vd_pb_put_u64(&w, 7, v->convicted_height);
     vd_pb_put_u64(&w, 8, v->n_open_audits);
     vd_pb_put_u64(&w, 9, v->n_final);
+    vd_pb_put_u64(&w, 10, v->audit_blocks);
+    vd_pb_put_u64(&w, 11, v->n_listed);
+    vd_pb_put_u64(&w, 12, v->listed_until_height);
     return done(&w);
 }
 
@@ -190,6 +195,9 @@ bool vd_stake_decode(struct vd_bytes in, struct vd_stake *out)
     out->convicted_height = vd_pb_get_u64(&r, 7, UINT64_MAX);
     out->n_open_audits = vd_pb_get_u64(&r, 8, UINT64_MAX);
     out->n_final = vd_pb_get_u64(&r, 9, UINT64_MAX);
+    out->audit_blocks = vd_pb_get_u64(&r, 10, UINT64_MAX);
+    out->n_listed = vd_pb_get_u64(&r, 11, UINT64_MAX);
+    out->listed_until_height = vd_pb_get_u64(&r, 12, UINT64_MAX);
     return vd_pb_done(&r);
 }
 
@@ -284,6 +292,8 @@ size_t vd_receipt_record_encode(const struct vd_receipt_record *v, uint8_t *buf,
     vd_pb_put_u64(&w, 14, v->void_why);
     vd_pb_put_u64(&w, 15, v->audited);
     vd_pb_put_u64(&w, 16, v->audit_open);
+    vd_pb_put_u64(&w, 17, v->drawn_epoch);
+    vd_pb_put_u64(&w, 18, v->drawn_rate_ppm);
     return done(&w);
 }
 
@@ -306,6 +316,8 @@ bool vd_receipt_record_decode(struct vd_bytes in, struct vd_receipt_record *out)
     out->void_why = (enum vd_void_why)vd_pb_get_u64(&r, 14, VD_VOID_TRAP);
     out->audited = vd_pb_get_u64(&r, 15, 1) != 0;
     out->audit_open = vd_pb_get_u64(&r, 16, 1) != 0;
+    out->drawn_epoch = vd_pb_get_u64(&r, 17, UINT64_MAX);
+    out->drawn_rate_ppm = get_u32(&r, 18);
     if (!vd_pb_done(&r) || status == 0)
         return false;
     out->status = (enum vd_receipt_status)status;
@@ -390,6 +402,7 @@ size_t vd_auditor_encode(const struct vd_auditor *v, uint8_t *buf, size_t cap_by
     struct vd_pb_writer w = vd_pb_writer_init(buf, cap_bytes);
     put_amount(&w, 1, v->weight);
     vd_pb_put_u64(&w, 2, v->height);
+    vd_pb_put_u64(&w, 3, v->off_height);
     return done(&w);
 }
 
@@ -398,6 +411,7 @@ bool vd_auditor_decode(struct vd_bytes in, struct vd_auditor *out)
     struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
     out->weight = get_amount(&r, 1);
     out->height = vd_pb_get_u64(&r, 2, UINT64_MAX);
+    out->off_height = vd_pb_get_u64(&r, 3, UINT64_MAX);
     return vd_pb_done(&r);
 }
 
@@ -416,7 +430,7 @@ static bool get_slot(struct vd_bytes in, struct vd_audit_slot *s)
 {
     struct vd_pb_reader r = vd_pb_reader_init(in.p, in.n);
     vd_pb_get_fixed(&r, 1, s->auditor.b, VD_PUBKEY_BYTES);
-    uint64_t status = vd_pb_get_u64(&r, 2, VD_SLOT_MISSED);
+    uint64_t status = vd_pb_get_u64(&r, 2, VD_SLOT_UNFIT);
     vd_pb_get_opt_fixed(&r, 3, s->commitment.b, VD_HASH_BYTES);
     s->paid = get_amount(&r, 4);
     s->slashed = get_amount(&r, 5);
@@ -440,6 +454,8 @@ size_t vd_audit_encode(const struct vd_audit *v, uint8_t *buf, size_t cap_bytes)
     vd_pb_put_opt_fixed(&w, 11, v->shown_by.b, VD_PUBKEY_BYTES);
     for (uint32_t i = 0; i < v->n_slots; i++)
         put_slot(&w, &v->slot[i]);
+    vd_pb_put_u64(&w, 14, v->replay_blocks);
+    vd_pb_put_u64(&w, 15, v->full_blocks);
     return done(&w);
 }
 
@@ -461,6 +477,8 @@ bool vd_audit_decode(struct vd_bytes in, struct vd_audit *out)
     vd_pb_get_opt_fixed(&r, 11, out->shown_by.b, VD_PUBKEY_BYTES);
     for (out->n_slots = 0; good && vd_pb_next_elem(&r, 13, &slot, 128); out->n_slots += good)
         good = out->n_slots < VD_AUDIT_SLOTS_MAX && get_slot(slot, &out->slot[out->n_slots]);
+    out->replay_blocks = vd_pb_get_u64(&r, 14, UINT64_MAX);
+    out->full_blocks = vd_pb_get_u64(&r, 15, UINT64_MAX);
     out->phase = (enum vd_audit_phase)phase;
     return good && vd_pb_done(&r) && phase != 0;
 }

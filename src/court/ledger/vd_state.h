@@ -37,7 +37,8 @@
     X(VD_INDEX_OPEN_DISPUTE, 0x84, "worker, dispute id; value: empty")                                       \
     X(VD_INDEX_RECEIPT_DISPUTE, 0x85, "receipt id, dispute id; value: empty")                                \
     X(VD_INDEX_AUDITOR_AUDIT, 0x86, "auditor, receipt id; value: empty (audits that are not closed)")        \
-    X(VD_INDEX_SHOWN, 0x87, "receipt id, who, u32 first big-endian; value: tokens as shown; first 2^32 - 1: Tables")
+    X(VD_INDEX_SHOWN, 0x87,                                                                                  \
+      "receipt id, who, u32 first big-endian; value: tokens as shown; first 2^32 - 1: Tables")
 
 enum vd_state_class {
 #define X(code, first_byte, rest) code = first_byte,
@@ -71,7 +72,7 @@ struct vd_state_key vd_state_key_shown(const struct vd_hash *receipt_id, const s
     X(VD_BUCKET_ESCROWS, "escrows")                                                                          \
     X(VD_BUCKET_PENDING, "pending")                                                                          \
     X(VD_BUCKET_BONDS, "bonds")                                                                              \
-    X(VD_BUCKET_POOL, "pool")                                                                          \
+    X(VD_BUCKET_POOL, "pool")                                                                                \
     X(VD_BUCKET_BURNED, "burned")
 enum vd_bucket {
 #define X(code, name) code,
@@ -83,7 +84,8 @@ const char *vd_bucket_name(enum vd_bucket b);
 
 struct vd_totals {
     struct vd_amount bucket[VD_BUCKETS];
-    uint64_t n_txs; /* applied since genesis */
+    uint64_t n_txs;         /* applied since genesis */
+    uint64_t n_full_blocks; /* with as many AUDIT_DATA as fit */
 };
 
 struct vd_account {
@@ -103,6 +105,10 @@ struct vd_stake {
     uint64_t convicted_height;
     uint64_t n_open_audits; /* that it is an auditor of */
     uint64_t n_final;       /* receipts that became FINAL since the last verdict against it */
+    uint64_t audit_blocks;  /* what replaying all of those open audits takes */
+    /* Models that it is an AUDITOR of, and the last height up to which it may still be drawn though it has
+     * withdrawn: until then the stake is what draws weigh. */
+    uint64_t n_listed, listed_until_height;
 };
 
 struct vd_model_record {
@@ -166,8 +172,10 @@ struct vd_receipt_record {
     uint64_t close_height;                     /* when it became FINAL or VOID; 0 before */
     uint32_t n_open_disputes;
     enum vd_void_why void_why;
-    bool audited;              /* there is an audit of it */
-    bool audit_open;           /* and it is under way: the receipt is not paid before it ends */
+    bool audited;         /* there is an audit of it */
+    bool audit_open;      /* and it is under way: the receipt is not paid before it ends */
+    uint64_t drawn_epoch; /* 1 + the epoch by whose beacon it was drawn, while its audit waits for room */
+    uint32_t drawn_rate_ppm;
     struct vd_hash state_root; /* the first that the worker showed, in any dispute; zero before */
     struct vd_bytes body; /* the receipt's bytes while SETTLED, empty after; points into the decoded bytes */
 };
@@ -224,6 +232,7 @@ struct vd_beacon {
 struct vd_auditor {
     struct vd_amount weight; /* the stake when it registered: drawn by the smaller of this and the stake */
     uint64_t height;
+    uint64_t off_height; /* 0, or when it withdrew or was struck off: drawn for batches before that only */
 };
 
 /* X(code, number, name) */
@@ -246,7 +255,8 @@ const char *vd_audit_phase_name(enum vd_audit_phase p);
     X(VD_SLOT_COMMITTED, 2, "committed")                                                                     \
     X(VD_SLOT_STANDS, 3, "stands")                                                                           \
     X(VD_SLOT_DIFFERS, 4, "differs")                                                                         \
-    X(VD_SLOT_MISSED, 5, "missed")
+    X(VD_SLOT_MISSED, 5, "missed")                                                                           \
+    X(VD_SLOT_UNFIT, 6, "unfit")
 enum vd_audit_slot_status {
 #define X(code, number, name) code = number,
     VD_AUDIT_SLOT_LIST(X)
@@ -272,6 +282,8 @@ struct vd_audit {
     uint64_t clock_blocks;    /* to commit, replay included */
     bool demanded;
     struct vd_pubkey shown_by; /* zero: nobody showed the data on the ledger */
+    uint64_t replay_blocks;    /* of its job */
+    uint64_t full_blocks;      /* vd_totals' when the data were demanded, or their clock last went on */
     uint32_t n_slots;
     struct vd_audit_slot slot[VD_AUDIT_SLOTS_MAX];
 };

@@ -175,7 +175,7 @@ static void get_hash(struct vd_pb_reader *r, uint32_t field, struct vd_hash *h)
 static void get_reveal(struct vd_pb_reader *r, struct vd_tx_audit_reveal *v)
 {
     get_hash(r, 1, &v->receipt_id);
-    uint64_t verdict = vd_pb_get_u64(r, 2, VD_AUDIT_DIFFERS);
+    uint64_t verdict = vd_pb_get_u64(r, 2, VD_AUDIT_UNFIT);
     v->verdict = (enum vd_audit_verdict)verdict;
     vd_pb_get_opt_fixed(r, 3, v->half[0].b, VD_HASH_BYTES);
     vd_pb_get_opt_fixed(r, 4, v->half[1].b, VD_HASH_BYTES);

@@ -72,7 +72,7 @@ const char *vd_tx_kind_name(enum vd_tx_kind kind);
     X(VD_TX_BAD_AMOUNT, 8, "the amount is zero or out of range")                                             \
     X(VD_TX_FUNDS, 9, "the balance is too small")                                                            \
     X(VD_TX_BELOW_MIN_STAKE, 10, "the stake would be below the minimum")                                     \
-    X(VD_TX_STAKE_IN_USE, 11, "receipts of this worker are unsettled or disputed")                           \
+    X(VD_TX_STAKE_IN_USE, 11, "receipts of this key are unsettled or disputed, or it is an AUDITOR")         \
     X(VD_TX_STILL_UNBONDING, 12, "the unbonding time has not passed")                                        \
     X(VD_TX_NOTHING_TO_WITHDRAW, 13, "nothing is unbonding")                                                 \
     X(VD_TX_BAD_PROGRAM, 14, "the program is not valid")                                                     \
@@ -107,7 +107,8 @@ const char *vd_tx_kind_name(enum vd_tx_kind kind);
     X(VD_TX_BAD_REVEAL, 41, "what is revealed is not what was committed to, or does not fit the receipt")    \
     X(VD_TX_BAD_DATA, 42, "the data are not the next part of this receipt's")                                \
     X(VD_TX_UNKNOWN_TRAP, 43, "no such trap of the sender is planted")                                       \
-    X(VD_TX_BAD_TRAP, 44, "the receipt is not this trap, or it settled before the trap was planted")
+    X(VD_TX_BAD_TRAP, 44,                                                                                    \
+      "the receipt is not this trap, settled before it was planted, or is worth more than its bond")
 
 enum vd_tx_verdict {
 #define X(code, number, text) code = number,
@@ -174,8 +175,9 @@ struct vd_tx_auditor {
 struct vd_tx_audit_commit {
     struct vd_hash receipt_id, commitment;
 };
-/* What an auditor may say. The number is part of the commitment. */
-enum vd_audit_verdict { VD_AUDIT_STANDS = 1, VD_AUDIT_DIFFERS = 2 };
+/* What an auditor may say. The number is part of the commitment. UNFIT: the job's tables are not for this
+ * model, so that nobody can replay it. */
+enum vd_audit_verdict { VD_AUDIT_STANDS = 1, VD_AUDIT_DIFFERS = 2, VD_AUDIT_UNFIT = 3 };
 struct vd_tx_audit_reveal {
     struct vd_hash receipt_id;
     enum vd_audit_verdict verdict;
@@ -187,9 +189,9 @@ struct vd_tx_audit_demand {
 };
 struct vd_tx_audit_data {
     struct vd_hash receipt_id;
-    struct vd_hash salt;    /* of the job */
-    uint32_t first;         /* position in prompt then output */
-    struct vd_bytes tokens; /* u32 little-endian each, VD_AUDIT_CHUNK_TOKENS or the rest */
+    struct vd_hash salt;        /* of the job */
+    uint32_t first;             /* position in prompt then output */
+    struct vd_bytes tokens;     /* u32 little-endian each, VD_AUDIT_CHUNK_TOKENS or the rest */
     struct vd_bytes bias, mask; /* the request's tables, with the first part */
 };
 struct vd_tx_trap_plant { /* the trap's id is the transaction's */

@@ -144,16 +144,16 @@ static void test_limits(void **state)
     assert_false(vd_tx_decode(kit_tx_bytes(&t), &s));
 }
 
-/* An auditor says one of two things; nothing else decodes. */
+/* An auditor says one of three things; nothing else decodes. */
 static void test_reveals_have_a_verdict(void **state)
 {
     static struct kit_tx t;
     static struct vd_tx_signed s;
     struct vd_tx tx = sample(VD_TX_AUDIT_REVEAL);
-    for (int v = 0; v <= 3; v++) {
+    for (int v = 0; v <= 4; v++) {
         tx.u.audit_reveal.verdict = (enum vd_audit_verdict)v;
         kit_sign(&k, &t, 2, 0, tx);
-        assert_int_equal(vd_tx_decode(kit_tx_bytes(&t), &s), v == VD_AUDIT_STANDS || v == VD_AUDIT_DIFFERS);
+        assert_int_equal(vd_tx_decode(kit_tx_bytes(&t), &s), v >= VD_AUDIT_STANDS && v <= VD_AUDIT_UNFIT);
     }
 }
 

@@ -290,7 +290,9 @@ bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_form
                           size_t *n, struct vd_openai_error *e)
 {
     bool grammar = format->kind == VD_OPENAI_FORMAT_GRAMMAR;
-    const char *param = grammar ? "response_format.grammar" : "response_format.json_schema";
+    const char *param = grammar                                 ? "response_format.grammar"
+                        : format->kind == VD_OPENAI_FORMAT_CALL ? "tool_choice"
+                                                                : "response_format.json_schema";
     struct vd_hash root;
     struct vd_error why;
     *mask = malloc(VD_MASK_BYTES_MAX);

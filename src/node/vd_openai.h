@@ -56,6 +56,7 @@ enum vd_openai_format_kind {
     VD_OPENAI_FORMAT_OBJECT, /* a JSON object */
     VD_OPENAI_FORMAT_SCHEMA, /* JSON of this schema */
     VD_OPENAI_FORMAT_GRAMMAR,
+    VD_OPENAI_FORMAT_CALL, /* a tool call as JSON, of this schema */
 };
 struct vd_openai_format {
     enum vd_openai_format_kind kind;

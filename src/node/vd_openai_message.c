@@ -228,16 +228,94 @@ static bool get_tool(json_t *list, const json_t *tool, size_t i, struct vd_opena
            vd_openai_fail(e, 400, "missing_required_parameter", path, "'%s' must be a string.", path);
 }
 
-/* "none": the model is not told of any; "auto": it may call them. Nothing else can be promised. */
-static bool get_choice(const json_t *object, bool *none, struct vd_openai_error *e)
+/* "none": the model is not told of any; "auto": it may call them; "required": it must call one; an object: it
+ * must call that one, *name. */
+enum choice { CHOICE_AUTO, CHOICE_NONE, CHOICE_MUST, CHOICE_BAD };
+
+static enum choice get_choice(const json_t *object, const char **name, struct vd_openai_error *e)
 {
     const json_t *choice = vd_openai_get(object, "tool_choice");
-    *none = choice && vd_openai_is_text(choice, "none", "none");
-    if (!choice || vd_openai_is_text(choice, "none", "auto"))
-        return true;
-    return vd_openai_fail(
-        e, 400, "unsupported_value", "tool_choice",
-        "The parameter 'tool_choice' is supported only with the value \"none\" or \"auto\".");
+    *name = json_string_value(json_object_get(json_object_get(choice, "function"), "name"));
+    if (!choice || vd_openai_is_text(choice, "auto", "auto"))
+        return CHOICE_AUTO;
+    if (vd_openai_is_text(choice, "none", "none"))
+        return CHOICE_NONE;
+    bool named = *name && vd_openai_is_text(json_object_get(choice, "type"), "function", "function");
+    if (named || vd_openai_is_text(choice, "required", "required"))
+        return CHOICE_MUST;
+    vd_openai_fail(e, 400, "unsupported_value", "tool_choice",
+                   "'tool_choice' must be \"none\", \"auto\", \"required\" or {\"type\": \"function\", "
+                   "\"function\": {\"name\": ...}}.");
+    return CHOICE_BAD;
+}
+
+/* A copy of a schema that stands at `at` of another one, so that its references lead there. */
+static json_t *moved(const json_t *schema, const char *at)
+{
+    json_t *copy = json_is_object(schema) ? json_object() : json_is_array(schema) ? json_array() : NULL, *v;
+    const char *key;
+    size_t i;
+    json_object_foreach((json_t *)(uintptr_t)schema, key, v)
+    {
+        const char *ref = strcmp(key, "$ref") == 0 ? json_string_value(v) : NULL;
+        bool data = strcmp(key, "const") == 0 || strcmp(key, "enum") == 0 || strcmp(key, "default") == 0;
+        json_object_set_new(copy, key,
+                            ref && ref[0] == '#' ? json_sprintf("%s%s", at, ref + 1)
+                            : data               ? json_incref(v)
+                                                 : moved(v, at));
+    }
+    json_array_foreach(schema, i, v)
+    {
+        json_array_append_new(copy, moved(v, at));
+    }
+    return copy ? copy : json_incref((json_t *)(uintptr_t)schema);
+}
+
+/* The form of an answer that is a call of one of the tools, or of the one with this name: JSON, as it is read
+ * from every model (vd_tool_call.h). NULL: no tool has this name. */
+static json_t *schema_of_calls(const json_t *tools, const char *name)
+{
+    json_t *calls = json_array(), *tool;
+    size_t i;
+    json_array_foreach(tools, i, tool)
+    {
+        json_t *function = json_object_get(tool, "function"), *own = json_object_get(function, "name"),
+               *parameters = json_object_get(function, "parameters");
+        char at[64];
+        if (name && strcmp(json_string_value(own), name) != 0)
+            continue;
+        snprintf(at, sizeof at, "#/anyOf/%zu/properties/arguments", json_array_size(calls));
+        json_t *arguments = json_object_size(parameters)
+                                ? moved(parameters, at)
+                                : json_pack("{s:s, s:{}}", "type", "object", "properties");
+        json_array_append_new(calls, json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s, s], s:b}", "type", "object",
+                                               "properties", "name", "const", own, "arguments", arguments,
+                                               "required", "name", "arguments", "additionalProperties", 0));
+    }
+    if (json_array_size(calls) > 0)
+        return json_pack("{s:o}", "anyOf", calls);
+    json_decref(calls);
+    return NULL;
+}
+
+static bool must_call(struct vd_openai_request *r, const char *name, struct vd_openai_error *e)
+{
+    struct vd_openai_memory *mem = r->memory;
+    json_t *schema = schema_of_calls(mem->tools, name);
+    if (!schema)
+        return vd_openai_fail(e, 400, "invalid_value", "tool_choice",
+                              "'tool_choice' wants a call, but 'tools' has no such tool.");
+    if (r->format.kind == VD_OPENAI_FORMAT_TEXT)
+        mem->schema = json_dumps(schema, JSON_COMPACT);
+    json_decref(schema);
+    if (r->format.kind != VD_OPENAI_FORMAT_TEXT)
+        return vd_openai_fail(
+            e, 400, "invalid_value", "tool_choice",
+            "'tool_choice' wants a call, 'response_format' another form; give one of them.");
+    if (!mem->schema)
+        return vd_openai_no_memory(e);
+    r->format = (struct vd_openai_format){VD_OPENAI_FORMAT_CALL, {mem->schema, strlen(mem->schema)}};
+    return true;
 }
 
 static bool to_value(struct vd_openai_memory *mem, struct vd_value *out, const json_t *j, const char *param,
@@ -256,12 +334,13 @@ static bool get_tools(struct vd_openai_request *r, const json_t *object, struct 
 {
     struct vd_openai_memory *mem = r->memory;
     const json_t *list = vd_openai_get(object, "tools"), *one = vd_openai_get(object, "parallel_tool_calls");
-    bool none;
+    const char *name;
     r->one_call = json_is_false(one);
-    if (!get_choice(object, &none, e))
+    enum choice choice = get_choice(object, &name, e);
+    if (choice == CHOICE_BAD)
         return false;
     if (!list || vd_openai_is_empty(list))
-        return true;
+        return choice != CHOICE_MUST || must_call(r, name, e);
     if (!json_is_array(list) || json_array_size(list) > VD_OPENAI_TOOLS_MAX)
         return vd_openai_fail(e, 400, "invalid_value", "tools", "'tools' must be a list of at most %d tools.",
                               VD_OPENAI_TOOLS_MAX);
@@ -269,7 +348,9 @@ static bool get_tools(struct vd_openai_request *r, const json_t *object, struct 
     for (size_t i = 0; i < json_array_size(list); i++)
         if (!get_tool(tools, json_array_get(list, i), i, e))
             return false;
-    return none || to_value(mem, &r->tools, tools, "tools", e);
+    if (choice == CHOICE_NONE)
+        return true;
+    return to_value(mem, &r->tools, tools, "tools", e) && (choice != CHOICE_MUST || must_call(r, name, e));
 }
 
 static bool get_template_args(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)

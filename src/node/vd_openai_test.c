@@ -1,6 +1,7 @@
 /* What each parameter may be, which error names it, and that responses have the fields that clients read.
  * Given a folder, writes the accepted and refused bodies there: the seeds of tests/corpus/vd_openai_fuzz. */
 #include "vd_openai.h"
+#include "vd_rules.h"
 
 #include <jansson.h>
 #include <setjmp.h>
@@ -164,6 +165,56 @@ static void test_controls(void **state)
     vd_openai_request_free(&r);
 }
 
+/* Two tools; the second one's parameters recurse. */
+#define F                                                                                                    \
+    ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"now\"}},{\"type\":\"function\","            \
+    "\"function\":"                                                                                          \
+    "{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"kids\":{\"type\":\"array\","      \
+    "\"items\":"                                                                                             \
+    "{\"$ref\":\"#\"}}}}}}]"
+
+static bool schema_takes(const struct vd_openai_request *r, const char *text)
+{
+    static uint8_t mask[VD_MASK_BYTES_MAX];
+    const struct vd_hash root = {{0}};
+    struct vd_automaton a;
+    struct vd_automaton_state s = VD_AUTOMATON_START;
+    struct vd_error err = {0};
+    size_t n;
+    if (vd_schema_compile(r->format.text.p, r->format.text.n, &root, mask, &n, &err) != VD_OK)
+        fail_msg("%s", err.msg);
+    assert_true(vd_automaton_open(&a, (struct vd_bytes){mask, n}));
+    for (; *text; text++)
+        if (!vd_automaton_step(&a, &s, (uint8_t)*text))
+            return false;
+    return vd_automaton_may_end(&a, &s);
+}
+
+/* A call that the client demands is a form of the answer. */
+static void test_demanded_calls(void **state)
+{
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    const char *now = "{\"name\": \"now\", \"arguments\": {}}",
+               *f = "{\"name\":\"f\",\"arguments\":{\"kids\":[{\"kids\":[]},{}]}}";
+    (void)state;
+    assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(F ",\"tool_choice\":\"required\""), &e));
+    assert_int_equal(r.format.kind, VD_OPENAI_FORMAT_CALL);
+    assert_true(schema_takes(&r, now) && schema_takes(&r, f));
+    assert_false(schema_takes(&r, "Hello") || schema_takes(&r, "{\"name\":\"now\"}") ||
+                 schema_takes(&r, "{\"name\":\"g\",\"arguments\":{}}") ||
+                 schema_takes(&r, "{\"name\":\"now\",\"arguments\":{\"kids\":[]}}") ||
+                 schema_takes(&r, "{\"name\":\"f\",\"arguments\":{\"kids\":[{\"name\":\"now\"}]}}"));
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_CHAT,
+                      CHAT(F ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"), &e));
+    assert_true(schema_takes(&r, f) && !schema_takes(&r, now));
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(F ",\"tool_choice\":\"auto\""), &e));
+    assert_int_equal(r.format.kind, VD_OPENAI_FORMAT_TEXT);
+    vd_openai_request_free(&r);
+}
+
 static void test_refused_by_name(void **state)
 {
     static const struct {
@@ -190,6 +241,11 @@ static void test_refused_by_name(void **state)
         {CHAT(",\"response_format\":\"text\""), "response_format"},
         {CHAT(",\"tools\":[{}]"), "tools[0]"},
         {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
+        {CHAT(",\"tool_choice\":\"perhaps\""), "tool_choice"},
+        {CHAT(",\"tool_choice\":{\"type\":\"function\"}"), "tool_choice"},
+        {CHAT(F ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}"), "tool_choice"},
+        {CHAT(F ",\"tool_choice\":\"required\",\"response_format\":{\"type\":\"json_object\"}"),
+         "tool_choice"},
         {CHAT(",\"store\":true"), "store"},
         {CHAT(",\"unheard_of\":1"), "unheard_of"},
         {CHAT(",\"prompt\":\"x\""), "prompt"},
@@ -384,6 +440,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_harmless_values),
         cmocka_unit_test(test_refused_by_name),
         cmocka_unit_test(test_controls),
+        cmocka_unit_test(test_demanded_calls),
         cmocka_unit_test(test_no_json),
         cmocka_unit_test(test_error_envelope),
         cmocka_unit_test(test_reply),

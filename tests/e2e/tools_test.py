@@ -144,7 +144,20 @@ def test_choice(client, model, **_):
     a = chat(client, model, tool_choice="none", max_tokens=8)
     check(not a.choices[0].message.tool_calls and a.usage.prompt_tokens < chat(client, model).usage.prompt_tokens, a)
     check(chat(client, model, tool_choice="auto", parallel_tool_calls=False).choices[0].message.tool_calls, "auto")
-    e = raises(openai.BadRequestError, 400, lambda: chat(client, model, tool_choice="required"))
+    time = {"type": "function", "function": {"name": "get_time"}}
+    for choice, more in ("required", {}), ({"type": "function", "function": {"name": "get_weather"}}, {"stream": True}):
+        a = chat(client, model, messages=[{"role": "user", "content": "Say hello."}], tools=[WEATHER, time], tool_choice=choice, **more)
+        if more:
+            text, chunks = text_of(a)
+            calls = [c for k in chunks if k.choices for c in k.choices[0].delta.tool_calls or []]
+        else:
+            text, calls = a.choices[0].message.content, a.choices[0].message.tool_calls
+        check(not text and calls and calls[0].function.name in ("get_weather", "get_time"), a, text, calls)
+        check(isinstance(json.loads(calls[0].function.arguments), dict), calls)
+    a = chat(client, model, tools=[time], tool_choice="required", n=3, temperature=1)
+    ids = [c.message.tool_calls[0].id for c in a.choices]
+    check(len(set(ids)) == 3, "calls of different choices with one id:", ids)
+    e = raises(openai.BadRequestError, 400, lambda: chat(client, model, tool_choice={"type": "function", "function": {"name": "none"}}))
     check(e.param == "tool_choice", e)
     bad = {"type": "function", "function": {"name": "f", "strict": True}}
     e = raises(openai.BadRequestError, 400, lambda: chat(client, model, tools=[bad]))

@@ -478,6 +478,38 @@ static void the_largest_programs_stay_within_bounds(void **state)
     print_message("    the largest opening: %zu bytes\n", most);
 }
 
+/* A vector of the widest program, and what its pooling unit is made of. */
+static void vectors(void **state)
+{
+    struct vd_program p = program(2, 16384, 256, 1, 64, 64, 1 << 20, VD_WTYPE_Q8_0);
+    for (unsigned i = 0; i < 2; i++) {
+        bool mean = i == 1;
+        struct vd_graph g = graph(&p, 700, 16384, (struct vd_sampling){.top_p_micro = VD_SAMPLE_MICRO});
+        g.job.sampling.pooling = mean ? VD_POOLING_MEAN : VD_POOLING_LAST;
+        g.job.n_steps = 700;
+        g.job.max_tokens = 16384;
+        assert_true(vd_graph_valid(&g));
+        uint8_t ops[VD_GRAPH_OUTS_MAX];
+        struct vd_graph_op o;
+        assert_int_equal(vd_graph_has_head(&g, 3), mean);
+        assert_int_equal(vd_graph_units(&g, 3), mean ? 4 : 3);
+        assert_int_equal(vd_graph_ops(&g, 699, 3), 7);
+        assert_int_equal(vd_graph_outs(&g, 699, 3, ops), mean ? 2 : 1);
+        vd_graph_op(&g, 699, 3, ops[mean], &o);
+        assert_int_equal(o.kind, VD_OP_VECTOR);
+        assert_int_equal(o.n_records, 16384);
+        assert_int_equal(o.leaf_records, VD_TRACE_VECTOR_LEAF);
+        vd_graph_op(&g, 699, 3, 3, &o);
+        assert_int_equal(o.n_records, mean ? 512 : 0);
+        if (mean) {
+            assert_int_equal(vd_graph_ops(&g, 3, 3), 4); /* ends with POOL */
+            assert_int_equal(vd_graph_outs(&g, 3, 3, ops), 1);
+            check_bounds("a mean", &g, 3, 5);
+        }
+        check_bounds("a vector", &g, 699, 6);
+    }
+}
+
 struct known_shape {
     const char *name;
     uint32_t layers, width, heads, kv_heads, head_dim, ff, vocab, ctx, window, n_experts, n_used;
@@ -616,6 +648,7 @@ int main(void)
         cmocka_unit_test(quantisers_follow_the_types),
         cmocka_unit_test(windows),
         cmocka_unit_test(slots_of_experts),
+        cmocka_unit_test(vectors),
         cmocka_unit_test(the_largest_programs_stay_within_bounds),
         cmocka_unit_test(known_models_stay_within_bounds),
         cmocka_unit_test(stops),

@@ -99,6 +99,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
                                           .presence_micro = flags & 64 ? -7 : 0,
                                           .has_bias = flags & 64,
                                           .has_mask = flags & 128};
+    if (flags >= 254) /* a vector */
+        g.job = (struct vd_graph_job){.n_prompt = 67,
+                                      .n_output = p.width,
+                                      .n_steps = 67,
+                                      .max_tokens = p.width,
+                                      .sampling = {.pooling = flags & 1 ? VD_POOLING_MEAN : VD_POOLING_LAST,
+                                                   .top_p_micro = VD_SAMPLE_MICRO}};
     uint32_t step = flags & 32 ? 66 : 65, unit = data[0] % 64 % vd_graph_units(&g, step);
     uint32_t op = data[1] % vd_graph_ops(&g, step, unit);
     struct vd_graph_op o;

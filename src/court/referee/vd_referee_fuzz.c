@@ -82,6 +82,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         return 0;
     if (data[1] >= 128)
         claim.graph.program = &rich;
+    uint32_t width = claim.graph.program->width;
+    if (data[1] & 64) /* a vector */
+        claim.graph.job =
+            (struct vd_graph_job){.n_prompt = 69,
+                                  .n_output = width,
+                                  .n_steps = 69,
+                                  .max_tokens = width,
+                                  .sampling = {.pooling = data[1] & 32 ? VD_POOLING_MEAN : VD_POOLING_LAST,
+                                               .top_p_micro = VD_SAMPLE_MICRO}};
     struct vd_bytes opening = {data + 4, n_bytes - 4};
     uint32_t step = data[0] / 2 % claim.graph.job.n_steps;
     if (data[0] & data[1] & 1) {

@@ -145,7 +145,8 @@ static void spoil_fields(struct vd_rng *rng, struct vd_player_move *m)
         return;
     struct vd_bytes *part = d.data.n && (d.nodes.n == 0 || chance(rng, 2)) ? &d.data : &d.nodes;
     size_t grain = part == &d.nodes ? VD_HASH_BYTES : 1 + vd_rng_below(rng, 40);
-    memcpy(scratch, part->p, part->n);
+    if (part->n)
+        memcpy(scratch, part->p, part->n);
     part->p = scratch;
     switch (vd_rng_below(rng, 8)) {
     case 0:

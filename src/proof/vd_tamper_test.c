@@ -32,7 +32,7 @@ static referee_fn *other_referee;
 static void open_other_referee(void)
 {
 #ifdef VD_REFEREE_FREE
-    void *library = dlopen(VD_REFEREE_FREE, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+    void *library = dlopen(VD_REFEREE_FREE, RTLD_NOW | RTLD_LOCAL);
     void *p = library ? dlsym(library, "vd_referee_tile") : NULL;
     if (!p)
         fail_msg("%s", dlerror());

@@ -19,7 +19,7 @@ static void *library;
 
 static int open_library(void **state)
 {
-    library = dlopen(VD_REFEREE_FREE, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+    library = dlopen(VD_REFEREE_FREE, RTLD_NOW | RTLD_LOCAL);
     if (!library)
         print_error("%s\n", dlerror());
     return library ? 0 : -1;

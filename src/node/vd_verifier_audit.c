@@ -22,17 +22,17 @@ static struct vd_link *vd_audit_link(struct vd_verifier *v, const struct vd_pubk
     return link;
 }
 
-static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, const struct vd_hash *id,
+static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, const struct vd_verifier_task *a,
                                 uint8_t **bytes, size_t *n, struct vd_error *err)
 {
-    struct vd_wire_audit_get m = {.receipt_id = *id};
+    struct vd_wire_audit_get m = {.receipt_id = a->receipt_id};
     uint8_t buf[64];
     struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    struct timespec until = vd_clock_after_ms(VD_VERIFIER_FETCH_MS);
+    struct timespec until = vd_clock_after_ms(a->fetch_ms ? a->fetch_ms : VD_VERIFIER_FETCH_MS);
     pthread_mutex_lock(&v->mu);
     memset(&v->fetch, 0, sizeof v->fetch);
     v->fetch.waiting = true;
-    v->fetch.receipt_id = *id;
+    v->fetch.receipt_id = a->receipt_id;
     pthread_mutex_unlock(&v->mu);
     enum vd_err e = vd_wire_put_audit_get(&w, &m)
                         ? vd_link_send(link, VD_WIRE_AUDIT_GET, buf, w.n_bytes, err)
@@ -63,7 +63,7 @@ enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task 
     size_t n = 0;
     if (!link)
         return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
-    enum vd_err code = vd_audit_ask(v, link, &a->receipt_id, &bytes, &n, err);
+    enum vd_err code = vd_audit_ask(v, link, a, &bytes, &n, err);
     vd_link_unref(link);
     if (code != VD_OK)
         return code;

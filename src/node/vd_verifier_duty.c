@@ -196,18 +196,37 @@ static void vd_duty_nonce(const struct vd_verifier *v, struct vd_tx_audit_reveal
     what->nonce = vd_hmac_sha256(v->key.secret, VD_SEED_BYTES, in, sizeof in);
 }
 
+/* From the gateway, unless it let one wait lately: an audit has a clock, all of an auditor's have the same
+ * thread, and whoever does not answer is made to on the ledger. */
+static enum vd_err vd_duty_fetch(struct vd_verifier *v, const struct vd_duty *d, const struct vd_audit *a,
+                                 struct vd_envelope *e, uint32_t **tokens, struct vd_error *err)
+{
+    struct vd_verifier_task task = {
+        .receipt_id = d->what.receipt_id, .gateway = a->gateway, .fetch_ms = VD_VERIFIER_DUTY_FETCH_MS};
+    uint64_t now = vd_clock_ms();
+    for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
+        if (v->stalled[i].until_ms > now && vd_pubkey_eq(&v->stalled[i].gateway, &a->gateway))
+            return vd_error_set(err, VD_ETIMEOUT, "the gateway did not answer lately");
+    enum vd_err code = vd_audit_fetch(v, &task, e, tokens, err);
+    if (code == VD_ETIMEOUT) {
+        v->stalled[v->stalled_at].gateway = a->gateway;
+        v->stalled[v->stalled_at].until_ms = vd_clock_ms() + VD_VERIFIER_STALLED_MS;
+        v->stalled_at = (v->stalled_at + 1) % VD_WORKER_GATEWAYS_MAX;
+    }
+    return code;
+}
+
 /* Fetches, replays, and knows from then on. The case of a receipt that does not stand is kept for its
  * dispute. */
 static enum vd_err vd_duty_learn(struct vd_verifier *v, struct vd_duty *d, const struct vd_audit *a,
                                  struct vd_error *err)
 {
     static const struct vd_pubkey nobody;
-    struct vd_verifier_task task = {.receipt_id = d->what.receipt_id, .gateway = a->gateway};
     struct vd_envelope e = {0};
     struct vd_game_case c;
     struct vd_replay_result result;
     uint32_t *tokens = NULL;
-    enum vd_err code = vd_pubkey_eq(&a->shown_by, &nobody) ? vd_audit_fetch(v, &task, &e, &tokens, err)
+    enum vd_err code = vd_pubkey_eq(&a->shown_by, &nobody) ? vd_duty_fetch(v, d, a, &e, &tokens, err)
                                                            : vd_duty_read_shown(v, d, a, &e, &tokens, err);
     if (code != VD_OK)
         return code;
@@ -337,9 +356,13 @@ static enum vd_err vd_duty_act(struct vd_verifier *v, struct vd_duty *d, const s
         (mine == VD_SLOT_DIFFERS && a->phase == VD_AUDIT_HEARD && !d->disputed);
     if (!due)
         return VD_OK;
+    d->waits = !d->known && !d->may_learn;
+    d->deadline_height = a->deadline_height;
+    if (d->waits)
+        return VD_OK;
     enum vd_err e = d->known ? VD_OK : vd_duty_learn(v, d, a, err);
     if (e != VD_OK) {
-        d->n_tries++;
+        d->n_tries = e == VD_ETIMEOUT ? VD_DUTY_DEMAND_TRIES : d->n_tries + 1;
         if (a->phase == VD_AUDIT_COMMITTING && !a->demanded && d->n_tries >= VD_DUTY_DEMAND_TRIES)
             vd_duty_say(v, d, VD_TX_AUDIT_DEMAND);
         return e;
@@ -399,6 +422,43 @@ static bool vd_duty_look(struct vd_verifier *v, struct vd_duty *d)
     return false;
 }
 
+/* True: it is over, and another stands in its place. */
+static bool vd_duty_turn(struct vd_verifier *v, size_t i, bool may_learn)
+{
+    struct vd_duty *d = &v->duty[i];
+    pthread_mutex_lock(&v->mu);
+    bool due = !d->sending && d->not_before_ms <= vd_clock_ms() && !v->stopping;
+    pthread_mutex_unlock(&v->mu);
+    d->waits = false;
+    d->may_learn = may_learn;
+    if (!due || !vd_duty_look(v, d))
+        return false;
+    pthread_mutex_lock(&v->mu);
+    v->duty[i] = v->duty[--v->n_duties];
+    pthread_mutex_unlock(&v->mu);
+    return true;
+}
+
+/* One replay, that of the audit whose clock runs out first; the others' turn comes at once, but after what is
+ * known has been said, and after disputes. */
+static void vd_duty_learn_one(struct vd_verifier *v)
+{
+    size_t first = v->n_duties, n = 0;
+    for (size_t i = 0; i < v->n_duties; i++) {
+        if (!v->duty[i].waits)
+            continue;
+        n++;
+        if (first == v->n_duties || v->duty[i].deadline_height < v->duty[first].deadline_height)
+            first = i;
+    }
+    if (n == 0)
+        return;
+    vd_duty_turn(v, first, true);
+    pthread_mutex_lock(&v->mu);
+    v->moved = true;
+    pthread_mutex_unlock(&v->mu);
+}
+
 void vd_duty_look_at_all(struct vd_verifier *v)
 {
     struct vd_error err;
@@ -419,16 +479,7 @@ void vd_duty_look_at_all(struct vd_verifier *v)
         if (vd_ledger_client_list(v->ledger, &mine, vd_duty_add, v, &err) != VD_OK)
             v->drawn = true;
     }
-    for (size_t i = 0; i < v->n_duties;) {
-        pthread_mutex_lock(&v->mu);
-        bool due = !v->duty[i].sending && v->duty[i].not_before_ms <= vd_clock_ms() && !v->stopping;
-        pthread_mutex_unlock(&v->mu);
-        if (!due || !vd_duty_look(v, &v->duty[i])) {
-            i++;
-            continue;
-        }
-        pthread_mutex_lock(&v->mu);
-        v->duty[i] = v->duty[--v->n_duties];
-        pthread_mutex_unlock(&v->mu);
-    }
+    for (size_t i = 0; i < v->n_duties;)
+        i += !vd_duty_turn(v, i, false);
+    vd_duty_learn_one(v);
 }

@@ -24,8 +24,10 @@ enum {
     VD_VERIFIER_TOGETHER_MAX = 32,   /* receipts replayed in one pass, */
     VD_VERIFIER_TOGETHER_POS = 4096, /* or of so many positions: moves wait for its end */
     VD_VERIFIER_FETCH_MS = 10000,
-    VD_VERIFIER_RETRY_MS = 1000, /* to the next try, and twice as long after each, */
-    VD_VERIFIER_SLOWER_MAX = 3,  /* but not more often than this */
+    VD_VERIFIER_DUTY_FETCH_MS = 3000, /* an audit has a clock, and the data can be demanded */
+    VD_VERIFIER_STALLED_MS = 60000,   /* a gateway that did not answer is not asked for audits' data */
+    VD_VERIFIER_RETRY_MS = 1000,      /* to the next try, and twice as long after each, */
+    VD_VERIFIER_SLOWER_MAX = 3,       /* but not more often than this */
     VD_VERIFIER_TICK_MS = 5000,
 };
 
@@ -35,7 +37,8 @@ struct vd_verifier_task {
     uint64_t height; /* that settled it */
     bool drawn;      /* false: the rate was not known yet */
     uint64_t not_before_ms;
-    unsigned n_tries; /* as far as it matters for the next one's time */
+    unsigned n_tries;  /* as far as it matters for the next one's time */
+    unsigned fetch_ms; /* how long its gateway may take; 0: VD_VERIFIER_FETCH_MS */
 };
 
 struct vd_verifier_desk { /* one model's workplace */
@@ -50,6 +53,8 @@ struct vd_verifier_desk { /* one model's workplace */
 struct vd_duty {
     struct vd_tx_audit_reveal what; /* receipt_id from the start; the rest once it is known */
     bool known, sending, disputed;
+    bool waits, may_learn;    /* for its replay, one at a time, the earliest deadline first */
+    uint64_t deadline_height; /* while it waits */
     struct vd_hash commit_root;
     unsigned n_tries;
     uint64_t not_before_ms;
@@ -103,6 +108,11 @@ struct vd_verifier {
     uint64_t register_at_ms;
     struct vd_duty *duty; /* VD_VERIFIER_DUTIES_MAX */
     size_t n_duties;      /* under mu to change */
+    struct {
+        struct vd_pubkey gateway;
+        uint64_t until_ms;
+    } stalled[VD_WORKER_GATEWAYS_MAX];
+    size_t stalled_at; /* a ring */
 };
 
 /* Whether to audit one receipt; counts it if so. Under mu. */

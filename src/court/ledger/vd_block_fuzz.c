@@ -30,7 +30,9 @@ static void draw(const struct vd_hash *escrow)
         give(a, (struct vd_tx){.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}}, NULL);
     }
     give(1, (struct vd_tx){.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {vd_onion_layer(seed, 9), 9}}, NULL);
-    give(5, (struct vd_tx){.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret, escrow, 2)}}, NULL);
+    give(5,
+         (struct vd_tx){.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {vd_trap_commitment(&secret, escrow, 2)}},
+         NULL);
     while (net.block.height < KIT_EPOCH)
         kit_end(&net);
     kit_receipt(&k, &r, escrow, 2, 3, 500, 100);

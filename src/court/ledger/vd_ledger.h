@@ -58,7 +58,7 @@ struct vd_ledger_block {
     struct vd_totals totals;
     struct vd_event *event;
     uint32_t n_events, n_txs, n_moves, n_challenges, n_draws, n_showings; /* n_moves, n_showings: tried */
-    uint32_t n_shown; /* AUDIT_DATA applied */
+    uint32_t n_shown;                                                     /* AUDIT_DATA applied */
     size_t tx_bytes;
     bool ending; /* the transactions are done, deadlines run */
     bool broken; /* a record of the state does not decode, or a bucket would go below zero */

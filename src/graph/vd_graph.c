@@ -361,8 +361,9 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_PENALTY:
     case VD_OP_LOGIT_BIAS:
     case VD_OP_MASK:
-    case VD_OP_VECTOR:
         return (struct records){o->cols, 4, 1024};
+    case VD_OP_VECTOR: /* as the ledger takes shown tokens: one by one */
+        return (struct records){o->cols, 4, 1};
     case VD_OP_POOL:
         return (struct records){o->cols / VD_GRAPH_POOL_ELEMS, 4 * VD_GRAPH_POOL_ELEMS, 1};
     case VD_OP_MASK_STATE:

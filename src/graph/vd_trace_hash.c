@@ -29,7 +29,7 @@ struct vd_hash vd_trace_leaf(const struct vd_trace_at *at, uint32_t leaf, const 
     uint8_t head[TAG + VD_HASH_BYTES + 16] = "\0veridem/leaf";
     struct vd_sha256 s;
     if (at->op == VD_TRACE_OP_VECTOR)
-        return vd_vector_leaf(&at->salt, leaf, bytes, n_bytes);
+        return vd_vector_leaf(&at->salt, leaf, vd_le32_load(bytes)); /* of one element */
     memcpy(head + TAG, at->salt.b, VD_HASH_BYTES);
     vd_le32_store(head + TAG + VD_HASH_BYTES, at->step);
     vd_le32_store(head + TAG + VD_HASH_BYTES + 4, at->unit);
@@ -145,30 +145,26 @@ struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t
     return vd_merkle_stream_root(&tree);
 }
 
-struct vd_hash vd_vector_leaf(const struct vd_hash *salt, uint32_t k, const void *bytes, size_t n_bytes)
+struct vd_hash vd_vector_leaf(const struct vd_hash *salt, uint32_t k, uint32_t bits)
 {
     struct vd_sha256 s;
     start_leaf(&s, "veridem/vector");
     vd_sha256_hash(&s, salt);
     vd_sha256_u32(&s, k);
-    vd_sha256_update(&s, bytes, n_bytes);
+    vd_sha256_u32(&s, bits);
     return finish(&s);
 }
 
 struct vd_hash vd_vector_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t n_prompt,
                               const uint32_t *bits, uint32_t n)
 {
-    uint8_t buf[4 * VD_TRACE_VECTOR_LEAF];
     struct vd_merkle_stream tree;
     if (n == 0)
         return (struct vd_hash){{0}};
     struct vd_hash salt = vd_trace_salt(job_salt, n_prompt - 1);
     vd_merkle_stream_init(&tree);
-    for (uint32_t first = 0; first < n; first += VD_TRACE_VECTOR_LEAF) {
-        uint32_t count = n - first < VD_TRACE_VECTOR_LEAF ? n - first : VD_TRACE_VECTOR_LEAF;
-        for (uint32_t i = 0; i < count; i++)
-            vd_le32_store(buf + 4 * i, bits[first + i]);
-        struct vd_hash leaf = vd_vector_leaf(&salt, first / VD_TRACE_VECTOR_LEAF, buf, 4 * (size_t)count);
+    for (uint32_t k = 0; k < n; k++) {
+        struct vd_hash leaf = vd_vector_leaf(&salt, k, bits[k]);
         vd_merkle_stream_add(&tree, &leaf);
     }
     return vd_merkle_stream_root(&tree);

@@ -19,8 +19,6 @@ enum { VD_JOB_SALT_BYTES = 32 };
 /* salt(s) of position s. */
 struct vd_hash vd_trace_salt(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t s);
 
-enum { VD_TRACE_VECTOR_LEAF = 1024 }; /* elements of a leaf of VECTOR */
-
 /* Instead of VECTOR's number: its leaves are hashed without an address, by vd_vector_leaf. */
 #define VD_TRACE_OP_VECTOR UINT32_MAX
 
@@ -50,8 +48,8 @@ struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t
                              const uint32_t *tokens, uint32_t n);
 
 /* VECTOR's leaf k, so that who has no program can make the output root of a vector: H(0x00, "veridem/vector",
- * salt(p - 1), u32 k, bytes). */
-struct vd_hash vd_vector_leaf(const struct vd_hash *salt, uint32_t k, const void *bytes, size_t n_bytes);
+ * salt(p - 1), u32 k, u32 bits). */
+struct vd_hash vd_vector_leaf(const struct vd_hash *salt, uint32_t k, uint32_t bits);
 /* The output root of a vector, given as the bits of its n elements. n == 0: 32 zero bytes. */
 struct vd_hash vd_vector_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t n_prompt,
                               const uint32_t *bits, uint32_t n);

@@ -101,7 +101,7 @@ struct vd_hash vd_unit_pool(const struct vd_graph *g, const struct vd_hash *salt
     }
     if (vector) {
         at.op = VD_TRACE_OP_VECTOR;
-        outs[n - 1] = row_root(&at, vector, d);
+        outs[n - 1] = leaves_root(&at, vector, d, 1);
     }
     return vd_trace_unit(&at, outs, n);
 }

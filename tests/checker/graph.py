@@ -149,7 +149,7 @@ class Unit:
         if last:
             part = self.put('NORM_PART', -(-d // 512), src=v, cols=d)
             scale = self.put('L2', 1, leaf=1, src=part)
-            self.put('VECTOR', d, src=v, scale=scale)
+            self.put('VECTOR', d, leaf=1, src=v, scale=scale)
 
 
 def has_head(claim, step):

@@ -597,6 +597,15 @@ static void stream_store(const struct vd_merkle_stream *s, struct vd_showing *to
             to->peak[to->n_peaks++] = s->peak[i];
 }
 
+/* Of the next token, or of the next element of a vector's bits. */
+static struct vd_hash shown_leaf(const struct vd_showing *w, const struct vd_receipt *r, uint32_t token)
+{
+    uint32_t p = r->request.n_prompt, at = w->n_tokens;
+    bool vector = r->request.sampling.pooling != VD_POOLING_NONE && at >= p;
+    struct vd_hash salt = vd_trace_salt(w->salt.b, vector ? p - 1 : at);
+    return vector ? vd_vector_leaf(&salt, at - p, token) : vd_token_leaf(&salt, at, token);
+}
+
 /* Takes the tokens of one part; false if a root does not come out. Peaks: VD_JOB_MAX_TOKENS is below 2^24. */
 static bool show_tokens(struct vd_showing *w, const struct vd_receipt *r, struct vd_bytes tokens)
 {
@@ -604,8 +613,7 @@ static bool show_tokens(struct vd_showing *w, const struct vd_receipt *r, struct
     struct vd_merkle_stream tree;
     stream_load(&tree, w->n_tokens < p ? w->n_tokens : w->n_tokens - p, w);
     for (size_t i = 0; i < tokens.n; i += 4) {
-        struct vd_hash salt = vd_trace_salt(w->salt.b, w->n_tokens);
-        struct vd_hash leaf = vd_token_leaf(&salt, w->n_tokens, vd_le32_load(tokens.p + i));
+        struct vd_hash leaf = shown_leaf(w, r, vd_le32_load(tokens.p + i));
         vd_merkle_stream_add(&tree, &leaf);
         w->n_tokens++;
         if (w->n_tokens == p || w->n_tokens == all) {

@@ -846,24 +846,24 @@ static void test_a_trap_is_no_excuse(void **state)
  * receipt that it was planted for, and worth no more than its bond. */
 static void test_a_trap_is_one_receipt(void **state)
 {
-    struct vd_hash secret = {{79}}, trap, proof[2];
+    struct vd_hash secret = {{79}}, trap, cheap, proof[2];
     struct job j, other;
     open_escrow(&j);
     other.escrow = j.escrow;
     struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT,
                           .u.trap_plant = {vd_trap_commitment(&secret, &j.escrow, 1)}};
     assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
+    k.genesis.trap_bond.micro = AMOUNT - 1;
+    assert_int_equal(kit_give(&net, WORKER2, plant, &cheap), VD_TX_OK);
+    k.genesis.trap_bond.micro = KIT_TRAP_BOND;
     blocks(1);
     make_job(&j, 1, &secret);
     make_job(&other, 2, &secret);
     settle(&j);
     settle(&other);
     REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &other, &secret, proof));
-    k.genesis.trap_bond.micro = AMOUNT - 1;
-    assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
-    k.genesis.trap_bond.micro = KIT_TRAP_BOND;
-    blocks(1);
-    REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &j, &secret, proof)); /* planted too late as well */
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&cheap, &j, &secret, proof));
+    OK(WORKER2, trap_open(&trap, &j, &secret, proof));
 }
 
 /* ---- what a worker could gain with auditors of its own ---- */

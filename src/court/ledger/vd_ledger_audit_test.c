@@ -709,6 +709,42 @@ static void test_tables_are_shown(void **state)
     assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
 }
 
+/* A vector's elements are shown as output tokens are. */
+static void test_vectors_are_shown(void **state)
+{
+    enum { WIDTH = 32, ALL = 2 + WIDTH };
+    uint32_t bits[WIDTH];
+    uint8_t bytes[4 * ALL], small[16];
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    struct vd_receipt *v = &j.r.value;
+    for (uint32_t i = 0; i < ALL; i++) {
+        uint32_t x = i < 2 ? j.tokens[i] : 0x3e000000 + i;
+        vd_le32_store(bytes + 4 * i, x);
+        if (i >= 2)
+            bits[i - 2] = x;
+    }
+    v->request.sampling = (struct vd_sampling){.pooling = VD_POOLING_LAST, .top_p_micro = VD_SAMPLE_MICRO};
+    v->request.price_in.micro = AMOUNT / 2;
+    v->request.price_out.micro = 0;
+    v->n_output = v->request.max_tokens = WIDTH;
+    v->finish = VD_FINISH_LENGTH;
+    v->output_root = vd_vector_root(k.job_salt, 2, bits, WIDTH);
+    v->commit_root = vd_merkle_root(j.leaf, 2);
+    kit_seal(&k, &j.r, WORKER, GATEWAY);
+    settle(&j);
+    reveal_layer();
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    struct vd_tx data = data_of(&j, small);
+    data.u.audit_data.tokens = (struct vd_bytes){bytes, sizeof bytes};
+    bytes[50] ^= 1;
+    REFUSED(VD_TX_BAD_DATA, WORKER, data);
+    bytes[50] ^= 1;
+    OK(WORKER, data);
+    assert_memory_equal(audit(&j.r.id).shown_by.b, k.key[WORKER].pub.b, VD_PUBKEY_BYTES);
+}
+
 /* A mask for other texts than the model's: the data are there and nobody can replay the job. An auditor says
  * so, and neither gains nor loses; of a job without tables it cannot say so. */
 static void test_unfit_tables_cost_no_auditor(void **state)
@@ -1029,6 +1065,7 @@ int main(void)
         T(test_withheld_data_lose),
         T(test_data_on_the_ledger_answer_a_demand),
         T(test_tables_are_shown),
+        T(test_vectors_are_shown),
         T(test_unfit_tables_cost_no_auditor),
         T(test_unfit_needs_a_table),
         T(test_all_committed_ends_a_demand),

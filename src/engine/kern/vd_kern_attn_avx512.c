@@ -80,7 +80,7 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     for (size_t i = 0; i < n; i++) {
         int32_t asum[VD_KERN_HEAD_MAX / 32];
         float spread[VD_KERN_HEAD_MAX];
-        vd_wide_spread(rows[i].q, hd, spread);
+        vd_avx512_spread(rows[i].q, hd, spread);
         vd_avx512_quant8_blocks(spread, hd, st->q + i * hd, st->dq[i], asum);
         for (size_t b = 0; b < hd / 32; b++)
             st->offset[i][b] = -128 * asum[b];

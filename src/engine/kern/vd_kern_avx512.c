@@ -6,7 +6,7 @@ static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const fl
     int8_t kq[VD_KERN_HEAD_MAX], vq[VD_KERN_HEAD_MAX];
     float kd[VD_KERN_HEAD_MAX / VD_KERN_BLOCK], vd, spread[VD_KERN_HEAD_MAX];
     assert(hd % VD_KERN_BLOCK == 0 && hd <= VD_KERN_HEAD_MAX);
-    vd_wide_spread(k, hd, spread);
+    vd_avx512_spread(k, hd, spread);
     vd_avx512_quant8_blocks(spread, hd, kq, kd, NULL);
     vd_avx512_quant8(v, hd, vq, &vd);
     vd_wide_kv_store(chunk, hd, slot, kq, kd, vq, vd);

@@ -148,6 +148,9 @@ void vd_avx512_quant8_blocks(const float *x, size_t n, int8_t *q, float *d, int3
 void vd_avx512_quant8(const float *x, size_t n, int8_t *q, float *d);
 void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
 
+/* Blocks of 32 by the Walsh-Hadamard matrix (docs/spec/arithmetic.md, section 9); n a multiple of 32. */
+void vd_avx512_spread(const float *x, size_t n, float *y);
+
 void vd_avx512_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y);
 void vd_avx512_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
 void vd_avx512_add(const float *x, const float *o, size_t n, float *y);

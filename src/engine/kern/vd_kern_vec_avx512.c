@@ -350,3 +350,27 @@ void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max,
                                  _mm512_cvttps_epu64(_mm512_extractf32x8_ps(e, 1)));
     }
 }
+
+/* One stage inside a register: each pair of elements whose numbers differ in one bit becomes (a + b, a - b);
+ * `other` holds each element's partner, `upper` the elements with the bit. */
+VD_INLINE __m512 butterfly(__m512 v, __m512 other, __mmask16 upper)
+{
+    return _mm512_mask_sub_ps(_mm512_add_ps(v, other), upper, other, v);
+}
+
+VD_INLINE __m512 spread16(__m512 v)
+{
+    v = butterfly(v, _mm512_shuffle_f32x4(v, v, 0x4E), 0xFF00);
+    v = butterfly(v, _mm512_shuffle_f32x4(v, v, 0xB1), 0xF0F0);
+    v = butterfly(v, _mm512_permute_ps(v, 0x4E), 0xCCCC);
+    return butterfly(v, _mm512_permute_ps(v, 0xB1), 0xAAAA);
+}
+
+void vd_avx512_spread(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += VD_KERN_BLOCK) {
+        __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + 16);
+        _mm512_storeu_ps(y + i, spread16(_mm512_add_ps(a, b)));
+        _mm512_storeu_ps(y + i + 16, spread16(_mm512_sub_ps(a, b)));
+    }
+}

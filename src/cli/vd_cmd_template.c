@@ -75,7 +75,7 @@ static enum vd_err vd_template_prompt(struct vd_cli *cli, const struct vd_cmd_te
 static enum vd_err vd_template_cmd_run(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_cmd_text t;
-    struct vd_template_input in = {NULL};
+    struct vd_template_input in = {.messages = NULL};
     json_error_t why;
     uint8_t *text;
     char *prompt = NULL;

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "vd_bytes.h"
-#include "vd_dot.h"
 
 /* The packed bytes are the file's, rearranged: a group is 16 rows of the file. */
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols)
@@ -70,19 +69,6 @@ static void pack_supers(uint8_t *dst, size_t bytes, size_t lane, size_t n_blocks
     }
 }
 
-/* The two above undone, for the types of vd_wide_is_plain: the file's bytes of a row. */
-static void unpack_row(const uint8_t *group, enum vd_wtype type, size_t lane, size_t n_blocks, uint8_t *row)
-{
-    const size_t bytes = vd_wtype_info(type)->block_bytes, head = vd_wide_type(type).head_bytes;
-    for (size_t b = 0; b < n_blocks; b++, group += bytes * WIDE_ROWS, row += bytes) {
-        size_t i = head;
-        memcpy(row, group + lane * head, head);
-        for (; i + 4 <= bytes; i += 4)
-            memcpy(row + i, group + i * WIDE_ROWS + lane * 4, 4);
-        memcpy(row + i, group + i * WIDE_ROWS + lane * (bytes - i), bytes - i);
-    }
-}
-
 /* Row `lane` of a group of floats of `size` bytes. */
 static void pack_floats(uint8_t *dst, size_t size, size_t lane, size_t cols, const uint8_t *src)
 {
@@ -107,36 +93,6 @@ void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const v
             pack_blocks(g, w->type, r % WIDE_ROWS, w->cols / VD_KERN_BLOCK, row);
         else
             pack_floats(g, info->block_bytes, r % WIDE_ROWS, w->cols, row);
-    }
-}
-
-void vd_wide_plain_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
-                          size_t t0, size_t t1, float *y, size_t ldy)
-{
-    enum { SEG_BYTES_MAX = 2 * 210 }; /* Q6_K's */
-    const struct vd_wtype_info *info = vd_wtype_info(w->type);
-    const size_t cols = w->cols, blocks = cols / info->block_elems, seg_blocks = 512 / info->block_elems;
-    int8_t q[VD_KERN_COLS_MAX];
-    float d[VD_KERN_COLS_MAX / VD_KERN_BLOCK];
-    assert(vd_wide_is_plain(w->type) && seg_blocks * info->block_bytes <= SEG_BYTES_MAX);
-    for (size_t t = t0; t < t1; t++) {
-        if (info->act_block == VD_KERN_BLOCK)
-            vd_wide_act_read(x->act, cols, t, q, d);
-        else
-            vd_kern_act256_read(x->act256, cols, t, q, d);
-        for (size_t r = r0; r < r1; r++) {
-            const uint8_t *group = vd_wide_group(w, r / WIDE_ROWS);
-            float sum = 0.0f;
-            for (size_t b = 0; b < blocks; b += seg_blocks) {
-                uint8_t seg[SEG_BYTES_MAX];
-                size_t n = blocks - b < seg_blocks ? blocks - b : seg_blocks, at = b * info->block_elems;
-                unpack_row(group + b * info->block_bytes * WIDE_ROWS, w->type, r % WIDE_ROWS, n, seg);
-                float part = vd_num_dot_seg(w->type, seg, q + at, d + at / info->act_block,
-                                            (uint32_t)(n * info->block_elems));
-                sum = b == 0 ? part : sum + part;
-            }
-            y[t * ldy + r] = sum;
-        }
     }
 }
 

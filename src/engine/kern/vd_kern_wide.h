@@ -114,15 +114,6 @@ const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group);
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
 void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);
 
-/* Products by src/num, for a table without a kernel for a type: it reads `act`, and `act256` in the form of
- * vd_kern_act256_quant. */
-static inline bool vd_wide_is_plain(enum vd_wtype type)
-{
-    return vd_wide_is_super(type) || vd_wide_type(type).table != NULL;
-}
-void vd_wide_plain_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
-                          size_t t0, size_t t1, float *y, size_t ldy);
-
 /* One block of one token group. */
 struct vd_wide_act {
     int8_t q[WIDE_TOKS][VD_KERN_BLOCK];

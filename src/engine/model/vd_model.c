@@ -219,11 +219,12 @@ static enum vd_err map_packed(struct vd_model *m, struct vd_error *err)
     if (rc != VD_OK)
         return rc;
     m->packed_bytes = n + HUGE_BYTES;
-    if (m->packed_bytes > vd_memory_available())
+    uint64_t available = vd_memory_available();
+    if (m->packed_bytes > available)
         return vd_error_set(err, VD_ENOMEM,
                             "%s: the model takes %zu bytes of memory, and %llu are available; stop what else "
                             "runs, or use a smaller model",
-                            m->path, m->packed_bytes, (unsigned long long)vd_memory_available());
+                            m->path, m->packed_bytes, (unsigned long long)available);
     m->packed = mmap(NULL, m->packed_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m->packed == MAP_FAILED) {
         m->packed = NULL;

@@ -22,6 +22,12 @@ float vd_num_gelu(float x)
     return x / (1.0f + vd_num_exp(-(u * VD_GELU_SCALE)));
 }
 
+void vd_num_gelu_row(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = vd_num_gelu(x[i]);
+}
+
 void vd_num_geglu(const float *g, const float *u, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i++)

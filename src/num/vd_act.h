@@ -19,6 +19,9 @@ void vd_num_swiglu(const float *g, const float *u, size_t n, float *y);
 #define VD_GELU_SCALE 0x1.988454p+0f /* 2 sqrt(2 / pi) */
 float vd_num_gelu(float x);
 
+/* y[i] = gelu(x[i]): an activation without a gate. */
+void vd_num_gelu_row(const float *x, size_t n, float *y);
+
 /* y[i] = gelu(g[i]) * u[i] */
 void vd_num_geglu(const float *g, const float *u, size_t n, float *y);
 

@@ -184,6 +184,24 @@ static uint64_t hash_norm_act(void)
     return h;
 }
 
+static uint64_t hash_layernorm(void)
+{
+    struct vd_rng r = {.seed = 108};
+    uint64_t h = TEST_FNV_START;
+    float x[N], w[N], b[N], y[N];
+    for (int i = 0; i < 200; i++) {
+        uint32_t n = 1 + (uint32_t)vd_rng_below(&r, N);
+        fill(&r, x, n, i % 5 == 4);
+        fill(&r, w, n, false);
+        fill(&r, b, n, false);
+        vd_num_layernorm(x, w, b, n, i % 2 ? 1e-12f : 1e-5f, y);
+        h = test_fnv_floats(h, y, n);
+        vd_num_gelu_row(y, n, y);
+        h = test_fnv_floats(h, y, n);
+    }
+    return h;
+}
+
 static uint64_t hash_rope(void)
 {
     struct vd_rng r = {.seed = 104};
@@ -338,6 +356,7 @@ static const struct {
     {"dot IQ4_XS", hash_dot_iq4_xs, 0x76ffe5cbd80ccf7c},
     {"dot MXFP4", hash_dot_mxfp4, 0x3cf904cd948f527b},
     {"norm, swiglu, residual", hash_norm_act, 0x1be6ddea10b0fd35},
+    {"layernorm, gelu of rows", hash_layernorm, 0x22df826d087b9647},
     {"rope", hash_rope, 0x7db6bb2bdc5b7e05},
     {"attention", hash_attn, 0xb0b630f55dec1ea4},
     {"gelu, tanh, cap", hash_gelu_tanh, 0xa39d0aa827d89da7},

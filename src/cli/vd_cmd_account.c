@@ -32,7 +32,7 @@ static enum vd_err vd_account_show_escrows(struct vd_account_view *v, const stru
         vd_hex_encode(hex, v->escrow[i].b, VD_HASH_BYTES);
         if (into)
             json_array_append_new(into, json_pack("{s:s,s:o,s:I,s:I,s:I,s:b}", "escrow", hex, "gateway",
-                                                  vd_cmd_json_hex(s.gateway.b), "deposited_micro",
+                                                  vd_json_hex(s.gateway.b, 32), "deposited_micro",
                                                   (json_int_t)s.deposited.micro, "settled_micro",
                                                   (json_int_t)s.settled.micro, "amount_micro",
                                                   (json_int_t)s.balance.micro, "open", s.end_height == 0));

@@ -6,11 +6,11 @@
 static json_t *vd_audit_slot_json(const struct vd_audit_slot *s)
 {
     static const struct vd_hash none;
-    json_t *o = json_pack("{s:o,s:s,s:o,s:o}", "auditor", vd_cmd_json_hex(s->auditor.b), "said",
+    json_t *o = json_pack("{s:o,s:s,s:o,s:o}", "auditor", vd_json_hex(s->auditor.b, 32), "said",
                           vd_audit_slot_name(s->status), "paid_micro", vd_cmd_json_amount(s->paid),
                           "slashed_micro", vd_cmd_json_amount(s->slashed));
     if (!vd_hash_eq(&s->commitment, &none))
-        json_object_set_new(o, "commitment", vd_cmd_json_hex(s->commitment.b));
+        json_object_set_new(o, "commitment", vd_json_hex(s->commitment.b, 32));
     return o;
 }
 
@@ -20,14 +20,14 @@ static json_t *vd_audit_json(const struct vd_hash *id, const struct vd_audit *a)
     json_t *slots = json_array();
     for (uint32_t i = 0; i < a->n_slots; i++)
         json_array_append_new(slots, vd_audit_slot_json(&a->slot[i]));
-    json_t *o = json_pack("{s:o,s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:b,s:o}", "receipt", vd_cmd_json_hex(id->b),
-                          "phase", vd_audit_phase_name(a->phase), "worker", vd_cmd_json_hex(a->worker.b),
-                          "gateway", vd_cmd_json_hex(a->gateway.b), "model", vd_cmd_json_hex(a->model_root.b),
+    json_t *o = json_pack("{s:o,s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:b,s:o}", "receipt", vd_json_hex(id->b, 32),
+                          "phase", vd_audit_phase_name(a->phase), "worker", vd_json_hex(a->worker.b, 32),
+                          "gateway", vd_json_hex(a->gateway.b, 32), "model", vd_json_hex(a->model_root.b, 32),
                           "epoch", (json_int_t)a->epoch, "rate_ppm", (json_int_t)a->rate_ppm, "draw_height",
                           (json_int_t)a->draw_height, "deadline_height", (json_int_t)a->deadline_height,
                           "demanded", a->demanded, "auditors", slots);
     if (!vd_pubkey_eq(&a->shown_by, &nobody))
-        json_object_set_new(o, "shown_by", vd_cmd_json_hex(a->shown_by.b));
+        json_object_set_new(o, "shown_by", vd_json_hex(a->shown_by.b, 32));
     return o;
 }
 
@@ -129,7 +129,7 @@ static bool vd_keeper_row(void *arg, struct vd_bytes key, struct vd_bytes value)
         return true;
     if (l->list) {
         json_array_append_new(l->list,
-                              json_pack("{s:o,s:I,s:I,s:o}", "keeper", vd_cmd_json_hex(key.p + 1),
+                              json_pack("{s:o,s:I,s:I,s:o}", "keeper", vd_json_hex(key.p + 1, 32),
                                         "next_epoch", (json_int_t)k.next_epoch, "layers_left",
                                         (json_int_t)k.n_left, "bond_micro", vd_cmd_json_amount(k.bond)));
         return true;

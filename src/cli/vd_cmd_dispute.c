@@ -12,15 +12,14 @@
 
 static json_t *vd_receipt_json(const struct vd_hash *id, const struct vd_receipt_record *r)
 {
-    return json_pack("{s:o,s:s,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:b}", "receipt", vd_cmd_json_hex(id->b),
-                     "status", vd_receipt_status_name(r->status), "worker", vd_cmd_json_hex(r->worker.b),
-                     "gateway", vd_cmd_json_hex(r->gateway.b), "model_root", vd_cmd_json_hex(r->model_root.b),
-                     "escrow", vd_cmd_json_hex(r->escrow_id.b), "sequence", (json_int_t)r->sequence,
-                     "amount_micro", (json_int_t)r->amount.micro, "settle_height",
-                     (json_int_t)r->settle_height, "window_end_height", (json_int_t)r->window_end_height,
-                     "close_height", (json_int_t)r->close_height, "open_disputes",
-                     (json_int_t)r->n_open_disputes, "void_why", vd_void_why_name(r->void_why), "audited",
-                     r->audited);
+    return json_pack(
+        "{s:o,s:s,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:b}", "receipt", vd_json_hex(id->b, 32),
+        "status", vd_receipt_status_name(r->status), "worker", vd_json_hex(r->worker.b, 32), "gateway",
+        vd_json_hex(r->gateway.b, 32), "model_root", vd_json_hex(r->model_root.b, 32), "escrow",
+        vd_json_hex(r->escrow_id.b, 32), "sequence", (json_int_t)r->sequence, "amount_micro",
+        (json_int_t)r->amount.micro, "settle_height", (json_int_t)r->settle_height, "window_end_height",
+        (json_int_t)r->window_end_height, "close_height", (json_int_t)r->close_height, "open_disputes",
+        (json_int_t)r->n_open_disputes, "void_why", vd_void_why_name(r->void_why), "audited", r->audited);
 }
 
 static void vd_receipt_print(FILE *out, const struct vd_hash *id, const struct vd_receipt_record *r)
@@ -144,8 +143,8 @@ static bool vd_dispute_row(void *arg, struct vd_bytes key, struct vd_bytes value
             l->list,
             json_pack("{s:s,s:s,s:b,s:o,s:o,s:o,s:I,s:I,s:I}", "dispute", hex, "status",
                       vd_dispute_status_name(d.status), "open", vd_dispute_open(d.status), "receipt",
-                      vd_cmd_json_hex(d.receipt_id.b), "worker", vd_cmd_json_hex(d.worker.b), "challenger",
-                      vd_cmd_json_hex(d.challenger.b), "open_height", (json_int_t)d.open_height, "end_height",
+                      vd_json_hex(d.receipt_id.b, 32), "worker", vd_json_hex(d.worker.b, 32), "challenger",
+                      vd_json_hex(d.challenger.b, 32), "open_height", (json_int_t)d.open_height, "end_height",
                       (json_int_t)d.end_height, "moves", (json_int_t)d.n_moves));
     else
         fprintf(l->cli->out, "%s  %2u moves  %s\n", hex, d.n_moves, vd_dispute_status_name(d.status));
@@ -186,10 +185,10 @@ static void vd_dispute_print_json(struct vd_cli *cli, const struct vd_dispute_lo
     const struct vd_dispute *d = &log->record;
     vd_cli_json(
         cli, json_pack("{s:o,s:o,s:s,s:b,s:s,s:o,s:o,s:I,s:I,s:I,s:I,s:o,s:o}", "dispute",
-                       vd_cmd_json_hex(log->id.b), "receipt", vd_cmd_json_hex(d->receipt_id.b), "status",
+                       vd_json_hex(log->id.b, 32), "receipt", vd_json_hex(d->receipt_id.b, 32), "status",
                        vd_dispute_status_name(d->status), "open", vd_dispute_open(d->status), "verdict",
                        log->n_moves && !vd_dispute_open(d->status) ? log->move[log->n_moves - 1].result : "",
-                       "worker", vd_cmd_json_hex(d->worker.b), "challenger", vd_cmd_json_hex(d->challenger.b),
+                       "worker", vd_json_hex(d->worker.b, 32), "challenger", vd_json_hex(d->challenger.b, 32),
                        "amount_micro", (json_int_t)log->receipt.amount.micro, "open_height",
                        (json_int_t)d->open_height, "deadline_height", (json_int_t)d->deadline_height,
                        "end_height", (json_int_t)d->end_height, "moves", moves, "events", events));

@@ -270,9 +270,8 @@ enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash 
     vd_hex_encode(hex, root->b, VD_HASH_BYTES);
     e = found ? VD_OK
               : vd_error_set(err, VD_ENOTFOUND,
-                             "signatures and tokens are good, but none of the %zu files that `veridem model "
-                             "list` lists is the model %s; --model FILE names one, --no-replay is content "
-                             "with this",
+                             "none of the %zu files that `veridem model list` lists is the model %s; "
+                             "--model FILE names one",
                              m.n, hex);
     vd_cmd_models_free(&m);
     return e;

@@ -81,13 +81,6 @@ enum vd_err vd_cmd_ledger_open(struct vd_ledger_client **out, const struct vd_cl
     return e;
 }
 
-json_t *vd_cmd_json_hex(const uint8_t b[32])
-{
-    char hex[65];
-    vd_hex_encode(hex, b, 32);
-    return json_string(hex);
-}
-
 json_t *vd_cmd_json_amount(struct vd_amount a)
 {
     return json_integer((json_int_t)a.micro);

@@ -3,6 +3,7 @@
 #define VD_CMD_NET_H
 
 #include "vd_cli.h"
+#include "vd_json_hex.h"
 #include "vd_key.h"
 #include "vd_ledger_client.h"
 
@@ -36,8 +37,6 @@ enum vd_err vd_cmd_ledger_open(struct vd_ledger_client **out, const struct vd_cl
                                const struct vd_keypair *key, const struct vd_ledger_client_config *more,
                                struct vd_error *err);
 
-/* Hexadecimal of 32 bytes as a new JSON string. */
-json_t *vd_cmd_json_hex(const uint8_t b[32]);
 json_t *vd_cmd_json_amount(struct vd_amount a); /* micro-credits as an integer */
 
 #endif

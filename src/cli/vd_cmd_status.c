@@ -94,9 +94,9 @@ static void vd_status_print_json(struct vd_cli *cli, const struct vd_status *s)
     }
     vd_cli_json(cli,
                 json_pack("{s:s,s:o,s:I,s:I,s:o,s:o,s:s,s:I,s:I,s:I,s:o,s:o}", "network", s->genesis->network,
-                          "genesis", vd_cmd_json_hex(s->genesis_hash.b), "height", (json_int_t)s->height,
-                          "time_ms", (json_int_t)s->time_ms, "block", vd_cmd_json_hex(s->block.b),
-                          "state_root", vd_cmd_json_hex(s->state_root.b), "health",
+                          "genesis", vd_json_hex(s->genesis_hash.b, 32), "height", (json_int_t)s->height,
+                          "time_ms", (json_int_t)s->time_ms, "block", vd_json_hex(s->block.b, 32),
+                          "state_root", vd_json_hex(s->state_root.b, 32), "health",
                           vd_err_name((enum vd_err)s->health), "transactions", (json_int_t)s->totals.n_txs,
                           "supply_micro", (json_int_t)vd_genesis_supply(s->genesis).micro, "sum_micro",
                           (json_int_t)sum, "audits", vd_status_audits_json(s), "money", money));

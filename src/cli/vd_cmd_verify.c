@@ -176,6 +176,17 @@ static enum vd_err vd_verify_verdict(const struct vd_verify *v, struct vd_error 
     return vd_error_set(err, VD_EFALSE, "%s", vd_replay_text(r->verdict));
 }
 
+/* The listed model that the receipt is about. */
+static enum vd_err vd_verify_find_model(struct vd_verify *v, char out[VD_PATH_MAX], struct vd_error *err)
+{
+    struct vd_error why;
+    enum vd_err e = vd_cmd_model_of_root(v->cli, &v->receipt.request.model_root, out, &why);
+    if (e == VD_ENOTFOUND)
+        return vd_error_set(
+            err, e, "signatures and tokens are good, but %s, --no-replay is content with this", why.msg);
+    return e == VD_OK ? e : vd_error_set(err, e, "%s", why.msg);
+}
+
 static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
 {
     char found[VD_PATH_MAX];
@@ -189,7 +200,7 @@ static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
         e = vd_verify_read(v, cli->arg[0], err);
     if (e == VD_OK && !vd_cli_has(cli, "no-replay")) {
         if (!model) {
-            e = vd_cmd_model_of_root(cli, &v->receipt.request.model_root, found, err);
+            e = vd_verify_find_model(v, found, err);
             model = found;
         }
         if (e == VD_OK)

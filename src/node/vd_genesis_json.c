@@ -1,6 +1,7 @@
 /* One table of the number fields serves reading, writing and the check for fields that do not belong. */
 #include "vd_genesis_json.h"
 #include "vd_file.h"
+#include "vd_json_hex.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -74,8 +75,7 @@ static enum vd_err get_number(struct vd_genesis *g, const struct number_field *f
 static enum vd_err get_key(struct vd_pubkey *out, const json_t *object, const char *field, const char *name,
                            struct vd_error *err)
 {
-    const char *hex = json_string_value(json_object_get(object, field));
-    if (!hex || !vd_hex_decode(out->b, VD_PUBKEY_BYTES, hex))
+    if (!vd_json_get_hex(out->b, VD_PUBKEY_BYTES, json_object_get(object, field)))
         return vd_error_set(err, VD_EFORMAT, "%s: \"%s\" must be a public key of 64 hexadecimal digits", name,
                             field);
     return VD_OK;
@@ -196,13 +196,6 @@ void vd_genesis_file_free(struct vd_genesis_file *f)
     memset(f, 0, sizeof *f);
 }
 
-static json_t *hex_of(const struct vd_pubkey *k)
-{
-    char hex[2 * VD_PUBKEY_BYTES + 1];
-    vd_hex_encode(hex, k->b, VD_PUBKEY_BYTES);
-    return json_string(hex);
-}
-
 char *vd_genesis_json_format(const struct vd_genesis *g)
 {
     json_t *object = json_object(), *list = json_array();
@@ -214,11 +207,11 @@ char *vd_genesis_json_format(const struct vd_genesis *g)
                number[i].bytes);
         bad |= json_object_set_new(object, number[i].name, json_integer((json_int_t)(wide + narrow)));
     }
-    bad |= json_object_set_new(object, "treasury", hex_of(&g->treasury));
+    bad |= json_object_set_new(object, "treasury", vd_json_hex(g->treasury.b, VD_PUBKEY_BYTES));
     for (uint32_t i = 0; i < g->n_accounts; i++)
-        bad |=
-            json_array_append_new(list, json_pack("{s:o, s:I}", "key", hex_of(&g->account[i].key),
-                                                  "balance_micro", (json_int_t)g->account[i].balance.micro));
+        bad |= json_array_append_new(
+            list, json_pack("{s:o, s:I}", "key", vd_json_hex(g->account[i].key.b, VD_PUBKEY_BYTES),
+                            "balance_micro", (json_int_t)g->account[i].balance.micro));
     bad |= json_object_set_new(object, "accounts", list);
     char *text = bad ? NULL : json_dumps(object, JSON_INDENT(2));
     json_decref(object);

@@ -2,6 +2,8 @@
  * that the other does not. */
 #include "vd_receipt_json.h"
 
+#include "vd_json_hex.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -74,17 +76,6 @@ enum { N_FINISHES = sizeof finishes / sizeof finishes[0] };
 
 /* ---- writing ---- */
 
-static json_t *hex(const void *p, size_t n_bytes)
-{
-    char *text = malloc(2 * n_bytes + 1);
-    if (!text)
-        return NULL;
-    vd_hex_encode(text, p, n_bytes);
-    json_t *j = json_string(text);
-    free(text);
-    return j;
-}
-
 static json_t *ids(const uint32_t *v, uint32_t n)
 {
     json_t *list = json_array();
@@ -107,7 +98,7 @@ static json_t *value_of(const struct member *m, const uint8_t *field)
     char text[24];
     switch ((enum kind)m->kind) {
     case KIND_HEX32:
-        return hex(field, 32);
+        return vd_json_hex(field, 32);
     case KIND_U32:
         memcpy(&u32, field, sizeof u32);
         return json_integer(u32);
@@ -142,19 +133,19 @@ json_t *vd_receipt_to_json(const struct vd_envelope *e, const struct vd_receipt 
     struct vd_hash id = vd_signed_receipt_id(&e->receipt);
     json_t *request = put_members(json_object(), request_members, r), *j = json_object();
     json_object_set_new(request, "sampling", put_members(json_object(), sampling_members, r));
-    json_object_set_new(j, "id", hex(id.b, sizeof id.b));
+    json_object_set_new(j, "id", vd_json_hex(id.b, sizeof id.b));
     json_object_set_new(j, "object", json_string("veridem.receipt"));
     put_members(j, receipt_members, r);
     json_object_set_new(j, "request", request);
-    json_object_set_new(j, "worker_signature", hex(e->receipt.worker_sig.b, VD_SIG_BYTES));
-    json_object_set_new(j, "gateway_signature", hex(e->receipt.gateway_sig.b, VD_SIG_BYTES));
-    json_object_set_new(j, "job_salt", hex(e->job_salt, VD_SALT_BYTES));
+    json_object_set_new(j, "worker_signature", vd_json_hex(e->receipt.worker_sig.b, VD_SIG_BYTES));
+    json_object_set_new(j, "gateway_signature", vd_json_hex(e->receipt.gateway_sig.b, VD_SIG_BYTES));
+    json_object_set_new(j, "job_salt", vd_json_hex(e->job_salt, VD_SALT_BYTES));
     json_object_set_new(j, "prompt", ids(e->prompt, e->n_prompt));
     json_object_set_new(j, "output", ids(e->output, e->n_output));
     if (e->controls.bias.n)
-        json_object_set_new(j, "bias", hex(e->controls.bias.p, e->controls.bias.n));
+        json_object_set_new(j, "bias", vd_json_hex(e->controls.bias.p, e->controls.bias.n));
     if (e->controls.mask.n)
-        json_object_set_new(j, "mask", hex(e->controls.mask.p, e->controls.mask.n));
+        json_object_set_new(j, "mask", vd_json_hex(e->controls.mask.p, e->controls.mask.n));
     return j;
 }
 
@@ -168,9 +159,8 @@ static enum vd_err wrong(struct vd_error *err, const char *name, const char *wan
 static enum vd_err get_hex(const json_t *in, const char *name, void *out, size_t n_bytes,
                            struct vd_error *err)
 {
-    const char *text = json_string_value(json_object_get(in, name));
     char want[48];
-    if (text && strlen(text) == 2 * n_bytes && vd_hex_decode(out, n_bytes, text))
+    if (vd_json_get_hex(out, n_bytes, json_object_get(in, name)))
         return VD_OK;
     snprintf(want, sizeof want, "%zu hexadecimal digits", 2 * n_bytes);
     return wrong(err, name, want);

@@ -17,8 +17,8 @@ static const char *check_shape(const struct vd_program *p)
 {
     if (p->arith_version != VD_ARITH_VERSION)
         return "arith_version: only version 1 is known";
-    if (p->kind != VD_PROGRAM_DECODER)
-        return "kind: only decoder (1) is known";
+    if (p->kind != VD_PROGRAM_DECODER && p->kind != VD_PROGRAM_ENCODER)
+        return "kind: 1 (decoder) or 2 (encoder)";
     if (p->n_layers < 1 || p->n_layers > VD_PROGRAM_LAYERS_MAX)
         return "n_layers: 1 to 256";
     if (p->width < 32 || p->width > VD_PROGRAM_WIDTH_MAX || p->width % 32)
@@ -35,11 +35,35 @@ static const char *check_shape(const struct vd_program *p)
         return "vocab: 1 to 1048576";
     if (p->ctx < 1 || p->ctx > VD_PROGRAM_CTX_MAX)
         return "ctx: 1 to 1048576";
+    if (vd_program_is_encoder(p) && p->ctx > VD_PROGRAM_ENCODER_CTX_MAX)
+        return "ctx: at most 2048 of an encoder";
+    return NULL;
+}
+
+/* What only one of the two kinds has. */
+static const char *check_kind(const struct vd_program *p)
+{
+    if (!vd_program_is_encoder(p))
+        return p->n_positions || p->token_type || p->layer_norm || p->out_bias || p->ffn_bias || p->ungated
+                   ? "n_positions, token_type, layer_norm, out_bias, ffn_bias, ungated: of encoders only"
+                   : NULL;
+    if (!p->layer_norm)
+        return "layer_norm: 1 of an encoder";
+    if (p->n_positions && (p->n_positions < p->ctx || p->n_positions > VD_PROGRAM_POSITIONS_MAX))
+        return "n_positions: 0, or ctx to 1048576";
+    if (p->ungated && p->act != VD_ACT_GELU)
+        return "ungated: with act 2 (GELU) only";
+    if (vd_f32_bits(p->attn_cap) || vd_f32_bits(p->logit_cap) || vd_f32_bits(p->embed_scale) != 0x3F800000)
+        return "attn_cap, logit_cap, embed_scale: 0, 0 and 1 of an encoder";
+    if (p->window || p->n_rope_tables > 1 || p->qk_norm || p->post_norms || p->n_experts || p->n_stop)
+        return "window, a second RoPE table, qk_norm, post_norms, n_experts, stop: of decoders only";
     return NULL;
 }
 
 static const char *check_rope(const struct vd_program *p)
 {
+    if (p->n_positions)
+        return p->rope_pairing || p->n_rope || p->n_rope_tables ? "n_positions: instead of RoPE" : NULL;
     if (p->rope_pairing != VD_ROPE_ADJACENT && p->rope_pairing != VD_ROPE_HALVES)
         return "rope_pairing: 1 (adjacent) or 2 (halves)";
     if (p->n_rope < 1 || p->n_rope > p->head_dim / 2)
@@ -98,9 +122,10 @@ static const char *check_constants(const struct vd_program *p)
 
 static const char *check_types(const struct vd_program *p)
 {
-    uint32_t tied = vd_program_norm_tensor(p) + 1;
-    if (p->n_tensors != tied && p->n_tensors != tied + 1)
-        return "types: one of every tensor; the head's may be left out (tied)";
+    uint32_t norm = vd_program_norm_tensor(p);
+    if (vd_program_is_encoder(p) ? p->n_tensors != norm
+                                 : p->n_tensors != norm + 1 && p->n_tensors != norm + 2)
+        return "types: one of every tensor; a decoder's head's may be left out (tied)";
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         if (!vd_wtype_known(p->types[i]))
             return "types: a type that arithmetic version 1 does not know";
@@ -115,8 +140,8 @@ static const char *check_types(const struct vd_program *p)
 
 const char *vd_program_check(const struct vd_program *p)
 {
-    static const char *(*const checks[])(const struct vd_program *) = {check_shape, check_rope, check_layers,
-                                                                       check_constants, check_types};
+    static const char *(*const checks[])(const struct vd_program *) = {
+        check_shape, check_kind, check_rope, check_layers, check_constants, check_types};
     const char *why = NULL;
     for (size_t i = 0; i < sizeof checks / sizeof *checks && !why; i++)
         why = checks[i](p);
@@ -171,6 +196,12 @@ size_t vd_program_encode(const struct vd_program *p, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 28, p->route_norm);
     vd_pb_put_bytes(&w, 29, p->types, p->n_tensors);
     vd_pb_put_packed_u32(&w, 30, p->stop, p->n_stop);
+    vd_pb_put_u64(&w, 31, p->n_positions);
+    vd_pb_put_u64(&w, 32, p->token_type);
+    vd_pb_put_u64(&w, 33, p->layer_norm);
+    vd_pb_put_u64(&w, 34, p->out_bias);
+    vd_pb_put_u64(&w, 35, p->ffn_bias);
+    vd_pb_put_u64(&w, 36, p->ungated);
     return w.overflow ? 0 : w.n_bytes;
 }
 
@@ -223,7 +254,7 @@ bool vd_program_decode(struct vd_bytes in, struct vd_program *p)
     if (in.n > VD_PROGRAM_BYTES_MAX)
         return false;
     p->arith_version = get_u32(&r, 1, UINT32_MAX);
-    p->kind = (enum vd_program_kind)get_u32(&r, 2, VD_PROGRAM_DECODER);
+    p->kind = (enum vd_program_kind)get_u32(&r, 2, VD_PROGRAM_ENCODER);
     p->n_layers = get_u32(&r, 3, VD_PROGRAM_LAYERS_MAX);
     p->width = get_u32(&r, 4, VD_PROGRAM_WIDTH_MAX);
     p->n_heads = get_u32(&r, 5, VD_PROGRAM_HEADS_MAX);
@@ -252,6 +283,12 @@ bool vd_program_decode(struct vd_bytes in, struct vd_program *p)
     p->route_norm = get_u32(&r, 28, 1);
     get_types(&r, p);
     p->n_stop = (uint32_t)vd_pb_get_packed_u32(&r, 30, p->stop, VD_PROGRAM_STOP_MAX);
+    p->n_positions = get_u32(&r, 31, VD_PROGRAM_POSITIONS_MAX);
+    p->token_type = get_u32(&r, 32, 1);
+    p->layer_norm = get_u32(&r, 33, 1);
+    p->out_bias = get_u32(&r, 34, 1);
+    p->ffn_bias = get_u32(&r, 35, 1);
+    p->ungated = get_u32(&r, 36, 1);
     return vd_pb_done(&r) && vd_program_check(p) == NULL;
 }
 
@@ -259,25 +296,73 @@ bool vd_program_decode(struct vd_bytes in, struct vd_program *p)
 
 #define BIT(t) (UINT32_C(1) << (t))
 
+static uint32_t count_bits(uint32_t x)
+{
+    return (uint32_t)__builtin_popcount(x);
+}
+
+uint32_t vd_program_embed_set(const struct vd_program *p)
+{
+    uint32_t set = BIT(VD_E_TOKEN);
+    if (p->token_type)
+        set |= BIT(VD_E_TYPE);
+    if (p->n_positions)
+        set |= BIT(VD_E_POSITION);
+    if (vd_program_is_encoder(p))
+        set |= BIT(VD_E_NORM) | BIT(VD_E_NORM_BIAS);
+    return set;
+}
+
+uint32_t vd_program_embed_tensor(const struct vd_program *p, enum vd_embed_tensor t)
+{
+    uint32_t set = vd_program_embed_set(p);
+    assert(set >> t & 1);
+    return count_bits(set & (BIT(t) - 1));
+}
+
+/* The place of the n-th bit that is set. */
+static uint32_t nth_bit(uint32_t set, uint32_t n)
+{
+    for (; n > 0; n--)
+        set &= set - 1;
+    return count_bits((set & -set) - 1);
+}
+
+bool vd_program_find_embed(const struct vd_program *p, uint32_t tensor, enum vd_embed_tensor *t)
+{
+    uint32_t set = vd_program_embed_set(p);
+    if (tensor >= count_bits(set))
+        return false;
+    *t = (enum vd_embed_tensor)nth_bit(set, tensor);
+    return true;
+}
+
+#define QKV_BIASES (BIT(VD_T_ATTN_Q_BIAS) | BIT(VD_T_ATTN_K_BIAS) | BIT(VD_T_ATTN_V_BIAS))
+
 uint32_t vd_program_layer_set(const struct vd_program *p)
 {
-    uint32_t set = BIT(VD_T_ATTN_NORM) | BIT(VD_T_ATTN_Q) | BIT(VD_T_ATTN_K) | BIT(VD_T_ATTN_V) |
-                   BIT(VD_T_ATTN_OUTPUT) | BIT(VD_T_FFN_NORM) | BIT(VD_T_FFN_GATE) | BIT(VD_T_FFN_UP) |
-                   BIT(VD_T_FFN_DOWN);
+    uint32_t set = BIT(VD_T_ATTN_Q) | BIT(VD_T_ATTN_K) | BIT(VD_T_ATTN_V) | BIT(VD_T_ATTN_OUTPUT) |
+                   BIT(VD_T_FFN_UP) | BIT(VD_T_FFN_DOWN);
+    if (vd_program_is_encoder(p))
+        set |= BIT(VD_T_POST_ATTN_NORM) | BIT(VD_T_POST_ATTN_NORM_BIAS) | BIT(VD_T_POST_FFN_NORM) |
+               BIT(VD_T_POST_FFN_NORM_BIAS);
+    else
+        set |= BIT(VD_T_ATTN_NORM) | BIT(VD_T_FFN_NORM);
     if (p->qkv_bias)
-        set |= BIT(VD_T_ATTN_Q_BIAS) | BIT(VD_T_ATTN_K_BIAS) | BIT(VD_T_ATTN_V_BIAS);
+        set |= QKV_BIASES;
     if (p->qk_norm)
         set |= BIT(VD_T_ATTN_Q_NORM) | BIT(VD_T_ATTN_K_NORM);
     if (p->post_norms)
         set |= BIT(VD_T_POST_ATTN_NORM) | BIT(VD_T_POST_FFN_NORM);
     if (p->n_experts)
         set |= BIT(VD_T_FFN_ROUTER);
+    if (p->out_bias)
+        set |= BIT(VD_T_ATTN_OUTPUT_BIAS);
+    if (p->ffn_bias)
+        set |= BIT(VD_T_FFN_UP_BIAS) | BIT(VD_T_FFN_DOWN_BIAS);
+    if (!p->ungated)
+        set |= BIT(VD_T_FFN_GATE) | (p->ffn_bias ? BIT(VD_T_FFN_GATE_BIAS) : 0);
     return set;
-}
-
-static uint32_t count_bits(uint32_t x)
-{
-    return (uint32_t)__builtin_popcount(x);
 }
 
 uint32_t vd_program_per_layer(const struct vd_program *p)
@@ -285,36 +370,47 @@ uint32_t vd_program_per_layer(const struct vd_program *p)
     return count_bits(vd_program_layer_set(p));
 }
 
+static uint32_t first_of_layers(const struct vd_program *p)
+{
+    return count_bits(vd_program_embed_set(p));
+}
+
+uint32_t vd_program_norm_tensor(const struct vd_program *p)
+{
+    return first_of_layers(p) + vd_program_per_layer(p) * p->n_layers;
+}
+
 uint32_t vd_program_layer_tensor(const struct vd_program *p, uint32_t layer, enum vd_layer_tensor t)
 {
     uint32_t set = vd_program_layer_set(p);
     assert(layer < p->n_layers && (set >> t & 1));
-    return 1 + count_bits(set) * layer + count_bits(set & (BIT(t) - 1));
+    return first_of_layers(p) + count_bits(set) * layer + count_bits(set & (BIT(t) - 1));
 }
 
 bool vd_program_find_tensor(const struct vd_program *p, uint32_t tensor, uint32_t *layer,
                             enum vd_layer_tensor *t)
 {
-    uint32_t set = vd_program_layer_set(p), n = count_bits(set), place;
-    if (tensor == 0 || tensor > n * p->n_layers)
+    uint32_t set = vd_program_layer_set(p), n = count_bits(set), first = first_of_layers(p);
+    if (tensor < first || tensor - first >= n * p->n_layers)
         return false;
-    *layer = (tensor - 1) / n;
-    for (place = (tensor - 1) % n; place > 0; place--)
-        set &= set - 1;
-    *t = (enum vd_layer_tensor)count_bits((set & -set) - 1);
+    *layer = (tensor - first) / n;
+    *t = (enum vd_layer_tensor)nth_bit(set, (tensor - first) % n);
     return true;
 }
 
 bool vd_program_is_vector(const struct vd_program *p, uint32_t tensor)
 {
-    const uint32_t vectors = BIT(VD_T_ATTN_NORM) | BIT(VD_T_ATTN_Q_BIAS) | BIT(VD_T_ATTN_K_BIAS) |
-                             BIT(VD_T_ATTN_V_BIAS) | BIT(VD_T_ATTN_Q_NORM) | BIT(VD_T_ATTN_K_NORM) |
-                             BIT(VD_T_POST_ATTN_NORM) | BIT(VD_T_FFN_NORM) | BIT(VD_T_POST_FFN_NORM);
+    const uint32_t matrices = BIT(VD_T_ATTN_Q) | BIT(VD_T_ATTN_K) | BIT(VD_T_ATTN_V) | BIT(VD_T_ATTN_OUTPUT) |
+                              BIT(VD_T_FFN_ROUTER) | BIT(VD_T_FFN_GATE) | BIT(VD_T_FFN_UP) |
+                              BIT(VD_T_FFN_DOWN);
     uint32_t layer;
     enum vd_layer_tensor t;
+    enum vd_embed_tensor e;
+    if (vd_program_find_embed(p, tensor, &e))
+        return e != VD_E_TOKEN && e != VD_E_POSITION;
     if (!vd_program_find_tensor(p, tensor, &layer, &t))
         return tensor == vd_program_norm_tensor(p);
-    return vectors >> t & 1;
+    return !(matrices >> t & 1);
 }
 
 static void shape_in_layer(const struct vd_program *p, enum vd_layer_tensor t, struct vd_tensor_shape *s)
@@ -326,6 +422,10 @@ static void shape_in_layer(const struct vd_program *p, enum vd_layer_tensor t, s
     case VD_T_FFN_NORM:
     case VD_T_POST_ATTN_NORM:
     case VD_T_POST_FFN_NORM:
+    case VD_T_ATTN_OUTPUT_BIAS:
+    case VD_T_POST_ATTN_NORM_BIAS:
+    case VD_T_FFN_DOWN_BIAS:
+    case VD_T_POST_FFN_NORM_BIAS:
         *s = (struct vd_tensor_shape){s->type, 1, d};
         break;
     case VD_T_ATTN_Q:
@@ -356,6 +456,10 @@ static void shape_in_layer(const struct vd_program *p, enum vd_layer_tensor t, s
     case VD_T_FFN_UP:
         *s = (struct vd_tensor_shape){s->type, experts * f, d};
         break;
+    case VD_T_FFN_GATE_BIAS:
+    case VD_T_FFN_UP_BIAS:
+        *s = (struct vd_tensor_shape){s->type, 1, f};
+        break;
     case VD_T_FFN_DOWN:
         *s = (struct vd_tensor_shape){s->type, experts * d, f};
         break;
@@ -370,10 +474,13 @@ struct vd_tensor_shape vd_program_tensor(const struct vd_program *p, uint32_t te
     struct vd_tensor_shape s = {(enum vd_wtype)p->types[tensor], p->vocab, p->width};
     uint32_t layer;
     enum vd_layer_tensor t;
+    enum vd_embed_tensor e;
     if (vd_program_find_tensor(p, tensor, &layer, &t))
         shape_in_layer(p, t, &s);
-    else if (tensor == vd_program_norm_tensor(p))
+    else if (vd_program_is_vector(p, tensor))
         s.rows = 1;
+    else if (vd_program_find_embed(p, tensor, &e) && e == VD_E_POSITION)
+        s.rows = p->n_positions;
     return s;
 }
 

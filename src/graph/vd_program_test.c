@@ -56,6 +56,54 @@ static struct vd_program rich(void)
     return p;
 }
 
+/* Every feature of an encoder at once, but RoPE. */
+static struct vd_program encoder(void)
+{
+    struct vd_program p = {.arith_version = 1,
+                           .kind = VD_PROGRAM_ENCODER,
+                           .n_layers = 3,
+                           .width = 160,
+                           .n_heads = 4,
+                           .n_kv_heads = 2,
+                           .head_dim = 32,
+                           .ff_width = 96,
+                           .vocab = 300,
+                           .ctx = 512,
+                           .eps = 1e-12f,
+                           .attn_scale = 0.125f,
+                           .embed_scale = 1.0f,
+                           .act = VD_ACT_GELU,
+                           .qkv_bias = true,
+                           .n_positions = 514,
+                           .token_type = true,
+                           .layer_norm = true,
+                           .out_bias = true,
+                           .ffn_bias = true};
+    p.n_tensors = vd_program_norm_tensor(&p);
+    for (uint32_t i = 0; i < p.n_tensors; i++)
+        p.types[i] = vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : VD_WTYPE_Q8_0;
+    return p;
+}
+
+/* No biases, no gate, no token types, and RoPE in place of learned positions. */
+static struct vd_program plain_encoder(void)
+{
+    struct vd_program p = encoder();
+    p.qkv_bias = p.token_type = p.out_bias = p.ffn_bias = false;
+    p.ungated = true;
+    p.n_positions = 0;
+    p.rope_pairing = VD_ROPE_HALVES;
+    p.n_rope = 16;
+    p.n_rope_tables = 1;
+    p.rope_scale[0] = 1;
+    p.rope_steps[0][3] = 12345;
+    p.n_tensors = vd_program_norm_tensor(&p);
+    memset(p.types, 0, sizeof p.types);
+    for (uint32_t i = 0; i < p.n_tensors; i++)
+        p.types[i] = vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : VD_WTYPE_F16;
+    return p;
+}
+
 static void round_trip_of(struct vd_program p)
 {
     struct vd_program q;
@@ -68,9 +116,9 @@ static void round_trip_of(struct vd_program p)
     assert_int_equal(vd_program_encode(&q, b, sizeof b), n);
     assert_memory_equal(a, b, n);
     assert_int_equal(vd_program_encode(&p, b, n - 1), 0);
-    for (size_t i = 0; i < n; i++) /* only the program without stop tokens is a prefix */
+    for (size_t i = 0; i < n; i++) /* what is left out at the end must be a program of its own */
         if (vd_program_decode((struct vd_bytes){a, i}, &q))
-            assert_true(q.n_stop == 0 && vd_program_encode(&q, b, sizeof b) == i);
+            assert_true(vd_program_encode(&q, b, sizeof b) == i);
     memcpy(b, a, n);
     b[n] = 0;
     assert_false(vd_program_decode((struct vd_bytes){b, n + 1}, &q));
@@ -80,6 +128,8 @@ static void round_trip(void **state)
 {
     round_trip_of(sample());
     round_trip_of(rich());
+    round_trip_of(encoder());
+    round_trip_of(plain_encoder());
     struct vd_program p = sample(); /* a step table of zeros: no rotation */
     memset(p.rope_steps, 0, sizeof p.rope_steps);
     round_trip_of(p);
@@ -95,7 +145,7 @@ static void the_longest(void **state)
     p.n_rope = VD_PROGRAM_ROPE_MAX;
     p.vocab = VD_PROGRAM_VOCAB_MAX;
     memset(p.rope_steps, 0xFF, sizeof p.rope_steps);
-    p.n_tensors = VD_PROGRAM_TENSORS_MAX;
+    p.n_tensors = vd_program_norm_tensor(&p) + 2;
     for (uint32_t i = 0; i < p.n_tensors; i++)
         p.types[i] = vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : VD_WTYPE_Q5_0;
     p.n_stop = VD_PROGRAM_STOP_MAX;
@@ -105,6 +155,13 @@ static void the_longest(void **state)
     size_t n = vd_program_encode(&p, bytes, sizeof bytes);
     print_message("    the longest program: %zu bytes\n", n);
     assert_true(n > 6000 && n < 7 << 10);
+    p = encoder(); /* which has more tensors, but fewer of other bytes */
+    p.n_layers = VD_PROGRAM_LAYERS_MAX;
+    p.n_tensors = VD_PROGRAM_TENSORS_MAX;
+    for (uint32_t i = 0; i < p.n_tensors; i++)
+        p.types[i] = vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : VD_WTYPE_Q8_0;
+    assert_null(vd_program_check(&p));
+    assert_true(vd_program_encode(&p, bytes, sizeof bytes) < n);
 }
 
 static void limits(void **state)
@@ -169,8 +226,122 @@ static void limits(void **state)
     BAD_RICH(p.types[vd_program_layer_tensor(&p, 1, VD_T_ATTN_K_BIAS)] = VD_WTYPE_F16);
     BAD_RICH(p.types[vd_program_layer_tensor(&p, 1, VD_T_POST_FFN_NORM)] = VD_WTYPE_Q8_0);
     BAD_RICH(p.types[vd_program_layer_tensor(&p, 1, VD_T_FFN_UP)] = VD_WTYPE_Q4_K); /* 4160 = 16 * 256 + 64 */
+    BAD(p.n_positions = p.ctx);
+    BAD(p.token_type = true);
+    BAD(p.layer_norm = true);
+    BAD(p.out_bias = true);
+    BAD(p.ffn_bias = true);
+    BAD(p.ungated = true; p.act = VD_ACT_GELU);
 #undef BAD_RICH
 #undef BAD
+}
+
+/* What an encoder must not have, and must. */
+static void limits_of_encoders(void **state)
+{
+    struct vd_program p;
+#define BAD(change)                                                                                          \
+    p = encoder();                                                                                           \
+    assert_null(vd_program_check(&p));                                                                       \
+    change;                                                                                                  \
+    assert_non_null(vd_program_check(&p))
+    BAD(p.kind = (enum vd_program_kind)3);
+    BAD(p.kind = VD_PROGRAM_DECODER);
+    BAD(p.ctx = p.n_positions = 2049);
+    BAD(p.n_positions = 511); /* below ctx */
+    BAD(p.n_positions = (1 << 20) + 1);
+    BAD(p.layer_norm = false);
+    BAD(p.attn_cap = 30);
+    BAD(p.logit_cap = 30);
+    BAD(p.embed_scale = 2);
+    BAD(p.window = 4);
+    BAD(p.layer_flags[1] = VD_LAYER_WINDOW);
+    BAD(p.qk_norm = true; p.n_tensors += 6);
+    BAD(p.post_norms = true);
+    BAD(p.n_experts = p.n_used = 1; p.n_tensors += 3);
+    BAD(p.n_stop = 1);
+    BAD(p.n_rope_tables = 1; p.rope_scale[0] = 1; p.n_rope = 4; p.rope_pairing = VD_ROPE_HALVES);
+    BAD(p.rope_pairing = VD_ROPE_HALVES);
+    BAD(p.n_rope = 4);
+    BAD(p.ungated = true; p.act = VD_ACT_SILU; p.n_tensors -= 6);
+    BAD(p.n_tensors++);
+    BAD(p.n_tensors--);
+    BAD(p.types[vd_program_embed_tensor(&p, VD_E_TYPE)] = VD_WTYPE_F16);
+    BAD(p.types[vd_program_embed_tensor(&p, VD_E_NORM_BIAS)] = VD_WTYPE_F16);
+    BAD(p.types[vd_program_layer_tensor(&p, 2, VD_T_POST_FFN_NORM_BIAS)] = VD_WTYPE_F16);
+    BAD(p.types[vd_program_layer_tensor(&p, 0, VD_T_FFN_GATE_BIAS)] = VD_WTYPE_F16);
+#undef BAD
+#define BAD_PLAIN(change)                                                                                    \
+    p = plain_encoder();                                                                                     \
+    assert_null(vd_program_check(&p));                                                                       \
+    change;                                                                                                  \
+    assert_non_null(vd_program_check(&p))
+    BAD_PLAIN(p.rope_pairing = VD_ROPE_NONE);
+    BAD_PLAIN(p.n_rope = 0);
+    BAD_PLAIN(p.n_rope_tables = 2; p.rope_scale[1] = 1);
+    BAD_PLAIN(p.n_rope_tables = 0; p.n_rope = 0; p.rope_pairing = VD_ROPE_NONE);
+#undef BAD_PLAIN
+    p = encoder();
+    p.types[vd_program_embed_tensor(&p, VD_E_POSITION)] = VD_WTYPE_F16;
+    assert_null(vd_program_check(&p));
+}
+
+static void tensors_of_encoders(void **state)
+{
+    static const enum vd_layer_tensor all[] = {VD_T_ATTN_Q,         VD_T_ATTN_K,
+                                               VD_T_ATTN_V,         VD_T_ATTN_Q_BIAS,
+                                               VD_T_ATTN_K_BIAS,    VD_T_ATTN_V_BIAS,
+                                               VD_T_ATTN_OUTPUT,    VD_T_ATTN_OUTPUT_BIAS,
+                                               VD_T_POST_ATTN_NORM, VD_T_POST_ATTN_NORM_BIAS,
+                                               VD_T_FFN_GATE,       VD_T_FFN_GATE_BIAS,
+                                               VD_T_FFN_UP,         VD_T_FFN_UP_BIAS,
+                                               VD_T_FFN_DOWN,       VD_T_FFN_DOWN_BIAS,
+                                               VD_T_POST_FFN_NORM,  VD_T_POST_FFN_NORM_BIAS};
+    static const enum vd_layer_tensor few[] = {VD_T_ATTN_Q,         VD_T_ATTN_K,
+                                               VD_T_ATTN_V,         VD_T_ATTN_OUTPUT,
+                                               VD_T_POST_ATTN_NORM, VD_T_POST_ATTN_NORM_BIAS,
+                                               VD_T_FFN_UP,         VD_T_FFN_DOWN,
+                                               VD_T_POST_FFN_NORM,  VD_T_POST_FFN_NORM_BIAS};
+    enum { N_ALL = sizeof all / sizeof all[0], N_FEW = sizeof few / sizeof few[0] };
+    struct vd_program p = encoder(), q = plain_encoder();
+    enum vd_embed_tensor e;
+    for (uint32_t i = 0; i < VD_E_KINDS; i++) {
+        assert_int_equal(vd_program_embed_tensor(&p, (enum vd_embed_tensor)i), i);
+        assert_true(vd_program_find_embed(&p, i, &e) && e == (enum vd_embed_tensor)i);
+    }
+    assert_false(vd_program_find_embed(&p, VD_E_KINDS, &e));
+    assert_int_equal(vd_program_embed_tensor(&q, VD_E_NORM), 1);
+    assert_int_equal(vd_program_embed_tensor(&q, VD_E_NORM_BIAS), 2);
+    for (uint32_t i = 0; i < N_ALL; i++)
+        assert_int_equal(vd_program_layer_tensor(&p, 2, all[i]), VD_E_KINDS + 2 * N_ALL + i);
+    for (uint32_t i = 0; i < N_FEW; i++)
+        assert_int_equal(vd_program_layer_tensor(&q, 1, few[i]), 3 + N_FEW + i);
+    assert_int_equal(p.n_tensors, VD_E_KINDS + 3 * N_ALL);
+    assert_int_equal(q.n_tensors, 3 + 3 * N_FEW);
+    for (uint32_t i = 0; i < p.n_tensors; i++) { /* each is one or the other */
+        uint32_t layer;
+        enum vd_layer_tensor t;
+        assert_true(vd_program_find_embed(&p, i, &e) != vd_program_find_tensor(&p, i, &layer, &t));
+    }
+    const struct {
+        uint32_t tensor, rows, cols;
+    } want[] = {{0, 300, 160},
+                {vd_program_embed_tensor(&p, VD_E_TYPE), 1, 160},
+                {vd_program_embed_tensor(&p, VD_E_POSITION), 514, 160},
+                {vd_program_embed_tensor(&p, VD_E_NORM_BIAS), 1, 160},
+                {vd_program_layer_tensor(&p, 0, VD_T_ATTN_K), 64, 160},
+                {vd_program_layer_tensor(&p, 0, VD_T_ATTN_Q_BIAS), 1, 128},
+                {vd_program_layer_tensor(&p, 1, VD_T_ATTN_OUTPUT_BIAS), 1, 160},
+                {vd_program_layer_tensor(&p, 2, VD_T_FFN_GATE), 96, 160},
+                {vd_program_layer_tensor(&p, 2, VD_T_FFN_UP_BIAS), 1, 96},
+                {vd_program_layer_tensor(&p, 2, VD_T_FFN_DOWN_BIAS), 1, 160},
+                {vd_program_layer_tensor(&p, 2, VD_T_POST_FFN_NORM_BIAS), 1, 160}};
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        struct vd_tensor_shape s = vd_program_tensor(&p, want[i].tensor);
+        assert_int_equal(s.rows, want[i].rows);
+        assert_int_equal(s.cols, want[i].cols);
+        assert_int_equal(vd_program_is_vector(&p, want[i].tensor), s.rows == 1);
+    }
 }
 
 /* The canonical order, by features; number and place are each other's opposite. */
@@ -181,11 +352,12 @@ static void tensors_by_feature(void **state)
                                                  VD_T_FFN_GATE,  VD_T_FFN_UP,      VD_T_FFN_DOWN};
     struct vd_program p = sample(), r = rich();
     assert_int_equal(vd_program_per_layer(&p), 9);
-    assert_int_equal(vd_program_per_layer(&r), VD_T_KINDS);
+    assert_int_equal(vd_program_per_layer(&r), 17);
     for (uint32_t i = 0; i < 9; i++)
         assert_int_equal(vd_program_layer_tensor(&p, 2, plain[i]), 1 + 2 * 9 + i);
-    for (uint32_t i = 0; i < VD_T_KINDS; i++)
-        assert_int_equal(vd_program_layer_tensor(&r, 1, (enum vd_layer_tensor)i), 1 + VD_T_KINDS + i);
+    for (uint32_t i = 0, at = 0; i < VD_T_KINDS; i++)
+        if (vd_program_has_tensor(&r, (enum vd_layer_tensor)i))
+            assert_int_equal(vd_program_layer_tensor(&r, 1, (enum vd_layer_tensor)i), 1 + 17 + at++);
     for (unsigned features = 0; features < 16; features++) {
         p = rich();
         p.qkv_bias = features & 1;
@@ -277,7 +449,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
         cmocka_unit_test(limits),
+        cmocka_unit_test(limits_of_encoders),
         cmocka_unit_test(the_longest),
+        cmocka_unit_test(tensors_of_encoders),
         cmocka_unit_test(tensors_by_feature),
         cmocka_unit_test(shapes),
         cmocka_unit_test(shapes_of_features),

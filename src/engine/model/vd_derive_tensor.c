@@ -86,6 +86,12 @@ static struct fusion fusion_of(const struct vd_program *p, enum vd_layer_tensor 
     case VD_T_FFN_ROUTER:
     case VD_T_FFN_DOWN:
     case VD_T_POST_FFN_NORM:
+    case VD_T_ATTN_OUTPUT_BIAS:
+    case VD_T_POST_ATTN_NORM_BIAS:
+    case VD_T_FFN_GATE_BIAS:
+    case VD_T_FFN_UP_BIAS:
+    case VD_T_FFN_DOWN_BIAS:
+    case VD_T_POST_FFN_NORM_BIAS:
     case VD_T_KINDS:
         break;
     }

@@ -1,10 +1,10 @@
 /* The engine's fast kernels: one table of functions per instruction set, all equal bit for bit to src/num.
  *
  * What it is. A `struct vd_kern` is a set of pure functions over caller-owned memory: weight packing,
- * activation quantisation, matrix products, norms, RoPE, SwiGLU, the quantised KV cache, attention, and the
- * vector part of sampling. docs/spec/arithmetic.md fixes the value of every output; a table may only choose
- * layout and order of integer work. Every table gives the same bits as every other (NaN: the same places,
- * payload and sign free, except stored scales and chunk records, which are 7FC00000).
+ * activation quantisation, matrix products, norms, RoPE, activation functions, the quantised KV cache,
+ * attention, and the vector part of sampling. docs/spec/arithmetic.md fixes the value of every output; a
+ * table may only choose layout and order of integer work. Every table gives the same bits as every other
+ * (NaN: the same places, payload and sign free, except stored scales and chunk records, which are 7FC00000).
  *
  * Opaque buffers. Packed weights, quantised activations and KV chunks are opaque and belong to one table:
  * made by a table they may be read only by the same table. All must be aligned to VD_KERN_ALIGN bytes.
@@ -130,6 +130,8 @@ struct vd_kern {
     /* ---- vector operators, one row each ---- */
 
     void (*rmsnorm)(const float *x, const float *w, size_t n, float eps, float *y); /* y may be x */
+    /* y = fma((x - mean) * r, w, b), with mean and r of the row; y may be x. */
+    void (*layernorm)(const float *x, const float *w, const float *b, size_t n, float eps, float *y);
     /* cos and sin of position pos for n_pairs phase steps (turns * 2^64), into cs (2 * n_pairs floats:
      * cosines, then sines). A table for one row serves every layer and head. */
     void (*rope_table)(uint64_t pos, const uint64_t *steps, size_t n_pairs, float *cs);
@@ -137,6 +139,7 @@ struct vd_kern {
      * halves. Elements from 2 * n_pairs on stay. */
     void (*rope)(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
     void (*add)(const float *x, const float *o, size_t n, float *y);    /* y = x + o; y may be x or o */
+    void (*gelu)(const float *x, size_t n, float *y);                   /* y may be x */
     void (*swiglu)(const float *g, const float *u, size_t n, float *y); /* y may be g or u */
     void (*geglu)(const float *g, const float *u, size_t n, float *y);  /* the same with GELU */
     void (*scale)(const float *x, float s, size_t n, float *y);         /* y = x * s; y may be x */

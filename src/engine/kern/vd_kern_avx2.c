@@ -19,9 +19,10 @@ static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const fl
         .mat_pack = vd_wide_mat_pack, .act_bytes = vd_wide_act_bytes, .act_quant = vd_avx2_act_quant,        \
         .act_read = vd_wide_act_read, .act256_bytes = vd_wide_act256_bytes,                                  \
         .act256_quant = vd_avx2_act256_quant, .act256_read = vd_wide_act256_read, .matmul = its_matmul,      \
-        .rmsnorm = vd_avx2_rmsnorm, .rope_table = vd_kern_rope_table, .rope = vd_avx2_rope,                  \
-        .add = vd_avx2_add, .swiglu = vd_avx2_swiglu, .geglu = vd_avx2_geglu, .scale = vd_avx2_scale,        \
-        .cap = vd_avx2_cap, .madd = vd_avx2_madd, .exp = vd_avx2_exp, .embed_row = vd_kern_embed_row,        \
+        .rmsnorm = vd_avx2_rmsnorm, .layernorm = vd_avx2_layernorm, .gelu = vd_avx2_gelu,                    \
+        .rope_table = vd_kern_rope_table, .rope = vd_avx2_rope, .add = vd_avx2_add,                          \
+        .swiglu = vd_avx2_swiglu, .geglu = vd_avx2_geglu, .scale = vd_avx2_scale, .cap = vd_avx2_cap,        \
+        .madd = vd_avx2_madd, .exp = vd_avx2_exp, .embed_row = vd_kern_embed_row,                            \
         .kv_bytes = vd_wide_kv_bytes, .kv_put = kv_put, .kv_read = vd_wide_kv_read, .attn = vd_avx2_attn,    \
         .attn_part = vd_avx2_attn_part, .attn_merge = vd_avx2_attn_merge, .sample_max = vd_avx2_sample_max,  \
         .sample_weights = vd_avx2_sample_weights                                                             \

@@ -136,9 +136,11 @@ void vd_avx2_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, si
 void vd_avx2_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act);
 
 void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y);
+void vd_avx2_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y);
 void vd_avx2_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
 void vd_avx2_add(const float *x, const float *o, size_t n, float *y);
 void vd_avx2_swiglu(const float *g, const float *u, size_t n, float *y);
+void vd_avx2_gelu(const float *x, size_t n, float *y);
 void vd_avx2_geglu(const float *g, const float *u, size_t n, float *y);
 void vd_avx2_scale(const float *x, float s, size_t n, float *y);
 void vd_avx2_cap(const float *x, float c, size_t n, float *y);

@@ -152,9 +152,11 @@ void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, siz
 void vd_avx512_spread(const float *x, size_t n, float *y);
 
 void vd_avx512_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y);
+void vd_avx512_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y);
 void vd_avx512_rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves);
 void vd_avx512_add(const float *x, const float *o, size_t n, float *y);
 void vd_avx512_swiglu(const float *g, const float *u, size_t n, float *y);
+void vd_avx512_gelu(const float *x, size_t n, float *y);
 void vd_avx512_geglu(const float *g, const float *u, size_t n, float *y);
 void vd_avx512_scale(const float *x, float s, size_t n, float *y);
 void vd_avx512_cap(const float *x, float c, size_t n, float *y);

@@ -30,7 +30,8 @@ struct results {
     float y[N_TYPES][TOKS * ROWS], embed[N_TYPES][16];
     int8_t q[TOKS * COLS], q256[TOKS * SUPER_COLS];
     float d[TOKS * COLS / 32], d256[TOKS * SUPER_COLS / 256];
-    float norm[COLS], rope[COLS], swiglu[COLS], geglu[COLS], scale[COLS], cap[COLS], add[COLS], exp[COLS];
+    float norm[COLS], layernorm[COLS], gelu[COLS], rope[COLS], swiglu[COLS], geglu[COLS], scale[COLS],
+        cap[COLS], add[COLS], exp[COLS];
     int8_t kq[HD], vq[HD];
     float kd[HD / 32], vd[1];
     float attn[QUERIES * HD], part[QUERIES * HD];
@@ -136,6 +137,8 @@ static void run_vectors(const struct vd_kern *k, struct buffers *b, struct resul
     for (size_t i = 0; i < TOKS * COLS; i++)
         b->x[i] = random_float(&r);
     k->rmsnorm(b->x, b->x + COLS, COLS, 1e-5f, out->norm);
+    k->layernorm(b->x, b->x + COLS, b->x + 2 * COLS, COLS, 1e-5f, out->layernorm);
+    k->gelu(b->x, COLS, out->gelu);
     k->rope_table(4097, steps, 4, cs);
     memcpy(out->rope, b->x, sizeof(out->rope));
     k->rope(out->rope, 2, 16, cs, 4, false);
@@ -187,10 +190,10 @@ static const struct {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(q),    FIELD(d),      FIELD(q256),   FIELD(d256),    FIELD(embed), FIELD(norm),
-    FIELD(rope), FIELD(swiglu), FIELD(geglu),  FIELD(scale),   FIELD(cap),   FIELD(add),
-    FIELD(exp),  FIELD(kq),     FIELD(kd),     FIELD(vq),      FIELD(vd),    FIELD(attn),
-    FIELD(part), FIELD(max.x),  FIELD(max.id), FIELD(weights),
+    FIELD(q),         FIELD(d),    FIELD(q256), FIELD(d256),   FIELD(embed),  FIELD(norm),
+    FIELD(layernorm), FIELD(gelu), FIELD(rope), FIELD(swiglu), FIELD(geglu),  FIELD(scale),
+    FIELD(cap),       FIELD(add),  FIELD(exp),  FIELD(kq),     FIELD(kd),     FIELD(vq),
+    FIELD(vd),        FIELD(attn), FIELD(part), FIELD(max.x),  FIELD(max.id), FIELD(weights),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)

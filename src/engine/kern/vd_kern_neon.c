@@ -33,9 +33,10 @@ static void matmul_mma(const struct vd_kern_mat *w, size_t r0, size_t r1, const 
         .mat_pack = vd_wide_mat_pack, .act_bytes = vd_wide_act_bytes, .act_quant = vd_neon_act_quant,        \
         .act_read = vd_wide_act_read, .act256_bytes = vd_wide_act256_bytes,                                  \
         .act256_quant = vd_neon_act256_quant, .act256_read = vd_wide_act256_read, .matmul = its_matmul,      \
-        .rmsnorm = vd_neon_rmsnorm, .rope_table = vd_kern_rope_table, .rope = vd_neon_rope,                  \
-        .add = vd_neon_add, .swiglu = vd_neon_swiglu, .geglu = vd_neon_geglu, .scale = vd_neon_scale,        \
-        .cap = vd_neon_cap, .madd = vd_neon_madd, .exp = vd_neon_exp, .embed_row = vd_kern_embed_row,        \
+        .rmsnorm = vd_neon_rmsnorm, .layernorm = vd_neon_layernorm, .gelu = vd_neon_gelu,                    \
+        .rope_table = vd_kern_rope_table, .rope = vd_neon_rope, .add = vd_neon_add,                          \
+        .swiglu = vd_neon_swiglu, .geglu = vd_neon_geglu, .scale = vd_neon_scale, .cap = vd_neon_cap,        \
+        .madd = vd_neon_madd, .exp = vd_neon_exp, .embed_row = vd_kern_embed_row,                            \
         .kv_bytes = vd_wide_kv_bytes, .kv_put = kv_put, .kv_read = vd_wide_kv_read, .attn = vd_neon_attn,    \
         .attn_part = vd_neon_attn_part, .attn_merge = vd_neon_attn_merge, .sample_max = vd_neon_sample_max,  \
         .sample_weights = vd_neon_sample_weights                                                             \

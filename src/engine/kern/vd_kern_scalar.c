@@ -146,6 +146,11 @@ static void rmsnorm(const float *x, const float *w, size_t n, float eps, float *
     vd_num_rmsnorm(x, w, (uint32_t)n, eps, y);
 }
 
+static void layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y)
+{
+    vd_num_layernorm(x, w, b, (uint32_t)n, eps, y);
+}
+
 static void rope(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves)
 {
     for (size_t h = 0; h < n_heads; h++, x += hd)
@@ -318,9 +323,11 @@ const struct vd_kern vd_kern_scalar = {
     .act256_read = vd_kern_act256_read,
     .matmul = matmul,
     .rmsnorm = rmsnorm,
+    .layernorm = layernorm,
     .rope_table = vd_kern_rope_table,
     .rope = rope,
     .add = vd_num_residual,
+    .gelu = vd_num_gelu_row,
     .swiglu = vd_num_swiglu,
     .geglu = vd_num_geglu,
     .scale = vd_kern_scale,

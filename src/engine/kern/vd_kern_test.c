@@ -345,6 +345,7 @@ static void check_vectors(const struct vd_kern *k)
     const struct vd_kern *s = scalar();
     enum { MAX = 3000 };
     float *x = buffer(MAX * 4), *u = buffer(MAX * 4), *want = buffer(MAX * 4), *got = buffer(MAX * 4);
+    float *bias = buffer(MAX * 4);
     for (size_t n = 1; n <= MAX; n = n * 5 / 4 + 1)
         for (int kind = 0; kind < N_KINDS; kind++) {
             struct vd_rng r = {n * 10 + (size_t)kind, 0};
@@ -352,12 +353,19 @@ static void check_vectors(const struct vd_kern *k)
             fill(&r, NORMAL, u, n);
             s->rmsnorm(x, u, n, 1e-5f, want), k->rmsnorm(x, u, n, 1e-5f, got);
             assert_same(want, got, n, "rmsnorm");
+            fill(&r, NORMAL, bias, n);
+            s->layernorm(x, u, bias, n, 1e-12f, want), k->layernorm(x, u, bias, n, 1e-12f, got);
+            assert_same(want, got, n, "layernorm");
+            memcpy(got, x, n * 4), k->layernorm(got, u, bias, n, 1e-12f, got);
+            assert_same(want, got, n, "layernorm in place");
             s->add(x, u, n, want), k->add(x, u, n, got);
             assert_same(want, got, n, "add");
             for (size_t i = 0; i < n; i++)
                 u[i] = x[i] * 100;
             s->swiglu(u, x, n, want), k->swiglu(u, x, n, got);
             assert_same(want, got, n, "swiglu");
+            s->gelu(u, n, want), k->gelu(u, n, got);
+            assert_same(want, got, n, "gelu");
             s->geglu(u, x, n, want), k->geglu(u, x, n, got);
             assert_same(want, got, n, "geglu");
             s->scale(x, 25.298f, n, want), k->scale(x, 25.298f, n, got);
@@ -372,7 +380,7 @@ static void check_vectors(const struct vd_kern *k)
             memcpy(got, x, n * 4), k->rmsnorm(got, u, n, 1e-5f, got), s->rmsnorm(x, u, n, 1e-5f, want);
             assert_same(want, got, n, "rmsnorm in place");
         }
-    free(x), free(u), free(want), free(got);
+    free(x), free(u), free(want), free(got), free(bias);
 }
 
 static void test_vectors(void **state)

@@ -161,6 +161,63 @@ void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float 
     vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
 }
 
+VD_INLINE void add_rows(__m256 a[4], const float *x)
+{
+    VD_UNROLL
+    for (int k = 0; k < 4; k++)
+        a[k] = _mm256_add_ps(a[k], _mm256_loadu_ps(x + 8 * k));
+}
+
+static float sum_segment(const float *x, size_t n)
+{
+    __m256 a[4];
+    size_t i = 0;
+    VD_UNROLL
+    for (int k = 0; k < 4; k++)
+        a[k] = _mm256_setzero_ps();
+    for (; i + 32 <= n; i += 32)
+        add_rows(a, x + i);
+    if (i < n) {
+        float last[32] = {0};
+        memcpy(last, x + i, (n - i) * sizeof(float));
+        add_rows(a, last);
+    }
+    return tree8(_mm256_add_ps(_mm256_add_ps(a[0], a[2]), _mm256_add_ps(a[1], a[3])));
+}
+
+/* y = x - mean */
+static void centre(const float *x, float mean, size_t n, float *y)
+{
+    const __m256 m = _mm256_set1_ps(mean);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_sub_ps(_mm256_loadu_ps(x + i), m));
+    for (; i < n; i++)
+        y[i] = x[i] - mean;
+}
+
+/* The differences of a segment lie in the first level of the cache between the two sums. */
+void vd_avx2_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y)
+{
+    float partial[VD_KERN_COLS_MAX / 512], t[512];
+    assert(n > 0 && n <= VD_KERN_COLS_MAX);
+    for (size_t i = 0; i < n; i += 512)
+        partial[i / 512] = sum_segment(x + i, n - i < 512 ? n - i : 512);
+    float mean = vd_num_mean(partial, vd_num_segs((uint32_t)n), (uint32_t)n);
+    for (size_t i = 0; i < n; i += 512) {
+        centre(x + i, mean, n - i < 512 ? n - i : 512, t);
+        partial[i / 512] = sumsq_segment(t, n - i < 512 ? n - i : 512);
+    }
+    float r = vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps);
+    const __m256 rv = _mm256_set1_ps(r), m = _mm256_set1_ps(mean);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256 tr = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), m), rv);
+        _mm256_storeu_ps(y + i, _mm256_fmadd_ps(tr, _mm256_loadu_ps(w + i), _mm256_loadu_ps(b + i)));
+    }
+    vd_num_layernorm_mul(x + i, mean, r, w + i, b + i, (uint32_t)(n - i), y + i);
+}
+
 /* Pairs (2i, 2i + 1), four at a time: even lanes fma(x0, c, -(x1 * s)), odd lanes fma(x0, s, x1 * c). */
 static void rope_adjacent(float *x, size_t n_pairs, const float *cs)
 {
@@ -220,18 +277,27 @@ void vd_avx2_swiglu(const float *g, const float *u, size_t n, float *y)
     vd_num_swiglu(g + i, u + i, n - i, y + i);
 }
 
-void vd_avx2_geglu(const float *g, const float *u, size_t n, float *y)
+VD_INLINE __m256 gelu8(__m256 v)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f), one = _mm256_set1_ps(1.0f);
     const __m256 cube = _mm256_set1_ps(VD_GELU_CUBE), scale = _mm256_set1_ps(VD_GELU_SCALE);
+    const __m256 w = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_mul_ps(v, v), v), cube, v);
+    return _mm256_div_ps(v, _mm256_add_ps(one, exp8(_mm256_xor_ps(_mm256_mul_ps(w, scale), sign))));
+}
+
+void vd_avx2_gelu(const float *x, size_t n, float *y)
+{
     size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        const __m256 v = _mm256_loadu_ps(g + i);
-        const __m256 w = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_mul_ps(v, v), v), cube, v);
-        const __m256 e = exp8(_mm256_xor_ps(_mm256_mul_ps(w, scale), sign));
-        const __m256 gelu = _mm256_div_ps(v, _mm256_add_ps(one, e));
-        _mm256_storeu_ps(y + i, _mm256_mul_ps(gelu, _mm256_loadu_ps(u + i)));
-    }
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, gelu8(_mm256_loadu_ps(x + i)));
+    vd_num_gelu_row(x + i, n - i, y + i);
+}
+
+void vd_avx2_geglu(const float *g, const float *u, size_t n, float *y)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(gelu8(_mm256_loadu_ps(g + i)), _mm256_loadu_ps(u + i)));
     vd_num_geglu(g + i, u + i, n - i, y + i);
 }
 

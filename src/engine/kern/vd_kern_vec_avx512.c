@@ -205,6 +205,50 @@ void vd_avx512_rmsnorm(const float *x, const float *w, size_t n, float eps, floa
     }
 }
 
+static float sum_segment(const float *x, size_t n)
+{
+    __m512 a = _mm512_setzero_ps(), b = a;
+    for (size_t i = 0; i < n; i += 32) {
+        a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(tail_mask(n - i), x + i));
+        b = _mm512_add_ps(b, _mm512_maskz_loadu_ps(n - i > 16 ? tail_mask(n - i - 16) : 0, x + i + 16));
+    }
+    return tree16(_mm512_add_ps(a, b));
+}
+
+/* Of x - mean; what is not there counts as 0. */
+static float var_segment(const float *x, float mean, size_t n)
+{
+    const __m512 m = _mm512_set1_ps(mean);
+    __m512 a = _mm512_setzero_ps(), b = a;
+    for (size_t i = 0; i < n; i += 32) {
+        __mmask16 k = tail_mask(n - i), k2 = n - i > 16 ? tail_mask(n - i - 16) : 0;
+        __m512 u = _mm512_maskz_sub_ps(k, _mm512_maskz_loadu_ps(k, x + i), m);
+        __m512 v = _mm512_maskz_sub_ps(k2, _mm512_maskz_loadu_ps(k2, x + i + 16), m);
+        a = _mm512_fmadd_ps(u, u, a);
+        b = _mm512_fmadd_ps(v, v, b);
+    }
+    return tree16(_mm512_add_ps(a, b));
+}
+
+void vd_avx512_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y)
+{
+    float partial[VD_KERN_COLS_MAX / 512];
+    assert(n > 0 && n <= VD_KERN_COLS_MAX);
+    for (size_t i = 0; i < n; i += 512)
+        partial[i / 512] = sum_segment(x + i, n - i < 512 ? n - i : 512);
+    float mean = vd_num_mean(partial, vd_num_segs((uint32_t)n), (uint32_t)n);
+    for (size_t i = 0; i < n; i += 512)
+        partial[i / 512] = var_segment(x + i, mean, n - i < 512 ? n - i : 512);
+    const __m512 r = _mm512_set1_ps(vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps));
+    const __m512 m = _mm512_set1_ps(mean);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 t = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + i), m), r);
+        t = _mm512_fmadd_ps(t, _mm512_maskz_loadu_ps(k, w + i), _mm512_maskz_loadu_ps(k, b + i));
+        _mm512_mask_storeu_ps(y + i, k, t);
+    }
+}
+
 /* Pairs (2i, 2i + 1): even lanes fma(x0, c, -(x1 * s)), odd lanes fma(x0, s, x1 * c). */
 static void rope_adjacent(float *x, size_t n_pairs, const float *cs)
 {
@@ -261,16 +305,27 @@ void vd_avx512_swiglu(const float *g, const float *u, size_t n, float *y)
     }
 }
 
-void vd_avx512_geglu(const float *g, const float *u, size_t n, float *y)
+VD_INLINE __m512 gelu16(__m512 v)
 {
     const __m512 sign = _mm512_set1_ps(-0.0f), one = _mm512_set1_ps(1.0f);
     const __m512 cube = _mm512_set1_ps(VD_GELU_CUBE), scale = _mm512_set1_ps(VD_GELU_SCALE);
+    __m512 w = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(v, v), v), cube, v);
+    return _mm512_div_ps(v, _mm512_add_ps(one, exp16(_mm512_xor_ps(_mm512_mul_ps(w, scale), sign))));
+}
+
+void vd_avx512_gelu(const float *x, size_t n, float *y)
+{
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 k = tail_mask(n - i);
-        __m512 v = _mm512_maskz_loadu_ps(k, g + i);
-        __m512 w = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(v, v), v), cube, v);
-        __m512 gelu =
-            _mm512_div_ps(v, _mm512_add_ps(one, exp16(_mm512_xor_ps(_mm512_mul_ps(w, scale), sign))));
+        _mm512_mask_storeu_ps(y + i, k, gelu16(_mm512_maskz_loadu_ps(k, x + i)));
+    }
+}
+
+void vd_avx512_geglu(const float *g, const float *u, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 k = tail_mask(n - i);
+        __m512 gelu = gelu16(_mm512_maskz_loadu_ps(k, g + i));
         _mm512_mask_storeu_ps(y + i, k, _mm512_mul_ps(gelu, _mm512_maskz_loadu_ps(k, u + i)));
     }
 }

@@ -156,6 +156,62 @@ void vd_neon_rmsnorm(const float *x, const float *w, size_t n, float eps, float 
     vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
 }
 
+VD_INLINE void add_rows(float32x4_t a[8], const float *x)
+{
+    VD_UNROLL
+    for (int k = 0; k < 8; k++)
+        a[k] = vaddq_f32(a[k], vld1q_f32(x + 4 * k));
+}
+
+static float sum_segment(const float *x, size_t n)
+{
+    float32x4_t a[8];
+    size_t i = 0;
+    VD_UNROLL
+    for (int k = 0; k < 8; k++)
+        a[k] = vdupq_n_f32(0.0f);
+    for (; i + 32 <= n; i += 32)
+        add_rows(a, x + i);
+    if (i < n) {
+        float last[32] = {0};
+        memcpy(last, x + i, (n - i) * sizeof(float));
+        add_rows(a, last);
+    }
+    return tree32_of(a);
+}
+
+/* y = x - mean */
+static void centre(const float *x, float mean, size_t n, float *y)
+{
+    const float32x4_t m = vdupq_n_f32(mean);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, vsubq_f32(vld1q_f32(x + i), m));
+    for (; i < n; i++)
+        y[i] = x[i] - mean;
+}
+
+void vd_neon_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y)
+{
+    float partial[VD_KERN_COLS_MAX / 512], t[512];
+    assert(n > 0 && n <= VD_KERN_COLS_MAX);
+    for (size_t i = 0; i < n; i += 512)
+        partial[i / 512] = sum_segment(x + i, n - i < 512 ? n - i : 512);
+    float mean = vd_num_mean(partial, vd_num_segs((uint32_t)n), (uint32_t)n);
+    for (size_t i = 0; i < n; i += 512) {
+        centre(x + i, mean, n - i < 512 ? n - i : 512, t);
+        partial[i / 512] = sumsq_segment(t, n - i < 512 ? n - i : 512);
+    }
+    float r = vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps);
+    const float32x4_t m = vdupq_n_f32(mean);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const float32x4_t tr = vmulq_n_f32(vsubq_f32(vld1q_f32(x + i), m), r);
+        vst1q_f32(y + i, vfmaq_f32(vld1q_f32(b + i), tr, vld1q_f32(w + i)));
+    }
+    vd_num_layernorm_mul(x + i, mean, r, w + i, b + i, (uint32_t)(n - i), y + i);
+}
+
 VD_INLINE void rotate4(float32x4_t *a, float32x4_t *b, float32x4_t c, float32x4_t s)
 {
     const float32x4_t x0 = *a, x1 = *b;
@@ -218,17 +274,26 @@ void vd_neon_swiglu(const float *g, const float *u, size_t n, float *y)
     vd_num_swiglu(g + i, u + i, n - i, y + i);
 }
 
-void vd_neon_geglu(const float *g, const float *u, size_t n, float *y)
+VD_INLINE float32x4_t gelu4(float32x4_t v)
 {
     const float32x4_t one = vdupq_n_f32(1.0f), cube = vdupq_n_f32(VD_GELU_CUBE);
+    const float32x4_t w = vfmaq_f32(v, vmulq_f32(vmulq_f32(v, v), v), cube);
+    return vdivq_f32(v, vaddq_f32(one, exp4(vnegq_f32(vmulq_n_f32(w, VD_GELU_SCALE)))));
+}
+
+void vd_neon_gelu(const float *x, size_t n, float *y)
+{
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        const float32x4_t v = vld1q_f32(g + i);
-        const float32x4_t w = vfmaq_f32(v, vmulq_f32(vmulq_f32(v, v), v), cube);
-        const float32x4_t e = exp4(vnegq_f32(vmulq_n_f32(w, VD_GELU_SCALE)));
-        const float32x4_t gelu = vdivq_f32(v, vaddq_f32(one, e));
-        vst1q_f32(y + i, vmulq_f32(gelu, vld1q_f32(u + i)));
-    }
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, gelu4(vld1q_f32(x + i)));
+    vd_num_gelu_row(x + i, n - i, y + i);
+}
+
+void vd_neon_geglu(const float *g, const float *u, size_t n, float *y)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, vmulq_f32(gelu4(vld1q_f32(g + i)), vld1q_f32(u + i)));
     vd_num_geglu(g + i, u + i, n - i, y + i);
 }
 

@@ -264,7 +264,7 @@ bool vd_graph_valid(const struct vd_graph *g)
 {
     const struct vd_graph_job *j = &g->job;
     uint64_t fed = (uint64_t)j->n_prompt + j->n_output;
-    if (vd_program_is_encoder(g->program))
+    if (vd_program_is_encoder(g->program) || j->sampling.pooling == VD_POOLING_CLS)
         return false;
     if (vd_graph_pools(g))
         return j->n_prompt >= 1 && j->n_prompt <= g->program->ctx && j->n_steps == j->n_prompt &&

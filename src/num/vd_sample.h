@@ -32,12 +32,13 @@
 #define VD_SAMPLE_FAIL   UINT32_MAX /* instead of a token */
 #define VD_SAMPLE_NONE   UINT32_MAX /* no such id in this tile */
 
-/* What becomes of the rows after the last layer instead of tokens: one vector, of the last position or of
- * all of them. */
+/* What becomes of the rows after the last layer instead of tokens: one vector, of the last position, of all
+ * of them, or of the first. */
 enum vd_pooling {
     VD_POOLING_NONE = 0, /* tokens */
     VD_POOLING_LAST = 1,
     VD_POOLING_MEAN = 2,
+    VD_POOLING_CLS = 3, /* of encoders only: a decoder's first position has seen nothing else */
 };
 
 struct vd_sampling {

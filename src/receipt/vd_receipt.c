@@ -141,7 +141,7 @@ enum vd_receipt_verdict vd_request_decode(struct vd_bytes in, struct vd_request 
     out->sampling.frequency_micro = unzigzag((uint32_t)vd_pb_get_u64(&r, 25, UINT32_MAX));
     vd_pb_get_opt_fixed(&r, 26, out->bias_hash.b, VD_HASH_BYTES);
     vd_pb_get_opt_fixed(&r, 27, out->mask_hash.b, VD_HASH_BYTES);
-    out->sampling.pooling = (enum vd_pooling)vd_pb_get_u64(&r, 28, VD_POOLING_MEAN);
+    out->sampling.pooling = (enum vd_pooling)vd_pb_get_u64(&r, 28, VD_POOLING_CLS);
     out->sampling.has_bias = !vd_hash_is_zero(&out->bias_hash);
     out->sampling.has_mask = !vd_hash_is_zero(&out->mask_hash);
     if (!vd_pb_done(&r))

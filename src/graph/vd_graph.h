@@ -99,6 +99,13 @@ enum {
     VD_GRAPH_POOL_ELEMS = 32,  /* f32 of a POOL record */
 };
 
+/* What a unit puts out, as an engine has it: QROW, KROW and VROW records one after the other, and the row of
+ * floats (NaNs need not be canonical yet). NULL: the unit has none of the kind. */
+struct vd_graph_rows {
+    const uint8_t *q, *k, *v;
+    const float *x;
+};
+
 /* What a receipt says of its job. n_steps = n_prompt + n_output - 1, or one more if it ended in FAIL; n_steps
  * >= 1. If sampling.pooling asks for a vector: n_steps = n_prompt, and n_output = max_tokens = width, since
  * the output's "tokens" are the bits of the vector's elements. */

@@ -245,14 +245,13 @@ static void hand_over(struct vd_feed *f)
     }
 }
 
-static void tap_row(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
-                    unsigned thread)
+static void tap_row(void *arg, size_t row, uint32_t unit, const struct vd_graph_rows *rows, unsigned thread)
 {
     const struct vd_feed_batch *b = arg;
     const struct vd_feed_seq *s = b->seq[row];
     (void)thread;
     if (s->tap)
-        s->tap(s->arg, b->rows[row].pos, unit, k, v, x);
+        s->tap(s->arg, b->rows[row].pos, unit, rows);
 }
 
 static enum vd_err run_batch(struct vd_feed *f, bool tapped, struct vd_error *err)

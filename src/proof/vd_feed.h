@@ -31,7 +31,7 @@ struct vd_feed_seq {
     void (*row)(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token, enum vd_stop stop,
                 const struct vd_automaton_state *mask);
     /* May be NULL; as struct vd_tap, by step. Such a sequence gets no rows from another. */
-    void (*tap)(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x);
+    void (*tap)(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows);
 
     /* The feed's own; zeros at first. */
     struct vd_kv *kv;

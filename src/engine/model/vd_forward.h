@@ -15,6 +15,7 @@
 #ifndef VD_FORWARD_H
 #define VD_FORWARD_H
 
+#include "vd_graph.h"
 #include "vd_kv.h"
 
 enum vd_row_flags {
@@ -29,13 +30,13 @@ struct vd_row {
     uint32_t flags;
 };
 
-/* Gets the rows of the trace that the state root binds: unit 0 (x: the embedding row; k, v NULL), then units
- * 1 .. L: k and v (records as in vd_kv_read) and x, the d floats after the layer, NULL in the last unit of a
- * row that wants nothing. Called on the pool's threads, for different (row, unit) at the same time, in no
- * certain order; all pointers live for the call only. NaNs in x are not canonical yet. */
+/* Gets the rows of the trace that the state root binds: unit 0 (x: the embedding row; the others NULL), then
+ * units 1 .. L: k and v (records as in vd_kv_read) and x, the d floats after the layer, NULL in the last unit
+ * of a row that wants nothing. Of an encoder's layer l (from 0): unit 1 + 2l has q, k and v, unit 2 + 2l has
+ * x. Called on the pool's threads, for different (row, unit) at the same time, in no certain order; all
+ * pointers live for the call only. NaNs in x are not canonical yet. */
 struct vd_tap {
-    void (*row)(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
-                unsigned thread);
+    void (*row)(void *arg, size_t row, uint32_t unit, const struct vd_graph_rows *rows, unsigned thread);
     void *arg;
 };
 

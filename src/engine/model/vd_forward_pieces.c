@@ -110,12 +110,13 @@ void vd_fw_tell(const struct vd_ctx *ctx, const struct rows *r, size_t unit, boo
         const struct row *row = &r->row[t];
         const float *x = with_x ? r->x + t * ctx->m->dims.d : NULL;
         if (unit == 0) {
-            tap->row(tap->arg, row->source, 0, NULL, NULL, x, thread);
+            tap->row(tap->arg, row->source, 0, &(struct vd_graph_rows){.x = x}, thread);
             continue;
         }
         vd_model_read_rows(ctx->m, row->pages[row->pos / VD_KV_PAGE_POS], unit - 1, row->pos % VD_KV_PAGE_POS,
                            buf->k, buf->v);
-        tap->row(tap->arg, row->source, (uint32_t)unit, buf->k, buf->v, x, thread);
+        struct vd_graph_rows rows = {NULL, buf->k, buf->v, x};
+        tap->row(tap->arg, row->source, (uint32_t)unit, &rows, thread);
     }
 }
 

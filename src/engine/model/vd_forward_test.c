@@ -543,10 +543,11 @@ static bool record_equal(const struct ref *r, uint32_t layer, uint32_t pos, cons
     return ok;
 }
 
-static void check_tap(void *arg, size_t row, uint32_t unit, const uint8_t *k, const uint8_t *v,
-                      const float *x, unsigned thread)
+static void check_tap(void *arg, size_t row, uint32_t unit, const struct vd_graph_rows *rows, unsigned thread)
 {
     struct tap_check *t = arg;
+    const uint8_t *k = rows->k, *v = rows->v;
+    const float *x = rows->x;
     uint32_t pos = t->rows[row].pos;
     const struct vd_program *p = t->ref->p;
     bool x_due = unit < p->n_layers || t->rows[row].flags;

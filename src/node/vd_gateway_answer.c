@@ -123,6 +123,7 @@ bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_
     a->job.prompt = prompt;
     a->job.n_prompt = n_prompt;
     gw_cond_init(&a->job.changed);
+    a->job.bell = &a->job.changed;
     a->job.key_limit = key->limit;
     if (prepare(a, m, r, e))
         return true;
@@ -341,48 +342,78 @@ static bool go_on_elsewhere(struct gw_answer *a, bool not_again, struct vd_opena
     return true;
 }
 
-/* What has happened to the job; waits for it. Returns the phase, and how many tokens there are. */
-enum wait_result { W_TOKENS, W_RECEIPT, W_REFUSED, W_LOST, W_BROKEN, W_STALLED, W_GONE, W_STOPPING };
+/* What has happened to a job. */
+enum wait_result {
+    W_NOTHING,
+    W_TOKENS,
+    W_RECEIPT,
+    W_REFUSED,
+    W_LOST,
+    W_BROKEN,
+    W_STALLED,
+    W_GONE,
+    W_STOPPING
+};
 
-static enum wait_result wait_job(struct gw_answer *a, uint32_t *n_tokens)
+/* Under g->mu. */
+static enum wait_result look(const struct gw_answer *a)
 {
-    struct gw_job *j = &a->job;
-    struct vd_gateway *g = a->g;
-    enum wait_result w = W_TOKENS;
-    bool waiting = true;
+    const struct gw_job *j = &a->job;
+    if (j->n_output > a->n_taken)
+        return W_TOKENS;
+    if (j->phase == GW_RECEIPT)
+        return W_RECEIPT;
+    if (j->phase == GW_REFUSED)
+        return W_REFUSED;
+    if (j->phase == GW_LOST)
+        return W_LOST;
+    if (j->phase == GW_BROKEN)
+        return W_BROKEN;
+    if (atomic_load(&a->g->stopping))
+        return W_STOPPING;
+    return vd_clock_ms() - j->progress_ms >= a->g->cfg.stall_ms ? W_STALLED : W_NOTHING;
+}
+
+/* Waits until something has happened to one of the placed answers, *which from now on; the one after it is
+ * looked at first the next time. W_NOTHING: one without a worker might find one now. */
+static enum wait_result wait_any(struct gw_answer *const *a, size_t n, size_t *which, uint32_t *n_tokens)
+{
+    struct vd_gateway *g = a[0]->g;
+    enum wait_result w = W_NOTHING;
+    bool unplaced = false, patient = true;
     pthread_mutex_lock(&g->mu);
-    while (waiting) {
-        waiting = false;
-        if (j->n_output > a->n_taken)
-            w = W_TOKENS;
-        else if (j->phase == GW_RECEIPT)
-            w = W_RECEIPT;
-        else if (j->phase == GW_REFUSED)
-            w = W_REFUSED;
-        else if (j->phase == GW_LOST)
-            w = W_LOST;
-        else if (j->phase == GW_BROKEN)
-            w = W_BROKEN;
-        else if (atomic_load(&g->stopping))
-            w = W_STOPPING;
-        else if (vd_clock_ms() - j->progress_ms >= g->cfg.stall_ms)
-            w = W_STALLED;
-        else
-            waiting = true;
-        if (waiting && !gw_cond_wait_ms(&j->changed, &g->mu, GW_ALIVE_POLL_MS) && a->alive &&
-            !a->alive(a->alive_arg)) {
-            waiting = false;
-            w = W_GONE;
+    while (w == W_NOTHING && (patient || !unplaced)) {
+        for (size_t i = 1; i <= n && w == W_NOTHING; i++) {
+            size_t at = (*which + i) % n;
+            unplaced |= !a[at]->ended && a[at]->job.n_attempts == 0;
+            if (a[at]->ended || a[at]->job.n_attempts == 0 || (w = look(a[at])) == W_NOTHING)
+                continue;
+            *which = at;
+            *n_tokens = a[at]->job.n_output;
         }
+        if (w != W_NOTHING)
+            break;
+        patient = gw_cond_wait_ms(a[0]->job.bell, &g->mu, unplaced ? GW_BUSY_PAUSE_MS : GW_ALIVE_POLL_MS);
+        if (!patient && a[0]->alive && !a[0]->alive(a[0]->alive_arg))
+            w = W_GONE;
     }
-    *n_tokens = j->n_output;
     pthread_mutex_unlock(&g->mu);
     return w;
 }
 
-static bool first_place(struct gw_answer *a, struct vd_openai_error *e)
+/* Gives answers that no worker has had to workers: waits for the first of them, if none is at work. -1: all
+ * is well; else the answer that failed. */
+static long place_new(struct gw_answer *const *a, size_t n, struct vd_openai_error *e)
 {
-    return a->job.n_attempts || gw_job_place(a->g, &a->job, a->alive, a->alive_arg, e);
+    for (size_t i = 0; i < n; i++) {
+        struct gw_job *j = &a[i]->job;
+        if (a[i]->ended || j->n_attempts)
+            continue;
+        bool alone = !j->siblings || j->siblings->n_placed == 0; /* changed by this thread only */
+        if (alone ? !gw_job_place(a[i]->g, j, a[i]->alive, a[i]->alive_arg, e) : !gw_job_try(a[i]->g, j))
+            return alone ? (long)i : -1;
+    }
+    return -1;
 }
 
 static enum gw_step stopping(struct gw_answer *a, struct vd_openai_error *e)
@@ -392,60 +423,88 @@ static enum gw_step stopping(struct gw_answer *a, struct vd_openai_error *e)
     return GW_ERROR;
 }
 
-enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
+/* Goes on after what has happened. W_NOTHING is nothing; GW_TEXT with *again: wait once more. */
+static enum gw_step go_on(struct gw_answer *a, enum wait_result w, uint32_t n_tokens, bool *again,
+                          struct vd_openai_error *e)
 {
     struct gw_job *j = &a->job;
-    uint32_t n;
-    if (a->ended) {
+    bool not_again = true;
+    enum gw_step s;
+    *again = true;
+    switch (w) {
+    case W_NOTHING:
+        return GW_TEXT;
+    case W_TOKENS:
+        *again = false;
+        if (take_text(a, n_tokens)) {
+            if (a->stopped && !j->cancelled)
+                gw_job_cancel(a->g, j); /* its receipt says CANCELLED */
+            return GW_TEXT;
+        }
+        vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+        gw_answer_cancel(a);
+        return GW_ERROR;
+    case W_RECEIPT:
+        s = take_receipt(a, e);
+        if (s != GW_TEXT)
+            return s;
+        break;
+    case W_REFUSED:
+        not_again = j->refusal != VD_REFUSE_BUSY;
+        if (!not_again)
+            vd_clock_sleep_ms(GW_BUSY_PAUSE_MS);
+        break;
+    case W_LOST:
+        not_again = false; /* it may come back */
+        break;
+    case W_STALLED:
+        gw_job_cancel(a->g, j);
+        j->cancelled = false;
+        break;
+    case W_BROKEN:
+        break;
+    case W_GONE:
+        return GW_GONE;
+    case W_STOPPING:
+        return stopping(a, e);
+    }
+    return go_on_elsewhere(a, not_again, e) ? GW_TEXT : end_with_error(a);
+}
+
+enum gw_step gw_answers_next(struct gw_answer *const *a, size_t n, size_t *which, struct vd_openai_error *e)
+{
+    bool any = false, again = true;
+    enum gw_step s = GW_TEXT;
+    for (size_t i = 0; i < n; i++)
+        any |= !a[i]->ended;
+    if (!any) {
         vd_openai_fail(e, 500, "ended", NULL, "The answer has ended.");
         return GW_ERROR;
     }
-    if (!first_place(a, e))
-        return end_with_error(a);
-    for (;;) {
-        bool not_again = true, another = false;
-        enum gw_step s;
-        switch (wait_job(a, &n)) {
-        case W_TOKENS:
-            if (take_text(a, n)) {
-                if (a->stopped && !j->cancelled)
-                    gw_job_cancel(a->g, j); /* its receipt says CANCELLED */
-                return GW_TEXT;
-            }
-            vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
-            gw_answer_cancel(a);
-            return GW_ERROR;
-        case W_RECEIPT:
-            s = take_receipt(a, e);
-            if (s != GW_TEXT)
-                return s;
-            another = true;
-            break;
-        case W_REFUSED:
-            not_again = j->refusal != VD_REFUSE_BUSY;
-            if (!not_again)
-                vd_clock_sleep_ms(GW_BUSY_PAUSE_MS);
-            another = true;
-            break;
-        case W_LOST:
-            not_again = false; /* it may come back */
-            another = true;
-            break;
-        case W_STALLED:
-            gw_job_cancel(a->g, j);
-            j->cancelled = false;
-            another = true;
-            break;
-        case W_BROKEN:
-            another = true;
-            break;
-        case W_GONE:
-            return GW_GONE;
-        case W_STOPPING:
-            return stopping(a, e);
+    while (again && s == GW_TEXT) {
+        uint32_t n_tokens = 0;
+        long failed = place_new(a, n, e);
+        if (failed >= 0) {
+            *which = (size_t)failed;
+            return end_with_error(a[failed]);
         }
-        if (another && !go_on_elsewhere(a, not_again, e))
-            return end_with_error(a);
+        enum wait_result w = wait_any(a, n, which, &n_tokens);
+        s = go_on(a[*which], w, n_tokens, &again, e);
+    }
+    return s;
+}
+
+enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
+{
+    size_t which = 0;
+    return gw_answers_next(&a, 1, &which, e);
+}
+
+void gw_answers_join(struct gw_answer *const *a, size_t n, struct gw_siblings *s)
+{
+    for (size_t i = 0; i < n; i++) {
+        a[i]->job.bell = a[0]->job.bell;
+        a[i]->job.siblings = s;
     }
 }
 
@@ -464,7 +523,7 @@ void gw_answer_cancel(struct gw_answer *a)
     uint64_t until = vd_clock_ms() + (atomic_load(&g->stopping) ? GW_STOP_WAIT_MS : GW_CANCEL_WAIT_MS);
     pthread_mutex_lock(&g->mu);
     while (j->phase == GW_RUNNING && vd_clock_ms() < until)
-        gw_cond_wait_ms(&j->changed, &g->mu, GW_ALIVE_POLL_MS);
+        gw_cond_wait_ms(j->bell, &g->mu, GW_ALIVE_POLL_MS);
     enum gw_phase phase = j->phase;
     uint32_t n = j->n_output;
     pthread_mutex_unlock(&g->mu);

@@ -42,7 +42,20 @@ struct gw_http {
     atomic_uint n_calls; /* requests whose response has not been sent to its end */
 };
 
-enum stream_state { S_ROLE, S_TEXT, S_CALLS, S_REST, S_FINISH, S_NEXT, S_USAGE, S_DONE, S_END };
+enum choice_state { S_ROLE, S_TEXT, S_CALLS, S_REST, S_FINISH, S_OVER };
+enum stream_state { S_CHOICES, S_USAGE, S_DONE, S_END };
+
+/* One answer of a request. */
+struct choice {
+    struct gw_answer answer;
+    bool running, done; /* the answer is to be freed; its receipt is there */
+    char receipt[2 * VD_HASH_BYTES + 1];
+    enum choice_state state;
+    size_t n_sent;              /* bytes of the text that are in chunks */
+    uint32_t n_logprobs;        /* tokens whose log probabilities are in chunks */
+    struct vd_tool_scan scan;   /* of the text so far, if there may be tool calls */
+    struct vd_tool_answer read; /* of the whole answer; calls owned */
+};
 
 /* A request, from its headers to the last byte of its response. */
 struct call {
@@ -60,26 +73,23 @@ struct call {
     struct vd_openai_request request;
     struct gw_once once;
     bool entered, explicit_key;
-    struct gw_answer answer; /* of the choice at work */
-    uint32_t choice;
-    struct vd_openai_before before;
-    uint32_t *prompt, n_prompt; /* for the choices to come; owned */
-    const struct gw_model *gw_model;
-    bool running, begun; /* the answer runs; its response has begun */
-    bool gone;           /* the client hung up */
+    struct choice *choice;     /* owned; NULL in a replay */
+    struct gw_answer **answer; /* of each; owned */
+    uint32_t n_choices;
+    struct gw_siblings siblings;
+    bool begun; /* the response has begun */
+    bool gone;  /* the client hung up */
     bool replay;
     struct vd_gwstore_once kept; /* replay: the earlier answer, text owned */
 
     char id[64], model[128], receipt[2 * VD_HASH_BYTES + 1];
     uint64_t created_s;
     enum stream_state state;
-    size_t n_sent;       /* bytes of the text that are in chunks */
-    uint32_t n_logprobs; /* tokens whose log probabilities are in chunks */
-    bool tools;          /* the answer may have tool calls */
-    struct vd_tool_scan scan;
-    struct vd_tool_answer read; /* of the whole answer; calls owned */
-    bool done;                  /* the receipt is there */
-    char *out;                  /* a piece of the stream, owned */
+    uint32_t turn; /* the choice that has chunks first */
+    size_t which;  /* the choice to which something happened last */
+    bool tools;    /* the answers may have tool calls */
+    struct vd_openai_before before;
+    char *out; /* a piece of the stream, owned */
     size_t out_at, out_n;
 };
 
@@ -269,7 +279,7 @@ static bool enter(struct call *c, struct vd_openai_error *e)
         c->entered = true;
         return true;
     case GW_ONCE_REPLAY:
-        c->replay = c->done = true;
+        c->replay = true;
         return true;
     case GW_ONCE_FAIL:
         return false;
@@ -289,18 +299,58 @@ static void make_id(struct call *c)
     c->created_s = vd_clock_wall_s();
 }
 
-static bool keep_prompt(struct call *c, uint32_t *ids, uint32_t n_ids, struct vd_openai_error *e)
+static bool no_memory(struct vd_openai_error *e)
 {
-    if (c->request.n == 1)
-        return true;
-    c->prompt = malloc(n_ids * sizeof *ids);
-    c->n_prompt = n_ids;
-    if (c->prompt) {
-        memcpy(c->prompt, ids, n_ids * sizeof *ids);
-        return true;
-    }
-    free(ids);
     return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
+}
+
+/* Choice i, which takes ids over; each has its own, since a job is one receipt's. Later ones have the seed of
+ * the first. */
+static bool make_choice(struct call *c, uint32_t i, const struct gw_model *m, uint32_t *ids, uint32_t n_ids,
+                        struct vd_openai_error *e)
+{
+    struct choice *o = &c->choice[i];
+    c->request.sampling.choice = i;
+    if (!gw_answer_start(&o->answer, c->g, m, &c->request, &c->key, ids, n_ids, e))
+        return false;
+    o->running = true;
+    o->answer.stream.marks = c->tools;
+    o->answer.alive = client_alive;
+    o->answer.alive_arg = c;
+    c->request.sampling.seed = o->answer.job.sampling.seed;
+    c->request.has_seed = true;
+    c->answer[i] = &o->answer;
+    c->n_choices = i + 1;
+    return true;
+}
+
+static bool make_choices(struct call *c, const struct gw_model *m, uint32_t *ids, uint32_t n_ids,
+                         struct vd_openai_error *e)
+{
+    uint32_t n = c->request.n;
+    c->choice = calloc(n, sizeof *c->choice);
+    c->answer = calloc(n, sizeof(struct gw_answer *));
+    if (!c->choice || !c->answer) {
+        free(ids);
+        return no_memory(e);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t *own = i + 1 < n ? malloc(n_ids * sizeof *own) : ids;
+        if (!own) {
+            free(ids);
+            return no_memory(e);
+        }
+        if (own != ids)
+            memcpy(own, ids, n_ids * sizeof *own);
+        if (!make_choice(c, i, m, own, n_ids, e)) {
+            if (own != ids)
+                free(ids);
+            return false;
+        }
+    }
+    if (n > 1)
+        gw_answers_join(c->answer, n, &c->siblings);
+    return true;
 }
 
 /* Everything up to the point where a worker is asked. */
@@ -316,19 +366,11 @@ static bool prepare(struct call *c, struct vd_openai_error *e)
         return false;
     if (c->replay)
         return true;
-    if (!vd_gateway_text_prompt(m->text, &c->request, &ids, &n_ids, e))
+    if (!vd_gateway_text_prompt(m->text, &c->request, &ids, &n_ids, e) || !make_choices(c, m, ids, n_ids, e))
         return false;
-    c->gw_model = m;
-    if (!keep_prompt(c, ids, n_ids, e))
-        return false;
-    if (!gw_answer_start(&c->answer, c->g, m, &c->request, &c->key, ids, n_ids, e))
-        return false;
-    c->running = true;
-    c->answer.stream.marks = c->tools;
-    c->answer.alive = client_alive;
-    c->answer.alive_arg = c;
-    c->answer.has_slot = c->request.logprobs == 0 && c->request.n == 1; /* else it is not kept */
-    struct vd_gwstore_once *o = &c->answer.once;
+    struct gw_answer *a = c->answer[0];
+    a->has_slot = c->request.logprobs == 0 && c->request.n == 1; /* else it is not kept */
+    struct vd_gwstore_once *o = &a->once;
     o->slot = c->once.slot;
     o->fingerprint = c->once.fingerprint;
     o->created_s = c->created_s;
@@ -339,134 +381,141 @@ static bool prepare(struct call *c, struct vd_openai_error *e)
 
 /* ---- the answer ---- */
 
-static struct vd_openai_reply reply_of(struct call *c)
+/* Of choice `o`. */
+static struct vd_openai_reply reply_of(struct call *c, struct choice *o)
 {
-    const struct vd_gwstore_once *k = c->replay ? &c->kept : &c->answer.once;
+    const struct vd_gwstore_once *k = c->replay ? &c->kept : &o->answer.once;
     struct vd_openai_reply r = {
-        .kind = c->kind, .id = c->id, .created_s = c->created_s, .model = c->model, .receipt_id = c->receipt};
-    r.index = c->choice;
-    r.before = c->choice ? &c->before : NULL;
-    r.text = c->replay ? k->text : c->answer.text ? c->answer.text : "";
-    r.n_text = c->replay ? k->n_text : c->answer.n_text;
-    if (c->done) {
+        .kind = c->kind, .id = c->id, .created_s = c->created_s, .model = c->model, .receipt_id = o->receipt};
+    r.index = (uint32_t)(o - c->choice);
+    r.text = c->replay ? k->text : o->answer.text ? o->answer.text : "";
+    r.n_text = c->replay ? k->n_text : o->answer.n_text;
+    if (o->done) {
         r.finish = k->finish;
         r.n_prompt = k->n_prompt;
         r.n_output = k->n_output;
         r.amount = k->amount;
-        vd_hex_encode(c->receipt, k->receipt_id.b, VD_HASH_BYTES);
+        vd_hex_encode(o->receipt, k->receipt_id.b, VD_HASH_BYTES);
     }
     return r;
 }
 
 /* Of the tokens that no chunk has had yet; NULL: not wanted. */
-static json_t *take_logprobs(struct call *c)
+static json_t *take_logprobs(struct call *c, struct choice *o)
 {
-    const struct gw_job *j = &c->answer.job;
-    uint32_t from = c->n_logprobs;
+    const struct gw_job *j = &o->answer.job;
+    uint32_t from = o->n_logprobs;
     if (!c->request.logprobs || c->replay || !j->logprob)
         return NULL;
-    c->n_logprobs = c->answer.n_text_tok;
+    o->n_logprobs = o->answer.n_text_tok;
     return vd_gateway_text_logprobs(j->model->text, c->kind, j->output, j->logprob,
-                                    GW_LOGPROB_BYTES(j->logprobs), from, c->n_logprobs);
+                                    GW_LOGPROB_BYTES(j->logprobs), from, o->n_logprobs);
 }
 
 /* The answer is whole: which of its text are tool calls? */
-static void read_calls(struct call *c)
+static void read_calls(struct call *c, struct choice *o)
 {
-    struct vd_openai_reply r = reply_of(c);
-    c->read = (struct vd_tool_answer){NULL, r.n_text, r.n_text};
+    struct vd_openai_reply r = reply_of(c, o);
+    o->read = (struct vd_tool_answer){NULL, r.n_text, r.n_text};
     if (c->tools)
-        vd_tool_read(&c->read, r.text, r.n_text, &c->request.tools, c->id, c->choice, c->request.one_call);
+        vd_tool_read(&o->read, r.text, r.n_text, &c->request.tools, c->id, r.index, c->request.one_call);
 }
 
-/* One step; a client that has hung up before its response began gets its answer finished all the same. */
+/* One step of some choice; a client that has hung up before its response began gets its answer finished all
+ * the same. */
 static enum gw_step step(struct call *c, struct vd_openai_error *e)
 {
-    enum gw_step s = gw_answer_next(&c->answer, e);
+    enum gw_step s = gw_answers_next(c->answer, c->n_choices, &c->which, e);
     if (s == GW_GONE && (!c->begun || c->explicit_key)) {
         c->gone = true;
-        c->answer.alive = NULL;
-        s = gw_answer_next(&c->answer, e);
+        for (uint32_t i = 0; i < c->n_choices; i++)
+            c->answer[i]->alive = NULL;
+        s = gw_answers_next(c->answer, c->n_choices, &c->which, e);
     }
-    c->done |= s == GW_DONE;
+    c->choice[c->which].done |= s == GW_DONE;
     return s;
 }
 
-static void note_replay(struct call *c)
+static bool all_done(const struct call *c)
 {
+    for (uint32_t i = 0; i < c->n_choices; i++)
+        if (!c->choice[i].done)
+            return false;
+    return true;
+}
+
+/* The kept answer as the only choice. */
+static bool take_replay(struct call *c)
+{
+    c->choice = calloc(1, sizeof *c->choice);
+    if (!c->choice)
+        return false;
+    c->choice[0].done = true;
+    c->n_choices = 1;
     snprintf(c->id, sizeof c->id, "%s", c->kept.reply_id);
     c->created_s = c->kept.created_s;
     pthread_mutex_lock(&c->g->mu);
     c->g->stats.n_replayed++;
     pthread_mutex_unlock(&c->g->mu);
-}
-
-/* Puts this choice to those before, and starts the next: the same prompt, whose work the worker has kept, and
- * the same seed. False: *e says why. */
-static bool next_choice(struct call *c, const struct vd_openai_reply *r, struct vd_openai_error *e)
-{
-    uint32_t *ids = malloc(c->n_prompt * sizeof *ids);
-    c->request.sampling.seed = c->answer.job.sampling.seed;
-    c->request.has_seed = true;
-    if (!ids || !vd_openai_before_add(&c->before, r)) {
-        free(ids);
-        return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
-    }
-    memcpy(ids, c->prompt, c->n_prompt * sizeof *ids);
-    json_decref(c->read.calls);
-    c->read = (struct vd_tool_answer){NULL, 0, 0};
-    memset(&c->scan, 0, sizeof c->scan);
-    c->request.sampling.choice = ++c->choice;
-    c->done = c->running = false;
-    c->n_sent = c->n_logprobs = 0;
-    bool gone = c->answer.alive == NULL;
-    gw_answer_free(&c->answer);
-    if (!gw_answer_start(&c->answer, c->g, c->gw_model, &c->request, &c->key, ids, c->n_prompt, e))
-        return false;
-    c->running = true;
-    c->answer.stream.marks = c->tools;
-    c->answer.alive = gone ? NULL : client_alive;
-    c->answer.alive_arg = c;
     return true;
 }
 
-/* The choice at work and those behind it, whole: one response. */
-static enum MHD_Result whole_choice(struct call *c)
+/* The text of a whole answer is what stands around its calls; *memory is the caller's. False: no memory. */
+static bool without_calls(const struct choice *o, struct vd_openai_reply *r, char **memory)
 {
-    struct vd_openai_error e;
-    enum gw_step s = c->done ? GW_DONE : GW_TEXT;
-    while (s == GW_TEXT)
-        s = step(c, &e);
-    if (s != GW_DONE)
-        return respond_error(c, &e);
-    struct vd_openai_reply r = reply_of(c);
-    char *content = NULL;
-    bool last = c->choice + 1 >= c->request.n;
-    read_calls(c);
-    if (last) {
-        c->begun = true;
-        c->gone |= !client_alive(c); /* what is sent now would be lost, though sending succeeds */
-    }
-    if (c->read.calls) {
-        size_t n = c->read.n_content, n_rest = r.n_text - c->read.rest;
-        content = malloc(n + n_rest + 1);
-        if (!content)
-            return respond_json(c, MHD_HTTP_OK, NULL);
-        memcpy(content, r.text, n);
-        memcpy(content + n, r.text + c->read.rest, n_rest);
-        r.text = content;
-        r.n_text = n + n_rest;
-        r.calls = c->read.calls;
-    }
-    json_t *logprobs = take_logprobs(c);
+    size_t n = o->read.n_content, n_rest = r->n_text - o->read.rest;
+    *memory = NULL;
+    if (!o->read.calls)
+        return true;
+    char *content = *memory = malloc(n + n_rest + 1);
+    if (!content)
+        return false;
+    memcpy(content, r->text, n);
+    memcpy(content + n, r->text + o->read.rest, n_rest);
+    r->text = content;
+    r->n_text = n + n_rest;
+    r->calls = o->read.calls;
+    return true;
+}
+
+/* The JSON of choice i and of those before it; NULL but for the last. False: no memory. */
+static bool whole_choice(struct call *c, uint32_t i, char **json)
+{
+    struct choice *o = &c->choice[i];
+    struct vd_openai_reply r = reply_of(c, o);
+    bool last = i + 1 == c->n_choices;
+    char *content;
+    read_calls(c, o);
+    if (!without_calls(o, &r, &content))
+        return false;
+    json_t *logprobs = take_logprobs(c, o);
     r.logprobs = logprobs;
-    char *json = last ? vd_openai_format_reply(&r) : NULL;
-    bool goes_on = !last && next_choice(c, &r, &e);
+    r.before = i ? &c->before : NULL;
+    if (last)
+        *json = vd_openai_format_reply(&r);
+    bool ok = last ? *json != NULL : vd_openai_before_add(&c->before, &r);
     json_decref(logprobs);
     free(content);
-    if (goes_on)
-        return whole_choice(c);
-    return last ? respond_json(c, MHD_HTTP_OK, json) : respond_error(c, &e);
+    return ok;
+}
+
+/* All choices in one response. */
+static enum MHD_Result respond_whole(struct call *c)
+{
+    struct vd_openai_error e;
+    char *json = NULL;
+    while (!all_done(c)) {
+        enum gw_step s = step(c, &e);
+        if (s == GW_ERROR || s == GW_GONE)
+            return respond_error(c, &e);
+    }
+    c->begun = true;
+    c->gone |= !client_alive(c); /* what is sent now would be lost, though sending succeeds */
+    for (uint32_t i = 0; i < c->n_choices; i++)
+        if (!whole_choice(c, i, &json))
+            return respond_json(c, MHD_HTTP_OK, NULL);
+    memcpy(c->receipt, c->choice[c->n_choices - 1].receipt, sizeof c->receipt);
+    return respond_json(c, MHD_HTTP_OK, json);
 }
 
 /* Puts "data: JSON\n\n" into c->out. Takes json over. */
@@ -483,13 +532,14 @@ static bool put_event(struct call *c, char *json)
     return c->out != NULL;
 }
 
-static bool put_chunk(struct call *c, enum vd_openai_part part, size_t from, size_t n)
+static bool put_chunk(struct call *c, struct choice *o, enum vd_openai_part part, size_t from, size_t n)
 {
-    struct vd_openai_reply r = reply_of(c);
+    struct vd_openai_reply r = reply_of(c, o);
     r.text += from;
     r.n_text = n;
-    r.calls = c->read.calls;
-    json_t *logprobs = part == VD_OPENAI_PART_TEXT ? take_logprobs(c) : NULL;
+    r.calls = o->read.calls;
+    r.before = part == VD_OPENAI_PART_USAGE && c->n_choices > 1 ? &c->before : NULL;
+    json_t *logprobs = part == VD_OPENAI_PART_TEXT ? take_logprobs(c, o) : NULL;
     r.logprobs = logprobs;
     char *json = vd_openai_format_chunk(&r, part, c->request.include_usage);
     json_decref(logprobs);
@@ -497,95 +547,119 @@ static bool put_chunk(struct call *c, enum vd_openai_part part, size_t from, siz
 }
 
 /* How much of the text may be sent now: what could become a tool call waits until the answer is whole. */
-static size_t sendable(struct call *c)
+static size_t sendable(struct call *c, struct choice *o)
 {
-    struct vd_openai_reply r = reply_of(c);
+    struct vd_openai_reply r = reply_of(c, o);
     if (!c->tools)
         return r.n_text;
-    if (!c->done)
-        return vd_tool_content(&c->scan, r.text, r.n_text);
-    if (!c->read.calls)
-        read_calls(c);
-    return c->read.n_content;
+    if (!o->done)
+        return vd_tool_content(&o->scan, r.text, r.n_text);
+    if (!o->read.calls)
+        read_calls(c, o);
+    return o->read.n_content;
 }
 
-/* The next text chunk, waiting for it; false at the end of the text, or put an error and ended. */
-static bool put_text(struct call *c, bool *failed)
+struct piece {
+    enum vd_openai_part part;
+    size_t from, n; /* of the text */
+};
+
+/* The choice's next chunk, if it has one now. */
+static bool take_piece(struct call *c, struct choice *o, struct piece *p)
 {
-    struct vd_openai_error e;
-    enum gw_step s = GW_TEXT;
-    for (;;) {
-        size_t n_text = sendable(c);
-        if (n_text > c->n_sent) {
-            size_t from = c->n_sent;
-            c->n_sent = n_text;
-            *failed = !put_chunk(c, VD_OPENAI_PART_TEXT, from, n_text - from);
+    size_t n = sendable(c, o), from = o->n_sent, rest = o->done ? reply_of(c, o).n_text - o->read.rest : 0;
+    if (o->state == S_OVER || (n == from && !o->done))
+        return false;
+    if (o->state == S_ROLE) {
+        o->state = S_TEXT;
+        *p = (struct piece){VD_OPENAI_PART_ROLE, 0, 0};
+        if (c->kind == VD_OPENAI_CHAT)
             return true;
-        }
-        if (c->done)
-            return false;
-        s = step(c, &e);
-        if (s == GW_GONE) {
-            *failed = true;
-            return true;
-        }
-        if (s == GW_ERROR) {
-            count_error(c->g);
-            c->state = S_END;
-            *failed = !put_event(c, vd_openai_format_error(&e));
-            return true;
-        }
     }
+    if (o->state == S_TEXT && n > from) {
+        o->n_sent = n;
+        *p = (struct piece){VD_OPENAI_PART_TEXT, from, n - from};
+        return true;
+    }
+    if (o->state == S_TEXT)
+        o->state = o->read.calls ? S_CALLS : S_FINISH;
+    if (o->state == S_CALLS) {
+        o->state = rest ? S_REST : S_FINISH;
+        *p = (struct piece){VD_OPENAI_PART_CALLS, 0, 0};
+    } else if (o->state == S_REST) {
+        o->state = S_FINISH;
+        *p = (struct piece){VD_OPENAI_PART_TEXT, o->read.rest, rest};
+    } else {
+        o->state = S_OVER;
+        *p = (struct piece){VD_OPENAI_PART_FINISH, 0, 0};
+    }
+    return true;
+}
+
+/* A chunk of some choice: they take turns. */
+static bool put_some(struct call *c, bool *failed)
+{
+    struct piece p;
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        uint32_t at = (c->turn + i) % c->n_choices;
+        if (!take_piece(c, &c->choice[at], &p))
+            continue;
+        c->turn = at + 1;
+        *failed = !put_chunk(c, &c->choice[at], p.part, p.from, p.n);
+        return true;
+    }
+    return false;
+}
+
+static bool put_error(struct call *c, const struct vd_openai_error *e)
+{
+    count_error(c->g);
+    c->state = S_END;
+    return put_event(c, vd_openai_format_error(e));
+}
+
+/* The usage of all choices. */
+static bool put_usage(struct call *c)
+{
+    for (uint32_t i = 0; i + 1 < c->n_choices; i++) {
+        struct vd_openai_reply r = reply_of(c, &c->choice[i]);
+        if (!vd_openai_before_add(&c->before, &r))
+            return false;
+    }
+    return put_chunk(c, &c->choice[c->n_choices - 1], VD_OPENAI_PART_USAGE, 0, 0);
 }
 
 /* Fills c->out with the next piece. False: the connection is to be cut. */
 static bool produce(struct call *c)
 {
     bool failed = false;
-    size_t rest;
-    struct vd_openai_reply r;
     struct vd_openai_error e;
-    switch (c->state) {
-    case S_ROLE:
-        c->state = S_TEXT;
-        if (c->kind == VD_OPENAI_CHAT)
-            return put_chunk(c, VD_OPENAI_PART_ROLE, 0, 0);
-        return produce(c);
-    case S_TEXT:
-        if (put_text(c, &failed))
+    while (c->state == S_CHOICES) {
+        if (put_some(c, &failed))
             return !failed;
-        c->state = c->read.calls ? S_CALLS : S_FINISH;
-        return produce(c);
-    case S_CALLS:
-        c->state = S_REST;
-        return put_chunk(c, VD_OPENAI_PART_CALLS, 0, 0);
-    case S_REST:
-        c->state = S_FINISH;
-        rest = reply_of(c).n_text - c->read.rest;
-        return rest ? put_chunk(c, VD_OPENAI_PART_TEXT, c->read.rest, rest) : produce(c);
-    case S_FINISH:
-        c->state = c->choice + 1 < c->request.n ? S_NEXT : c->request.include_usage ? S_USAGE : S_DONE;
-        return put_chunk(c, VD_OPENAI_PART_FINISH, 0, 0);
-    case S_NEXT:
-        r = reply_of(c);
-        if (next_choice(c, &r, &e)) {
-            c->state = S_ROLE;
-            return produce(c);
+        if (all_done(c)) {
+            c->state = c->request.include_usage ? S_USAGE : S_DONE;
+            break;
         }
-        count_error(c->g);
-        c->state = S_END;
-        return put_event(c, vd_openai_format_error(&e));
+        enum gw_step s = step(c, &e);
+        if (s == GW_GONE)
+            return false;
+        if (s == GW_ERROR)
+            return put_error(c, &e);
+    }
+    switch (c->state) {
     case S_USAGE:
         c->state = S_DONE;
-        return put_chunk(c, VD_OPENAI_PART_USAGE, 0, 0);
+        return put_usage(c);
     case S_DONE:
         c->state = S_END;
         return put_event(c, strdup("[DONE]"));
+    case S_CHOICES:
     case S_END:
-        c->out_n = c->out_at = 0;
-        return true;
+        break;
     }
-    return false;
+    c->out_n = c->out_at = 0;
+    return true;
 }
 
 static ssize_t read_stream(void *arg, uint64_t pos, char *buf, size_t max)
@@ -607,11 +681,13 @@ static ssize_t read_stream(void *arg, uint64_t pos, char *buf, size_t max)
 static enum MHD_Result respond_stream(struct call *c)
 {
     struct vd_openai_error e;
-    enum gw_step s = c->done ? GW_DONE : GW_TEXT;
-    while (s == GW_TEXT && c->answer.n_text == 0)
-        s = step(c, &e);
-    if (s == GW_ERROR || s == GW_GONE)
-        return respond_error(c, &e);
+    bool ready = all_done(c);
+    while (!ready) {
+        enum gw_step s = step(c, &e);
+        if (s == GW_ERROR || s == GW_GONE)
+            return respond_error(c, &e);
+        ready = s == GW_DONE || c->answer[c->which]->n_text > 0;
+    }
     struct MHD_Response *r =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read_stream, c, NULL);
     if (!r)
@@ -636,9 +712,9 @@ static enum MHD_Result answer(struct call *c)
     pthread_mutex_unlock(&c->g->mu);
     if (!prepare(c, &e))
         return respond_error(c, &e);
-    if (c->replay)
-        note_replay(c);
-    return c->request.stream ? respond_stream(c) : whole_choice(c);
+    if (c->replay && !take_replay(c))
+        return respond_json(c, MHD_HTTP_OK, NULL);
+    return c->request.stream ? respond_stream(c) : respond_whole(c);
 }
 
 static enum MHD_Result embeddings(struct call *c)
@@ -853,6 +929,22 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     return respond_error(c, &e);
 }
 
+/* Cancels those that have not ended: all of them, before any is waited for. */
+static void free_choices(struct call *c)
+{
+    for (uint32_t i = 0; i < c->n_choices && !c->replay; i++)
+        if (!c->choice[i].done && c->answer[i]->job.n_attempts)
+            gw_job_cancel(c->g, &c->answer[i]->job);
+    for (uint32_t i = c->n_choices; i-- > 0;) { /* the first has what the others wait on */
+        json_decref(c->choice[i].read.calls);
+        if (c->choice[i].running)
+            gw_answer_free(&c->choice[i].answer);
+    }
+    vd_openai_before_free(&c->before);
+    free(c->choice);
+    free(c->answer);
+}
+
 /* The response has been sent, or the connection is gone. */
 static void completed(void *cls, struct MHD_Connection *connection, void **state,
                       enum MHD_RequestTerminationCode why)
@@ -864,25 +956,22 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
     if (!c)
         return;
     *state = NULL;
-    if (c->running && !c->done && c->explicit_key) { /* it will be asked for again: to the end */
-        c->answer.alive = NULL;
-        while (gw_answer_next(&c->answer, &e) == GW_TEXT)
+    if (c->n_choices == 1 && !c->choice[0].done &&
+        c->explicit_key) { /* it will be asked for again: to the end */
+        c->answer[0]->alive = NULL;
+        while (step(c, &e) == GW_TEXT)
             ;
     }
-    bool delivered =
-        why == MHD_REQUEST_TERMINATED_COMPLETED_OK && c->done && !c->gone && !c->replay && !c->explicit_key;
+    bool delivered = why == MHD_REQUEST_TERMINATED_COMPLETED_OK && all_done(c) && c->n_choices && !c->gone &&
+                     !c->replay && !c->explicit_key;
     if (delivered)
         gw_once_delivered(c->g, &c->once.slot);
-    if (c->running)
-        gw_answer_free(&c->answer);
-    vd_openai_before_free(&c->before);
-    free(c->prompt);
+    free_choices(c);
     if (c->entered)
         gw_once_leave(c->g, &c->once);
     take_leave(c);
     vd_openai_request_free(&c->request);
     gw_guard_next(h->guard, c->guest);
-    json_decref(c->read.calls);
     free(c->kept.text);
     free(c->out);
     free(c->body);

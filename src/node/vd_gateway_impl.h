@@ -27,7 +27,7 @@ enum {
     GW_STOP_WAIT_MS = 3000,    /* the same while stopping */
     GW_NO_WORKER_MS = 1500,    /* to wait for a worker when none is linked, before the first token */
     GW_RESUME_WAIT_MS = 10000, /* the same, in mid-answer */
-    GW_BUSY_PAUSE_MS = 50,     /* after a worker that turned out to be busy */
+    GW_BUSY_PAUSE_MS = 50,     /* after a worker that turned out to be busy, or was */
     GW_LEDGER_WAIT_MS = 2000,  /* a request waits so long for a lost ledger */
     GW_KEYS_IN_USE_MAX = 4096,
     GW_DELIVERED = 1024, /* answers whose delivery is remembered */
@@ -68,6 +68,13 @@ enum gw_phase {
     GW_BROKEN,  /* the worker broke the rules */
 };
 
+/* The choices of one request: one goes where another is, since the prompt is known there, and one for which
+ * nothing is left waits for the others. Under g->mu. */
+struct gw_siblings {
+    uint32_t n_placed;       /* that a worker has */
+    struct vd_pubkey worker; /* the latest */
+};
+
 /* One answer, from prompt to receipt, over as many workers as it takes. The HTTP thread that made it owns it;
  * links' threads write to it under g->mu while it is in g->jobs. */
 struct gw_job {
@@ -103,7 +110,9 @@ struct gw_job {
     size_t n_receipt;
     struct vd_sig worker_sig;
     uint64_t progress_ms;
-    pthread_cond_t changed;
+    pthread_cond_t changed, *bell; /* bell: rung at every change; its own, or that of another choice */
+    struct gw_siblings *siblings;  /* NULL: none */
+    bool placed;                   /* counted there */
 
     unsigned n_attempts, n_excluded;
     struct vd_pubkey excluded[GW_EXCLUDED_MAX];
@@ -176,6 +185,8 @@ enum vd_err gw_pool_start(struct vd_gateway *g, struct vd_error *err);
 typedef bool gw_alive_fn(void *arg);
 bool gw_job_place(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, void *arg,
                   struct vd_openai_error *e);
+/* The same without waiting. False: nobody can take it now, and nothing has changed. */
+bool gw_job_try(struct vd_gateway *g, struct gw_job *j);
 void gw_job_leave(struct vd_gateway *g,
                   struct gw_job *j); /* ends the current attempt; its reservation ends */
 void gw_job_cancel(struct vd_gateway *g, struct gw_job *j);
@@ -232,6 +243,11 @@ bool gw_answer_start(struct gw_answer *a, struct vd_gateway *g, const struct gw_
 /* Waits for more text (GW_TEXT: a->text has grown), the end (GW_DONE: the receipt is durable), a client that
  * hung up (GW_GONE) or an error. */
 enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e);
+/* The same of n choices side by side, one of which *which then names; not all have ended. Those after the
+ * first are given to workers as these have room. Before the first call: */
+enum gw_step gw_answers_next(struct gw_answer *const *a, size_t n, size_t *which, struct vd_openai_error *e);
+/* makes answers, none of which has been asked for, choices of one request. a[0] is freed last. */
+void gw_answers_join(struct gw_answer *const *a, size_t n, struct gw_siblings *s);
 /* Stops early: what was generated is receipted and kept if the worker says so in time. */
 void gw_answer_cancel(struct gw_answer *a);
 void gw_answer_free(struct gw_answer *a); /* cancels if it has not ended */

@@ -59,7 +59,7 @@ static void on_open(void *arg, struct vd_link *l)
 static void wake_job(struct gw_job *j, enum gw_phase phase)
 {
     j->phase = phase;
-    pthread_cond_broadcast(&j->changed);
+    pthread_cond_broadcast(j->bell);
 }
 
 static void on_close(void *arg, struct vd_link *l, const struct vd_error *why)
@@ -480,6 +480,8 @@ static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct g
         }
         uint64_t load =
             ((uint64_t)s->n_running << 32) / o->capacity; /* the least loaded, then the cheapest */
+        if (j->siblings && j->siblings->n_placed && vd_pubkey_eq(&j->siblings->worker, &s->key))
+            load = 0; /* it knows the prompt */
         if (c != CHOSEN || load < best ||
             (load == best && vd_amount_cmp(o->price_out, (*offer)->price_out) < 0)) {
             best = load;
@@ -577,9 +579,15 @@ static bool give(struct vd_gateway *g, struct gw_job *j, struct gw_session *s, c
     j->n_attempts++;
     if (!send_job(g, j, s->link)) {
         j->session = NULL;
+        j->phase = GW_LOST;
         return false;
     }
     s->n_running++;
+    if (j->siblings) {
+        j->siblings->n_placed++;
+        j->siblings->worker = s->key;
+        j->placed = true;
+    }
     bool added = vd_amount_add(&s->committed, s->committed, j->reserved);
     (void)added; /* choose has looked */
     j->next = g->jobs;
@@ -667,9 +675,30 @@ bool gw_job_place(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, vo
     return ok;
 }
 
+bool gw_job_try(struct vd_gateway *g, struct gw_job *j)
+{
+    struct vd_openai_error e;
+    struct gw_session *s;
+    const struct vd_wire_offer *o;
+    uint64_t sequence;
+    pthread_mutex_lock(&g->mu);
+    bool ok = choose(g, j, &s, &o) == CHOSEN;
+    pthread_mutex_unlock(&g->mu);
+    if (!ok || !gw_money_sequence(g, &sequence, &e)) /* it may touch the disk */
+        return false;
+    pthread_mutex_lock(&g->mu);
+    ok = choose(g, j, &s, &o) == CHOSEN && gw_money_reserve(g, j, most_of(j, o), &e) &&
+         give(g, j, s, o, sequence);
+    pthread_mutex_unlock(&g->mu);
+    return ok;
+}
+
 void gw_job_leave(struct vd_gateway *g, struct gw_job *j)
 {
     pthread_mutex_lock(&g->mu);
+    if (j->placed)
+        j->siblings->n_placed--;
+    j->placed = false;
     struct gw_job **at = &g->jobs;
     while (*at && *at != j)
         at = &(*at)->next;

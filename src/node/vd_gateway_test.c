@@ -552,6 +552,96 @@ static void test_stream_equals_whole(void **state)
     free(s.body);
 }
 
+/* Choices of one request, more than the worker takes at once. Texts are the caller's. */
+enum { CHOICES = 11 };
+
+static void whole_choices(const char *body, char *text[CHOICES])
+{
+    struct reply r = post(CHAT, body);
+    json_t *j = json_of(&r, 200), *choices = json_object_get(j, "choices"), *all;
+    json_int_t amount, in, out;
+    assert_int_equal(json_array_size(choices), CHOICES);
+    for (size_t i = 0; i < CHOICES; i++) {
+        const char *content;
+        json_int_t index;
+        assert_int_equal(json_unpack(json_array_get(choices, i), "{s:I,s:{s:s}}", "index", &index, "message",
+                                     "content", &content),
+                         0);
+        assert_int_equal(index, i);
+        text[i] = strdup(content);
+    }
+    assert_int_equal(json_unpack(j, "{s:{s:o,s:I},s:{s:I,s:I}}", "veridem", "receipts", &all, "amount_micro",
+                                 &amount, "usage", "prompt_tokens", &in, "completion_tokens", &out),
+                     0);
+    assert_int_equal(json_array_size(all), CHOICES);
+    assert_int_equal(amount, in * PRICE_IN + out * PRICE_OUT);
+    json_decref(j);
+}
+
+/* Their texts from a stream's chunks; *mixed: one began before the one before it had ended. */
+static void streamed_choices(const char *body, char *text[CHOICES], bool *mixed)
+{
+    struct reply r = post(CHAT, body);
+    bool ended[CHOICES] = {false};
+    assert_int_equal(r.status, 200);
+    *mixed = false;
+    for (size_t i = 0; i < CHOICES; i++)
+        text[i] = calloc(1, r.n + 1);
+    for (const char *at = strstr(r.body, "data: {"); at; at = strstr(at + 1, "data: {")) {
+        json_int_t index, amount;
+        const char *content, *finish;
+        json_t *j = json_loadb(at + 6, strcspn(at + 6, "\n"), 0, NULL);
+        json_t *choice = json_array_get(json_object_get(j, "choices"), 0);
+        if (json_unpack(choice, "{s:I,s:{s:s}}", "index", &index, "delta", "content", &content) == 0) {
+            assert_in_range(index, 0, CHOICES - 1);
+            *mixed |= index > 0 && !ended[index - 1];
+            strcat(text[index], content);
+        }
+        if (json_unpack(choice, "{s:I,s:s}", "index", &index, "finish_reason", &finish) == 0) {
+            assert_false(ended[index]);
+            ended[index] = true;
+            assert_int_equal(
+                json_unpack(j, "{s:{s:s,s:I}}", "veridem", "receipt_id", &content, "amount_micro", &amount),
+                0);
+        }
+        json_decref(j);
+    }
+    assert_non_null(strstr(r.body, "\"receipts\":["));
+    assert_non_null(strstr(r.body, "data: [DONE]"));
+    free(r.body);
+}
+
+static void test_choices_side_by_side(void **state)
+{
+    char *whole[CHOICES], *streamed[CHOICES];
+    bool mixed;
+    struct vd_gateway_stats before = stats();
+    whole_choices(ASK("Name a colour.", ",\"seed\":5,\"max_tokens\":24,\"n\":11"), whole);
+    streamed_choices(ASK("Name a colour.", ",\"seed\":5,\"max_tokens\":24,\"n\":11,\"stream\":true,"
+                                           "\"stream_options\":{\"include_usage\":true}"),
+                     streamed, &mixed);
+    size_t n_equal = 0;
+    for (size_t i = 0; i < CHOICES; i++) {
+        assert_string_equal(whole[i], streamed[i]);
+        n_equal += i > 0 && strcmp(whole[i], whole[0]) == 0;
+        free(streamed[i]);
+    }
+    assert_true(mixed);
+    assert_true(n_equal < CHOICES - 1);
+    for (size_t i = 0; i < CHOICES; i++)
+        free(whole[i]);
+    settle();
+    assert_int_equal(stats().n_answers, before.n_answers + 2 * CHOICES);
+    /* A client that hangs up ends all of them. */
+    before = stats();
+    struct reply cut =
+        http(CHAT, t.secret, ASK("Count.", ",\"max_tokens\":500,\"n\":3,\"stream\":true"), NULL, 600);
+    free(cut.body);
+    settle();
+    assert_int_equal(stats().n_answers, before.n_answers + 3);
+    assert_true(stats().n_cancelled > before.n_cancelled);
+}
+
 static void test_seeds(void **state)
 {
     char *text[3];
@@ -1080,6 +1170,7 @@ int main(void)
         cmocka_unit_test(test_large_bodies),
         cmocka_unit_test(test_an_answer_and_its_receipt),
         cmocka_unit_test(test_stream_equals_whole),
+        cmocka_unit_test(test_choices_side_by_side),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_no_cache_over_keys),
         cmocka_unit_test(test_completions),

@@ -120,6 +120,7 @@ struct vd_avx512_tile {
     const void *act;  /* the token group's struct vd_wide_act[], or struct vd_wide_super[] */
     size_t slot;      /* of the first token in the group */
     size_t n_blocks;  /* blocks, or super-blocks, of a row */
+    size_t ahead;     /* how many bytes ahead of what is computed weights are fetched; 0: they are near */
 };
 typedef void vd_avx512_tile_fn(const struct vd_avx512_tile *t, __m512 *out);
 

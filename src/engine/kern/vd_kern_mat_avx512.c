@@ -7,7 +7,9 @@
  * float accumulators stay in registers over a segment; the activation bytes come as broadcast loads from L1.
  *
  * Loops, outside in: a slab of row groups small enough for L2, token tiles, row groups of the slab. With one
- * tile (decode and small batches) each weight is read once, in order, which is what memory is fastest at.
+ * tile (decode and small batches) each weight is read once, in order, which is what memory is fastest at. The
+ * first tile of a slab fetches ahead: left to the processor's own guesses, prefill of a model that does not
+ * fit the caches is a fifth slower.
  *
  * A tile function exists per (type, number of tokens); token counts between are rounded up, since the slots
  * exist and their results are thrown away. */
@@ -121,8 +123,8 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_a
             if (has_min)
                 mw = load_half16((const uint16_t *)p + 16);
             load_codes(type, p + head_bytes, w);
-            if (n <= 4)
-                vd_avx512_prefetch(p + VD_AVX512_AHEAD, block_bytes);
+            if (t->ahead != 0)
+                vd_avx512_prefetch(p + t->ahead, block_bytes);
             VD_UNROLL
             for (int i = 0; i < n; i++) {
                 __m512i isum = dot32(code_offset(type, asum + i), w, q + 32 * i);
@@ -234,12 +236,13 @@ static size_t turn_blocks(const struct vd_kern_mat *w, size_t n_groups, size_t n
     return 512 / vd_wtype_info(w->type)->block_elems;
 }
 
-/* Row groups [g0, g1) times the tokens [t, t + n) of one token group. */
+/* Row groups [g0, g1) times the tokens [t, t + n) of one token group. first: nobody read them before. */
 static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const void *act, size_t t,
-                        size_t n, float *y, size_t ldy)
+                        size_t n, bool first, float *y, size_t ldy)
 {
     const struct vd_avx512_tile whole = tile_of(w, act, t);
     const size_t step = turn_blocks(w, g1 - g0, whole.n_blocks);
+    const size_t group_bytes = vd_wide_group_bytes(w->type, w->cols);
     bool huge = is_huge(w, act, t);
     size_t size = huge ? 0 : pick_size(n, whole.slot);
     vd_avx512_tile_fn *fn = pick_fn(w->type, huge, size);
@@ -251,6 +254,7 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
             __mmask16 rows = tail_mask(w->rows - g * WIDE_ROWS);
             struct vd_avx512_tile tile = cut_tile(w->type, &whole, b, step);
             tile.w += (size_t)(vd_wide_group(w, g) - vd_wide_group(w, 0));
+            tile.ahead = !first ? 0 : step < whole.n_blocks ? group_bytes : (size_t)VD_AVX512_AHEAD;
             fn(&tile, out);
             for (size_t i = 0; i < n; i++) {
                 float *yi = y + (t + i) * ldy + g * WIDE_ROWS;
@@ -285,7 +289,8 @@ void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const s
     size_t end = (r1 + WIDE_ROWS - 1) / WIDE_ROWS;
     for (size_t g = r0 / WIDE_ROWS; g < end; g += slab)
         for (size_t t = t0; t < t1; t += tile_tokens(w, act, t, t1))
-            tile_groups(w, g, g + slab < end ? g + slab : end, act, t, tile_tokens(w, act, t, t1), y, ldy);
+            tile_groups(w, g, g + slab < end ? g + slab : end, act, t, tile_tokens(w, act, t, t1), t == t0, y,
+                        ldy);
 }
 
 /* ---- float weights: one fma per element in order, so speed comes from independent rows and tokens ---- */

@@ -365,8 +365,8 @@ VD_TEMPLATE void super_rows(enum vd_wtype type, int n, const struct vd_avx512_ti
         for (int i = 0; i < n; i++)
             acc[i] = _mm512_setzero_ps();
         for (size_t k = k0; k < k1; k++, p += bytes) {
-            if (n <= 4)
-                vd_avx512_prefetch(p + VD_AVX512_AHEAD, bytes);
+            if (t->ahead != 0)
+                vd_avx512_prefetch(p + t->ahead, bytes);
             super_step(type, n, p, (const struct vd_wide_super *)t->act + k, t->slot, acc);
         }
         VD_UNROLL

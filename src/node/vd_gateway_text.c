@@ -16,8 +16,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TOOL_MARKS_MAX = 16 };
+enum { TOOL_MARKS_MAX = 16, MASKS = 32 /* kept: 1.5 MiB at most */ };
 enum { RENDERED_MAX_BYTES = 4 << 20 }; /* a template adds a few bytes per message */
+
+/* A compiled mask, by the hash of its kind and text; n 0: free. */
+struct kept_mask {
+    struct vd_hash of;
+    uint8_t *mask; /* owned */
+    size_t n;
+    uint64_t last_used;
+};
 
 struct vd_gateway_text {
     struct vd_gguf *gguf;
@@ -27,7 +35,9 @@ struct vd_gateway_text {
     struct vd_str bos, eos;
     uint32_t mark[TOOL_MARKS_MAX], n_marks; /* tokens that are marks of tool calls */
     pthread_mutex_t mu;
-    struct vd_texts *texts; /* from the first mask on; under mu */
+    struct vd_texts *texts; /* from the first mask on; this and what follows under mu */
+    struct kept_mask kept[MASKS];
+    uint64_t clock;
 };
 
 static struct vd_str text_of_token(const struct vd_tok *tok, uint32_t id)
@@ -97,6 +107,8 @@ void vd_gateway_text_close(struct vd_gateway_text *t)
         return;
     vd_template_free(t->chat);
     vd_texts_free(t->texts);
+    for (size_t i = 0; i < MASKS; i++)
+        free(t->kept[i].mask);
     pthread_mutex_destroy(&t->mu);
     vd_tok_free(t->tok);
     vd_gguf_close(t->gguf);
@@ -286,6 +298,54 @@ static bool texts_of(struct vd_gateway_text *t, struct vd_hash *root, struct vd_
     return ok;
 }
 
+static struct vd_hash hash_of(const struct vd_openai_format *format)
+{
+    uint8_t grammar = format->kind == VD_OPENAI_FORMAT_GRAMMAR, any = !format->text.p;
+    struct vd_sha256 s;
+    struct vd_hash h;
+    vd_sha256_init(&s);
+    vd_sha256_update(&s, &grammar, 1);
+    vd_sha256_update(&s, &any, 1);
+    if (!any)
+        vd_sha256_update(&s, format->text.p, format->text.n);
+    vd_sha256_final(&s, &h);
+    return h;
+}
+
+/* Copies a kept mask to out (VD_MASK_BYTES_MAX). */
+static bool find_mask(struct vd_gateway_text *t, const struct vd_hash *of, uint8_t *out, size_t *n)
+{
+    *n = 0;
+    pthread_mutex_lock(&t->mu);
+    for (size_t i = 0; i < MASKS && *n == 0; i++) {
+        struct kept_mask *k = &t->kept[i];
+        if (k->n == 0 || !vd_hash_eq(&k->of, of))
+            continue;
+        memcpy(out, k->mask, k->n);
+        *n = k->n;
+        k->last_used = ++t->clock;
+    }
+    pthread_mutex_unlock(&t->mu);
+    return *n > 0;
+}
+
+/* In place of the one that was not used for longest; without memory it is not kept. */
+static void keep_mask(struct vd_gateway_text *t, const struct vd_hash *of, const uint8_t *mask, size_t n)
+{
+    uint8_t *copy = malloc(n);
+    struct kept_mask *oldest = &t->kept[0];
+    if (!copy)
+        return;
+    memcpy(copy, mask, n);
+    pthread_mutex_lock(&t->mu);
+    for (size_t i = 1; i < MASKS; i++)
+        if (t->kept[i].last_used < oldest->last_used)
+            oldest = &t->kept[i];
+    free(oldest->mask);
+    *oldest = (struct kept_mask){*of, copy, n, ++t->clock};
+    pthread_mutex_unlock(&t->mu);
+}
+
 bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_format *format, uint8_t **mask,
                           size_t *n, struct vd_openai_error *e)
 {
@@ -293,9 +353,11 @@ bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_form
     const char *param = grammar                                 ? "response_format.grammar"
                         : format->kind == VD_OPENAI_FORMAT_CALL ? "tool_choice"
                                                                 : "response_format.json_schema";
-    struct vd_hash root;
+    struct vd_hash root, of = hash_of(format);
     struct vd_error why;
     *mask = malloc(VD_MASK_BYTES_MAX);
+    if (*mask && find_mask(t, &of, *mask, n))
+        return true;
     if (!*mask || !texts_of(t, &root, &why)) {
         free(*mask);
         return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
@@ -303,8 +365,10 @@ bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_form
     const struct vd_openai_text *text = &format->text;
     enum vd_err rc = grammar ? vd_grammar_compile(text->p, text->n, &root, *mask, n, &why)
                              : vd_schema_compile(text->p, text->n, &root, *mask, n, &why);
-    if (rc == VD_OK)
+    if (rc == VD_OK) {
+        keep_mask(t, &of, *mask, *n);
         return true;
+    }
     free(*mask);
     return vd_openai_fail(e, rc == VD_ENOMEM ? 503 : 400, "invalid_value", param, "%s", why.msg);
 }

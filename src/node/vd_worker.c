@@ -259,13 +259,16 @@ void vd_worker_stop(struct vd_worker *w)
     for (size_t i = 0; i < w->n_offers; i++) {
         vd_engine_destroy(w->offer[i].engine);
         vd_kv_pool_destroy(w->offer[i].court_cache);
-        vd_texts_free(w->offer[i].texts);
     }
     pthread_mutex_lock(&w->mu);
     pthread_cond_broadcast(&w->done_cond);
     pthread_mutex_unlock(&w->mu);
     if (w->finisher_runs)
         pthread_join(w->finisher, NULL);
+    for (size_t i = 0; i < w->n_offers; i++) { /* no job has one any more */
+        vd_masker_cache_free(w->offer[i].maskers);
+        vd_texts_free(w->offer[i].texts);
+    }
     vd_ledger_client_stop(w->ledger);
     pthread_cond_destroy(&w->done_cond);
     pthread_cond_destroy(&w->court_cond);

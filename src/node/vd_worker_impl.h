@@ -13,6 +13,7 @@
 #include "vd_engine.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
+#include "vd_masker_cache.h"
 #include "vd_seldom.h"
 #include "vd_trace_model.h"
 #include "vd_wire.h"
@@ -47,7 +48,7 @@ struct vd_worker_job {
     struct vd_hash account;      /* of the engine's prefix cache */
     struct vd_controls controls; /* in `tables` */
     uint8_t *tables;             /* owned */
-    struct vd_masker *masker;
+    struct vd_masker *masker; /* taken from the offer's */
     uint32_t logprobs;
     uint8_t logprob[VD_WIRE_LOGPROB_MAX_BYTES]; /* of the token that comes next */
     size_t n_logprob;
@@ -67,7 +68,9 @@ struct vd_worker_offer {
      * make the worker miss a clock. Used on the engine's thread only. */
     struct vd_kv_pool *court_cache;
     uint32_t n_running;
-    struct vd_texts *texts; /* of its tokens, from the first job with a mask on; under the worker's mu */
+    /* From the first job with a mask on; under the worker's mu. */
+    struct vd_texts *texts; /* of its tokens */
+    struct vd_masker_cache *maskers;
 };
 
 struct vd_worker_escrow {

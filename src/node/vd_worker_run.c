@@ -204,7 +204,7 @@ static void vd_job_unref(struct vd_worker_job *j)
     if (j->link)
         vd_link_unref(j->link);
     explicit_bzero(j->salt, sizeof j->salt);
-    vd_masker_free(j->masker);
+    vd_masker_cache_give(j->offer->maskers, j->masker);
     free(j->tables);
     free(j->prompt);
     free(j);
@@ -224,13 +224,16 @@ static struct vd_hash vd_job_account(const struct vd_pubkey *gateway, const stru
     return h;
 }
 
-/* The texts of the offer's tokens, made when they are first needed. */
-static enum vd_err vd_offer_texts(struct vd_worker *w, struct vd_worker_offer *o, struct vd_error *err)
+/* The texts of the offer's tokens and what they make of masks, made when they are first needed. */
+static enum vd_err vd_offer_maskers(struct vd_worker *w, struct vd_worker_offer *o, struct vd_error *err)
 {
+    const struct vd_program *p = vd_model_program(o->m.model);
     enum vd_err e = VD_OK;
     pthread_mutex_lock(&w->mu);
     if (!o->texts)
-        e = vd_texts_open(&o->texts, vd_model_gguf(o->m.model), vd_model_program(o->m.model)->vocab, err);
+        e = vd_texts_open(&o->texts, vd_model_gguf(o->m.model), p->vocab, err);
+    if (e == VD_OK && !o->maskers)
+        e = vd_masker_cache_create(&o->maskers, o->texts, p->stop, p->n_stop, err);
     pthread_mutex_unlock(&w->mu);
     return e;
 }
@@ -239,7 +242,6 @@ static enum vd_err vd_offer_texts(struct vd_worker *w, struct vd_worker_offer *o
 static enum vd_err vd_job_controls(struct vd_worker_job *j, const struct vd_wire_job *m, struct vd_error *err)
 {
     const struct vd_controls *c = &m->controls;
-    const struct vd_program *p = vd_model_program(j->offer->m.model);
     j->logprobs = m->logprobs;
     if (c->bias.n + c->mask.n == 0)
         return VD_OK;
@@ -253,10 +255,8 @@ static enum vd_err vd_job_controls(struct vd_worker_job *j, const struct vd_wire
     j->controls = (struct vd_controls){{j->tables, c->bias.n}, {j->tables + c->bias.n, c->mask.n}};
     if (c->mask.n == 0)
         return VD_OK;
-    enum vd_err e = vd_offer_texts(j->w, j->offer, err);
-    if (e == VD_OK)
-        e = vd_masker_create(&j->masker, j->offer->texts, j->controls.mask, p->stop, p->n_stop, err);
-    return e;
+    enum vd_err e = vd_offer_maskers(j->w, j->offer, err);
+    return e == VD_OK ? vd_masker_cache_take(j->offer->maskers, j->controls.mask, &j->masker, err) : e;
 }
 
 static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_offer *offer,

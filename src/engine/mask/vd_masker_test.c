@@ -3,10 +3,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 
-#include "vd_masker.h"
+#include "vd_masker_cache.h"
 #include "vd_rng.h"
 #include "vd_rules.h"
 
@@ -68,8 +69,44 @@ static void test_allowed(void **state)
     vd_texts_free(t);
 }
 
+/* One masker for one mask while it is used, and the newest few afterwards. */
+static void test_cache(void **state)
+{
+    static uint8_t mask[VD_MASKER_CACHE_IDLE + 2][VD_MASK_BYTES_MAX];
+    enum { N = VD_MASKER_CACHE_IDLE + 2 };
+    struct vd_texts *t = some_texts();
+    struct vd_hash root = vd_texts_root(t);
+    struct vd_masker_cache *c;
+    struct vd_masker *m[N], *again;
+    struct vd_bytes bytes_of[N];
+    (void)state;
+    assert_int_equal(vd_masker_cache_create(&c, t, NULL, 0, NULL), VD_OK);
+    for (unsigned i = 0; i < N; i++) {
+        char schema[32];
+        snprintf(schema, sizeof schema, "{\"const\":%u}", i);
+        assert_int_equal(vd_schema_compile(schema, strlen(schema), &root, mask[i], &bytes_of[i].n, NULL),
+                         VD_OK);
+        bytes_of[i].p = mask[i];
+        assert_int_equal(vd_masker_cache_take(c, bytes_of[i], &m[i], NULL), VD_OK);
+    }
+    assert_int_equal(vd_masker_cache_take(c, bytes_of[2], &again, NULL), VD_OK);
+    assert_ptr_equal(again, m[2]);
+    vd_masker_cache_give(c, again);
+    for (unsigned i = 0; i < N; i++)
+        vd_masker_cache_give(c, m[i]);
+    assert_int_equal(vd_masker_cache_count(c), VD_MASKER_CACHE_IDLE);
+    assert_int_equal(vd_masker_cache_take(c, bytes_of[N - 1], &again, NULL), VD_OK);
+    assert_ptr_equal(again, m[N - 1]);
+    vd_masker_cache_give(c, again);
+    mask[0][0] ^= 1; /* for other texts */
+    assert_int_equal(vd_masker_cache_take(c, bytes_of[0], &again, NULL), VD_ECONFLICT);
+    assert_int_equal(vd_masker_cache_count(c), VD_MASKER_CACHE_IDLE);
+    vd_masker_cache_free(c);
+    vd_texts_free(t);
+}
+
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(test_allowed)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(test_allowed), cmocka_unit_test(test_cache)};
     return cmocka_run_group_tests_name("masker", tests, NULL, NULL);
 }

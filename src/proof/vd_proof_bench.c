@@ -1,6 +1,6 @@
 /* What proofs cost, on the real model:
  *
- *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--peer-tg TOK_PER_S] [--peer-tg32 TOK_PER_S]
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTIONS] [--peer-tg TOK_PER_S] [--peer-tg32 TOK_PER_S]
  *
  * - generate: 128 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
  *   roots, signature), alternating in this process: the share of that work, and the paired ratio of the whole
@@ -43,6 +43,7 @@ struct bench {
     struct vd_proof_job job;
     unsigned reps;
     double peer_tg, peer_tg32; /* tokens/s; 0: no peer */
+    const char *only;          /* names of sections; NULL: all */
 };
 
 static void check(enum vd_err e, const struct vd_error *err)
@@ -460,6 +461,11 @@ static void bench_dispute(struct bench *b)
     printf("trace          all unit hashes %.2f s, the slowest unit's operators %.2f s\n", open_s, load_s);
 }
 
+static bool wanted(const struct bench *b, const char *section)
+{
+    return !b->only || strstr(b->only, section);
+}
+
 int main(int argc, char **argv)
 {
     struct bench b = {.reps = 5};
@@ -481,6 +487,8 @@ int main(int argc, char **argv)
             b.peer_tg = atof(argv[++i]);
         else if (i + 1 < argc && strcmp(argv[i], "--peer-tg32") == 0)
             b.peer_tg32 = atof(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--only") == 0)
+            b.only = argv[++i];
         else
             snprintf(path, sizeof path, "%s", argv[i]);
     }
@@ -493,13 +501,23 @@ int main(int argc, char **argv)
     printf("kernel %s, %u threads, best of %u\n", vd_model_kern(b.model)->name, threads, b.reps);
     const struct vd_sampling greedy = {0};
     const struct vd_sampling warm = {.temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .seed = 3};
-    bench_generate(&b);
-    bench_replay(&b, "greedy", &greedy);
-    bench_replay(&b, "top-p", &warm);
-    bench_many(&b);
-    bench_check(&b);
-    bench_commit(&b);
-    bench_dispute(&b);
+    const struct vd_sampling wide = {.temp_micro = 1000000, .top_p_micro = 950000, .seed = 3};
+    if (wanted(&b, "generate"))
+        bench_generate(&b);
+    if (wanted(&b, "greedy"))
+        bench_replay(&b, "greedy", &greedy);
+    if (wanted(&b, "top-k"))
+        bench_replay(&b, "top-k", &warm);
+    if (wanted(&b, "top-p"))
+        bench_replay(&b, "top-p", &wide);
+    if (wanted(&b, "many"))
+        bench_many(&b);
+    if (wanted(&b, "check"))
+        bench_check(&b);
+    if (wanted(&b, "commit"))
+        bench_commit(&b);
+    if (wanted(&b, "dispute"))
+        bench_dispute(&b);
     vd_kv_pool_destroy(b.cache);
     vd_ctx_destroy(b.ctx);
     vd_model_close(b.model);

@@ -116,6 +116,24 @@ void vd_derive_layer_bits(struct vd_derive *d, const char *key, uint8_t flag)
         d->p->layer_flags[l] |= vd_gguf_array_int(&a, l) ? flag : 0;
 }
 
+void vd_derive_expect_bool(struct vd_derive *d, const char *key, bool want, const char *why)
+{
+    char name[KEY_BYTES_MAX];
+    bool v = want;
+    ask(d, key, name);
+    if (d->rc == VD_OK)
+        d->rc = vd_gguf_get_bool(d->g, name, VD_GGUF_OPTIONAL, &v, d->err);
+    if (v != want)
+        vd_derive_fail(d, VD_EUNSUPPORTED, "%s is %s: %s", name, v ? "true" : "false", why);
+}
+
+bool vd_derive_has_tensor(const struct vd_derive *d, const char *name)
+{
+    char whole[VD_GGUF_NAME_BYTES_MAX + 1];
+    snprintf(whole, sizeof whole, "blk.0.%s", name);
+    return vd_gguf_tensor_find(d->g, whole) != NULL;
+}
+
 bool vd_derive_floats(struct vd_derive *d, const char *name, uint32_t n, float *out)
 {
     const struct vd_gguf_tensor *t = vd_gguf_tensor_find(d->g, name);
@@ -177,13 +195,17 @@ static bool is_used(const struct vd_derive *d, const struct vd_gguf_tensor *t)
             return true;
     uint32_t per = vd_program_per_layer(d->p), norm = vd_program_norm_tensor(d->p);
     sscanf(name, "blk.%9u.", &layer);
-    uint32_t first = layer < d->p->n_layers ? 1 + per * layer : norm;
+    uint32_t before = norm - per * d->p->n_layers; /* tensors before the layers */
+    uint32_t first = layer < d->p->n_layers ? before + per * layer : norm;
     uint32_t end = layer < d->p->n_layers ? first + per : d->p->n_tensors;
     struct vd_derive_place at;
     for (uint32_t i = first; i < end; i++)
         if (vd_derive_find(d->p, d->g, i, &at) && at.file == t)
             return true;
-    return strcmp(name, "token_embd.weight") == 0;
+    for (uint32_t i = 0; i < before; i++)
+        if (vd_derive_find(d->p, d->g, i, &at) && at.file == t)
+            return true;
+    return false;
 }
 
 /* All tensors of the program are there and names are unique, so more tensors mean unknown ones. */
@@ -256,9 +278,10 @@ static void get_type(struct vd_derive *d, uint32_t tensor)
 static void get_types(struct vd_derive *d)
 {
     struct vd_program *p = d->p;
-    p->qkv_bias =
-        vd_gguf_tensor_find(d->g, "blk.0.attn_q.bias") || vd_gguf_tensor_find(d->g, "blk.0.attn_qkv.bias");
-    p->n_tensors = vd_program_norm_tensor(p) + (vd_gguf_tensor_find(d->g, "output.weight") ? 2 : 1);
+    p->qkv_bias = vd_derive_has_tensor(d, "attn_q.bias") || vd_derive_has_tensor(d, "attn_qkv.bias");
+    p->n_tensors = vd_program_norm_tensor(p);
+    if (!vd_program_is_encoder(p))
+        p->n_tensors += vd_gguf_tensor_find(d->g, "output.weight") ? 2 : 1;
     for (uint32_t i = 0; i < p->n_tensors && d->rc == VD_OK; i++)
         get_type(d, i);
 }
@@ -284,12 +307,11 @@ static void check_shapes(struct vd_derive *d)
 
 /* ------------------------- the rule ------------------------- */
 
-/* Every position of these sees every other one: what a decoder's program cannot say. */
-static bool is_encoder(struct vd_gguf_str name)
+/* Encoders that are not among the rules: told apart, so that a user knows what to look for instead. */
+static bool is_other_encoder(struct vd_gguf_str name)
 {
-    static const char *const encoders[] = {
-        "bert",        "nomic-bert", "nomic-bert-moe", "jina-bert-v2",    "jina-bert-v3",
-        "modern-bert", "neo-bert",   "eurobert",       "gemma-embedding", "t5encoder"};
+    static const char *const encoders[] = {"nomic-bert-moe", "jina-bert-v2", "jina-bert-v3",    "modern-bert",
+                                           "neo-bert",       "eurobert",     "gemma-embedding", "t5encoder"};
     for (size_t i = 0; i < sizeof encoders / sizeof encoders[0]; i++)
         if (name.n == strlen(encoders[i]) && memcmp(name.p, encoders[i], name.n) == 0)
             return true;
@@ -305,16 +327,25 @@ static const struct vd_derive_arch *get_arch(struct vd_derive *d)
         return NULL;
     const struct vd_derive_arch *arch = vd_derive_find_arch(name);
     vd_derive_list_archs(list, sizeof list);
-    if (!arch && is_encoder(name))
-        vd_derive_fail(
-            d, VD_EUNSUPPORTED,
-            "architecture '%.*s' is an encoder, and encoders are not run yet; any decoder gives vectors, "
-            "best one made for it, such as Qwen3-Embedding; known are: %s",
-            (int)name.n, name.p, list);
+    if (!arch && is_other_encoder(name))
+        vd_derive_fail(d, VD_EUNSUPPORTED,
+                       "architecture '%.*s' is an encoder that is not run here; encoders that are: bert, "
+                       "nomic-bert; and any decoder gives vectors, best one made for it, such as "
+                       "Qwen3-Embedding; known are: %s",
+                       (int)name.n, name.p, list);
     else if (!arch)
         vd_derive_fail(d, VD_EUNSUPPORTED, "architecture '%.*s' is not known; known are: %s",
                        (int)(name.n < 64 ? name.n : 64), name.p, list);
     return arch;
+}
+
+bool vd_derive_is_encoder(const struct vd_gguf *g)
+{
+    struct vd_gguf_str name = {"", 0};
+    if (vd_gguf_get_str(g, "general.architecture", VD_GGUF_OPTIONAL, &name, NULL) != VD_OK)
+        return false;
+    const struct vd_derive_arch *arch = vd_derive_find_arch(name);
+    return arch && arch->is_encoder;
 }
 
 enum vd_err vd_derive_program(struct vd_program *out, const struct vd_gguf *g, struct vd_error *err)
@@ -330,7 +361,7 @@ enum vd_err vd_derive_program(struct vd_program *out, const struct vd_gguf *g, s
     arch->build(&d);
     get_vocab(&d);
     check_keys(&d);
-    if (d.rc == VD_OK)
+    if (d.rc == VD_OK && !vd_program_is_encoder(out))
         vd_derive_stops(&d);
     if (d.rc == VD_OK)
         get_types(&d);

@@ -17,6 +17,9 @@
  * factors, which become part of the program. */
 enum vd_err vd_derive_program(struct vd_program *out, const struct vd_gguf *g, struct vd_error *err);
 
+/* Whether the file's architecture is one of the encoders that derivation knows. */
+bool vd_derive_is_encoder(const struct vd_gguf *g);
+
 /* A tensor's bytes in the file. */
 struct vd_derive_place {
     const struct vd_gguf_tensor *file; /* may hold more than this one */

@@ -23,8 +23,8 @@ static void heads(struct vd_derive *d)
     p->head_dim = k;
 }
 
-/* What every decoder has. The feed-forward's width is that of a dense one. */
-static void decoder(struct vd_derive *d)
+/* What every transformer has. */
+static void sizes(struct vd_derive *d)
 {
     struct vd_program *p = d->p;
     p->n_layers = vd_derive_u32(d, "block_count", VD_PROGRAM_LAYERS_MAX);
@@ -32,12 +32,17 @@ static void decoder(struct vd_derive *d)
     p->n_heads = vd_derive_u32(d, "attention.head_count", VD_PROGRAM_HEADS_MAX);
     p->n_kv_heads = vd_derive_u32_or(d, "attention.head_count_kv", VD_PROGRAM_HEADS_MAX, p->n_heads);
     p->ctx = vd_derive_u32(d, "context_length", VD_PROGRAM_CTX_MAX);
-    p->eps = vd_derive_f32(d, "attention.layer_norm_rms_epsilon");
     p->embed_scale = 1.0f;
     p->act = VD_ACT_SILU;
     vd_derive_u32_or(d, "pooling_type", UINT32_MAX, 0); /* of jobs for vectors: no part of the program */
     heads(d);
     p->attn_scale = 1.0f / sqrtf((float)p->head_dim);
+}
+
+static void decoder(struct vd_derive *d)
+{
+    sizes(d);
+    d->p->eps = vd_derive_f32(d, "attention.layer_norm_rms_epsilon");
 }
 
 static void dense(struct vd_derive *d)
@@ -201,12 +206,58 @@ static void build_phi3(struct vd_derive *d)
     vd_derive_rope(d, VD_ROPE_HALVES, VD_DERIVE_LONGROPE);
 }
 
+/* ------------------------- encoders ------------------------- */
+
+/* What they share (Devlin et al. 2018): LayerNorm behind each residual sum and behind the embedding, a row
+ * for the kind of text, of which there is one here. What a file's context has beyond the program's limit is
+ * not used. */
+static void encoder(struct vd_derive *d)
+{
+    struct vd_program *p = d->p;
+    sizes(d);
+    dense(d);
+    vd_derive_expect_bool(d, "attention.causal", false, "its positions do not see those behind them");
+    p->kind = VD_PROGRAM_ENCODER;
+    p->layer_norm = true;
+    p->eps = vd_derive_f32(d, "attention.layer_norm_epsilon");
+    p->token_type = vd_gguf_tensor_find(d->g, "token_types.weight") != NULL;
+    p->out_bias = vd_derive_has_tensor(d, "attn_output.bias");
+}
+
+static void cut_context(struct vd_program *p)
+{
+    if (p->ctx > VD_PROGRAM_ENCODER_CTX_MAX)
+        p->ctx = VD_PROGRAM_ENCODER_CTX_MAX;
+}
+
+/* BERT (Devlin et al. 2018), and what was made from it: MiniLM, BGE, E5, GTE, Arctic. Learned positions, GELU
+ * without a gate. */
+static void build_bert(struct vd_derive *d)
+{
+    struct vd_program *p = d->p;
+    encoder(d);
+    p->n_positions = p->ctx;
+    p->act = VD_ACT_GELU;
+    p->ungated = true;
+    p->ffn_bias = vd_derive_has_tensor(d, "ffn_up.bias");
+    cut_context(p);
+}
+
+/* Nomic Embed 1 and 1.5 (Nussbaum et al. 2024): RoPE and SwiGLU. */
+static void build_nomic_bert(struct vd_derive *d)
+{
+    encoder(d);
+    vd_derive_rope(d, VD_ROPE_HALVES, 0);
+    cut_context(d->p);
+}
+
 /* ------------------------- by name ------------------------- */
 
 static const struct vd_derive_arch archs[] = {
-    {"llama", build_llama},   {"smollm3", build_smollm3},   {"qwen2", build_qwen2},
-    {"qwen3", build_qwen3},   {"qwen3moe", build_qwen3moe}, {"gemma", build_gemma},
-    {"gemma2", build_gemma2}, {"gemma3", build_gemma3},     {"phi3", build_phi3},
+    {"llama", build_llama, false},   {"smollm3", build_smollm3, false},      {"qwen2", build_qwen2, false},
+    {"qwen3", build_qwen3, false},   {"qwen3moe", build_qwen3moe, false},    {"gemma", build_gemma, false},
+    {"gemma2", build_gemma2, false}, {"gemma3", build_gemma3, false},        {"phi3", build_phi3, false},
+    {"bert", build_bert, true},      {"nomic-bert", build_nomic_bert, true},
 };
 
 const struct vd_derive_arch *vd_derive_find_arch(struct vd_gguf_str name)

@@ -36,7 +36,11 @@ bool vd_derive_has(struct vd_derive *d, const char *key);
 struct vd_gguf_str vd_derive_str_or(struct vd_derive *d, const char *key, const char *fallback);
 /* An array of bools for the layers into bit `flag` of their flags. */
 void vd_derive_layer_bits(struct vd_derive *d, const char *key, uint8_t flag);
+/* A bool that must be `want` where the key is there; why: what the other means. */
+void vd_derive_expect_bool(struct vd_derive *d, const char *key, bool want, const char *why);
 bool vd_derive_is_array(struct vd_derive *d, const char *key);
+/* Whether the file has the tensor "blk.0." name. */
+bool vd_derive_has_tensor(const struct vd_derive *d, const char *name);
 /* A tensor of n floats that becomes part of the program; false if it is not there. */
 bool vd_derive_floats(struct vd_derive *d, const char *name, uint32_t n, float *out);
 
@@ -62,8 +66,9 @@ void vd_derive_stops(struct vd_derive *d);
 
 struct vd_derive_arch {
     const char *name;
-    /* Fills everything but vocab, types, biases and stop tokens. */
+    /* Fills everything but vocab, types, qkv_bias and stop tokens. */
     void (*build)(struct vd_derive *d);
+    bool is_encoder;
 };
 
 /* NULL if the name is not known. */

@@ -4,6 +4,12 @@
 
 #include <stdio.h>
 
+static const char *const embed_names[VD_E_KINDS] = {
+    [VD_E_TOKEN] = "token_embd.weight",        [VD_E_TYPE] = "token_types.weight",
+    [VD_E_POSITION] = "position_embd.weight",  [VD_E_NORM] = "token_embd_norm.weight",
+    [VD_E_NORM_BIAS] = "token_embd_norm.bias",
+};
+
 static const char *const layer_names[VD_T_KINDS] = {
     [VD_T_ATTN_NORM] = "attn_norm.weight",
     [VD_T_ATTN_Q] = "attn_q.weight",
@@ -15,14 +21,29 @@ static const char *const layer_names[VD_T_KINDS] = {
     [VD_T_ATTN_Q_NORM] = "attn_q_norm.weight",
     [VD_T_ATTN_K_NORM] = "attn_k_norm.weight",
     [VD_T_ATTN_OUTPUT] = "attn_output.weight",
+    [VD_T_ATTN_OUTPUT_BIAS] = "attn_output.bias",
     [VD_T_POST_ATTN_NORM] = "post_attention_norm.weight",
+    [VD_T_POST_ATTN_NORM_BIAS] = "attn_output_norm.bias",
     [VD_T_FFN_NORM] = "ffn_norm.weight",
     [VD_T_FFN_ROUTER] = "ffn_gate_inp.weight",
     [VD_T_FFN_GATE] = "ffn_gate.weight",
+    [VD_T_FFN_GATE_BIAS] = "ffn_gate.bias",
     [VD_T_FFN_UP] = "ffn_up.weight",
+    [VD_T_FFN_UP_BIAS] = "ffn_up.bias",
     [VD_T_FFN_DOWN] = "ffn_down.weight",
+    [VD_T_FFN_DOWN_BIAS] = "ffn_down.bias",
     [VD_T_POST_FFN_NORM] = "post_ffw_norm.weight",
+    [VD_T_POST_FFN_NORM_BIAS] = "layer_output_norm.bias",
 };
+
+/* Encoders have other names for the norms behind the sums than decoders for those before them. */
+static const char *layer_name(const struct vd_program *p, enum vd_layer_tensor t)
+{
+    bool encoder = vd_program_is_encoder(p);
+    return encoder && t == VD_T_POST_ATTN_NORM  ? "attn_output_norm.weight"
+           : encoder && t == VD_T_POST_FFN_NORM ? "layer_output_norm.weight"
+                                                : layer_names[t];
+}
 
 /* The names of the three that exist once per expert. */
 static const char *expert_name(enum vd_layer_tensor t)
@@ -39,16 +60,17 @@ static bool is_expert(const struct vd_program *p, enum vd_layer_tensor t)
 
 void vd_derive_tensor_name(const struct vd_program *p, uint32_t tensor, char out[VD_GGUF_NAME_BYTES_MAX + 1])
 {
+    enum vd_embed_tensor e;
     enum vd_layer_tensor t;
     uint32_t layer;
     if (vd_program_find_tensor(p, tensor, &layer, &t))
         snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "blk.%u.%s", layer,
-                 is_expert(p, t) ? expert_name(t) : layer_names[t]);
+                 is_expert(p, t) ? expert_name(t) : layer_name(p, t));
     else
-        snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "%s.weight",
-                 tensor == 0                           ? "token_embd"
-                 : tensor == vd_program_norm_tensor(p) ? "output_norm"
-                                                       : "output");
+        snprintf(out, VD_GGUF_NAME_BYTES_MAX + 1, "%s",
+                 vd_program_find_embed(p, tensor, &e)  ? embed_names[e]
+                 : tensor == vd_program_norm_tensor(p) ? "output_norm.weight"
+                                                       : "output.weight");
 }
 
 /* A part of a fused tensor: its name, and where the part lies, in rows or in elements of the one row. */
@@ -76,6 +98,8 @@ static struct fusion fusion_of(const struct vd_program *p, enum vd_layer_tensor 
     case VD_T_FFN_GATE:
         return (struct fusion){"ffn_up.weight", "ffn_gate.weight", 0, 2 * f};
     case VD_T_FFN_UP:
+        if (p->ungated)
+            break;
         return (struct fusion){"ffn_up.weight", "ffn_gate.weight", f, 2 * f};
     case VD_T_ATTN_NORM:
     case VD_T_ATTN_Q_NORM:
@@ -127,6 +151,7 @@ bool vd_derive_find(const struct vd_program *p, const struct vd_gguf *g, uint32_
 {
     char name[VD_GGUF_NAME_BYTES_MAX + 1];
     struct vd_tensor_shape s = vd_program_tensor(p, tensor);
+    enum vd_embed_tensor e;
     enum vd_layer_tensor t;
     uint32_t layer;
     bool layered = vd_program_find_tensor(p, tensor, &layer, &t), expert = layered && is_expert(p, t);
@@ -141,6 +166,8 @@ bool vd_derive_find(const struct vd_program *p, const struct vd_gguf *g, uint32_
     out->file = vd_gguf_tensor_find(g, name);
     if (!out->file)
         return false;
+    if (vd_program_find_embed(p, tensor, &e) && e == VD_E_TYPE && out->file->ne[1] <= 16)
+        out->ne[1] = out->file->ne[1]; /* row 0 of some */
     out->p = out->file->p;
     out->row_bytes = out->file->row_bytes;
     return true;

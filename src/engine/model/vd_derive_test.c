@@ -224,21 +224,14 @@ static void other_names(void **state)
     assert_int_equal(derive_patched("llama.block_count", "llama.block_xount", &err), VD_EUNSUPPORTED);
 }
 
-/* The name has four letters, not five: what follows moves by one byte. */
-static void encoders_are_named(void **state)
+static void other_encoders_are_named(void **state)
 {
     struct vd_error err;
     struct vd_program p;
-    size_t n;
-    uint8_t *bytes = vd_test_model_bytes(&vd_test_model_default, NULL, &n), *end = bytes + n;
-    uint8_t *at = memmem(bytes, n, "llama", 5);
-    assert_non_null(at);
-    vd_le64_store(at - 8, 4);
-    memcpy(at, "bert", 4);
-    memmove(at + 4, at + 5, (size_t)(end - at) - 5);
-    assert_int_equal(derive_bytes(bytes, n, &p, &err), VD_EUNSUPPORTED);
-    assert_non_null(strstr(err.msg, "'bert' is an encoder"));
-    free(bytes);
+    struct vd_test_model t = vd_test_model_default;
+    t.arch = "neo-bert";
+    assert_int_equal(derive(&t, NULL, &p, &err), VD_EUNSUPPORTED);
+    assert_non_null(strstr(err.msg, "'neo-bert' is an encoder that is not run here"));
 }
 
 /* Each size of the header lies in turn; nothing may be accepted, and nothing may crash. */
@@ -425,15 +418,130 @@ static void fused_tensors(void **state)
     free(bytes);
 }
 
+/* ------------------------- encoders ------------------------- */
+
+static void every_encoder(void **state)
+{
+    for (size_t i = 0; i < VD_TEST_ENCODERS; i++) {
+        const struct vd_test_form *f = &vd_test_encoders[i];
+        struct vd_test_model t = vd_test_model_of(f);
+        struct vd_program p, again;
+        struct vd_error err = {0};
+        uint8_t bytes[VD_PROGRAM_BYTES_MAX];
+        bool bert = strcmp(f->arch, "bert") == 0;
+        if (derive(&t, NULL, &p, &err) != VD_OK)
+            fail_msg("%s: %s", f->name, err.msg);
+        assert_true(vd_program_is_encoder(&p) && p.layer_norm && p.token_type && p.eps == 1e-12f);
+        assert_true(p.qkv_bias == bert && p.out_bias == bert && p.ffn_bias == bert && p.ungated == bert);
+        assert_int_equal(p.act, bert ? VD_ACT_GELU : VD_ACT_SILU);
+        assert_int_equal(p.n_positions, bert ? t.ctx : 0);
+        assert_int_equal(p.rope_pairing, bert ? VD_ROPE_NONE : VD_ROPE_HALVES);
+        assert_int_equal(p.n_rope, bert ? 0 : 32);
+        assert_int_equal(p.n_stop, 0);
+        size_t n = vd_program_encode(&p, bytes, sizeof bytes);
+        assert_true(vd_program_decode((struct vd_bytes){bytes, n}, &again));
+    }
+}
+
+/* Of a longer context the program takes what it may. */
+static void long_encoder(void **state)
+{
+    struct vd_test_model t = vd_test_model_of(vd_test_form("bert"));
+    struct vd_program p;
+    t.ctx = 2500;
+    assert_int_equal(derive(&t, NULL, &p, NULL), VD_OK);
+    assert_true(p.ctx == 2048 && p.n_positions == 2500);
+}
+
+static void pooler(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "cls.weight", VD_WTYPE_F32, 192, 192, 1.0f, 0.0f, &r);
+}
+static void gate_bias(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "blk.0.ffn_gate.bias", VD_WTYPE_F32, 1, 544, 1.0f, 0.0f, &r);
+}
+static void q_norm(struct vd_gguf_writer *w)
+{
+    struct vd_rng r = {9, 0};
+    vd_test_tensor(w, "blk.0.attn_q_norm.weight", VD_WTYPE_F32, 1, 64, 1.0f, 0.0f, &r);
+}
+static void alibi(struct vd_gguf_writer *w)
+{
+    vd_gguf_add_f32(w, "bert.attention.max_alibi_bias", 8.0f);
+}
+
+static void encoder_refusals(void **state)
+{
+    static const struct {
+        const char *form;
+        void (*extra)(struct vd_gguf_writer *w);
+        enum vd_err code;
+        const char *word;
+    } cases[] = {
+        {"bert", pooler, VD_EUNSUPPORTED, "cls.weight has no place in a bert"},
+        {"bert", q_norm, VD_EUNSUPPORTED, "blk.0.attn_q_norm.weight has no place"},
+        {"nomic-bert", gate_bias, VD_EUNSUPPORTED, "blk.0.ffn_gate.bias has no place in a nomic-bert"},
+        {"bert", alibi, VD_EUNSUPPORTED, "bert.attention.max_alibi_bias"},
+    };
+    struct vd_error err = {0};
+    struct vd_program p;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct vd_test_model t = vd_test_model_of(vd_test_form(cases[i].form));
+        assert_int_equal(derive(&t, cases[i].extra, &p, &err), cases[i].code);
+        if (!strstr(err.msg, cases[i].word))
+            fail_msg("'%s' lacks '%s'", err.msg, cases[i].word);
+    }
+    struct vd_test_model t = vd_test_model_of(vd_test_form("bert"));
+    t.causal = true;
+    assert_int_equal(derive(&t, NULL, &p, &err), VD_EUNSUPPORTED);
+    assert_non_null(strstr(err.msg, "bert.attention.causal is true"));
+}
+
+/* Row 0 of the kinds of text, and the parts of fused tensors, of biases too. */
+static void encoder_places(void **state)
+{
+    struct vd_test_model t = vd_test_model_of(vd_test_form("bert-fused"));
+    struct vd_derive_place type, k, kb;
+    struct vd_program p;
+    struct vd_gguf *g;
+    struct vd_error err = {0};
+    size_t n;
+    uint8_t *bytes = vd_test_model_bytes(&t, NULL, &n);
+    assert_int_equal(vd_gguf_open(&g, bytes, n, "test.gguf", &err), VD_OK);
+    assert_true(vd_derive_is_encoder(g));
+    assert_int_equal(vd_derive_program(&p, g, &err), VD_OK);
+    assert_true(vd_derive_find(&p, g, vd_program_embed_tensor(&p, VD_E_TYPE), &type));
+    assert_true(type.ne[1] == 2 && type.p == type.file->p);
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_ATTN_K), &k));
+    assert_true(k.p == k.file->p + 192 * k.row_bytes);
+    assert_true(vd_derive_find(&p, g, vd_program_layer_tensor(&p, 1, VD_T_ATTN_K_BIAS), &kb));
+    assert_true(kb.p == kb.file->p + 192 * sizeof(float));
+    vd_gguf_close(g);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_file),          cmocka_unit_test(stop_tokens),
-        cmocka_unit_test(refusals),           cmocka_unit_test(other_names),
-        cmocka_unit_test(encoders_are_named), cmocka_unit_test(lying_sizes),
-        cmocka_unit_test(unknown_type),       cmocka_unit_test(every_form),
-        cmocka_unit_test(layers_differ),      cmocka_unit_test(windows_of_all_layers),
-        cmocka_unit_test(stretched),          cmocka_unit_test(fused_tensors),
+        cmocka_unit_test(good_file),
+        cmocka_unit_test(stop_tokens),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(other_names),
+        cmocka_unit_test(other_encoders_are_named),
+        cmocka_unit_test(lying_sizes),
+        cmocka_unit_test(unknown_type),
+        cmocka_unit_test(every_form),
+        cmocka_unit_test(layers_differ),
+        cmocka_unit_test(windows_of_all_layers),
+        cmocka_unit_test(stretched),
+        cmocka_unit_test(fused_tensors),
+        cmocka_unit_test(every_encoder),
+        cmocka_unit_test(long_encoder),
+        cmocka_unit_test(encoder_refusals),
+        cmocka_unit_test(encoder_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

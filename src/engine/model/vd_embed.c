@@ -1,5 +1,5 @@
-/* The norm is the head's, by the kernels; the rest is two passes over one row, which scalar code does in no
- * time beside a layer. */
+/* The norm is the head's, by the kernels (an encoder has none); the rest is two passes over one row, which
+ * scalar code does in no time beside a layer. */
 #include "vd_embed.h"
 
 #include "vd_gguf.h"
@@ -21,6 +21,7 @@ struct vd_embed {
 enum vd_pooling vd_embed_pooling(const struct vd_gguf *g)
 {
     enum { UNSAID, MEAN, CLS, LAST }; /* of GGUF */
+    bool encoder = vd_derive_is_encoder(g);
     struct vd_gguf_str arch = {NULL, 0};
     char key[96];
     uint32_t type = UNSAID;
@@ -29,9 +30,12 @@ enum vd_pooling vd_embed_pooling(const struct vd_gguf *g)
     snprintf(key, sizeof key, "%.*s.pooling_type", (int)arch.n, arch.p);
     if (vd_gguf_get_u32(g, key, VD_GGUF_OPTIONAL, UINT32_MAX, &type, NULL) != VD_OK)
         return VD_POOLING_NONE;
-    return type == MEAN                     ? VD_POOLING_MEAN
-           : type == UNSAID || type == LAST ? VD_POOLING_LAST
-                                            : VD_POOLING_NONE;
+    if (type == UNSAID)
+        return encoder ? VD_POOLING_MEAN : VD_POOLING_LAST;
+    return type == MEAN             ? VD_POOLING_MEAN
+           : type == LAST           ? VD_POOLING_LAST
+           : type == CLS && encoder ? VD_POOLING_CLS
+                                    : VD_POOLING_NONE;
 }
 
 enum vd_err vd_embed_create(struct vd_embed **out, const struct vd_model *m, enum vd_pooling pooling,
@@ -66,9 +70,11 @@ void vd_embed_add(struct vd_embed *e, const float *x)
 {
     size_t d = e->m->dims.d;
     bool adds = e->pooling == VD_POOLING_MEAN && e->n > 0;
-    e->m->kern->rmsnorm(x, e->m->output_norm, d, e->m->program.eps, e->row);
+    const float *row = e->m->encoder ? x : e->row;
+    if (!e->m->encoder)
+        e->m->kern->rmsnorm(x, e->m->output_norm, d, e->m->program.eps, e->row);
     for (size_t i = 0; i < d; i++)
-        e->sum[i] = adds ? e->sum[i] + e->row[i] : e->row[i];
+        e->sum[i] = adds ? e->sum[i] + row[i] : row[i];
     e->n++;
 }
 

@@ -1,5 +1,5 @@
-/* A vector of a sequence: its rows after the last layer, normed, pooled, and made to have the length 1
- * (docs/spec/arithmetic.md, section 14). What the worker, replay and traces make embeddings with.
+/* A vector of a sequence: its rows after the last layer, normed (of decoders), pooled, and made to have the
+ * length 1 (docs/spec/arithmetic.md, section 14). What the worker, replay and traces make embeddings with.
  *
  * Ownership: the model is borrowed. Thread rule: one thread at a time. */
 #ifndef VD_EMBED_H
@@ -10,11 +10,11 @@
 
 struct vd_embed;
 
-/* How the file says that its vectors are to be pooled (ARCHITECTURE.pooling_type 1: MEAN, 3: LAST); LAST if
- * it says nothing; NONE: in a way that is not known here. */
+/* How the file says that its vectors are to be pooled (ARCHITECTURE.pooling_type 1: MEAN, 2: CLS, of
+ * encoders, 3: LAST); if it says nothing, LAST, of encoders MEAN; NONE: in a way that is not known here. */
 enum vd_pooling vd_embed_pooling(const struct vd_gguf *g);
 
-/* pooling is not NONE. VD_ENOMEM. */
+/* pooling is not NONE, and CLS of encoders only. VD_ENOMEM. */
 enum vd_err vd_embed_create(struct vd_embed **out, const struct vd_model *m, enum vd_pooling pooling,
                             struct vd_error *err);
 void vd_embed_free(struct vd_embed *e); /* NULL is allowed */

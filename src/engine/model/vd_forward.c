@@ -52,6 +52,7 @@ static void carve_rows(struct carve *c, const struct vd_ctx *ctx, struct rows *r
     r->x = carve(c, ctx->max_rows * dims->d * sizeof(float));
     r->qkv = carve(c, ctx->max_rows * ctx->ld_qkv * sizeof(float));
     r->rope = carve(c, ctx->max_rows * dims->n_tables * 2 * dims->n_pairs * sizeof(float));
+    r->q = carve(c, ctx->m->encoder ? ctx->max_rows * vd_model_q_row_bytes(ctx->m) : 0);
 }
 
 /* A form that no matrix of the model reads takes no memory. */
@@ -122,7 +123,7 @@ static void carve_all(struct carve *c, struct vd_ctx *ctx)
     ctx->head.source = carve(c, ctx->max_logits * sizeof(size_t));
     ctx->head.h = carve(c, ctx->max_logits * m->dims.d * sizeof(float));
     carve_acts(c, m, ctx->max_logits, m->dims.d, &ctx->head.act);
-    ctx->head.logits = carve(c, ctx->max_logits * m->dims.vocab * sizeof(float));
+    ctx->head.logits = carve(c, m->encoder ? 0 : ctx->max_logits * m->dims.vocab * sizeof(float));
     carve_team(c, ctx, &ctx->team);
     ctx->thread = carve(c, ctx->n_threads * sizeof *ctx->thread);
     for (unsigned t = 0; t < ctx->n_threads; t++) {
@@ -146,7 +147,7 @@ enum vd_err vd_ctx_create(struct vd_ctx **out, const struct vd_model *m, struct 
     ctx->max_logits = vd_fw_min(max_logits, max_rows);
     ctx->max_few = vd_fw_min(max_rows, (size_t)FEW_ROWS * ctx->n_threads);
     ctx->last = &ctx->all;
-    ctx->ld_qkv = m->dims.q_cols + 2 * m->dims.k_cols;
+    ctx->ld_qkv = vd_fw_max(m->dims.q_cols + 2 * m->dims.k_cols, m->dims.d);
     struct carve c = {NULL, 0};
     carve_all(&c, ctx);
     enum vd_err rc = vd_pool_create(&ctx->solo, 1, err);
@@ -224,6 +225,14 @@ static void find_runs(struct rows *r)
     }
 }
 
+/* Every position of a sequence attends to all of them. */
+static void see_everything(struct rows *r)
+{
+    for (size_t i = 0; i < r->n_runs; i++)
+        for (size_t t = r->run[i].first; t < r->run[i].first + r->run[i].count; t++)
+            r->row[t].end = (uint32_t)r->run[i].count;
+}
+
 static enum vd_err check_row(const struct vd_ctx *ctx, const struct vd_row *rows, size_t t,
                              struct vd_error *err)
 {
@@ -233,6 +242,8 @@ static enum vd_err check_row(const struct vd_ctx *ctx, const struct vd_row *rows
     if (row->token >= ctx->m->dims.vocab)
         return vd_error_set(err, VD_EUSE, "row %zu: token %u is not below the vocabulary of %zu", t,
                             row->token, ctx->m->dims.vocab);
+    if (ctx->m->encoder && !follows && row->pos != 0)
+        return vd_error_set(err, VD_EUSE, "row %zu: an encoder's sequence is fed whole, from position 0", t);
     if (row->pos != want)
         return vd_error_set(err, VD_EUSE, "row %zu: position %u, but the sequence goes on at %zu", t,
                             row->pos, want);
@@ -250,13 +261,15 @@ static enum vd_err take_rows(struct vd_ctx *ctx, const struct vd_row *rows, size
     all->n = n_rows;
     sub->n = ctx->head.n = 0;
     for (size_t t = 0; t < n_rows; t++) {
-        bool logits = rows[t].flags & VD_ROW_LOGITS, hidden = rows[t].flags != 0;
+        bool logits = rows[t].flags & VD_ROW_LOGITS && !ctx->m->encoder;
+        bool hidden = rows[t].flags != 0 || ctx->m->encoder;
         enum vd_err rc = check_row(ctx, rows, t, err);
         if (rc != VD_OK)
             return rc;
         if (logits && ctx->head.n == ctx->max_logits)
             return vd_error_set(err, VD_EUSE, "more than %zu rows of one call want logits", ctx->max_logits);
-        all->row[t] = (struct row){rows[t].kv, vd_kv_page_table(rows[t].kv), rows[t].pos, (uint32_t)t};
+        all->row[t] =
+            (struct row){rows[t].kv, vd_kv_page_table(rows[t].kv), rows[t].pos, (uint32_t)t, rows[t].pos + 1};
         ctx->logits_slot[t] = logits ? ctx->head.n : SIZE_MAX;
         ctx->hidden_slot[t] = hidden ? sub->n : SIZE_MAX;
         if (logits)
@@ -266,6 +279,8 @@ static enum vd_err take_rows(struct vd_ctx *ctx, const struct vd_row *rows, size
     }
     ctx->last = sub->n == n_rows ? all : sub;
     find_runs(all);
+    if (ctx->m->encoder)
+        see_everything(all);
     find_runs(sub);
     return VD_OK;
 }

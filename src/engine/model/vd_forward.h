@@ -4,6 +4,8 @@
  * length; afterwards the sequence is that much longer. What a row yields never depends on the other rows, the
  * cut of the calls, the number of threads or the kernel table: the bits are those of src/num.
  *
+ * An encoder's sequence is fed whole, in one call and from position 0, and every row of it gets its X row.
+ *
  * Rows that want nothing still write their K and V rows in every layer; the last layer's other operators are
  * skipped for them, as docs/spec/proof.md says of prompt positions.
  *

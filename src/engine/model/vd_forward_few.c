@@ -48,12 +48,14 @@ static struct vd_kern_rhs few_quant(struct vd_ctx *ctx, struct vd_team *team, un
     return (struct vd_kern_rhs){.act = act->by32, .x = in, .ldx = ld, .act256 = act->by256};
 }
 
-/* The same for residual rows x after a norm. */
+/* The same for residual rows x after a norm (w NULL: none). */
 static struct vd_kern_rhs few_norm_quant(struct vd_ctx *ctx, struct vd_team *team, unsigned forms,
                                          const float *x, const float *w, size_t n, struct thread_buf *buf)
 {
     const struct acts *act = &ctx->team.act;
     size_t i;
+    if (!w)
+        return few_quant(ctx, team, forms, x, ctx->m->dims.d, ctx->m->dims.d, n, buf);
     if (n <= REDUNDANT_ROWS)
         return vd_fw_norm_quant(ctx->m, forms, x, w, 0, n, buf->h, &buf->act);
     while ((i = vd_team_next(team) * VD_KERN_TOKS) < n)
@@ -65,15 +67,15 @@ static struct vd_kern_rhs few_norm_quant(struct vd_ctx *ctx, struct vd_team *tea
 
 /* team.tmp, of which this thread made elements [r0, r1), onto x: each thread adds its own elements, unless a
  * norm needs whole rows. Ends with a barrier. */
-static void few_add(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const float *norm, size_t r0,
-                    size_t r1, float *x, size_t n)
+static void few_add(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, struct vd_half_end half,
+                    size_t r0, size_t r1, float *x, size_t n)
 {
     size_t d = ctx->m->dims.d;
     float *tmp = ctx->team.tmp;
-    if (norm) {
+    if (half.norm.w) {
         vd_team_barrier(team);
         for (size_t t = thread; t < n; t += vd_team_threads(team))
-            vd_fw_add_rows(ctx->m, norm, tmp + t * d, 1, x + t * d);
+            vd_fw_add_rows(ctx->m, half, tmp + t * d, 1, x + t * d);
     } else {
         for (size_t t = 0; t < n; t++)
             ctx->m->kern->add(x + t * d + r0, tmp + t * d + r0, r1 - r0, x + t * d + r0);
@@ -83,14 +85,14 @@ static void few_add(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, c
 
 /* x rows += w times rhs. Ends with a barrier. */
 static void few_add_product(struct vd_ctx *ctx, struct vd_team *team, unsigned thread,
-                            const struct vd_kern_mat *w, const struct vd_kern_rhs *rhs, const float *norm,
-                            float *x, size_t n, struct thread_buf *buf)
+                            const struct vd_kern_mat *w, const struct vd_kern_rhs *rhs,
+                            struct vd_half_end half, float *x, size_t n, struct thread_buf *buf)
 {
     size_t d = ctx->m->dims.d, r0, r1;
     vd_team_range(team, thread, d, VD_KERN_ROWS, &r0, &r1);
     if (r0 < r1)
         ctx->m->kern->matmul(w, r0, r1, rhs, 0, n, ctx->team.tmp, d, buf->scratch);
-    few_add(ctx, team, thread, norm, r0, r1, x, n);
+    few_add(ctx, team, thread, half, r0, r1, x, n);
 }
 
 static void few_qkv(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, size_t layer,
@@ -215,15 +217,11 @@ static void few_feed_forward(struct vd_ctx *ctx, struct vd_team *team, unsigned 
     float *gate = ctx->team.gate, *up = ctx->team.up;
     struct vd_kern_rhs rhs = few_norm_quant(ctx, team, l->ff_forms, r->x, l->ffn_norm, n, buf);
     vd_team_range(team, thread, ff, VD_KERN_ROWS, &r0, &r1);
-    if (r0 < r1) {
-        m->kern->matmul(&l->gate, r0, r1, &rhs, 0, n, gate, ff, buf->scratch);
-        m->kern->matmul(&l->up, r0, r1, &rhs, 0, n, up, ff, buf->scratch);
-    }
-    for (size_t t = 0; t < n; t++)
-        m->glu(gate + t * ff + r0, up + t * ff + r0, r1 - r0, gate + t * ff + r0);
+    if (r0 < r1)
+        vd_fw_up(m, l, &rhs, r0, r1, n, gate, up, ff, 0, buf->scratch);
     vd_team_barrier(team);
     rhs = few_quant(ctx, team, l->down_forms, gate, ff, ff, n, buf);
-    few_add_product(ctx, team, thread, &l->down, &rhs, l->post_ffn_norm, r->x, n, buf);
+    few_add_product(ctx, team, thread, &l->down, &rhs, vd_fw_end_of_ffn(l), r->x, n, buf);
 }
 
 /* The normed rows h as the experts' first products read them: each expert's rows side by side. */
@@ -265,7 +263,7 @@ static void few_experts(struct vd_ctx *ctx, struct vd_team *team, unsigned threa
     rhs = few_quant(ctx, team, l->down_forms, ctx->team.gate, dims->ff, dims->ff, n * dims->n_used, buf);
     vd_team_range(team, thread, dims->d, VD_KERN_ROWS, &r0, &r1);
     vd_fw_experts_down(m, l, &buf->route, &rhs, r0, r1, n, ctx->team.sorted, ctx->team.tmp, buf);
-    few_add(ctx, team, thread, l->post_ffn_norm, r0, r1, r->x, n);
+    few_add(ctx, team, thread, vd_fw_end_of_ffn(l), r0, r1, r->x, n);
 }
 
 /* What follows attention; ends with a barrier. */
@@ -275,7 +273,7 @@ static void few_rest(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
     const struct vd_model *m = ctx->m;
     const struct vd_layer *l = &m->layers[layer];
     struct vd_kern_rhs rhs = few_quant(ctx, team, l->o_forms, r->qkv, ctx->ld_qkv, m->dims.q_cols, r->n, buf);
-    few_add_product(ctx, team, thread, &l->o, &rhs, l->post_attn_norm, r->x, r->n, buf);
+    few_add_product(ctx, team, thread, &l->o, &rhs, vd_fw_end_of_attn(l), r->x, r->n, buf);
     (m->dims.n_experts ? few_experts : few_feed_forward)(ctx, team, thread, l, r, buf);
     for (size_t t = thread; ctx->tap && t < r->n; t += vd_team_threads(team))
         vd_fw_tell(ctx, r, layer + 1, true, t, t + 1, thread);

@@ -19,6 +19,7 @@ struct row {
     struct vd_kv *kv;
     const void *const *pages;
     uint32_t pos, source; /* source: its number in the call */
+    uint32_t end;         /* of the positions that it may attend to: behind its own, of an encoder all */
 };
 
 /* Neighbouring rows of one sequence. */
@@ -34,6 +35,7 @@ struct rows {
     float *x;    /* n x d: the residual stream */
     float *qkv;  /* n x ld_qkv: queries, then keys, then values; attention's result replaces the queries */
     float *rope; /* n x n_tables x 2 n_pairs: cosines and sines */
+    uint8_t *q;  /* of an encoder, for the tap: n QROW records */
 };
 
 /* Quantised rows in the forms that some matrix of the model reads. */
@@ -134,14 +136,32 @@ static inline float *vd_fw_moved_back(float *p, size_t n_elem)
  * vd_act_forms); gives all rows as a product reads them. */
 struct vd_kern_rhs vd_fw_quant(const struct vd_model *m, unsigned forms, const float *in, size_t ld,
                                size_t cols, size_t t0, size_t t1, const struct acts *act);
-/* Rows [t0, t1) of x through a norm into those of h, then quantised. */
+/* Rows [t0, t1) of x through a norm (w NULL: none) into those of h, then quantised. */
 struct vd_kern_rhs vd_fw_norm_quant(const struct vd_model *m, unsigned forms, const float *x, const float *w,
                                     size_t t0, size_t t1, float *h, const struct acts *act);
 /* Adds bias [r0, r1) to those elements of n rows; nothing if bias is NULL. */
 void vd_fw_bias(const struct vd_model *m, const float *bias, size_t r0, size_t r1, float *y, size_t ld,
                 size_t n);
-/* n rows of a layer's half, through the norm w if it is not NULL, onto the residual rows x. */
-void vd_fw_add_rows(const struct vd_model *m, const float *w, float *y, size_t n, float *x);
+/* What happens to the rows that a layer's half yields, on their way onto the residual rows. */
+struct vd_half_end {
+    const float *bias; /* NULL: none */
+    struct vd_norm_weights norm;
+};
+static inline struct vd_half_end vd_fw_end_of_attn(const struct vd_layer *l)
+{
+    return (struct vd_half_end){l->o_bias, l->post_attn_norm};
+}
+static inline struct vd_half_end vd_fw_end_of_ffn(const struct vd_layer *l)
+{
+    return (struct vd_half_end){l->down_bias, l->post_ffn_norm};
+}
+/* n whole rows y of a layer's half onto the residual rows x: of a decoder y is normed first (if there is a
+ * norm), of an encoder the sum is. */
+void vd_fw_add_rows(const struct vd_model *m, struct vd_half_end end, float *y, size_t n, float *x);
+/* Rows [r0, r1) of the feed-forward's first matrices, activated: `gate` (n x ff) gets them. up: n x ld_up,
+ * for the rows from up_first on; not used without a gate. */
+void vd_fw_up(const struct vd_model *m, const struct vd_layer *l, const struct vd_kern_rhs *rhs, size_t r0,
+              size_t r1, size_t n, float *gate, float *up, size_t ld_up, size_t up_first, void *scratch);
 /* Norms, rotates and stores K, and stores V, of rows [t0, t1), for kv head g. */
 void vd_fw_put_kv(const struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0,
                   size_t t1);
@@ -152,9 +172,9 @@ size_t vd_fw_queries(const struct vd_ctx *ctx, const struct rows *r, size_t laye
 /* Attention of rows [t0, t1) of one run, at most TILE_ROWS, with kv head g. */
 void vd_fw_attend(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t g, size_t t0, size_t t1,
                   struct thread_buf *buf);
-/* Tells the tap about rows [t0, t1) of set r after `unit`; with_x false if the layer's output was not
- * computed. */
-void vd_fw_tell(const struct vd_ctx *ctx, const struct rows *r, size_t unit, bool with_x, size_t t0,
+/* Tells the tap about rows [t0, t1) of set r after `layer`, from 1, or (0) the embedding; with_x false if the
+ * layer's output was not computed. */
+void vd_fw_tell(const struct vd_ctx *ctx, const struct rows *r, size_t layer, bool with_x, size_t t0,
                 size_t t1, unsigned thread);
 /* Tells the tap about a row whose last layer ended after K and V. */
 void vd_fw_tell_unwanted(const struct vd_ctx *ctx, const struct vd_team *team, unsigned thread);

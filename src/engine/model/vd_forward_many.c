@@ -50,13 +50,8 @@ static void tile_feed_forward(const struct vd_model *m, const struct vd_layer *l
 {
     size_t ff = m->dims.ff;
     struct vd_kern_rhs rhs = vd_fw_norm_quant(m, l->ff_forms, x, l->ffn_norm, 0, n, buf->h, &buf->act);
-    for (size_t f = 0; f < ff; f += FF_STEP) {
-        size_t step = vd_fw_min(FF_STEP, ff - f);
-        m->kern->matmul(&l->gate, f, f + step, &rhs, 0, n, buf->gate, ff, buf->scratch);
-        m->kern->matmul(&l->up, f, f + step, &rhs, 0, n, vd_fw_moved_back(buf->up, f), FF_STEP, buf->scratch);
-        for (size_t t = 0; t < n; t++)
-            m->glu(buf->gate + t * ff + f, buf->up + t * FF_STEP, step, buf->gate + t * ff + f);
-    }
+    for (size_t f = 0; f < ff; f += FF_STEP)
+        vd_fw_up(m, l, &rhs, f, vd_fw_min(f + FF_STEP, ff), n, buf->gate, buf->up, FF_STEP, f, buf->scratch);
     tile_product(m, &l->down, l->down_forms, buf->gate, ff, n, buf);
 }
 
@@ -84,9 +79,9 @@ static void tile_rest(struct vd_ctx *ctx, const struct rows *r, size_t layer, si
     size_t n = t1 - t0, ld = ctx->ld_qkv;
     tile_attend(ctx, r, layer, t0, t1, buf);
     tile_product(m, &l->o, l->o_forms, r->qkv + t0 * ld, ld, n, buf);
-    vd_fw_add_rows(m, l->post_attn_norm, buf->h, n, x);
+    vd_fw_add_rows(m, vd_fw_end_of_attn(l), buf->h, n, x);
     (m->dims.n_experts ? tile_experts : tile_feed_forward)(m, l, x, n, buf);
-    vd_fw_add_rows(m, l->post_ffn_norm, buf->h, n, x);
+    vd_fw_add_rows(m, vd_fw_end_of_ffn(l), buf->h, n, x);
 }
 
 /* Dynamic shares, the last rows first: they attend to the most positions. */

@@ -551,7 +551,7 @@ static void check_tap(void *arg, size_t row, uint32_t unit, const struct vd_grap
     uint32_t pos = t->rows[row].pos;
     const struct vd_program *p = t->ref->p;
     bool x_due = unit < p->n_layers || t->rows[row].flags;
-    bool ok = (x != NULL) == x_due && (k != NULL) == (unit > 0) && (v != NULL) == (unit > 0);
+    bool ok = !rows->q && (x != NULL) == x_due && (k != NULL) == (unit > 0) && (v != NULL) == (unit > 0);
     if (ok && x)
         ok = memcmp(x, ref_x(t->ref, pos, unit), p->width * sizeof *x) == 0;
     if (ok && k)

@@ -82,6 +82,9 @@ static void set_dims(struct vd_model *m)
     m->rope_halves = p->rope_pairing == VD_ROPE_HALVES;
     m->score = (struct vd_kern_score){p->attn_scale, p->attn_cap};
     m->glu = p->act == VD_ACT_GELU ? m->kern->geglu : m->kern->swiglu;
+    m->encoder = vd_program_is_encoder(p);
+    m->ungated = p->ungated;
+    m->position_tensor = p->n_positions ? vd_program_embed_tensor(p, VD_E_POSITION) : 0;
 }
 
 static enum vd_err read_program(struct vd_model *m, struct vd_error *err)
@@ -120,29 +123,57 @@ static const size_t place_in_layer[VD_T_KINDS] = {
     [VD_T_ATTN_Q_NORM] = offsetof(struct vd_layer, q_norm),
     [VD_T_ATTN_K_NORM] = offsetof(struct vd_layer, k_norm),
     [VD_T_ATTN_OUTPUT] = offsetof(struct vd_layer, o),
-    [VD_T_POST_ATTN_NORM] = offsetof(struct vd_layer, post_attn_norm),
+    [VD_T_ATTN_OUTPUT_BIAS] = offsetof(struct vd_layer, o_bias),
+    [VD_T_POST_ATTN_NORM] = offsetof(struct vd_layer, post_attn_norm.w),
+    [VD_T_POST_ATTN_NORM_BIAS] = offsetof(struct vd_layer, post_attn_norm.b),
     [VD_T_FFN_NORM] = offsetof(struct vd_layer, ffn_norm),
     [VD_T_FFN_ROUTER] = offsetof(struct vd_layer, router),
     [VD_T_FFN_GATE] = offsetof(struct vd_layer, gate),
+    [VD_T_FFN_GATE_BIAS] = offsetof(struct vd_layer, gate_bias),
     [VD_T_FFN_UP] = offsetof(struct vd_layer, up),
+    [VD_T_FFN_UP_BIAS] = offsetof(struct vd_layer, up_bias),
     [VD_T_FFN_DOWN] = offsetof(struct vd_layer, down),
-    [VD_T_POST_FFN_NORM] = offsetof(struct vd_layer, post_ffn_norm),
+    [VD_T_FFN_DOWN_BIAS] = offsetof(struct vd_layer, down_bias),
+    [VD_T_POST_FFN_NORM] = offsetof(struct vd_layer, post_ffn_norm.w),
+    [VD_T_POST_FFN_NORM_BIAS] = offsetof(struct vd_layer, post_ffn_norm.b),
 };
+
+/* The same of what stands before the layers; NULL for the tables, whose rows are read from the file. */
+static void *place_of_embed(struct vd_model *m, enum vd_embed_tensor t)
+{
+    switch (t) {
+    case VD_E_TYPE:
+        return &m->token_type;
+    case VD_E_NORM:
+        return &m->embed_norm.w;
+    case VD_E_NORM_BIAS:
+        return &m->embed_norm.b;
+    case VD_E_TOKEN:
+    case VD_E_POSITION:
+    case VD_E_KINDS:
+        break;
+    }
+    return NULL;
+}
 
 static void *place_of(struct vd_model *m, uint32_t tensor)
 {
+    enum vd_embed_tensor e;
     enum vd_layer_tensor t;
     uint32_t layer;
-    if (tensor == vd_program_head_tensor(&m->program))
+    bool encoder = vd_program_is_encoder(&m->program);
+    if (!encoder && tensor == vd_program_head_tensor(&m->program))
         return &m->head;
-    if (tensor == vd_program_norm_tensor(&m->program))
+    if (!encoder && tensor == vd_program_norm_tensor(&m->program))
         return &m->output_norm;
+    if (vd_program_find_embed(&m->program, tensor, &e))
+        return place_of_embed(m, e);
     if (!vd_program_find_tensor(&m->program, tensor, &layer, &t))
         return NULL;
     return (char *)&m->layers[layer] + place_in_layer[t];
 }
 
-/* The packed matrix of a tensor, or NULL for vectors and for an embedding that is not the head. */
+/* The packed matrix of a tensor, or NULL for vectors and for tables that are not the head. */
 static struct vd_kern_mat *mat_of(struct vd_model *m, uint32_t tensor)
 {
     return vd_program_is_vector(&m->program, tensor) ? NULL : place_of(m, tensor);
@@ -391,4 +422,9 @@ size_t vd_model_k_row_bytes(const struct vd_model *m)
 size_t vd_model_v_row_bytes(const struct vd_model *m)
 {
     return m->dims.n_kv * (4 + m->dims.hd);
+}
+
+size_t vd_model_q_row_bytes(const struct vd_model *m)
+{
+    return m->dims.n_heads * (m->dims.hd / VD_KERN_BLOCK * 4 + m->dims.hd);
 }

@@ -79,5 +79,7 @@ enum vd_err vd_model_weight_proof(struct vd_model *m, struct vd_pool *pool, uint
  */
 size_t vd_model_k_row_bytes(const struct vd_model *m);
 size_t vd_model_v_row_bytes(const struct vd_model *m);
+/* Those of a QROW record (all query heads). */
+size_t vd_model_q_row_bytes(const struct vd_model *m);
 
 #endif

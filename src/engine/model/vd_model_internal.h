@@ -24,11 +24,18 @@ enum vd_act_forms {
     VD_ACT_FORM_256 = 2,
 };
 
+/* A norm's weight and, of LayerNorm, bias; weight NULL: there is none. */
+struct vd_norm_weights {
+    const float *w, *b;
+};
+
 /* A layer's operators. What the program's features do not call for is NULL, or a matrix without data. */
 struct vd_layer {
-    const float *attn_norm, *post_attn_norm, *ffn_norm, *post_ffn_norm; /* d each */
-    const float *q_norm, *k_norm;                                       /* hd each */
-    const float *q_bias, *k_bias, *v_bias;
+    const float *attn_norm, *ffn_norm;                    /* d each */
+    struct vd_norm_weights post_attn_norm, post_ffn_norm; /* d each; of an encoder behind the residual sum */
+    const float *q_norm, *k_norm;                         /* hd each */
+    const float *q_bias, *k_bias, *v_bias, *o_bias;
+    const float *gate_bias, *up_bias, *down_bias;
     struct vd_kern_mat q, k, v, o;
     struct vd_kern_mat router, gate, up, down; /* with experts: the rows of expert 0, then of 1, ... */
     unsigned qkv_forms, o_forms, ff_forms, router_forms, down_forms; /* enum vd_act_forms, of their inputs */
@@ -60,9 +67,13 @@ struct vd_model {
     bool rope_halves;
     struct vd_kern_score score;
     void (*glu)(const float *g, const float *u, size_t n, float *y); /* the program's activation */
+    bool encoder, ungated;
 
     struct vd_layer *layers;
-    const float *output_norm;
+    const float *output_norm;          /* of decoders, as the head */
+    const float *token_type;           /* NULL: none */
+    struct vd_norm_weights embed_norm; /* of encoders */
+    uint32_t position_tensor;          /* whose rows are added to those of tokens; 0: none */
     struct vd_kern_mat head;
     unsigned head_forms;
     unsigned all_forms; /* of any matrix */

@@ -35,7 +35,9 @@ struct vd_test_model {
     enum vd_wtype v_down;     /* type of attn_v and ffn_down, if `mixed` */
     bool mixed, untied;
     bool bias, qk_norm, post_norms, caps;
-    bool fused;                 /* q, k, v in one tensor, and gate and up */
+    bool fused; /* q, k, v in one tensor, and gate and up */
+    bool encoder, causal;
+    uint32_t pooling;           /* of an encoder, as GGUF counts: 1 mean, 2 CLS */
     uint32_t n_experts, n_used; /* 0: dense */
     uint32_t window, n_rope;    /* 0: none, all pairs */
     enum vd_test_rope rope;
@@ -69,6 +71,7 @@ struct vd_test_form {
     bool bias, qk_norm, post_norms, caps, fused;
     uint32_t n_experts, n_used, window, n_rope;
     enum vd_test_rope rope;
+    uint32_t pooling;
 };
 
 static const struct vd_test_form vd_test_forms[] = {
@@ -90,6 +93,15 @@ static const struct vd_test_form vd_test_forms[] = {
 
 enum { VD_TEST_FORMS = sizeof vd_test_forms / sizeof *vd_test_forms };
 
+/* The same of encoders: biases, fused q, k and v. */
+static const struct vd_test_form vd_test_encoders[] = {
+    {.name = "bert", .arch = "bert", .bias = true, .pooling = 2},
+    {.name = "bert-fused", .arch = "bert", .bias = true, .fused = true, .pooling = 1},
+    {.name = "nomic-bert", .arch = "nomic-bert", .fused = true, .pooling = 1},
+};
+
+enum { VD_TEST_ENCODERS = sizeof vd_test_encoders / sizeof *vd_test_encoders };
+
 /* The default model in that form. */
 static inline struct vd_test_model vd_test_model_of(const struct vd_test_form *f)
 {
@@ -105,8 +117,15 @@ static inline struct vd_test_model vd_test_model_of(const struct vd_test_form *f
     t.window = f->window;
     t.n_rope = f->n_rope;
     t.rope = f->rope;
+    t.pooling = f->pooling;
+    t.encoder = f->pooling != 0;
     if (f->n_experts)
         t.ff_width = 96;
+    if (t.encoder) { /* heads are all alike, and as wide as the width together */
+        t.width = 192;
+        t.n_heads = t.n_kv_heads = 3;
+        t.ctx = 300;
+    }
     if (strcmp(f->arch, "smollm3") == 0)
         t.n_layers = 4; /* the last of which does not rotate */
     if (strcmp(f->arch, "gemma3") == 0)
@@ -119,6 +138,9 @@ static inline const struct vd_test_form *vd_test_form(const char *name)
     for (size_t i = 0; i < VD_TEST_FORMS; i++)
         if (strcmp(vd_test_forms[i].name, name) == 0)
             return &vd_test_forms[i];
+    for (size_t i = 0; i < VD_TEST_ENCODERS; i++)
+        if (strcmp(vd_test_encoders[i].name, name) == 0)
+            return &vd_test_encoders[i];
     return NULL;
 }
 
@@ -126,6 +148,8 @@ static inline const struct vd_test_form *vd_test_form(const char *name)
 static inline void vd_test_model_widen(struct vd_test_model *t)
 {
     t->width = 256;
+    if (t->encoder)
+        t->n_heads = t->n_kv_heads = 4;
     t->ff_width = t->n_experts ? 256 : 768;
     t->vocab = 323;
     t->tokenizer = true;
@@ -278,11 +302,31 @@ static inline void vd_test_vector(struct vd_test_sink *k, uint32_t layer, const 
     vd_test_put(k, whole, VD_WTYPE_F32, 1, n, 0, amplitude, offset);
 }
 
+/* What stands behind the sums of an encoder, and its biases beyond those of q, k and v. */
+static inline void vd_test_encoder_features(struct vd_test_sink *k, const struct vd_test_model *t, uint32_t l)
+{
+    static const char *const norms[2] = {"attn_output_norm", "layer_output_norm"};
+    char name[32];
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s.weight", norms[i]);
+        vd_test_vector(k, l, name, t->width, 0.5f, 1.0f);
+        snprintf(name, sizeof name, "%s.bias", norms[i]);
+        vd_test_vector(k, l, name, t->width, 0.3f, 0.0f);
+    }
+    if (t->bias) {
+        vd_test_vector(k, l, "attn_output.bias", t->width, 0.3f, 0.0f);
+        vd_test_vector(k, l, "ffn_up.bias", t->ff_width, 0.3f, 0.0f);
+        vd_test_vector(k, l, "ffn_down.bias", t->width, 0.3f, 0.0f);
+    }
+}
+
 static inline void vd_test_features(struct vd_test_sink *k, const struct vd_test_model *t, uint32_t l)
 {
     uint32_t q = t->n_heads * t->head_dim, kv = t->n_kv_heads * t->head_dim;
     char name[64];
-    if (t->bias) {
+    if (t->bias && t->fused)
+        vd_test_vector(k, l, "attn_qkv.bias", q + 2 * kv, 0.5f, 0.0f);
+    if (t->bias && !t->fused) {
         vd_test_vector(k, l, "attn_q.bias", q, 0.5f, 0.0f);
         vd_test_vector(k, l, "attn_k.bias", kv, 0.5f, 0.0f);
         vd_test_vector(k, l, "attn_v.bias", kv, 0.5f, 0.0f);
@@ -305,6 +349,7 @@ static inline void vd_test_layer(struct vd_test_sink *k, const struct vd_test_mo
 {
     uint32_t q = t->n_heads * t->head_dim, kv = t->n_kv_heads * t->head_dim, d = t->width, f = t->ff_width,
              e = t->n_experts;
+    bool ungated = strcmp(t->arch, "bert") == 0, both = t->fused && !t->encoder; /* gate and up in one */
     enum vd_wtype v_down = t->mixed ? t->v_down : t->mats;
     const struct {
         bool there;
@@ -317,9 +362,9 @@ static inline void vd_test_layer(struct vd_test_sink *k, const struct vd_test_mo
         {!t->fused, "attn_k", t->mats, kv, d, 0},
         {!t->fused, "attn_v", v_down, kv, d, 0},
         {true, "attn_output", t->mats, d, q, 0},
-        {t->fused, "ffn_up", t->mats, 2 * f, d, 0},
-        {!t->fused && !e, "ffn_gate", t->mats, f, d, 0},
-        {!t->fused && !e, "ffn_up", t->mats, f, d, 0},
+        {both, "ffn_up", t->mats, 2 * f, d, 0},
+        {!both && !e && !ungated, "ffn_gate", t->mats, f, d, 0},
+        {!both && !e, "ffn_up", t->mats, f, d, 0},
         {!e, "ffn_down", v_down, d, f, 0},
         {e, "ffn_gate_exps", t->mats, f, d, e},
         {e, "ffn_up_exps", t->mats, f, d, e},
@@ -331,9 +376,22 @@ static inline void vd_test_layer(struct vd_test_sink *k, const struct vd_test_mo
         if (mats[i].there)
             vd_test_put(k, name, mats[i].type, mats[i].rows, mats[i].cols, mats[i].parts, 0.15f, 0.0f);
     }
-    vd_test_vector(k, l, "attn_norm.weight", d, 0.5f, 1.0f);
-    vd_test_vector(k, l, "ffn_norm.weight", d, 0.5f, 1.0f);
+    if (t->encoder) {
+        vd_test_encoder_features(k, t, l);
+    } else {
+        vd_test_vector(k, l, "attn_norm.weight", d, 0.5f, 1.0f);
+        vd_test_vector(k, l, "ffn_norm.weight", d, 0.5f, 1.0f);
+    }
     vd_test_features(k, t, l);
+}
+
+static inline void vd_test_encoder_embed(struct vd_test_sink *k, const struct vd_test_model *t)
+{
+    vd_test_put(k, "token_types.weight", VD_WTYPE_F32, 2, t->width, 0, 0.5f, 0.0f);
+    if (strcmp(t->arch, "bert") == 0)
+        vd_test_put(k, "position_embd.weight", VD_WTYPE_F32, t->ctx, t->width, 0, 0.5f, 0.0f);
+    vd_test_put(k, "token_embd_norm.weight", VD_WTYPE_F32, 1, t->width, 0, 0.5f, 1.0f);
+    vd_test_put(k, "token_embd_norm.bias", VD_WTYPE_F32, 1, t->width, 0, 0.3f, 0.0f);
 }
 
 static inline void vd_test_tensors(struct vd_test_sink *k, const struct vd_test_model *t)
@@ -342,8 +400,12 @@ static inline void vd_test_tensors(struct vd_test_sink *k, const struct vd_test_
     bool scaled = strncmp(t->arch, "gemma", 5) == 0; /* the layers must still count beside the embedding */
     vd_test_put(k, "token_embd.weight", t->embd, t->vocab, t->width, 0,
                 scaled ? 1.0f / sqrtf((float)t->width) : 1.0f, 0.0f);
+    if (t->encoder)
+        vd_test_encoder_embed(k, t);
     for (uint32_t l = 0; l < t->n_layers; l++)
         vd_test_layer(k, t, l);
+    if (t->encoder)
+        return;
     vd_test_put(k, "output_norm.weight", VD_WTYPE_F32, 1, t->width, 0, 0.5f, 1.0f);
     if (t->untied)
         vd_test_put(k, "output.weight", t->embd, t->vocab, t->width, 0, 1.0f, 0.0f);
@@ -433,8 +495,18 @@ static inline void vd_test_keys(struct vd_gguf_writer *w, const struct vd_test_m
     vd_test_u32(w, t, "attention.key_length", t->head_dim);
     vd_test_u32(w, t, "attention.value_length", t->head_dim);
     vd_test_u32(w, t, "context_length", t->ctx);
-    vd_test_f32(w, t, "attention.layer_norm_rms_epsilon", 1e-5f);
-    vd_test_rope_keys(w, t);
+    if (t->encoder) {
+        char name[96];
+        snprintf(name, sizeof name, "%s.attention.causal", t->arch);
+        vd_gguf_add_bool(w, name, t->causal);
+        vd_test_f32(w, t, "attention.layer_norm_epsilon", 1e-12f);
+        vd_test_u32(w, t, "pooling_type", t->pooling);
+        vd_gguf_add_u32(w, "tokenizer.ggml.token_type_count", 2);
+    } else {
+        vd_test_f32(w, t, "attention.layer_norm_rms_epsilon", 1e-5f);
+    }
+    if (strcmp(t->arch, "bert") != 0)
+        vd_test_rope_keys(w, t);
     if (t->n_experts) {
         vd_test_u32(w, t, "expert_count", t->n_experts);
         vd_test_u32(w, t, "expert_used_count", t->n_used);

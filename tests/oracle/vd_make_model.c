@@ -37,7 +37,7 @@ static struct vd_test_model large(void)
 
 static int list(void)
 {
-    for (size_t i = 0; i < VD_TEST_FORMS; i++)
+    for (size_t i = 0; i < VD_TEST_ALL_FORMS; i++)
         puts(vd_test_forms[i].name);
     return 0;
 }

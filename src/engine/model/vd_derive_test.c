@@ -423,7 +423,7 @@ static void fused_tensors(void **state)
 static void every_encoder(void **state)
 {
     for (size_t i = 0; i < VD_TEST_ENCODERS; i++) {
-        const struct vd_test_form *f = &vd_test_encoders[i];
+        const struct vd_test_form *f = &vd_test_forms[VD_TEST_FORMS + i];
         struct vd_test_model t = vd_test_model_of(f);
         struct vd_program p, again;
         struct vd_error err = {0};

@@ -89,18 +89,17 @@ static const struct vd_test_form vd_test_forms[] = {
     {.name = "gemma3", .arch = "gemma3", .post_norms = true, .qk_norm = true, .window = 40},
     {.name = "phi3", .arch = "phi3", .fused = true},
     {.name = "phi3-long", .arch = "phi3", .fused = true, .rope = VD_TEST_ROPE_LONG, .n_rope = 24},
-};
-
-enum { VD_TEST_FORMS = sizeof vd_test_forms / sizeof *vd_test_forms };
-
-/* The same of encoders: biases, fused q, k and v. */
-static const struct vd_test_form vd_test_encoders[] = {
     {.name = "bert", .arch = "bert", .bias = true, .pooling = 2},
     {.name = "bert-fused", .arch = "bert", .bias = true, .fused = true, .pooling = 1},
     {.name = "nomic-bert", .arch = "nomic-bert", .fused = true, .pooling = 1},
 };
 
-enum { VD_TEST_ENCODERS = sizeof vd_test_encoders / sizeof *vd_test_encoders };
+/* Encoders stand behind the decoders. */
+enum {
+    VD_TEST_ALL_FORMS = sizeof vd_test_forms / sizeof *vd_test_forms,
+    VD_TEST_ENCODERS = 3,
+    VD_TEST_FORMS = VD_TEST_ALL_FORMS - VD_TEST_ENCODERS
+};
 
 /* The default model in that form. */
 static inline struct vd_test_model vd_test_model_of(const struct vd_test_form *f)
@@ -135,12 +134,9 @@ static inline struct vd_test_model vd_test_model_of(const struct vd_test_form *f
 
 static inline const struct vd_test_form *vd_test_form(const char *name)
 {
-    for (size_t i = 0; i < VD_TEST_FORMS; i++)
+    for (size_t i = 0; i < VD_TEST_ALL_FORMS; i++)
         if (strcmp(vd_test_forms[i].name, name) == 0)
             return &vd_test_forms[i];
-    for (size_t i = 0; i < VD_TEST_ENCODERS; i++)
-        if (strcmp(vd_test_encoders[i].name, name) == 0)
-            return &vd_test_encoders[i];
     return NULL;
 }
 

@@ -129,6 +129,8 @@ struct vd_gateway_cmd {
     uint16_t http_port, listen_port;
     struct vd_amount escrow, price_in_max, price_out_max;
     uint32_t key_per_minute, per_address;
+    struct vd_pubkey follower[VD_GATEWAY_FOLLOWERS_MAX];
+    size_t n_followers;
 };
 
 /* A model is opened once for its root (which is kept for the next start); the gateway itself needs only its
@@ -177,6 +179,10 @@ static enum vd_err vd_gateway_read(struct vd_gateway_cmd *c, const struct vd_cli
         e = vd_cmd_read_listen(cli, "listen", "127.0.0.1:7401", c->listen_host, &c->listen_port, err);
     if (e == VD_OK)
         e = vd_cmd_ledger_peer(cli, &c->ledger, err);
+    for (int i = 0; e == VD_OK && (text = vd_cli_nth(cli, "follower", i)) != NULL; i++)
+        e = i == VD_GATEWAY_FOLLOWERS_MAX
+                ? vd_error_set(err, VD_EUSE, "more than %d followers", VD_GATEWAY_FOLLOWERS_MAX)
+                : vd_cli_parse_hash("--follower", text, c->follower[c->n_followers++].b, err);
     for (int i = 0; e == VD_OK && (text = vd_cli_nth(cli, "model", i)) != NULL; i++)
         e = vd_gateway_add_model(c, cli, text, err);
     if (e == VD_OK && !c->n_models)
@@ -203,6 +209,8 @@ static enum vd_err vd_gateway_serve(struct vd_gateway_cmd *c, const struct vd_cl
                                        .price_out_max = c->price_out_max,
                                        .key_per_minute_max = c->key_per_minute,
                                        .connections_per_address_max = c->per_address,
+                                       .follower = c->follower,
+                                       .n_followers = c->n_followers,
                                        .log = &c->role.log,
                                        .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_gateway_start(&g, &config, err);
@@ -240,6 +248,10 @@ static const struct vd_cli_opt vd_gateway_opts[] = {
     {"price-in-max", 0, "N", "micro-credits per prompt token that a worker may ask (default: no limit)",
      false},
     {"price-out-max", 0, "N", "the same per output token", false},
+    {"follower", 0, "PUBKEY",
+     "a verifier that gets every stream, prompts too, and may stop it (veridem verifier "
+     "--follow)",
+     true},
     {"key-per-minute", 0, "N", "requests per minute of one API key (default: no limit)", false},
     {"per-address", 0, "N", "HTTP connections from one address (default 64; 256 behind a proxy)", false},
     VD_CMD_OPTS_COMPUTE,

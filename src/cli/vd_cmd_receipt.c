@@ -9,7 +9,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VD_RECEIPT_FILE_MAX = 16 << 20 };
+
+enum vd_err vd_cmd_parse_receipt(const char *path, struct vd_bytes file, struct vd_envelope *e,
+                                 uint32_t **tokens, struct vd_error *err)
+{
+    enum vd_err rc = VD_OK;
+    *tokens = NULL;
+    if (file.p[strspn((const char *)file.p, " \t\r\n")] == '{') {
+        struct vd_error why;
+        rc = vd_receipt_from_json((const char *)file.p, file.n, e, tokens, &why);
+        if (rc != VD_OK)
+            vd_error_set(err, rc, "%.200s is not a receipt: %.250s", path, why.msg);
+        return rc;
+    }
+    *tokens = malloc((file.n + 1) * sizeof **tokens);
+    if (!*tokens)
+        rc = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", file.n);
+    else if (!vd_envelope_decode(file, e, *tokens, file.n))
+        rc = vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt", path);
+    if (rc != VD_OK) {
+        free(*tokens);
+        *tokens = NULL;
+    }
+    return rc;
+}
 
 enum vd_err vd_cmd_read_receipt(const char *path, struct vd_envelope *e, uint32_t **tokens,
                                 struct vd_error *err)
@@ -20,23 +43,7 @@ enum vd_err vd_cmd_read_receipt(const char *path, struct vd_envelope *e, uint32_
     *tokens = NULL;
     if (rc != VD_OK)
         return rc;
-    if (bytes[strspn((char *)bytes, " \t\r\n")] == '{') {
-        struct vd_error why;
-        rc = vd_receipt_from_json((const char *)bytes, n, e, tokens, &why);
-        if (rc != VD_OK)
-            vd_error_set(err, rc, "%.200s is not a receipt: %.250s", path, why.msg);
-        free(bytes);
-        return rc;
-    }
-    *tokens = malloc((n + 1) * sizeof **tokens);
-    if (!*tokens)
-        rc = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
-    else if (!vd_envelope_decode((struct vd_bytes){bytes, n}, e, *tokens, n))
-        rc = vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt", path);
-    if (rc != VD_OK) {
-        free(*tokens);
-        *tokens = NULL;
-    }
+    rc = vd_cmd_parse_receipt(path, (struct vd_bytes){bytes, n}, e, tokens, err);
     free(bytes);
     return rc;
 }

@@ -70,6 +70,7 @@ static enum vd_err vd_verifier_serve(struct vd_verifier_cmd *c, const struct vd_
         .audit_rate_ppm = (uint32_t)c->rate_ppm,
         .audits = vd_cli_has(cli, "audit"),
         .stake = c->stake,
+        .follow = vd_cli_has(cli, "follow"),
         .log = &c->role.log,
         .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_verifier_start(&v, &config, err);
@@ -115,6 +116,8 @@ static const struct vd_cli_opt vd_verifier_opts[] = {
      false},
     {"audit", 0, NULL, "be an auditor of the models: replay what the ledger draws, and be paid for it",
      false},
+    {"follow", 0, NULL, "run streams along while they are made, of gateways started with --follower THIS-KEY",
+     false},
     {"stake", 0, "CREDITS", "an auditor's stake (default: the network's minimum)", false},
     {"status", 0, "HOST:PORT", "where /health and /metrics are (default 127.0.0.1, any port)", false},
     VD_CMD_OPTS_COMPUTE,
@@ -126,14 +129,16 @@ const struct vd_cmd vd_cmd_verifier = {
     .group = "Roles",
     .usage = "",
     .summary = "replay settled receipts, challenge the false ones, earn the slash",
-    .help =
-        "Follows the ledger, draws receipts at random, fetches prompt and answer from the gateway, "
-        "replays them in one pass,\n"
-        "and plays a dispute to its end when a receipt does not stand. Its account needs the credits for "
-        "the\n"
-        "bond of a challenge, which come back with a share of the slash. With --audit it puts up a stake "
-        "too, and\n"
-        "takes part in the audits that the ledger draws it for; who is drawn and silent loses some of it.",
+    .help = "Follows the ledger, draws receipts at random, fetches prompt and answer from the gateway, "
+            "replays them in one pass,\n"
+            "and plays a dispute to its end when a receipt does not stand. Its account needs the credits for "
+            "the\n"
+            "bond of a challenge, which come back with a share of the slash. With --audit it puts up a stake "
+            "too, and\n"
+            "takes part in the audits that the ledger draws it for; who is drawn and silent loses some of "
+            "it. With "
+            "--follow it\n"
+            "stops the worker of a stream at its first wrong token, if the gateway's operator lets it.",
     .opts = vd_verifier_opts,
     .run = vd_verifier_run,
 };

@@ -5,6 +5,7 @@
 #include "vd_cmd.h"
 #include "vd_cmd_load.h"
 #include "vd_cmd_receipt.h"
+#include "vd_cmd_verify.h"
 #include "vd_replay.h"
 
 #include <stdlib.h>
@@ -24,9 +25,10 @@ struct vd_verify {
     double replay_s, load_s;
 };
 
-static enum vd_err vd_verify_read(struct vd_verify *v, const char *path, struct vd_error *err)
+static enum vd_err vd_verify_read(struct vd_verify *v, const char *path, struct vd_bytes file,
+                                  struct vd_error *err)
 {
-    enum vd_err e = vd_cmd_read_receipt(path, &v->e, &v->tokens, err);
+    enum vd_err e = vd_cmd_parse_receipt(path, file, &v->e, &v->tokens, err);
     if (e != VD_OK)
         return e;
     v->id = vd_signed_receipt_id(&v->e.receipt);
@@ -187,7 +189,7 @@ static enum vd_err vd_verify_find_model(struct vd_verify *v, char out[VD_PATH_MA
     return e == VD_OK ? e : vd_error_set(err, e, "%s", why.msg);
 }
 
-static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
+static enum vd_err vd_verify_receipt(struct vd_cli *cli, struct vd_bytes file, struct vd_error *err)
 {
     char found[VD_PATH_MAX];
     const char *model = vd_cli_text(cli, "model", NULL);
@@ -197,7 +199,7 @@ static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
     v->cli = cli;
     enum vd_err e = vd_verify_positions(v, err);
     if (e == VD_OK)
-        e = vd_verify_read(v, cli->arg[0], err);
+        e = vd_verify_read(v, cli->arg[0], file, err);
     if (e == VD_OK && !vd_cli_has(cli, "no-replay")) {
         if (!model) {
             e = vd_verify_find_model(v, found, err);
@@ -215,6 +217,22 @@ static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
     }
     free(v->tokens);
     free(v);
+    return e;
+}
+
+static enum vd_err vd_verify_run(struct vd_cli *cli, struct vd_error *err)
+{
+    uint8_t *bytes;
+    size_t n;
+    bool statement;
+    enum vd_err e = vd_cli_slurp(&bytes, &n, cli->arg[0], VD_RECEIPT_FILE_MAX, err);
+    if (e != VD_OK)
+        return e;
+    struct vd_bytes file = {bytes, n};
+    e = vd_cmd_verify_statement(cli, file, &statement, err);
+    if (e == VD_OK && !statement)
+        e = vd_verify_receipt(cli, file, err);
+    free(bytes);
     return e;
 }
 
@@ -236,7 +254,8 @@ const struct vd_cmd vd_cmd_verify = {
     .help =
         "RECEIPT is a file that `veridem run --receipt` wrote or a gateway gave out (- is stdin), in either "
         "of its forms\n"
-        "(see `veridem receipt convert`). Prompt and answer are run again in one pass, which is much faster "
+        "(see `veridem receipt convert`), or a worker's statement about an answer that has no receipt. "
+        "Prompt and answer are run again in one pass, which is much faster "
         "than\n"
         "generating them, and every token and the commit root are compared. Exit status 0: it stands; 1: it "
         "does not,\n"

@@ -113,13 +113,19 @@ enum vd_err vd_gateway_start(struct vd_gateway **out, const struct vd_gateway_co
     g->key = *config->key;
     g->log = config->log ? *config->log : vd_log_init(STDERR_FILENO, "gateway", VD_LOG_ERROR, false);
     g->started_s = vd_clock_wall_s();
+    for (size_t i = 0; i < config->n_followers && i < VD_GATEWAY_FOLLOWERS_MAX; i++)
+        g->follower[i] = config->follower[i];
     snprintf(g->store_dir, sizeof g->store_dir, "%s/gateway", config->home);
     pthread_mutex_init(&g->mu, NULL);
     gw_cond_init(&g->pool_changed);
     gw_cond_init(&g->once_changed);
     gw_cond_init(&g->settle_bell);
     g->use = calloc(GW_KEYS_IN_USE_MAX, sizeof *g->use);
-    enum vd_err e = g->use ? start_parts(g, err) : vd_error_set(err, VD_ENOMEM, "no memory for a gateway");
+    enum vd_err e =
+        !g->use ? vd_error_set(err, VD_ENOMEM, "no memory for a gateway")
+        : config->n_followers > VD_GATEWAY_FOLLOWERS_MAX
+            ? vd_error_set(err, VD_EUSE, "a gateway has at most %d followers", VD_GATEWAY_FOLLOWERS_MAX)
+            : start_parts(g, err);
     if (e != VD_OK) {
         vd_gateway_stop(g);
         return e;
@@ -235,6 +241,8 @@ void gw_metrics(struct vd_gateway *g, struct vd_metrics *m)
         {"gateway_cancelled_total", "counter", "Answers that were cancelled and receipted.", s.n_cancelled},
         {"gateway_resumed_total", "counter", "Answers that went on with another worker.", s.n_resumed},
         {"gateway_audits_total", "counter", "Envelopes given to auditors.", s.n_audits},
+        {"gateway_prefixes_total", "counter", "Workers' statements about answers not ended.", s.n_prefixes},
+        {"gateway_wrong_total", "counter", "Streams that a follower stopped.", s.n_wrong},
         {"gateway_prompt_tokens_total", "counter", "Prompt tokens of receipts.", s.n_tokens_in},
         {"gateway_output_tokens_total", "counter", "Output tokens of receipts.", s.n_tokens_out},
         {"gateway_running", "gauge", "Answers at workers now.", s.n_running},

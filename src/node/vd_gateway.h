@@ -26,7 +26,7 @@ struct vd_gateway_model_config {
     struct vd_hash root;
 };
 
-enum { VD_GATEWAY_MODELS_MAX = 16 };
+enum { VD_GATEWAY_MODELS_MAX = 16, VD_GATEWAY_FOLLOWERS_MAX = 16 };
 
 struct vd_gateway_config {
     const struct vd_keypair *key; /* the account that owns the escrow, and the link's identity */
@@ -43,8 +43,11 @@ struct vd_gateway_config {
     struct vd_amount escrow; /* is opened with this, and topped up to it when a quarter is left; 0: only one
                                 that is there */
     struct vd_amount price_in_max, price_out_max; /* per token; 0: no limit */
-    const struct vd_log *log;                     /* may be NULL */
-    bool (*stopped)(void);                        /* ends the wait for the ledger at the start; may be NULL */
+    /* Verifiers that get every stream while it is made, prompts and all, and may stop it; copied. */
+    const struct vd_pubkey *follower;
+    size_t n_followers;
+    const struct vd_log *log; /* may be NULL */
+    bool (*stopped)(void);    /* ends the wait for the ledger at the start; may be NULL */
     /* 0: the default in brackets */
     uint32_t settle_ms;       /* between batches [1000] */
     uint32_t queue_ms;        /* a request waits so long for a free worker [30000] */
@@ -75,6 +78,7 @@ struct vd_gateway_stats {
     uint64_t n_requests, n_answers, n_errors, n_replayed;
     uint64_t n_running, n_waiting, n_workers, n_verifiers;
     uint64_t n_cancelled, n_resumed, n_audits;
+    uint64_t n_prefixes, n_wrong; /* workers' statements; streams that a follower stopped */
     uint64_t n_tokens_in, n_tokens_out;
     uint64_t n_pending, n_settled, n_refused; /* receipts since the start; pending: also from before */
     struct vd_amount escrow_balance, unsettled, reserved;

@@ -274,14 +274,27 @@ static void count_answer(struct gw_answer *a)
 static void end(struct gw_answer *a)
 {
     gw_job_leave(a->g, &a->job);
+    gw_stream_keep(a->g, &a->job);
     if (!a->ended)
         gw_money_release(a->g, &a->job);
     a->ended = true;
 }
 
-static enum gw_step end_with_error(struct gw_answer *a)
+/* Says what there is instead of a receipt. */
+static void tell_statement(const struct gw_job *j, struct vd_openai_error *e)
+{
+    size_t n = strlen(e->message);
+    char hex[65];
+    vd_hex_encode(hex, j->kept.b, VD_HASH_BYTES);
+    if (j->n_kept)
+        snprintf(e->message + n, sizeof e->message - n,
+                 " What the worker signed of the first %u tokens is at /v1/receipts/%s.", j->n_kept, hex);
+}
+
+static enum gw_step end_with_error(struct gw_answer *a, struct vd_openai_error *e)
 {
     end(a);
+    tell_statement(&a->job, e);
     return GW_ERROR;
 }
 
@@ -297,7 +310,7 @@ static enum gw_step take_receipt(struct gw_answer *a, struct vd_openai_error *e)
     }
     if (!end_text(a)) {
         vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
-        return end_with_error(a);
+        return end_with_error(a, e);
     }
     enum vd_err rc = keep(a, &env, &why);
     if (rc != VD_OK) {
@@ -307,9 +320,10 @@ static enum gw_step take_receipt(struct gw_answer *a, struct vd_openai_error *e)
                            ? "The gateway's disk is full; the answer is not charged. Try again later."
                            : "The gateway's store failed; the answer is not charged. Try again later.");
         e->retry_after_s = 30;
-        return end_with_error(a);
+        return end_with_error(a, e);
     }
     a->job.owed = a->receipt.amount;
+    a->job.prefix.n_output = 0; /* the receipt says it all */
     gw_money_owe(a->g, &a->job.key, a->receipt.amount);
     gw_job_send_accept(a->g, &a->job, &a->receipt_id, &env.receipt.gateway_sig);
     count_answer(a);
@@ -331,6 +345,7 @@ static bool go_on_elsewhere(struct gw_answer *a, bool not_again, struct vd_opena
     struct gw_job *j = &a->job;
     bool begun = j->n_output > 0;
     gw_job_leave(a->g, j);
+    gw_stream_keep(a->g, j);
     j->cancelled = false; /* of the one that is given up */
     if (not_again)
         exclude(j);
@@ -350,6 +365,7 @@ enum wait_result {
     W_REFUSED,
     W_LOST,
     W_BROKEN,
+    W_WRONG,
     W_STALLED,
     W_GONE,
     W_STOPPING
@@ -359,6 +375,8 @@ enum wait_result {
 static enum wait_result look(const struct gw_answer *a)
 {
     const struct gw_job *j = &a->job;
+    if (j->phase == GW_WRONG)
+        return W_WRONG;
     if (j->n_output > a->n_taken)
         return W_TOKENS;
     if (j->phase == GW_RECEIPT)
@@ -463,12 +481,17 @@ static enum gw_step go_on(struct gw_answer *a, enum wait_result w, uint32_t n_to
         break;
     case W_BROKEN:
         break;
+    case W_WRONG: /* whatever the client has read cannot be taken back */
+        vd_openai_fail(e, 502, "worker_wrong", NULL,
+                       "The worker gave a token that the model does not choose; the answer ends here and is "
+                       "not charged.");
+        return end_with_error(a, e);
     case W_GONE:
         return GW_GONE;
     case W_STOPPING:
         return stopping(a, e);
     }
-    return go_on_elsewhere(a, not_again, e) ? GW_TEXT : end_with_error(a);
+    return go_on_elsewhere(a, not_again, e) ? GW_TEXT : end_with_error(a, e);
 }
 
 enum gw_step gw_answers_next(struct gw_answer *const *a, size_t n, size_t *which, struct vd_openai_error *e)
@@ -486,7 +509,7 @@ enum gw_step gw_answers_next(struct gw_answer *const *a, size_t n, size_t *which
         long failed = place_new(a, n, e);
         if (failed >= 0) {
             *which = (size_t)failed;
-            return end_with_error(a[failed]);
+            return end_with_error(a[failed], e);
         }
         enum wait_result w = wait_any(a, n, which, &n_tokens);
         s = go_on(a[*which], w, n_tokens, &again, e);

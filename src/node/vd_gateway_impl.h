@@ -11,6 +11,7 @@
 #include "vd_gateway_text.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
+#include "vd_merkle.h"
 #include "vd_openai.h"
 #include "vd_seldom.h"
 #include "vd_stop_text.h"
@@ -21,6 +22,7 @@
 
 enum {
     GW_EXCLUDED_MAX = 16,
+    GW_WRONG_MAX = 64, /* workers that a follower found wrong, and that get no jobs any more */
     GW_ATTEMPTS_MAX = 16,
     GW_ALIVE_POLL_MS = 200,    /* how soon a client that hung up is noticed */
     GW_CANCEL_WAIT_MS = 10000, /* for the receipt of a cancelled answer */
@@ -53,6 +55,7 @@ struct gw_session {
     size_t n_offers;
     struct vd_wire_offer offer[VD_WIRE_OFFERS_MAX];
     uint32_t n_running;
+    bool follows;                /* it gets the streams */
     struct vd_amount stake_free; /* of the ledger, less what is unsettled there */
     struct vd_amount committed;  /* most that running jobs can cost, and what is not settled yet */
 };
@@ -66,6 +69,7 @@ enum gw_phase {
     GW_REFUSED, /* by the worker */
     GW_LOST,    /* the link ended */
     GW_BROKEN,  /* the worker broke the rules */
+    GW_WRONG,   /* a follower found a token that is not the model's */
 };
 
 /* The choices of one request: one goes where another is, since the prompt is known there, and one for which
@@ -104,8 +108,17 @@ struct gw_job {
     bool cancelled;
     struct vd_amount reserved, owed; /* the most it can cost; what its receipt says */
 
-    uint32_t *output, n_output; /* owned; room for max_tokens */
-    uint32_t n_expected;        /* index that the next TOKEN must have */
+    uint32_t *output, n_output;     /* owned; room for max_tokens */
+    uint32_t n_expected;            /* index that the next TOKEN must have */
+    struct vd_merkle_stream leaves; /* over the first of them */
+    struct {                        /* the worker's last statement about the current request */
+        uint32_t n_output;          /* 0: none */
+        uint8_t statement[VD_PREFIX_MAX_BYTES];
+        size_t n_bytes;
+        struct vd_sig worker_sig;
+    } prefix;
+    struct vd_hash kept; /* the last statement that was kept of an attempt: its job's id, */
+    uint32_t n_kept;     /* and its tokens; 0: none */
     uint8_t receipt[VD_RECEIPT_MAX_BYTES];
     size_t n_receipt;
     struct vd_sig worker_sig;
@@ -139,6 +152,7 @@ struct vd_gateway {
     char store_dir[4096];
     struct gw_model model[VD_GATEWAY_MODELS_MAX];
     size_t n_models;
+    struct vd_pubkey follower[VD_GATEWAY_FOLLOWERS_MAX];
     uint64_t started_s;
     struct vd_gwstore *store;
     struct vd_gateway_keys *keys;
@@ -160,6 +174,8 @@ struct vd_gateway {
     size_t n_use;
     struct gw_once *once;
     pthread_cond_t once_changed;
+    struct vd_pubkey wrong[GW_WRONG_MAX]; /* ring */
+    size_t n_wrong;                       /* so far */
     struct vd_hash delivered[GW_DELIVERED];
     size_t delivered_at;
 
@@ -194,6 +210,22 @@ void gw_job_send_accept(struct vd_gateway *g, struct gw_job *j, const struct vd_
                         const struct vd_sig *gateway_sig);
 size_t gw_workers_of(struct vd_gateway *g, const struct vd_hash *root,
                      struct vd_wire_offer *cheapest); /* under mu */
+
+/* The session's running job of this id; NULL: none (any more). Under mu, as the next. */
+struct gw_job *gw_job_of(struct vd_gateway *g, const struct gw_session *s, const struct vd_hash *id);
+void gw_job_wake(struct gw_job *j, enum gw_phase phase);
+
+/* vd_gateway_stream.c: prefix statements, and verifiers that follow. */
+void gw_stream_on_prefix(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body);
+/* A follower's word; false: this is none. */
+bool gw_stream_on_refuse(struct vd_gateway *g, struct gw_session *s, const struct vd_wire_refuse *m);
+bool gw_stream_may_follow(const struct vd_gateway *g, const struct vd_pubkey *key);
+/* The next three under mu. A frame to all followers; the end of a job without a receipt. */
+void gw_stream_pass(struct vd_gateway *g, unsigned type, struct vd_bytes body);
+void gw_stream_over(struct vd_gateway *g, const struct gw_job *j);
+bool gw_stream_is_wrong(const struct vd_gateway *g, const struct vd_pubkey *worker);
+/* The attempt has ended without a receipt: keeps the worker's last statement, if there is one. */
+void gw_stream_keep(struct vd_gateway *g, struct gw_job *j);
 
 /* May this worker be used: is its stake large enough, and has it offered anew since it was last convicted?
  * *free_part is what the stake still covers. */

@@ -56,7 +56,7 @@ static void on_open(void *arg, struct vd_link *l)
     pthread_mutex_unlock(&g->mu);
 }
 
-static void wake_job(struct gw_job *j, enum gw_phase phase)
+void gw_job_wake(struct gw_job *j, enum gw_phase phase)
 {
     j->phase = phase;
     pthread_cond_broadcast(j->bell);
@@ -78,7 +78,7 @@ static void on_close(void *arg, struct vd_link *l, const struct vd_error *why)
             continue;
         j->session = NULL;
         if (j->phase == GW_RUNNING)
-            wake_job(j, GW_LOST);
+            gw_job_wake(j, GW_LOST);
     }
     pthread_cond_broadcast(&g->pool_changed);
     pthread_mutex_unlock(&g->mu);
@@ -153,6 +153,7 @@ static void greet(struct vd_gateway *g, struct vd_link *l, struct gw_session *s,
     s->n_offers = m->role == VD_ROLE_WORKER ? m->n_offers : 0;
     memcpy(s->offer, m->offer, s->n_offers * sizeof s->offer[0]);
     s->greeted = true;
+    s->follows = m->role == VD_ROLE_VERIFIER && gw_stream_may_follow(g, &s->key);
     pthread_cond_broadcast(&g->pool_changed);
     pthread_mutex_unlock(&g->mu);
     vd_log_event(&g->log, VD_LOG_INFO, "a peer came", "role=%s peer=%s offers=%zu",
@@ -171,8 +172,7 @@ static void on_hello(struct vd_gateway *g, struct vd_link *l, struct gw_session 
 
 /* ---- what workers send ---- */
 
-/* The session's running job of this id; NULL: none (any more). Under mu. */
-static struct gw_job *job_of(struct vd_gateway *g, const struct gw_session *s, const struct vd_hash *id)
+struct gw_job *gw_job_of(struct vd_gateway *g, const struct gw_session *s, const struct vd_hash *id)
 {
     for (struct gw_job *j = g->jobs; j; j = j->next) {
         if (j->session == s && j->phase == GW_RUNNING && vd_hash_eq(&j->id, id))
@@ -227,10 +227,11 @@ static void on_token(struct vd_gateway *g, struct vd_link *l, struct gw_session 
     bool ok = memory && vd_wire_get_token(&m, body, &arena);
     if (ok) {
         pthread_mutex_lock(&g->mu);
-        struct gw_job *j = job_of(g, s, &m.job);
+        struct gw_job *j = gw_job_of(g, s, &m.job);
         if (j) { /* else: it was cancelled or given to another meanwhile */
             ok = take_tokens(j, &m);
-            wake_job(j, ok ? GW_RUNNING : GW_BROKEN);
+            gw_stream_pass(g, VD_WIRE_TOKEN, body);
+            gw_job_wake(j, ok ? GW_RUNNING : GW_BROKEN);
         }
         pthread_mutex_unlock(&g->mu);
     }
@@ -248,12 +249,13 @@ static void on_receipt(struct vd_gateway *g, struct vd_link *l, struct gw_sessio
         return;
     }
     pthread_mutex_lock(&g->mu);
-    struct gw_job *j = job_of(g, s, &m.job);
+    struct gw_job *j = gw_job_of(g, s, &m.job);
     if (j) {
         memcpy(j->receipt, m.receipt.p, m.receipt.n);
         j->n_receipt = m.receipt.n;
         j->worker_sig = m.worker_sig;
-        wake_job(j, GW_RECEIPT);
+        gw_stream_pass(g, VD_WIRE_RECEIPT, body);
+        gw_job_wake(j, GW_RECEIPT);
     }
     pthread_mutex_unlock(&g->mu);
 }
@@ -265,11 +267,13 @@ static void on_refuse(struct vd_gateway *g, struct vd_link *l, struct gw_session
         vd_link_close(l, VD_EFORMAT, "malformed REFUSE");
         return;
     }
+    if (gw_stream_on_refuse(g, s, &m))
+        return;
     pthread_mutex_lock(&g->mu);
-    struct gw_job *j = job_of(g, s, &m.what);
+    struct gw_job *j = gw_job_of(g, s, &m.what);
     if (j) {
         j->refusal = m.code;
-        wake_job(j, GW_REFUSED);
+        gw_job_wake(j, GW_REFUSED);
     }
     pthread_mutex_unlock(&g->mu);
     vd_log_event(&g->log, VD_LOG_INFO, "a worker refused a job", "peer=%s reason=%s detail=%.*s",
@@ -390,7 +394,9 @@ static void on_frame(void *arg, struct vd_link *l, unsigned type, struct vd_byte
         on_token(g, l, s, body);
     else if (type == VD_WIRE_RECEIPT && worker)
         on_receipt(g, l, s, body);
-    else if (type == VD_WIRE_REFUSE && worker)
+    else if (type == VD_WIRE_PREFIX && worker)
+        gw_stream_on_prefix(g, l, s, body);
+    else if (type == VD_WIRE_REFUSE && (worker || s->follows))
         on_refuse(g, l, s, body);
     else if (type == VD_WIRE_AUDIT_GET)
         on_audit_get(g, l, s, body);
@@ -464,7 +470,8 @@ static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct g
         const struct vd_wire_offer *o = offer_of(g, s, &j->model->root);
         struct vd_amount with;
         uint32_t context = j->n_prompt + (j->sampling.pooling ? 0 : j->max_tokens);
-        if (!o || is_excluded(j, &s->key) || (o->context_tok && context > o->context_tok))
+        if (!o || is_excluded(j, &s->key) || gw_stream_is_wrong(g, &s->key) ||
+            (o->context_tok && context > o->context_tok))
             continue;
         if (s->n_running >= o->capacity) {
             c = c == CHOSEN ? CHOSEN : ALL_BUSY;
@@ -558,6 +565,8 @@ static bool send_job(struct vd_gateway *g, struct gw_job *j, struct vd_link *l)
     memcpy(m.salt.b, j->salt, VD_SALT_BYTES);
     vd_key_sign(&m.request_sig, &g->key, VD_TAG_REQUEST, j->request_bytes, j->n_request);
     bool ok = vd_wire_put_job(&w, &m) && vd_link_send(l, VD_WIRE_JOB, buf, w.n_bytes, NULL) == VD_OK;
+    if (ok)
+        gw_stream_pass(g, VD_WIRE_JOB, (struct vd_bytes){buf, w.n_bytes});
     free(buf);
     return ok;
 }
@@ -702,8 +711,11 @@ void gw_job_leave(struct vd_gateway *g, struct gw_job *j)
     struct gw_job **at = &g->jobs;
     while (*at && *at != j)
         at = &(*at)->next;
-    if (*at)
+    if (*at) {
         *at = j->next;
+        if (j->phase != GW_RECEIPT)
+            gw_stream_over(g, j);
+    }
     if (j->session) {
         j->session->n_running--;
         if (!vd_amount_sub(&j->session->committed, j->session->committed, j->reserved))

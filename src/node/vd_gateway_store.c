@@ -292,8 +292,9 @@ static int finish_body(struct vd_gwstore *s, MDB_txn *t, void *arg)
     int rc = put_receipt(s, t, f->r);
     if (rc == MDB_KEYEXIST)
         return 0; /* the same receipt again changes nothing */
-    if (!rc)
-        rc = enqueue(s, t, &f->r->id);
+    if (rc || f->r->state == VD_GW_PREFIX)
+        return rc; /* nothing is owed for it */
+    rc = enqueue(s, t, &f->r->id);
     if (!rc)
         rc = add_spent(s, t, &f->r->key, f->r->amount.micro, false);
     return !rc && f->once ? put_once(s, t, f->once) : rc;

@@ -30,16 +30,21 @@ void vd_gwstore_close(struct vd_gwstore *s); /* NULL is allowed */
 enum vd_err vd_gwstore_take_sequences(struct vd_gwstore *s, const struct vd_hash *escrow, uint64_t count,
                                       uint64_t fresh, uint64_t *first, struct vd_error *err);
 
-enum vd_gwstore_state { VD_GW_PENDING = 1, VD_GW_SETTLED = 2, VD_GW_REFUSED = 3 };
+enum vd_gwstore_state {
+    VD_GW_PENDING = 1,
+    VD_GW_SETTLED = 2,
+    VD_GW_REFUSED = 3,
+    VD_GW_PREFIX = 4 /* no receipt: a worker's statement about a part, by the job's id; never settled */
+};
 
-/* A receipt that both sides signed. */
+/* A receipt that both sides signed, or a statement. */
 struct vd_gwstore_receipt {
     struct vd_hash id;
     struct vd_key_id key; /* whose */
     enum vd_gwstore_state state;
     uint64_t created_s;
     struct vd_amount amount;
-    uint8_t *envelope; /* vd_envelope_encode's bytes */
+    uint8_t *envelope; /* vd_envelope_encode's bytes; of a statement vd_prefix_envelope_encode's */
     size_t n_envelope;
 };
 

@@ -8,6 +8,7 @@
 #include "vd_ledger_client.h"
 #include "vd_ledgerd.h"
 #include "vd_trace_hash.h"
+#include "vd_verifier.h"
 #include "vd_worker.h"
 
 #include <curl/curl.h>
@@ -28,7 +29,7 @@
 #define HOST "127.0.0.1"
 enum {
     WAIT_MS = 20000,
-    ROLES = 4,
+    ROLES = 5,
     ESCROW = 10000000,
     PRICE_IN = 2,
     PRICE_OUT = 5,
@@ -36,7 +37,7 @@ enum {
     RECEIVE_MS = 1000,
     PER_ADDRESS = 16
 };
-enum { LEDGER, GATEWAY, WORKER_A, WORKER_B };
+enum { LEDGER, GATEWAY, WORKER_A, WORKER_B, FOLLOWER };
 
 static struct {
     char dir[64], home[80];
@@ -150,6 +151,8 @@ static void gateway_up(void)
                                   .settle_ms = 50,
                                   .key_parallel_max = KEY_PARALLEL,
                                   .receive_ms = RECEIVE_MS,
+                                  .follower = &t.key[FOLLOWER].pub,
+                                  .n_followers = 1,
                                   .connections_per_address_max = PER_ADDRESS};
     must(vd_gateway_start(&t.gateway, &c, &err), &err);
 }
@@ -1032,6 +1035,9 @@ static void test_audits(void **state)
 struct liar {
     pthread_mutex_t mu;
     bool says_tokens; /* else an id that the vocabulary does not have */
+    const uint32_t
+        *stream; /* or these, with a statement of another commit root behind each 64th, and no end */
+    uint32_t n_stream;
     unsigned n_jobs, n_accepts;
     struct vd_error why; /* its link ended */
 };
@@ -1065,6 +1071,32 @@ static void liar_answers(struct vd_link *l, const struct vd_wire_job *m, const s
     liar_send(l, VD_WIRE_RECEIPT, &w);
 }
 
+static void liar_streams(const struct liar *a, struct vd_link *l, const struct vd_wire_job *m,
+                         const struct vd_request *q)
+{
+    uint8_t buf[512], body[VD_PREFIX_MAX_BYTES];
+    struct vd_wire_token one = {.job = vd_sha256_of(m->request.p, m->request.n)};
+    for (uint32_t i = 0; i < a->n_stream; i++) {
+        one.index = i;
+        one.ids = (struct vd_wire_tokens){&a->stream[i], 1};
+        struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+        vd_wire_put_token(&w, &one);
+        liar_send(l, VD_WIRE_TOKEN, &w);
+        if ((i + 1) % VD_PREFIX_EVERY_TOK)
+            continue;
+        struct vd_receipt_prefix p = {.job_id = one.job,
+                                      .n_output = i + 1,
+                                      .output_root = vd_token_root(m->salt.b, q->n_prompt, a->stream, i + 1),
+                                      .commit_root = {{1}}};
+        struct vd_wire_prefix x = {.job = one.job,
+                                   .statement = {body, vd_receipt_prefix_encode(&p, body, sizeof body)}};
+        vd_key_sign(&x.worker_sig, &t.key[WORKER_B], VD_TAG_PREFIX, body, x.statement.n);
+        w = vd_pb_writer_init(buf, sizeof buf);
+        vd_wire_put_prefix(&w, &x);
+        liar_send(l, VD_WIRE_PREFIX, &w);
+    }
+}
+
 static void liar_frame(void *arg, struct vd_link *l, unsigned type, struct vd_bytes body)
 {
     struct liar *a = arg;
@@ -1080,7 +1112,9 @@ static void liar_frame(void *arg, struct vd_link *l, unsigned type, struct vd_by
     struct vd_arena arena = vd_arena_init(memory, 4 * body.n + 8);
     assert_true(vd_wire_get_job(&m, body, &arena));
     assert_int_equal(vd_request_decode(m.request, &q), VD_RECEIPT_OK);
-    if (a->says_tokens) {
+    if (a->stream) {
+        liar_streams(a, l, &m, &q);
+    } else if (a->says_tokens) {
         liar_answers(l, &m, &q);
     } else {
         uint8_t buf[64];
@@ -1155,6 +1189,171 @@ static void test_a_root_of_other_tokens(void **state)
     assert_int_equal(stats().escrow_balance.micro, before.escrow_balance.micro);
 }
 
+/* ---- streams that are followed ---- */
+
+static struct vd_verifier *follower_up(void)
+{
+    struct vd_error err;
+    struct vd_verifier *v;
+    char home[160];
+    snprintf(home, sizeof home, "%s/follower", t.dir);
+    struct vd_worker_peer gateway = {HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub};
+    struct vd_verifier_model m = {t.model, t.pool[1], t.root};
+    struct vd_verifier_config c = {.key = &t.key[FOLLOWER],
+                                   .home = home,
+                                   .ledger = {HOST, vd_ledgerd_port(t.ledgerd), &t.key[LEDGER].pub},
+                                   .gateway = &gateway,
+                                   .n_gateways = 1,
+                                   .model = &m,
+                                   .n_models = 1,
+                                   .follow = true};
+    uint64_t n = stats().n_verifiers, until = vd_clock_ms() + WAIT_MS;
+    must(vd_verifier_start(&v, &c, &err), &err);
+    while (stats().n_verifiers == n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    return v;
+}
+
+static struct vd_verifier_stats followed(struct vd_verifier *v)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(v, &s);
+    return s;
+}
+
+static struct vd_envelope envelope_of(const char *receipt, uint32_t **tokens)
+{
+    char path[160];
+    struct vd_envelope e;
+    snprintf(path, sizeof path, "/v1/receipts/%s?format=file", receipt);
+    struct reply r = http(path, t.secret, NULL, NULL, 0);
+    assert_int_equal(r.status, 200);
+    *tokens = malloc((r.n + 1) * sizeof **tokens);
+    assert_true(vd_envelope_decode((struct vd_bytes){(uint8_t *)r.body, r.n}, &e, *tokens, r.n));
+    free(r.body);
+    return e;
+}
+
+static void test_an_honest_stream_is_right(void **state)
+{
+    struct vd_verifier *v = follower_up();
+    struct vd_gateway_stats before = stats();
+    struct reply r =
+        post(CHAT, ASK("Write a long story about the sea.", GREEDY ",\"max_tokens\":150,\"stream\":true"));
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    r = post(CHAT, ASK("A word in JSON.",
+                       ",\"max_tokens\":40,\"seed\":2,\"response_format\":{\"type\":\"json_object\"}"));
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    while (followed(v).n_streams_right < 2 && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    struct vd_verifier_stats s = followed(v);
+    assert_int_equal(s.n_streams, 2);
+    assert_int_equal(s.n_streams_right, 2);
+    assert_int_equal(s.n_streams_wrong, 0);
+    assert_true(stats().n_prefixes >= before.n_prefixes + 2);
+    vd_verifier_stop(v);
+    settle();
+}
+
+#define LONG_QUESTION ASK("Write a long story about the sea.", GREEDY ",\"max_tokens\":70")
+
+/* Asks a liar that says these tokens. The answer ends in an error, nothing is paid, and the liar gets no more
+ * jobs. Returns the error's message. */
+static char *wrong_stream(const uint32_t *tokens, uint32_t n)
+{
+    struct liar a = {.stream = tokens, .n_stream = n};
+    struct vd_verifier *v = follower_up();
+    const char *code, *message;
+    pthread_mutex_init(&a.mu, NULL);
+    settle();
+    struct vd_gateway_stats before = stats();
+    struct vd_link *l = liar_up(&a);
+    struct reply r = post(CHAT, LONG_QUESTION);
+    json_t *j = json_of(&r, 502);
+    assert_int_equal(json_unpack(j, "{s:{s:s,s:s}}", "error", "code", &code, "message", &message), 0);
+    assert_string_equal(code, "worker_wrong");
+    char *text = strdup(message);
+    json_decref(j);
+    vd_link_finish(l);
+    settle();
+    assert_int_equal(a.n_jobs, 1);
+    assert_int_equal(a.n_accepts, 0);
+    assert_int_equal(a.why.code, VD_EFALSE);
+    assert_int_equal(followed(v).n_streams_wrong, 1);
+    struct vd_gateway_stats after = stats();
+    assert_int_equal(after.n_wrong, before.n_wrong + 1);
+    assert_int_equal(after.n_answers, before.n_answers);
+    assert_int_equal(after.escrow_balance.micro, before.escrow_balance.micro);
+    l = liar_up(&a);
+    r = post(CHAT, LONG_QUESTION); /* by the honest one */
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    assert_int_equal(a.n_jobs, 1);
+    vd_link_finish(l);
+    vd_verifier_stop(v);
+    settle();
+    return text;
+}
+
+static struct vd_envelope honest_answer(uint32_t **tokens)
+{
+    struct reply r = post(CHAT, LONG_QUESTION);
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    struct vd_envelope e = envelope_of(r.receipt, tokens);
+    assert_true(e.n_output >= VD_PREFIX_EVERY_TOK);
+    return e;
+}
+
+static void test_a_wrong_statement_is_found(void **state)
+{
+    uint32_t *tokens, *said;
+    struct vd_envelope e = honest_answer(&tokens);
+    char *message = wrong_stream(e.output, VD_PREFIX_EVERY_TOK), *at = strstr(message, "/v1/receipts/");
+    assert_non_null(at);
+    at[strspn(at, "/v1receipts") + 64] = 0;
+    struct reply r = http(at, t.secret, NULL, NULL, 0);
+    const char *status;
+    int n;
+    json_t *j = json_of(&r, 200);
+    assert_int_equal(json_unpack(j, "{s:s,s:i}", "status", &status, "output_tokens", &n), 0);
+    assert_string_equal(status, "statement");
+    assert_int_equal(n, VD_PREFIX_EVERY_TOK);
+    json_decref(j);
+    r = http(at, t.other, NULL, NULL, 0); /* another key's */
+    assert_int_equal(r.status, 404);
+    free(r.body);
+    char path[192];
+    snprintf(path, sizeof path, "%s?format=file", at);
+    r = http(path, t.secret, NULL, NULL, 0);
+    static struct vd_prefix_envelope p;
+    struct vd_request q;
+    struct vd_receipt_prefix prefix;
+    said = malloc((r.n + 1) * sizeof *said);
+    assert_true(vd_prefix_envelope_decode((struct vd_bytes){(uint8_t *)r.body, r.n}, &p, said, r.n));
+    assert_int_equal(vd_prefix_envelope_check(&p, &q, &prefix), VD_RECEIPT_OK);
+    assert_memory_equal(p.output, e.output, VD_PREFIX_EVERY_TOK * sizeof *said);
+    assert_true(vd_pubkey_eq(&q.worker, &t.key[WORKER_B].pub));
+    free(r.body);
+    free(said);
+    free(message);
+    free(tokens);
+}
+
+static void test_a_wrong_token_is_found(void **state)
+{
+    uint32_t *tokens;
+    struct vd_envelope e = honest_answer(&tokens);
+    e.output[10] = e.output[10] == 300 ? 301 : 300;
+    char *message = wrong_stream(e.output, 20);
+    assert_null(strstr(message, "/v1/receipts/")); /* nothing was signed yet */
+    free(message);
+    free(tokens);
+}
+
 int main(void)
 {
     struct vd_error err;
@@ -1183,7 +1382,10 @@ int main(void)
         cmocka_unit_test(test_no_worker),
         cmocka_unit_test(test_a_token_outside_the_vocabulary),
         cmocka_unit_test(test_a_root_of_other_tokens),
-        cmocka_unit_test(test_restart_of_the_gateway),
+        cmocka_unit_test(test_an_honest_stream_is_right),
+        cmocka_unit_test(test_a_wrong_statement_is_found),
+        cmocka_unit_test(test_restart_of_the_gateway), /* which forgets who was wrong */
+        cmocka_unit_test(test_a_wrong_token_is_found),
         cmocka_unit_test(test_slow_clients),
         cmocka_unit_test(test_stop_under_way),
     };

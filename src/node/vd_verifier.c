@@ -109,6 +109,8 @@ static void vd_verifier_on_close(void *arg, struct vd_link *link, const struct v
 {
     struct vd_verifier *v = arg;
     bool had = false;
+    if (v->follow)
+        vd_follow_on_close(v->follow, link);
     pthread_mutex_lock(&v->mu);
     for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
         if (v->link[i] == link) {
@@ -181,6 +183,14 @@ static void vd_verifier_on_frame(void *arg, struct vd_link *link, unsigned type,
         break;
     case VD_WIRE_REFUSE:
         vd_verifier_on_refuse(v, link, body);
+        break;
+    case VD_WIRE_JOB: /* of a gateway that named this verifier its follower */
+    case VD_WIRE_TOKEN:
+    case VD_WIRE_PREFIX:
+    case VD_WIRE_RECEIPT:
+    case VD_WIRE_CANCEL:
+        if (v->follow)
+            vd_follow_on_frame(v->follow, link, type, body);
         break;
     default: /* frame types are the wire's numbers, of which a peer may send any */
         vd_link_close(link, VD_EFORMAT, "a frame that a verifier does not take");
@@ -304,6 +314,8 @@ enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier
         v->rate_ppm = v->audits && v->rules->epoch_blocks ? 0 : v->rules->audit_rate_ppm;
         pthread_mutex_unlock(&v->mu);
     }
+    if (e == VD_OK && config->follow)
+        e = vd_follow_start(&v->follow, config->model, config->n_models, &v->log, err);
     if (e == VD_OK) {
         vd_verifier_check_funds(v);
         e = vd_verifier_dial(v, config, err);
@@ -339,6 +351,7 @@ void vd_verifier_stop(struct vd_verifier *v)
     vd_courier_stop(v->courier);
     for (size_t i = 0; i < v->n_dialers; i++)
         vd_link_dialer_stop(v->dialer[i]);
+    vd_follow_stop(v->follow);
     vd_ledger_client_stop(v->ledger);
     for (size_t i = 0; i < v->n_desks; i++) {
         vd_ctx_destroy(v->desk[i].ctx);
@@ -363,6 +376,13 @@ void vd_verifier_get_stats(struct vd_verifier *v, struct vd_verifier_stats *out)
     out->n_queued = v->n_queued;
     out->n_duties = v->n_duties;
     pthread_mutex_unlock(&v->mu);
+    struct vd_follow_stats f = {.n_streams = 0};
+    if (v->follow)
+        vd_follow_get_stats(v->follow, &f);
+    out->n_streams = f.n_streams;
+    out->n_streams_right = f.n_right;
+    out->n_streams_wrong = f.n_wrong;
+    out->n_streams_cut = f.n_cut;
 }
 
 bool vd_verifier_health(void *verifier, char text[256])
@@ -395,6 +415,13 @@ void vd_verifier_metrics(void *verifier, struct vd_metrics *m)
     vd_metrics_put(m, "verifier_unprovable_total", "counter",
                    "receipts that do not stand here, and that this verifier could not dispute",
                    s.n_unprovable);
+    vd_metrics_put(m, "verifier_streams_total", "counter", "streams followed", s.n_streams);
+    vd_metrics_put(m, "verifier_streams_right_total", "counter", "streams that were right to their receipt",
+                   s.n_streams_right);
+    vd_metrics_put(m, "verifier_streams_wrong_total", "counter", "streams with a wrong token or statement",
+                   s.n_streams_wrong);
+    vd_metrics_put(m, "verifier_streams_cut_total", "counter",
+                   "streams that ended otherwise, or were given up", s.n_streams_cut);
     vd_metrics_put(m, "verifier_challenges_total", "counter", "challenges", s.n_challenges);
     vd_metrics_put(m, "verifier_moves_total", "counter", "moves made in disputes", s.n_moves);
     vd_metrics_put(m, "verifier_disputes_won_total", "counter", "disputes won", s.n_won);

@@ -39,6 +39,9 @@ struct vd_verifier_config {
      */
     bool audits;
     struct vd_amount stake;
+    /* Run the streams of gateways that named this verifier along while they are made, and stop the worker at
+     * the first token that is not the model's. */
+    bool follow;
     const struct vd_log *log;
     bool (*stopped)(void); /* ends the wait for the ledger at the start; may be NULL */
 };
@@ -59,6 +62,8 @@ struct vd_verifier_stats {
     uint64_t won_micro;
     uint64_t n_duties, n_audits, n_audits_missed, n_demands; /* as an auditor: drawn and not closed; closed */
     uint64_t audit_paid_micro, audit_slashed_micro;
+    /* Streams followed: right to their end, wrong, and ended or given up before. */
+    uint64_t n_streams, n_streams_right, n_streams_wrong, n_streams_cut;
 };
 void vd_verifier_get_stats(struct vd_verifier *v, struct vd_verifier_stats *out);
 

@@ -10,6 +10,7 @@
 #include "vd_seldom.h"
 #include "vd_trace_model.h"
 #include "vd_verifier.h"
+#include "vd_verifier_follow.h"
 #include "vd_wire.h"
 #include "vd_worker_game.h"
 #include "vd_worker_jobs.h"
@@ -75,6 +76,7 @@ struct vd_verifier {
     size_t n_dialers;
     pthread_t auditor;
     bool auditor_runs;
+    struct vd_follow *follow; /* NULL: it does not */
 
     pthread_mutex_t mu;
     pthread_cond_t work, data; /* CLOCK_MONOTONIC: the auditor's two reasons to wait */

@@ -277,6 +277,23 @@ bool vd_wire_get_receipt(struct vd_wire_receipt *m, struct vd_bytes body)
     return vd_pb_done(&r);
 }
 
+bool vd_wire_put_prefix(struct vd_pb_writer *w, const struct vd_wire_prefix *m)
+{
+    put_hash(w, 1, &m->job);
+    put_limited(w, 2, m->statement, VD_PREFIX_MAX_BYTES);
+    vd_pb_put_elem(w, 3, m->worker_sig.b, VD_SIG_BYTES);
+    return !w->overflow;
+}
+
+bool vd_wire_get_prefix(struct vd_wire_prefix *m, struct vd_bytes body)
+{
+    struct vd_pb_reader r = vd_pb_reader_init(body.p, body.n);
+    get_hash(&r, 1, &m->job);
+    m->statement = vd_pb_get_bytes(&r, 2, VD_PREFIX_MAX_BYTES);
+    vd_pb_get_fixed(&r, 3, m->worker_sig.b, VD_SIG_BYTES);
+    return vd_pb_done(&r);
+}
+
 bool vd_wire_put_accept(struct vd_pb_writer *w, const struct vd_wire_accept *m)
 {
     put_hash(w, 1, &m->job);

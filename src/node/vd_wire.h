@@ -30,6 +30,7 @@ enum vd_wire_type {
     VD_WIRE_ACCEPT = 35,     /* gateway -> worker */
     VD_WIRE_CANCEL = 36,     /* gateway -> worker */
     VD_WIRE_REFUSE = 37,     /* either: a job, receipt or query that is not served */
+    VD_WIRE_PREFIX = 38,     /* worker -> gateway: a signed statement about the tokens so far */
     VD_WIRE_AUDIT_GET = 48,  /* verifier -> gateway */
     VD_WIRE_AUDIT_DATA = 49, /* gateway -> verifier */
     VD_WIRE_SUBMIT = 64,     /* any role -> ledger */
@@ -136,6 +137,14 @@ struct vd_wire_receipt {
 bool vd_wire_put_receipt(struct vd_pb_writer *w, const struct vd_wire_receipt *m);
 bool vd_wire_get_receipt(struct vd_wire_receipt *m, struct vd_bytes body);
 
+struct vd_wire_prefix {
+    struct vd_hash job;
+    struct vd_bytes statement; /* vd_receipt_prefix_encode's bytes */
+    struct vd_sig worker_sig;
+};
+bool vd_wire_put_prefix(struct vd_pb_writer *w, const struct vd_wire_prefix *m);
+bool vd_wire_get_prefix(struct vd_wire_prefix *m, struct vd_bytes body);
+
 struct vd_wire_accept { /* the gateway keeps the receipt durably and will settle it */
     struct vd_hash job, receipt_id;
     struct vd_sig gateway_sig;
@@ -162,7 +171,8 @@ bool vd_wire_get_cancel(struct vd_wire_cancel *m, struct vd_bytes body);
     X(VD_REFUSE_INTERNAL, 9, true, "internal failure")                                                       \
     X(VD_REFUSE_RECEIPT, 10, false, "the receipt is not valid or not expected")                              \
     X(VD_REFUSE_NOT_FOUND, 11, false, "not found")                                                           \
-    X(VD_REFUSE_NOT_ALLOWED, 12, false, "not allowed for this key")
+    X(VD_REFUSE_NOT_ALLOWED, 12, false, "not allowed for this key")                                          \
+    X(VD_REFUSE_WRONG, 13, false, "what the worker sends is not what the model says")
 
 enum vd_wire_refuse_code {
 #define X(code, number, retry, text) code = number,

@@ -53,6 +53,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     case VD_WIRE_RECEIPT:
         PLAIN(receipt);
         break;
+    case VD_WIRE_PREFIX:
+        PLAIN(prefix);
+        break;
     case VD_WIRE_ACCEPT:
         PLAIN(accept);
         break;

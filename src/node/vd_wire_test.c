@@ -133,6 +133,11 @@ static void test_receipt_accept_cancel(void **state)
         ROUND_TRIP(accept, VD_WIRE_ACCEPT, m, got, vd_wire_get_accept(&got, body));
         assert_true(vd_hash_eq(&got.receipt_id, &m.receipt_id));
     }
+    {
+        struct vd_wire_prefix m = {hash(1), text("statement bytes"), {{5}}}, got;
+        ROUND_TRIP(prefix, VD_WIRE_PREFIX, m, got, vd_wire_get_prefix(&got, body));
+        assert_true(same(got.statement, m.statement));
+    }
     struct vd_wire_cancel m = {hash(1)}, got;
     ROUND_TRIP(cancel, VD_WIRE_CANCEL, m, got, vd_wire_get_cancel(&got, body));
 }

@@ -365,6 +365,21 @@ static void vd_job_on_position(void *arg, const struct vd_position *p)
         vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop, p->mask);
 }
 
+/* What it has said so far, signed: whoever follows the stream can hold the worker to it. A refusal to be read
+ * shows with the next token. */
+static void vd_job_send_prefix(struct vd_worker_job *j, struct vd_link *link)
+{
+    struct vd_receipt_prefix p = {.job_id = j->id,
+                                  .n_output = j->n_output,
+                                  .output_root = vd_commit_output_root(&j->commit),
+                                  .commit_root = vd_commit_root(&j->commit)};
+    uint8_t body[VD_PREFIX_MAX_BYTES];
+    struct vd_wire_prefix m = {.job = j->id,
+                               .statement = {body, vd_receipt_prefix_encode(&p, body, sizeof body)}};
+    vd_key_sign(&m.worker_sig, &j->w->key, VD_TAG_PREFIX, body, m.statement.n);
+    VD_WORKER_SEND(j->w, link, VD_WIRE_PREFIX, vd_wire_put_prefix, &m, 256);
+}
+
 static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
 {
     struct vd_worker_job *j = arg;
@@ -381,6 +396,8 @@ static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
         return;
     if (vd_wire_put_token(&w, &m) && vd_link_send(link, VD_WIRE_TOKEN, buf, w.n_bytes, NULL) == VD_EAGAIN)
         vd_link_close(link, VD_ETIMEOUT, "the gateway does not read its tokens");
+    else if (j->n_output % VD_PREFIX_EVERY_TOK == 0 && j->commit.n_output == j->n_output)
+        vd_job_send_prefix(j, link);
     vd_link_unref(link);
 }
 

@@ -28,7 +28,8 @@ enum { WAIT_MS = 30000, PROMPT = 40, TOKENS_MAX = 256, RECEIPTS_MAX = 16, BALANC
 struct answer {
     struct vd_hash job;
     uint32_t tokens[TOKENS_MAX];
-    uint32_t n_tokens;
+    uint32_t n_tokens, n_prefix; /* of which the last statement spoke */
+    struct vd_hash prefix_commit;
     bool receipt, refused;
     enum vd_wire_refuse_code code;
     struct vd_signed_receipt signed_receipt;
@@ -56,7 +57,8 @@ struct fixture {
     uint32_t cancel_after; /* tokens; 0: never */
     struct answer a;
     uint32_t prompt[PROMPT];
-    uint8_t salt[VD_SALT_BYTES];
+    uint8_t salt[VD_SALT_BYTES], request[VD_REQUEST_MAX_BYTES];
+    size_t n_request;
     struct {
         struct vd_hash id;
         uint8_t *bytes;
@@ -129,6 +131,28 @@ static void gw_token(struct fixture *f, struct vd_link *link, struct vd_bytes bo
     }
 }
 
+static void gw_prefix(struct fixture *f, struct vd_bytes body)
+{
+    struct vd_wire_prefix m;
+    struct vd_receipt_prefix p;
+    assert_true(vd_wire_get_prefix(&m, body));
+    pthread_mutex_lock(&f->mu);
+    struct vd_bytes request = {f->request, f->n_request};
+    struct vd_hash asked = vd_receipt_id(request);
+    if (!vd_hash_eq(&asked, &m.job)) { /* of the job before the one asked last */
+        pthread_mutex_unlock(&f->mu);
+        return;
+    }
+    assert_int_equal(
+        vd_receipt_prefix_check(m.statement, &m.worker_sig, request, f->salt, f->a.tokens, f->a.n_tokens, &p),
+        VD_RECEIPT_OK);
+    assert_int_equal(p.n_output, f->a.n_prefix + VD_PREFIX_EVERY_TOK);
+    assert_int_equal(p.n_output, f->a.n_tokens);
+    f->a.n_prefix = p.n_output;
+    f->a.prefix_commit = p.commit_root;
+    pthread_mutex_unlock(&f->mu);
+}
+
 /* Countersigns, keeps the envelope, accepts. */
 static void gw_receipt(struct fixture *f, struct vd_link *link, struct vd_bytes body)
 {
@@ -181,6 +205,9 @@ static void gw_frame(void *arg, struct vd_link *link, unsigned type, struct vd_b
         break;
     case VD_WIRE_TOKEN:
         gw_token(f, link, body);
+        break;
+    case VD_WIRE_PREFIX:
+        gw_prefix(f, body);
         break;
     case VD_WIRE_RECEIPT:
         gw_receipt(f, link, body);
@@ -421,7 +448,6 @@ static bool answered(struct fixture *f)
 
 static void send_job(struct fixture *f, struct question q)
 {
-    uint8_t request[VD_REQUEST_MAX_BYTES];
     struct vd_request r = {.genesis = f->genesis_hash,
                            .arith_version = VD_ARITH_VERSION,
                            .valid_until =
@@ -444,7 +470,8 @@ static void send_job(struct fixture *f, struct question q)
     r.prompt_root.b[0] ^= q.bad_prompt;
     r.escrow_id.b[0] ^= q.bad_escrow;
     struct vd_wire_job m = {.prompt = {f->prompt, PROMPT}, .resume = {q.resume, q.n_resume}};
-    m.request = (struct vd_bytes){request, vd_request_encode(&r, request, sizeof request)};
+    f->n_request = vd_request_encode(&r, f->request, sizeof f->request);
+    m.request = (struct vd_bytes){f->request, f->n_request};
     vd_key_sign(&m.request_sig, &f->gateway_key, VD_TAG_REQUEST, m.request.p, m.request.n);
     m.request_sig.b[3] ^= q.bad_signature;
     memcpy(m.salt.b, f->salt, VD_SALT_BYTES);
@@ -666,6 +693,19 @@ static struct vd_hash commit_root_of_last(struct fixture *f)
     struct vd_bytes body = {f->a.signed_receipt.body, f->a.signed_receipt.body_bytes};
     assert_int_equal(vd_receipt_decode(body, &r), VD_RECEIPT_OK);
     return r.commit_root;
+}
+
+/* At a stopped answer the statement names what the receipt names. */
+static void a_statement_comes_with_each_64_tokens(void **state)
+{
+    struct fixture *f = *state;
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, (struct question){.max_tokens = 3 * VD_PREFIX_EVERY_TOK, .price_out = 3});
+    assert_true(f->a.receipt);
+    assert_int_equal(f->a.n_tokens, 3 * VD_PREFIX_EVERY_TOK);
+    assert_int_equal(f->a.n_prefix, f->a.n_tokens);
+    struct vd_hash root = commit_root_of_last(f);
+    assert_true(vd_hash_eq(&f->a.prefix_commit, &root));
 }
 
 /* The same prompt again and again: only a client's own is reused, and nobody can tell by the receipt. */
@@ -1018,6 +1058,7 @@ int main(void)
         T(a_second_job_at_capacity_is_refused),
         T(a_cancelled_job_is_receipted_as_far_as_it_went),
         T(another_worker_goes_on_from_the_tokens_given),
+        T(a_statement_comes_with_each_64_tokens),
         T(a_prefix_is_reused_within_an_account),
         T(a_cheat_is_found_and_slashed),
         T(what_waits_is_replayed_together),

@@ -29,6 +29,7 @@ enum {
     VD_RECEIPT_MAX_BYTES = 560,        /* the body that both sides sign */
     VD_SIGNED_RECEIPT_MAX_BYTES = 704, /* body and both signatures */
     VD_PREFIX_MAX_BYTES = 112,
+    VD_PREFIX_EVERY_TOK = 64,    /* a worker makes a statement at each so many output tokens of a stream */
     VD_JOB_MAX_TOKENS = 1 << 20, /* prompt and output together */
     VD_VECTOR_MAX = 16384,       /* elements of a vector */
     VD_CONTROLS_MAX_BYTES = VD_MASK_BYTES_MAX + VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES,
@@ -193,5 +194,26 @@ size_t vd_envelope_encode(const struct vd_envelope *e, uint8_t *buf, size_t cap_
 bool vd_envelope_decode(struct vd_bytes in, struct vd_envelope *e, uint32_t *tokens, size_t cap_tok);
 /* vd_signed_receipt_check, then salt, prompt, output and tables against the commitments. */
 enum vd_receipt_verdict vd_envelope_check(const struct vd_envelope *e, struct vd_receipt *out);
+
+/* What is left of an answer that has no receipt: the request, the worker's last statement about it, and what
+ * replaying the n_output tokens of the statement needs. */
+struct vd_prefix_envelope {
+    uint8_t request[VD_REQUEST_MAX_BYTES], statement[VD_PREFIX_MAX_BYTES];
+    size_t request_bytes, statement_bytes;
+    struct vd_sig worker_sig;
+    uint8_t job_salt[VD_SALT_BYTES];
+    uint32_t n_prompt, n_output;
+    uint32_t *prompt, *output;
+    struct vd_controls controls;
+};
+
+/* As those of an envelope. No bytes are both. */
+size_t vd_prefix_envelope_max_bytes(uint32_t n_prompt, uint32_t n_output);
+size_t vd_prefix_envelope_encode(const struct vd_prefix_envelope *e, uint8_t *buf, size_t cap_bytes);
+bool vd_prefix_envelope_decode(struct vd_bytes in, struct vd_prefix_envelope *e, uint32_t *tokens,
+                               size_t cap_tok);
+/* vd_receipt_prefix_check over exactly these output tokens, then salt, prompt and tables. */
+enum vd_receipt_verdict vd_prefix_envelope_check(const struct vd_prefix_envelope *e, struct vd_request *q,
+                                                 struct vd_receipt_prefix *out);
 
 #endif

@@ -1,5 +1,5 @@
-/* Arbitrary bytes as an envelope, a signed receipt, a receipt, a request and a prefix statement: no crash,
- * and whatever decodes encodes to the same bytes. */
+/* Arbitrary bytes as an envelope of either kind, a signed receipt, a receipt, a request and a prefix
+ * statement: no crash, and whatever decodes encodes to the same bytes. */
 #include <stdlib.h>
 
 #include "vd_receipt.h"
@@ -27,6 +27,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         must(vd_envelope_encode(&e, out, sizeof out) == n_bytes && memcmp(out, data, n_bytes) == 0);
         (void)vd_envelope_check(&e, &r);
         in = (struct vd_bytes){e.receipt.body, e.receipt.body_bytes};
+    }
+    static struct vd_prefix_envelope pe;
+    if (vd_prefix_envelope_decode(in, &pe, tok, 4096)) {
+        must(vd_prefix_envelope_encode(&pe, out, sizeof out) == n_bytes && memcmp(out, data, n_bytes) == 0);
+        must(!vd_envelope_decode(in, &e, tok, 4096));
+        (void)vd_prefix_envelope_check(&pe, &q, &p);
     }
     if (vd_receipt_decode(in, &r) == VD_RECEIPT_OK)
         must(vd_receipt_encode(&r, out, sizeof out) == in.n && memcmp(out, in.p, in.n) == 0);

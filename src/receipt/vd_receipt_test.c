@@ -236,6 +236,52 @@ static void test_prefix(void **state)
     assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_MALFORMED);
 }
 
+static void test_prefix_envelope(void **state)
+{
+    struct fixture *f = make();
+    static struct vd_prefix_envelope e, back;
+    struct vd_receipt_prefix p = {.n_output = 2}, out;
+    struct vd_request q;
+    struct vd_envelope receipt;
+    uint8_t bytes[2048];
+    uint32_t tok[64];
+    (void)state;
+    memset(&e, 0, sizeof e);
+    e.request_bytes = vd_request_encode(&f->receipt.request, e.request, sizeof e.request);
+    memcpy(e.job_salt, f->envelope.job_salt, sizeof e.job_salt);
+    e.n_prompt = f->envelope.n_prompt;
+    e.prompt = f->envelope.prompt;
+    e.n_output = 2;
+    e.output = f->envelope.output;
+    e.controls = f->envelope.controls;
+    p.job_id = vd_receipt_id((struct vd_bytes){e.request, e.request_bytes});
+    p.output_root = vd_token_root(e.job_salt, e.n_prompt, e.output, 2);
+    memset(p.commit_root.b, 0xbb, VD_HASH_BYTES);
+    e.statement_bytes = vd_receipt_prefix_encode(&p, e.statement, sizeof e.statement);
+    vd_key_sign(&e.worker_sig, &f->worker, VD_TAG_PREFIX, e.statement, e.statement_bytes);
+    struct vd_bytes in = {bytes, vd_prefix_envelope_encode(&e, bytes, sizeof bytes)};
+    assert_true(in.n > 0 && in.n <= vd_prefix_envelope_max_bytes(e.n_prompt, e.n_output));
+    assert_false(vd_envelope_decode(in, &receipt, tok, 64));
+    assert_true(vd_prefix_envelope_decode(in, &back, tok, 64));
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_OK);
+    assert_memory_equal(&out, &p, sizeof p);
+    back.output[0]++;
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_OUTPUT);
+    back.output[0]--;
+    back.prompt[0]++;
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_PROMPT);
+    back.prompt[0]--;
+    back.worker_sig.b[0] ^= 1;
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_WORKER_SIG);
+    back.worker_sig.b[0] ^= 1;
+    e.n_output = 3; /* one token more than it speaks of */
+    in.n = vd_prefix_envelope_encode(&e, bytes, sizeof bytes);
+    assert_true(vd_prefix_envelope_decode(in, &back, tok, 64));
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_LIMITS);
+    in.n--;
+    assert_false(vd_prefix_envelope_decode(in, &back, tok, 64));
+}
+
 static void test_r64(void **state)
 {
     (void)state;
@@ -258,6 +304,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_largest),
         cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_prefix_envelope),
         cmocka_unit_test(test_r64),
     };
     if (vd_key_init(NULL) != VD_OK)

@@ -34,6 +34,24 @@ static void test_sha256(void **state)
                 "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
 }
 
+/* Every number of messages of every length around the blocks' ends. */
+static void test_sha256_many(void **state)
+{
+    static uint8_t bytes[40 * 211];
+    struct vd_hash many[40];
+    (void)state;
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(i * i >> 3);
+    for (size_t n_bytes = 0; n_bytes <= 210; n_bytes++)
+        for (size_t n = 0; n <= 40; n += n_bytes % 5 + 1) {
+            vd_sha256_many(bytes, 211, n_bytes, n, many);
+            for (size_t i = 0; i < n; i++) {
+                struct vd_hash one = vd_sha256_of(bytes + 211 * i, n_bytes);
+                assert_memory_equal(&many[i], &one, sizeof one);
+            }
+        }
+}
+
 /* The eight leaves and the roots of the reference implementation of Certificate Transparency (RFC 6962). */
 static void test_merkle_vectors(void **state)
 {
@@ -69,6 +87,30 @@ static void leaves(struct vd_hash *leaf, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         leaf[i] = vd_merkle_leaf(&i, sizeof i);
+}
+
+/* Leaves in portions of any size make the tree that they make one by one. */
+static void test_merkle_portions(void **state)
+{
+    struct vd_hash leaf[300];
+    (void)state;
+    leaves(leaf, 300);
+    for (size_t n = 1; n <= 300; n++) {
+        struct vd_merkle_stream one, some;
+        vd_merkle_stream_init(&one);
+        vd_merkle_stream_init(&some);
+        for (size_t i = 0; i < n; i++)
+            vd_merkle_stream_add(&one, &leaf[i]);
+        for (size_t i = 0, k; i < n; i += k) {
+            k = 1 + (i * 7 + n) % 97;
+            k = k < n - i ? k : n - i;
+            vd_merkle_stream_add_all(&some, leaf + i, k);
+        }
+        struct vd_hash a = vd_merkle_stream_root(&one), b = vd_merkle_stream_root(&some);
+        assert_memory_equal(&a, &b, sizeof a);
+        b = vd_merkle_root(leaf, n);
+        assert_memory_equal(&a, &b, sizeof a);
+    }
 }
 
 static void test_merkle_ranges(void **state)
@@ -203,9 +245,10 @@ static void test_key_file_race(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256),        cmocka_unit_test(test_merkle_vectors),
-        cmocka_unit_test(test_merkle_ranges), cmocka_unit_test(test_merkle_descent),
-        cmocka_unit_test(test_sign),          cmocka_unit_test(test_key_file),
+        cmocka_unit_test(test_sha256),         cmocka_unit_test(test_sha256_many),
+        cmocka_unit_test(test_merkle_vectors), cmocka_unit_test(test_merkle_portions),
+        cmocka_unit_test(test_merkle_ranges),  cmocka_unit_test(test_merkle_descent),
+        cmocka_unit_test(test_sign),           cmocka_unit_test(test_key_file),
         cmocka_unit_test(test_key_file_race),
     };
     if (vd_key_init(NULL) != VD_OK)

@@ -4,6 +4,8 @@
 
 #include <assert.h>
 
+enum { GROUP_LOG2 = 6, GROUP = 1 << GROUP_LOG2 };
+
 struct vd_hash vd_merkle_leaf(const void *p, size_t n_bytes)
 {
     struct vd_sha256 s;
@@ -34,8 +36,7 @@ struct vd_hash vd_merkle_root(const struct vd_hash *leaf, size_t n)
 {
     struct vd_merkle_stream s;
     vd_merkle_stream_init(&s);
-    for (size_t i = 0; i < n; i++)
-        vd_merkle_stream_add(&s, &leaf[i]);
+    vd_merkle_stream_add_all(&s, leaf, n);
     return vd_merkle_stream_root(&s);
 }
 
@@ -44,15 +45,48 @@ void vd_merkle_stream_init(struct vd_merkle_stream *s)
     s->n = 0;
 }
 
-/* peak[i] is the root of a full subtree of 2^i leaves wherever bit i of n is set. */
-void vd_merkle_stream_add(struct vd_merkle_stream *s, const struct vd_hash *leaf)
+/* peak[i] is the root of a full subtree of 2^i leaves wherever bit i of n is set. Here one of 2^level leaves
+ * comes; n is a multiple of that. */
+static void add_subtree(struct vd_merkle_stream *s, unsigned level, struct vd_hash h)
 {
-    struct vd_hash h = *leaf;
-    unsigned i = 0;
+    unsigned i = level;
     for (; s->n >> i & 1; i++)
         h = vd_merkle_node(&s->peak[i], &h);
     s->peak[i] = h;
-    s->n++;
+    s->n += UINT64_C(1) << level;
+}
+
+void vd_merkle_stream_add(struct vd_merkle_stream *s, const struct vd_hash *leaf)
+{
+    add_subtree(s, 0, *leaf);
+}
+
+/* The n / 2 parents of n hashes, an even number up to GROUP; out may be where the hashes lie. */
+static void parents(const struct vd_hash *h, size_t n, struct vd_hash *out)
+{
+    uint8_t buf[GROUP / 2][1 + 2 * VD_HASH_BYTES];
+    for (size_t i = 0; i < n / 2; i++) {
+        buf[i][0] = 1;
+        memcpy(buf[i] + 1, h[2 * i].b, 2 * sizeof h[0]);
+    }
+    vd_sha256_many(buf, sizeof buf[0], sizeof buf[0], n / 2, out);
+}
+
+/* Subtrees of up to GROUP leaves are made level by level, and the nodes of a level together. */
+void vd_merkle_stream_add_all(struct vd_merkle_stream *s, const struct vd_hash *leaf, size_t n)
+{
+    struct vd_hash h[GROUP / 2];
+    while (n > 0) {
+        unsigned level = GROUP_LOG2;
+        while (n >> level == 0 || s->n & ((UINT64_C(1) << level) - 1))
+            level--;
+        size_t count = (size_t)1 << level;
+        for (size_t k = count; k > 1; k /= 2)
+            parents(k == count ? leaf : h, k, h);
+        add_subtree(s, level, count == 1 ? *leaf : h[0]);
+        leaf += count;
+        n -= count;
+    }
 }
 
 struct vd_hash vd_merkle_stream_root(const struct vd_merkle_stream *s)

@@ -2,6 +2,8 @@
  * over without a copy. */
 #include "vd_trace_hash.h"
 
+enum { GROUP = 64 }; /* hashes that are made together */
+
 static void start_leaf(struct vd_sha256 *s, const char *tag)
 {
     vd_sha256_init(s);
@@ -21,6 +23,29 @@ struct vd_hash vd_trace_salt(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t
     uint8_t msg[sizeof "veridem/salt" + 4] = "veridem/salt";
     vd_le32_store(msg + sizeof "veridem/salt", s);
     return vd_hmac_sha256(job_salt, VD_JOB_SALT_BYTES, msg, sizeof msg);
+}
+
+/* HMAC's two hashes, each of several positions together. */
+void vd_trace_salts(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first, size_t n, struct vd_hash *out)
+{
+    enum { BLOCK = 64, TAG = sizeof "veridem/salt", INNER = BLOCK + TAG + 4, OUTER = BLOCK + VD_HASH_BYTES };
+    uint8_t buf[GROUP][OUTER];
+    for (size_t done = 0; done < n; done += GROUP) {
+        size_t some = n - done < GROUP ? n - done : GROUP;
+        for (size_t i = 0; i < some; i++) {
+            for (size_t k = 0; k < BLOCK; k++)
+                buf[i][k] = (k < VD_JOB_SALT_BYTES ? job_salt[k] : 0) ^ 0x36;
+            memcpy(buf[i] + BLOCK, "veridem/salt", TAG);
+            vd_le32_store(buf[i] + BLOCK + TAG, first + (uint32_t)(done + i));
+        }
+        vd_sha256_many(buf, OUTER, INNER, some, out + done);
+        for (size_t i = 0; i < some; i++) {
+            for (size_t k = 0; k < BLOCK; k++)
+                buf[i][k] ^= 0x36 ^ 0x5c;
+            memcpy(buf[i] + BLOCK, out[done + i].b, VD_HASH_BYTES);
+        }
+        vd_sha256_many(buf, OUTER, OUTER, some, out + done);
+    }
 }
 
 struct vd_hash vd_trace_leaf(const struct vd_trace_at *at, uint32_t leaf, const void *bytes, size_t n_bytes)
@@ -101,6 +126,23 @@ struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t to
     return finish(&s);
 }
 
+void vd_token_leaves(const struct vd_hash *salt, uint32_t first, const uint32_t *token, size_t n,
+                     struct vd_hash *out)
+{
+    enum { TAG = sizeof "\0veridem/token", BYTES = TAG + VD_HASH_BYTES + 8 };
+    uint8_t buf[GROUP][BYTES];
+    for (size_t done = 0; done < n; done += GROUP) {
+        size_t some = n - done < GROUP ? n - done : GROUP;
+        for (size_t i = 0; i < some; i++) {
+            memcpy(buf[i], "\0veridem/token", TAG);
+            memcpy(buf[i] + TAG, salt[done + i].b, VD_HASH_BYTES);
+            vd_le32_store(buf[i] + TAG + VD_HASH_BYTES, first + (uint32_t)(done + i));
+            vd_le32_store(buf[i] + TAG + VD_HASH_BYTES + 4, token[done + i]);
+        }
+        vd_sha256_many(buf, BYTES, BYTES, some, out + done);
+    }
+}
+
 static struct vd_hash table_hash(const char *tag, struct vd_bytes table)
 {
     struct vd_sha256 s;
@@ -134,13 +176,15 @@ struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t
                              const uint32_t *tokens, uint32_t n)
 {
     struct vd_merkle_stream tree;
+    struct vd_hash salt[GROUP], leaf[GROUP];
     if (n == 0)
         return (struct vd_hash){{0}};
     vd_merkle_stream_init(&tree);
-    for (uint32_t i = 0; i < n; i++) {
-        struct vd_hash salt = vd_trace_salt(job_salt, first + i);
-        struct vd_hash leaf = vd_token_leaf(&salt, first + i, tokens[i]);
-        vd_merkle_stream_add(&tree, &leaf);
+    for (uint32_t done = 0; done < n; done += GROUP) {
+        uint32_t some = n - done < GROUP ? n - done : GROUP;
+        vd_trace_salts(job_salt, first + done, some, salt);
+        vd_token_leaves(salt, first + done, tokens + done, some, leaf);
+        vd_merkle_stream_add_all(&tree, leaf, some);
     }
     return vd_merkle_stream_root(&tree);
 }

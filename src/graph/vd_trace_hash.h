@@ -18,6 +18,8 @@ enum { VD_JOB_SALT_BYTES = 32 };
 
 /* salt(s) of position s. */
 struct vd_hash vd_trace_salt(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t s);
+/* Those of positions first .. first + n - 1; faster than one by one. */
+void vd_trace_salts(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first, size_t n, struct vd_hash *out);
 
 /* Instead of VECTOR's number: its leaves are hashed without an address, by vd_vector_leaf. */
 #define VD_TRACE_OP_VECTOR UINT32_MAX
@@ -42,6 +44,10 @@ struct vd_hash vd_commit_leaf(uint32_t s, const struct vd_hash *block, const str
 
 /* salt: salt(i) of sequence position i. */
 struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t token);
+/* Those of n tokens at positions first, first + 1, ..., whose salts these are; faster than one by one. out
+ * may be salt. */
+void vd_token_leaves(const struct vd_hash *salt, uint32_t first, const uint32_t *token, size_t n,
+                     struct vd_hash *out);
 /* Root over n tokens at sequence positions first, first + 1, ...: the prompt root (first = 0) and the output
  * root (first = p). n == 0: 32 zero bytes. */
 struct vd_hash vd_token_root(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first,

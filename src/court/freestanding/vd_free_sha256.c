@@ -102,3 +102,9 @@ void vd_sha256_final(struct vd_sha256 *s, struct vd_hash *out)
     for (unsigned i = 0; i < 8; i++)
         be32_store(out->b + 4 * i, st->h[i]);
 }
+
+void vd_sha256_many(const void *p, size_t stride, size_t n_bytes, size_t n, struct vd_hash *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = vd_sha256_of((const uint8_t *)p + i * stride, n_bytes);
+}

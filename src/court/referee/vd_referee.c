@@ -193,18 +193,19 @@ static void check_token(const struct vd_ref_claim *claim, struct reader *r, cons
 static void read_window(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
 {
     const struct vd_graph_job *j = &f->g->job;
-    struct vd_hash leaf[VD_PENALTY_WINDOW], root;
-    uint32_t first = (uint32_t)in->first, n = in->count, in_prompt = 0;
+    struct vd_hash leaf[VD_PENALTY_WINDOW], root; /* salts at first */
+    uint32_t token[VD_PENALTY_WINDOW], first = (uint32_t)in->first, n = in->count, in_prompt = 0;
     assert(n >= 1 && n <= VD_PENALTY_WINDOW);
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *token = take(&f->r, 4);
-        struct vd_hash salt = take_hash(&f->r);
-        if (!token)
+        const uint8_t *bytes = take(&f->r, 4);
+        leaf[i] = take_hash(&f->r);
+        if (!bytes)
             return;
-        memcpy(f->window + 4 * (size_t)i, token, 4);
-        leaf[i] = vd_token_leaf(&salt, first + i, vd_le32_load(token));
+        memcpy(f->window + 4 * (size_t)i, bytes, 4);
+        token[i] = vd_le32_load(bytes);
         in_prompt += first + i < j->n_prompt;
     }
+    vd_token_leaves(leaf, first, token, n, leaf);
     if (in_prompt) {
         root = take_root(&f->r, j->n_prompt, first, in_prompt, leaf);
         demand(&f->r, &root, &f->claim->prompt_root);

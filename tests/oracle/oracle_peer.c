@@ -23,9 +23,19 @@ static int write_vector(struct llama_context *ctx, size_t width, FILE *out)
 
 int main(int argc, char **argv)
 {
-    bool last = argc > 1 && strcmp(argv[1], "--last") == 0, mean = argc > 1 && strcmp(argv[1], "--mean") == 0;
-    argv += last || mean;
-    argc -= last || mean;
+    static const struct {
+        const char *name;
+        enum llama_pooling_type type;
+    } ways[] = {{"--last", LLAMA_POOLING_TYPE_LAST},
+                {"--mean", LLAMA_POOLING_TYPE_MEAN},
+                {"--cls", LLAMA_POOLING_TYPE_CLS}};
+    enum llama_pooling_type pooling = LLAMA_POOLING_TYPE_NONE;
+    for (size_t i = 0; argc > 1 && i < sizeof ways / sizeof *ways; i++)
+        if (strcmp(argv[1], ways[i].name) == 0)
+            pooling = ways[i].type;
+    bool pools = pooling != LLAMA_POOLING_TYPE_NONE;
+    argv += pools;
+    argc -= pools;
     int n = argc - 3;
     FILE *out = n > 0 ? fopen(argv[2], "wb") : NULL;
     if (!out)
@@ -42,10 +52,8 @@ int main(int argc, char **argv)
     p.n_threads = p.n_threads_batch = 2;
     p.type_k = p.type_v = GGML_TYPE_F32;
     p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    p.embeddings = last || mean;
-    p.pooling_type = mean   ? LLAMA_POOLING_TYPE_MEAN
-                     : last ? LLAMA_POOLING_TYPE_LAST
-                            : LLAMA_POOLING_TYPE_NONE;
+    p.embeddings = pools;
+    p.pooling_type = pooling;
     struct llama_context *ctx = llama_init_from_model(m, p);
     struct llama_batch b = llama_batch_init(n, 0, 1);
     for (int i = 0; i < n; i++) {
@@ -56,9 +64,10 @@ int main(int argc, char **argv)
         b.logits[i] = 1;
     }
     b.n_tokens = n;
-    if (!ctx || llama_decode(ctx, b) != 0)
+    bool encoder = ctx && !llama_get_memory(ctx);
+    if (!ctx || (encoder ? llama_encode(ctx, b) : llama_decode(ctx, b)) != 0)
         return 3;
-    if (last || mean)
+    if (pools)
         return write_vector(ctx, (size_t)llama_model_n_embd(m), out);
     size_t vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(m)), written = 0;
     for (int i = 0; i < n; i++)

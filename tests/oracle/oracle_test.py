@@ -27,6 +27,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 TYPES = "F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
 MIXED = [("Q4_K", "Q6_K"), ("Q5_0", "Q4_K"), ("Q2_K", "Q3_K")]
 COSINE_MIN = 0.99  # of vectors of real models: found 0.998 and more
+COSINE_ENCODER_MIN = 0.998  # of vectors of random encoders: found 0.9988 and more; 0.99999 in F32
+ENCODERS = "bert", "bert-fused", "nomic-bert"
 MEDIAN_MAX, NINTH_MAX, NINTH_EXPERTS_MAX, AGREE_MIN = 0.06, 0.12, 0.25, 0.97
 EXPERTS = "mixtral", "qwen3moe"
 N_TOKENS = 150
@@ -90,10 +92,10 @@ def check(name, model, tokens, tools, tmp):
     return ok
 
 
-def check_vectors(name, model, tokens, tools, tmp):
-    """The cosine of both engines' vectors, pooled in both ways."""
+def check_vectors(name, model, tokens, tools, tmp, ways=("--last", "--mean")):
+    """The cosine of both engines' vectors, pooled in each way."""
     ok = True
-    for way in ("--last", "--mean"):
+    for way in ways:
         for tool, out in zip(tools, ("ours", "peer")):
             subprocess.run([tool, way, model, tmp / out, *map(str, tokens)], check=True)
         ours, peer = floats(tmp / "ours"), floats(tmp / "peer")
@@ -108,6 +110,7 @@ def random_models(make, tmp):
     """(name, path) of each, made when its turn comes and deleted afterwards."""
     forms = subprocess.run([make, "--list"], capture_output=True, text=True, check=True).stdout.split()
     plan = [(f, "F32") for f in forms] + [("llama", t) for t in TYPES]
+    plan += [(e, t) for e in ENCODERS for t in ("F16", "Q8_0", "Q4_K", "Q5_1")]
     plan += [("gemma2", "Q4_K"), ("qwen3moe", "Q4_K"), ("mixtral", "Q4_0"), ("phi3", "Q4_K")]
     plan += [("llama", *m) for m in MIXED]
     for p in plan:
@@ -140,7 +143,10 @@ def main():
             if wanted(name):
                 subprocess.run(command, check=True)
                 tokens = random.Random(name).choices(range(3, 323), k=N_TOKENS)
-                ok &= check(name, path, tokens, tools, tmp)
+                if name.startswith(ENCODERS):
+                    ok &= check_vectors(name, path, tokens, tools, tmp, ("--mean", "--cls"))
+                else:
+                    ok &= check(name, path, tokens, tools, tmp)
         for path in real_models():
             if wanted(path.name):
                 ok &= check(path.name[:24], path, text_tokens(path, build), tools, tmp)

@@ -2,7 +2,8 @@
  *
  *   vd_oracle_ours MODEL OUT TOKEN...             every row of V logits, in the order of the tokens
  *   vd_oracle_ours --last MODEL OUT TOKEN...      the d elements of their vector, pooled so
- *   vd_oracle_ours --mean MODEL OUT TOKEN... */
+ *   vd_oracle_ours --mean MODEL OUT TOKEN...
+ *   vd_oracle_ours --cls MODEL OUT TOKEN...       encoders */
 #include "vd_embed.h"
 #include "vd_forward.h"
 
@@ -27,7 +28,8 @@ static int write_vector(const struct vd_model *m, const struct vd_ctx *ctx, size
     struct vd_error err;
     size_t d = vd_model_program(m)->width;
     die_if(vd_embed_create(&e, m, pooling, &err), &err);
-    for (size_t i = pooling == VD_POOLING_LAST ? n - 1 : 0; i < n; i++)
+    size_t first = pooling == VD_POOLING_LAST ? n - 1 : 0;
+    for (size_t i = first; i < (pooling == VD_POOLING_CLS ? 1 : n); i++)
         vd_embed_add(e, vd_ctx_hidden(ctx, i));
     return fwrite(vd_embed_vector(e), sizeof(float), d, out) == d && fclose(out) == 0 ? 0 : 3;
 }
@@ -39,6 +41,8 @@ int main(int argc, char **argv)
         pooling = VD_POOLING_LAST;
     if (argc > 1 && strcmp(argv[1], "--mean") == 0)
         pooling = VD_POOLING_MEAN;
+    if (argc > 1 && strcmp(argv[1], "--cls") == 0)
+        pooling = VD_POOLING_CLS;
     argc -= pooling != VD_POOLING_NONE;
     argv += pooling != VD_POOLING_NONE;
     static struct vd_row rows[TOKENS_MAX];

@@ -350,7 +350,9 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
     if (e != VD_OK)
         return e;
     json_t *list = cli->json ? json_array() : NULL;
-    e = vd_bench_run_model(&g, cli, list, &a, err);
+    e = vd_cmd_engine_generates(&g, err);
+    if (e == VD_OK)
+        e = vd_bench_run_model(&g, cli, list, &a, err);
     if (e == VD_OK && list)
         vd_cli_json(cli, list);
     else

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EMBED_ROWS = 256 };
+enum { EMBED_ROWS = 256 /* of a step; an encoder's text is one */ };
 
 static enum vd_err vd_embed_pooling_of(const struct vd_cli *cli, const struct vd_model *m,
                                        enum vd_pooling *out, struct vd_error *err)
@@ -18,8 +18,15 @@ static enum vd_err vd_embed_pooling_of(const struct vd_cli *cli, const struct vd
         *out = VD_POOLING_LAST;
     else if (way && strcmp(way, "mean") == 0)
         *out = VD_POOLING_MEAN;
+    else if (way && strcmp(way, "cls") == 0)
+        *out = VD_POOLING_CLS;
     else if (way)
-        return vd_error_set(err, VD_EUSE, "--pooling is last or mean, not %.40s", way);
+        return vd_error_set(err, VD_EUSE, "--pooling is last, mean or cls, not %.40s", way);
+    if (*out == VD_POOLING_CLS && !vd_program_is_encoder(vd_model_program(m)))
+        return vd_error_set(err, VD_EUSE,
+                            "--pooling cls is for encoders, and %s is none: its first position has "
+                            "seen no other",
+                            vd_model_path(m));
     if (*out == VD_POOLING_NONE)
         return vd_error_set(err, VD_EUNSUPPORTED,
                             "%s: it pools in a way that is not known here; say --pooling last or mean",
@@ -27,16 +34,22 @@ static enum vd_err vd_embed_pooling_of(const struct vd_cli *cli, const struct vd
     return VD_OK;
 }
 
+static bool vd_embed_counts(enum vd_pooling pooling, size_t pos, size_t n)
+{
+    return pooling == VD_POOLING_MEAN || pos == (pooling == VD_POOLING_CLS ? 0 : n - 1);
+}
+
 /* Feeds all ids; `e` has the positions that count then. */
 static enum vd_err vd_embed_feed(struct vd_ctx *ctx, struct vd_kv *kv, const uint32_t *ids, size_t n,
-                                 bool all, struct vd_embed *e, struct vd_error *err)
+                                 enum vd_pooling pooling, struct vd_embed *e, struct vd_error *err)
 {
-    struct vd_row row[EMBED_ROWS];
-    for (size_t from = 0; from < n; from += EMBED_ROWS) {
-        size_t count = n - from < EMBED_ROWS ? n - from : EMBED_ROWS;
+    struct vd_row row[VD_PROGRAM_ENCODER_CTX_MAX];
+    size_t step = vd_ctx_max_rows(ctx);
+    for (size_t from = 0; from < n; from += step) {
+        size_t count = n - from < step ? n - from : step;
         for (size_t i = 0; i < count; i++)
             row[i] = (struct vd_row){kv, (uint32_t)(from + i), ids[from + i],
-                                     all || from + i + 1 == n ? VD_ROW_HIDDEN : 0};
+                                     vd_embed_counts(pooling, from + i, n) ? VD_ROW_HIDDEN : 0};
         enum vd_err rc = vd_model_forward(ctx, row, count, NULL, err);
         if (rc != VD_OK)
             return rc;
@@ -76,13 +89,14 @@ static enum vd_err vd_embed_ids(struct vd_cmd_engine *g, struct vd_cli *cli, con
     if (e == VD_OK)
         e = vd_embed_create(&embed, g->model, pooling, err);
     if (e == VD_OK)
-        e = vd_ctx_create(&ctx, g->model, g->pool, EMBED_ROWS, 1, err);
+        e = vd_ctx_create(&ctx, g->model, g->pool,
+                          vd_program_is_encoder(vd_model_program(g->model)) ? n : EMBED_ROWS, 1, err);
     if (e == VD_OK)
         e = vd_kv_pool_create(&cache, g->model, (size_t)1 << 30, err);
     if (e == VD_OK)
         e = vd_kv_open(&kv, cache, err);
     if (e == VD_OK)
-        e = vd_embed_feed(ctx, kv, ids, n, pooling == VD_POOLING_MEAN, embed, err);
+        e = vd_embed_feed(ctx, kv, ids, n, pooling, embed, err);
     if (e == VD_OK)
         vd_embed_print(cli, vd_embed_vector(embed), d, n);
     vd_kv_close(kv);
@@ -117,7 +131,9 @@ static enum vd_err vd_embed_run(struct vd_cli *cli, struct vd_error *err)
 
 static const struct vd_cli_opt vd_embed_opts[] = {
     {"prompt", 'p', "TEXT", "the text (default: standard input)", false},
-    {"pooling", 0, "WAY", "last: of the last position; mean: of all (default: as the file says, else last)",
+    {"pooling", 0, "WAY",
+     "last: of the last position; mean: of all; cls: of the first, encoders only (default: as the file says, "
+     "else last, of encoders mean)",
      false},
     VD_CMD_OPTS_COMPUTE,
     {0},

@@ -208,6 +208,15 @@ void vd_cmd_engine_close(struct vd_cmd_engine *g)
     memset(g, 0, sizeof *g);
 }
 
+enum vd_err vd_cmd_engine_generates(const struct vd_cmd_engine *g, struct vd_error *err)
+{
+    if (!vd_program_is_encoder(vd_model_program(g->model)))
+        return VD_OK;
+    return vd_error_set(err, VD_EUNSUPPORTED,
+                        "%s is an encoder: it gives vectors of texts (`veridem embed`) and generates nothing",
+                        vd_model_path(g->model));
+}
+
 enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
 {
     const char *way = vd_cli_text(cli, "spec", "lookup"), *draft = vd_cli_text(cli, "draft", NULL);

@@ -68,6 +68,8 @@ struct vd_cmd_engine {
 enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
                                struct vd_error *err);
 void vd_cmd_engine_close(struct vd_cmd_engine *g);
+/* VD_EUNSUPPORTED if the model generates nothing: for commands that want tokens. */
+enum vd_err vd_cmd_engine_generates(const struct vd_cmd_engine *g, struct vd_error *err);
 /* What guesses, as --spec and --draft say; for commands that have VD_CMD_OPTS_GUESS. */
 enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err);
 

@@ -20,7 +20,9 @@ static enum vd_err vd_perplexity_run(struct vd_cli *cli, struct vd_error *err)
         e = vd_cmd_engine_open(&g, cli, cli->arg[0], err);
     if (e != VD_OK)
         return e;
-    e = vd_cli_slurp(&text, &n, cli->arg[1], VD_TOK_TEXT_MAX_BYTES, err);
+    e = vd_cmd_engine_generates(&g, err);
+    if (e == VD_OK)
+        e = vd_cli_slurp(&text, &n, cli->arg[1], VD_TOK_TEXT_MAX_BYTES, err);
     if (e == VD_OK) {
         e = vd_cmd_encode(g.tok, (const char *)text, n, VD_TOK_ADD_BOS, &ids, &n_ids, err);
         free(text);

@@ -422,6 +422,8 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
     if (e == VD_OK)
         e = vd_cmd_engine_open(&r->g, r->cli, r->cli->arg[0], err);
     if (e == VD_OK)
+        e = vd_cmd_engine_generates(&r->g, err);
+    if (e == VD_OK)
         e = vd_cmd_guess_open(&r->g, r->cli, err);
     if (e == VD_OK)
         e = vd_run_mask(r, err);

@@ -149,15 +149,20 @@ static const char *param_of(enum vd_openai_kind kind)
     return kind == VD_OPENAI_CHAT ? "messages" : kind == VD_OPENAI_EMBEDDING ? "input" : "prompt";
 }
 
+/* The most ids of a prompt: an answer wants room for one token. */
+static size_t most_ids(const struct vd_gateway_text *t, enum vd_openai_kind kind)
+{
+    return kind == VD_OPENAI_EMBEDDING ? t->program.ctx : t->program.ctx - 1;
+}
+
 static bool too_long(const struct vd_gateway_text *t, size_t n, enum vd_openai_kind kind,
                      struct vd_openai_error *e)
 {
     const char *param = param_of(kind);
     return vd_openai_fail(
         e, 400, "context_length_exceeded", param,
-        "The prompt has %zu tokens; this model's context has %u, and at least one is needed for the "
-        "answer. Shorten the %s.",
-        n, t->program.ctx, param);
+        "The prompt has %zu tokens; this model's context has %u%s. Shorten the %s.", n, t->program.ctx,
+        kind == VD_OPENAI_EMBEDDING ? "" : ", and at least one is needed for the answer", param);
 }
 
 /* Text to ids. `flags` as vd_tok_encode's. */
@@ -170,7 +175,7 @@ static bool encode(const struct vd_gateway_text *t, enum vd_openai_kind kind, co
     if (!to.p)
         return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
     enum vd_err r = vd_tok_encode(t->tok, text, n_text, flags, &to, &why);
-    if (r == VD_OK && to.n_dropped_bytes == 0 && to.n > 0 && to.n < t->program.ctx) {
+    if (r == VD_OK && to.n_dropped_bytes == 0 && to.n > 0 && to.n <= most_ids(t, kind)) {
         *ids = to.p;
         *n_ids = (uint32_t)to.n;
         return true;
@@ -244,7 +249,7 @@ static bool chat_ids(const struct vd_gateway_text *t, const struct vd_openai_req
 static bool given_ids(const struct vd_gateway_text *t, const struct vd_openai_request *r, uint32_t **ids,
                       uint32_t *n_ids, struct vd_openai_error *e)
 {
-    if (r->n_ids >= t->program.ctx)
+    if (r->n_ids > most_ids(t, r->kind))
         return too_long(t, r->n_ids, r->kind, e);
     for (size_t i = 0; i < r->n_ids; i++) {
         if (!vd_gateway_text_valid(t, r->ids[i]))
@@ -263,6 +268,11 @@ static bool given_ids(const struct vd_gateway_text *t, const struct vd_openai_re
 bool vd_gateway_text_prompt(const struct vd_gateway_text *t, const struct vd_openai_request *r,
                             uint32_t **ids, uint32_t *n_ids, struct vd_openai_error *e)
 {
+    if (vd_program_is_encoder(&t->program) && r->kind != VD_OPENAI_EMBEDDING)
+        return vd_openai_fail(e, 400, "unsupported_value", "model",
+                              "The model '%s' is an encoder: it gives vectors and generates nothing; use "
+                              "/v1/embeddings.",
+                              r->model);
     if (r->kind == VD_OPENAI_CHAT)
         return chat_ids(t, r, ids, n_ids, e);
     if (!r->prompt.p)

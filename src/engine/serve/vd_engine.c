@@ -83,17 +83,18 @@ static size_t active_of(const struct vd_engine *e, const struct vd_hash *account
     return n;
 }
 
-/* A mean needs the rows after the last layer of all positions, which no cache has. */
-static bool may_reuse(const struct job *j)
+/* A mean needs the rows after the last layer of all positions, which no cache has. Of an encoder a prefix is
+ * another one in another text. */
+static bool may_reuse(const struct vd_engine *e, const struct job *j)
 {
-    return !vd_hash_is_zero(&j->spec.account) && j->spec.sampling.pooling != VD_POOLING_MEAN;
+    return !vd_hash_is_zero(&j->spec.account) && j->spec.sampling.pooling != VD_POOLING_MEAN && !e->encoder;
 }
 
 /* Whole pages that j could share with a running job of its account: those that both begin with. */
-static size_t shared_with(const struct job *j, const struct job *a)
+static size_t shared_with(const struct vd_engine *e, const struct job *j, const struct job *a)
 {
     size_t most = j->spec.n_prompt - 1, n = 0;
-    if (!may_reuse(j) || !vd_hash_eq(&j->spec.account, &a->spec.account) || a->ended)
+    if (!may_reuse(e, j) || !vd_hash_eq(&j->spec.account, &a->spec.account) || a->ended)
         return 0;
     if (a->spec.n_prompt < most)
         most = a->spec.n_prompt;
@@ -106,7 +107,7 @@ static size_t shared_with(const struct job *j, const struct job *a)
 static bool is_being_computed(const struct vd_engine *e, const struct job *j)
 {
     for (size_t i = 0; i < e->n_active; i++)
-        if (shared_with(j, e->active[i]) > vd_kv_len(e->active[i]->kv))
+        if (shared_with(e, j, e->active[i]) > vd_kv_len(e->active[i]->kv))
             return true;
     return false;
 }
@@ -144,7 +145,7 @@ static enum vd_err share_running(struct vd_engine *e, struct job *j, struct vd_e
     const struct job *best = NULL;
     size_t most = vd_kv_len(j->kv);
     for (size_t i = 0; i < e->n_active; i++) {
-        size_t n = shared_with(j, e->active[i]);
+        size_t n = shared_with(e, j, e->active[i]);
         if (n > most && n <= vd_kv_len(e->active[i]->kv)) {
             most = n;
             best = e->active[i];
@@ -162,7 +163,7 @@ static enum vd_err share_running(struct vd_engine *e, struct job *j, struct vd_e
  * theirs. The last prompt token is always fed, since its row yields the first token. */
 static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error *err)
 {
-    size_t usable = may_reuse(j) ? j->spec.n_prompt - 1 : 0;
+    size_t usable = may_reuse(e, j) ? j->spec.n_prompt - 1 : 0;
     enum vd_err rc = vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, err);
     if (rc == VD_OK)
         rc = share_running(e, j, err);
@@ -244,7 +245,7 @@ static struct job *take_ended(struct vd_engine *e, struct job *list)
             continue;
         }
         bool keep = j->result.end != VD_JOB_BROKEN && j->result.stop != VD_STOP_FAIL;
-        if (keep && !vd_hash_is_zero(&j->spec.account))
+        if (keep && !vd_hash_is_zero(&j->spec.account) && !e->encoder)
             vd_prefix_put(&e->prefix, &j->spec.account, j->tokens, j->kv);
         else
             vd_kv_close(j->kv);
@@ -325,7 +326,8 @@ static void *schedule(void *arg)
 
 /* ------------------------- creation and end ------------------------- */
 
-static struct vd_engine_options with_defaults(const struct vd_engine_options *given)
+static struct vd_engine_options with_defaults(const struct vd_engine_options *given,
+                                              const struct vd_program *p)
 {
     struct vd_engine_options o = given ? *given : (struct vd_engine_options){0};
     o.max_kv_bytes = o.max_kv_bytes ? o.max_kv_bytes : (size_t)DEFAULT_KV_MIB << 20;
@@ -334,6 +336,8 @@ static struct vd_engine_options with_defaults(const struct vd_engine_options *gi
     o.max_queued = o.max_queued ? o.max_queued : DEFAULT_QUEUED;
     if (o.max_rows < o.max_active)
         o.max_rows = o.max_active;
+    if (vd_program_is_encoder(p) && o.max_rows < p->ctx)
+        o.max_rows = p->ctx;
     return o;
 }
 
@@ -379,6 +383,10 @@ static enum vd_err make_draft(struct vd_engine *e, struct vd_error *err)
 {
     const struct vd_model *draft = e->options.draft;
     uint32_t vocab = vd_model_program(draft)->vocab, own = vd_model_program(e->m)->vocab;
+    if (e->encoder || vd_program_is_encoder(vd_model_program(draft)))
+        return vd_error_set(err, VD_EUSE,
+                            "%s: an encoder generates nothing, so nothing can be guessed for it or by it",
+                            vd_model_path(e->encoder ? e->m : draft));
     if (vocab != own)
         return vd_error_set(
             err, VD_EUSE,
@@ -397,7 +405,8 @@ enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, s
         return vd_error_set(err, VD_ENOMEM, "no memory for an engine");
     e->m = m;
     e->pool = pool;
-    e->options = with_defaults(options);
+    e->encoder = vd_program_is_encoder(vd_model_program(m));
+    e->options = with_defaults(options, vd_model_program(m));
     e->queue_end = &e->queue;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->wake, NULL);
@@ -461,6 +470,7 @@ static enum vd_err check_resume(const struct vd_program *p, const struct vd_job 
 static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job, struct vd_error *err)
 {
     const struct vd_program *p = vd_model_program(e->m);
+    enum vd_pooling pooling = job->sampling.pooling;
     size_t positions = job_positions(job), limit = vd_kv_pool_max_pages(e->cache) * VD_KV_PAGE_POS;
     if (job->n_prompt == 0 || job->max_tokens == 0)
         return vd_error_set(err, VD_EUSE, "a prompt of %u tokens and max_tokens %u: both must be at least 1",
@@ -474,7 +484,12 @@ static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job
         return vd_error_set(err, VD_ELIMIT,
                             "%zu positions exceed the KV cache, which holds %zu; give the engine more memory",
                             positions, limit);
-    if (job->sampling.pooling && (job->max_tokens != p->width || job->n_resume))
+    if (e->encoder && !pooling)
+        return vd_error_set(err, VD_EUSE,
+                            "this model is an encoder: it gives vectors of texts and generates nothing");
+    if (!e->encoder && pooling == VD_POOLING_CLS)
+        return vd_error_set(err, VD_EUSE, "this model is no encoder: its first position has seen no other");
+    if (pooling && (job->max_tokens != p->width || job->n_resume))
         return vd_error_set(err, VD_EUSE,
                             "a vector of %u elements; this model's have %u, and none is resumed",
                             job->max_tokens, p->width);

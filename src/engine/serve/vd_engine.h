@@ -1,4 +1,4 @@
-/* The engine: runs many generation jobs on one model, all in the same forward passes.
+/* The engine: runs many jobs on one model, all in the same forward passes.
  *
  * What it is. A scheduler thread owns a context and a KV cache. Each step it runs one forward pass over a row
  * of every generating job and some prompt rows of the others, samples, and calls the jobs back. Which jobs
@@ -33,7 +33,7 @@ struct vd_engine;
 /* Values of 0 mean the default. */
 struct vd_engine_options {
     size_t max_kv_bytes; /* limit of the cache, prefixes included; default 512 MiB */
-    size_t max_rows;     /* rows of a step; default 512 */
+    size_t max_rows;     /* rows of a step; default 512, of an encoder at least its context */
     size_t max_active;   /* jobs that share steps; default 32 */
     size_t max_queued;   /* jobs that wait; default 1024 */
     bool lookup;         /* guess tokens from what a job has said (vd_guess.h): faster, the same bits */
@@ -46,12 +46,13 @@ struct vd_engine_options {
 struct vd_position {
     uint32_t pos;
     const uint8_t *k, *v; /* KROW and VROW records of the last layer, as vd_kv_read gives them */
-    const float *x; /* the X row after the last layer; NULL for positions before the last of the prompt */
+    const float *x; /* the X row after the last layer; NULL for positions before the last of the prompt, but
+                     * of a mean or an encoder */
     uint32_t token; /* sampled here; VD_SAMPLE_FAIL if none (x NULL, or stop FAIL) */
     enum vd_stop stop;
     const struct vd_automaton_state *mask; /* the mask's state before the token; NULL: no mask, or x NULL */
     /* Of a job whose result is a vector, d floats each: POOL's row (NULL unless the mean is wanted), and, at
-     * the last position, the vector. */
+     * the last position (of CLS the first), the vector. */
     const float *sum, *vector;
 };
 
@@ -78,8 +79,8 @@ struct vd_job {
     const uint32_t *resume;
     uint32_t n_resume;   /* below max_tokens */
     uint32_t max_tokens; /* at least 1; n_prompt + max_tokens - 1 positions fit into the model's context */
-    /* If it asks for a vector (pooling): n_prompt positions fit into the context, max_tokens is the model's
-     * width, nothing is resumed; on_token never comes, on_vector before on_done. */
+    /* Of an encoder it asks for a vector. If it does (pooling): n_prompt positions fit into the context,
+     * max_tokens is the model's width, nothing is resumed; on_token never comes, on_vector before on_done. */
     struct vd_sampling sampling;
     struct vd_hash account;
     struct vd_bytes bias;     /* the request's table; n 0: none */

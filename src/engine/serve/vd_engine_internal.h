@@ -59,6 +59,7 @@ struct choice {
 struct vd_engine {
     const struct vd_model *m;
     struct vd_pool *pool;
+    bool encoder; /* a sequence is fed whole, and its cache is of no use to another */
     struct vd_engine_options options;
     struct vd_ctx *ctx;
     struct vd_kv_pool *cache;

@@ -122,10 +122,26 @@ static void plan_guesses(struct vd_engine *e, size_t rows, size_t logits)
     }
 }
 
+/* An encoder's jobs are fed whole: as many as fit into a step, each in its turn first. */
+static void plan_whole(struct vd_engine *e)
+{
+    size_t rows = e->options.max_rows;
+    for (size_t i = 0; i < e->n_active; i++) {
+        struct job *j = e->active[(e->turn + i) % e->n_active];
+        j->n_rows = waiting_rows(j) <= rows ? waiting_rows(j) : 0;
+        rows -= j->n_rows;
+    }
+    e->turn++;
+}
+
 /* Decides n_rows of every active job. */
 static void plan(struct vd_engine *e)
 {
     size_t rows = e->options.max_rows, logits = vd_ctx_max_logits(e->ctx), n_long = 0;
+    if (e->encoder) {
+        plan_whole(e);
+        return;
+    }
     for (size_t i = 0; i < e->n_active; i++) {
         struct job *j = e->active[i];
         j->n_guess = j->guess_end = 0;
@@ -166,7 +182,7 @@ static void fill_rows(struct vd_engine *e)
             bool yields = pos + 1 >= j->spec.n_prompt;
             uint32_t index = pos + 1 - j->spec.n_prompt;
             if (j->embed) {
-                bool counts = yields || j->spec.sampling.pooling == VD_POOLING_MEAN;
+                bool counts = yields || e->encoder || j->spec.sampling.pooling == VD_POOLING_MEAN;
                 e->rows[e->n_rows++] =
                     (struct vd_row){j->kv, pos, j->tokens[pos], counts ? VD_ROW_HIDDEN : 0};
                 continue;
@@ -229,15 +245,33 @@ static void tell_position(struct vd_engine *e, struct job *j, uint32_t pos, cons
     j->spec.on_position(j->spec.arg, &p);
 }
 
-/* The same of a job whose result is a vector; x is NULL, or was added to it. */
+/* Whether a position of a job whose result is a vector counts for it. */
+static bool is_pooled(const struct job *j, uint32_t pos)
+{
+    switch (j->spec.sampling.pooling) {
+    case VD_POOLING_LAST:
+        return pos + 1 == j->spec.n_prompt;
+    case VD_POOLING_MEAN:
+        return true;
+    case VD_POOLING_CLS:
+        return pos == 0;
+    case VD_POOLING_NONE:
+        break;
+    }
+    return false;
+}
+
+/* The same as tell_position of a job whose result is a vector; x is NULL, or was added to it if the position
+ * is pooled. */
 static void tell_pooled(struct vd_engine *e, struct job *j, uint32_t pos, const float *x)
 {
-    bool last = pos + 1 == j->spec.n_prompt;
+    bool pooled = x && is_pooled(j, pos);
+    bool last = pooled && (pos + 1 == j->spec.n_prompt || j->spec.sampling.pooling == VD_POOLING_CLS);
     struct vd_position p = {.pos = pos, .k = e->k, .v = e->v, .x = x, .token = VD_SAMPLE_FAIL};
     if (!j->spec.on_position)
         return;
     vd_kv_read(j->kv, vd_model_program(e->m)->n_layers - 1, pos, e->k, e->v);
-    p.sum = x ? vd_embed_sum(j->embed) : NULL;
+    p.sum = pooled ? vd_embed_sum(j->embed) : NULL;
     p.vector = last ? vd_embed_vector(j->embed) : NULL;
     j->spec.on_position(j->spec.arg, &p);
 }
@@ -359,7 +393,7 @@ static void pool_rows(struct vd_engine *e, struct job *j)
 {
     for (size_t row = j->first_row; row < j->first_row + j->n_rows; row++) {
         const float *x = e->rows[row].flags ? vd_ctx_hidden(e->ctx, row) : NULL;
-        if (x)
+        if (x && is_pooled(j, e->rows[row].pos))
             vd_embed_add(j->embed, x);
         tell_pooled(e, j, e->rows[row].pos, x);
     }

@@ -337,21 +337,29 @@ static void plain_vector(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache
     struct vd_embed *embed;
     struct vd_kv *kv;
     struct vd_sha256 s;
+    struct vd_row row[512];
     uint8_t k[4096], v[4096];
+    uint32_t n = c->job->n_prompt;
+    bool encoder = vd_program_is_encoder(p);
     vd_sha256_init(&s);
     assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
     assert_int_equal(vd_embed_create(&embed, c->m, pooling, NULL), VD_OK);
-    for (uint32_t pos = 0; pos < c->job->n_prompt; pos++) {
-        bool last = pos + 1 == c->job->n_prompt, counts = last || pooling == VD_POOLING_MEAN;
-        struct vd_row row = {kv, pos, c->job->prompt[pos], counts ? VD_ROW_HIDDEN : 0};
-        assert_int_equal(vd_model_forward(ctx, &row, 1, NULL, NULL), VD_OK);
+    for (uint32_t pos = 0; pos < n; pos++)
+        row[pos] = (struct vd_row){kv, pos, c->job->prompt[pos],
+                                   pos + 1 == n || pooling == VD_POOLING_MEAN ? VD_ROW_HIDDEN : 0};
+    if (encoder)
+        assert_int_equal(vd_model_forward(ctx, row, n, NULL, NULL), VD_OK);
+    for (uint32_t pos = 0; pos < n; pos++) {
+        bool counts = pooling == VD_POOLING_MEAN || pos == (pooling == VD_POOLING_CLS ? 0 : n - 1);
+        if (!encoder)
+            assert_int_equal(vd_model_forward(ctx, &row[pos], 1, NULL, NULL), VD_OK);
         struct vd_position at = {.pos = pos, .k = k, .v = v, .token = VD_SAMPLE_FAIL};
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
+        at.x = counts || encoder ? vd_ctx_hidden(ctx, encoder ? pos : 0) : NULL;
         if (counts) {
-            at.x = vd_ctx_hidden(ctx, 0);
             vd_embed_add(embed, at.x);
             at.sum = vd_embed_sum(embed);
-            at.vector = last ? vd_embed_vector(embed) : NULL;
+            at.vector = pooling == VD_POOLING_CLS || pos + 1 == n ? vd_embed_vector(embed) : NULL;
         }
         hash_position(&s, c->m, &at);
     }
@@ -393,6 +401,53 @@ static void assert_vector(struct fixture *f, struct log *l, const struct vd_job 
     for (uint32_t i = 0; i < want.n_tokens; i++)
         length += vd_f32_from_bits(want.token[i]) * vd_f32_from_bits(want.token[i]);
     assert_true(length > 0.9999f && length < 1.0001f);
+}
+
+/* An encoder's jobs are fed whole, whatever the options say, several in a step; nobody reuses anything; every
+ * pooling; and what no encoder or no decoder does. */
+static void encoder_vectors(void **state)
+{
+    static const enum vd_pooling pooling[] = {VD_POOLING_CLS,  VD_POOLING_MEAN, VD_POOLING_LAST,
+                                              VD_POOLING_MEAN, VD_POOLING_CLS,  VD_POOLING_MEAN};
+    static const uint32_t n_prompt[] = {200, 300, 1, 70, 300, 199};
+    struct vd_test_model t = vd_test_model_of(vd_test_form("bert"));
+    struct fixture f, *other = *state;
+    struct vd_engine_options o = {.max_rows = 16, .max_active = 4};
+    struct vd_job job[6];
+    struct log l[6];
+    struct vd_error err;
+    struct vd_job none = some_job(0, 20, 5, greedy);
+    if (guesses != NO_GUESSES)
+        return;
+    job[0] = vector_job(0, 20, VD_POOLING_CLS);
+    assert_int_equal(vd_engine_submit(other->e, &job[0], NULL, &err), VD_EUSE);
+    assert_non_null(strstr(err.msg, "no encoder"));
+    open_model(&f, &t);
+    open_engine(&f, &o);
+    assert_int_equal(vd_engine_submit(f.e, &none, NULL, &err), VD_EUSE);
+    assert_non_null(strstr(err.msg, "generates nothing"));
+    for (int round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < 6; i++) {
+            job[i] = vector_job(i % 2, n_prompt[i], pooling[i]);
+            job[i].account = account(7);
+            log_init(&l[i], f.e);
+            submit(f.e, job[i], &l[i]);
+        }
+        for (unsigned i = 0; i < 6; i++) {
+            wait_done(&l[i]);
+            assert_vector(&f, &l[i], &job[i]);
+            assert_int_equal(l[i].result.n_reused, 0);
+        }
+    }
+    struct vd_engine_stats stats;
+    vd_engine_get_stats(f.e, &stats);
+    assert_true(stats.n_steps < 12 && stats.n_prefixes == 0 && stats.kv_pages_used == 0);
+    vd_engine_destroy(f.e);
+    o.draft = f.m;
+    assert_int_equal(vd_engine_create(&f.e, f.m, f.pool, &o, &err), VD_EUSE);
+    f.e = NULL;
+    close_all(&f);
+    log_model = other->m;
 }
 
 /* Beside each other, beside a job that generates, and with what an earlier one left in the cache. */
@@ -836,6 +891,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(vectors),
+        TEST(encoder_vectors),
         TEST(alone),
         TEST(guesses_are_checked),
         TEST(among_others),

@@ -86,10 +86,12 @@ static void vd_model_features(const struct vd_program *p, char *out, size_t cap)
         snprintf(window, sizeof window, ", window of %u", p->window);
     if (p->n_experts)
         snprintf(experts, sizeof experts, ", %u of %u experts", p->n_used, p->n_experts);
-    int n = snprintf(out, cap, "%s%s%s%s%s%s%s%s", window, experts, p->qk_norm ? ", norms of heads" : "",
-                     p->qkv_bias ? ", biases" : "", p->post_norms ? ", norms after" : "",
-                     p->attn_cap != 0 ? ", scores capped" : "", p->logit_cap != 0 ? ", logits capped" : "",
-                     p->n_rope_tables > 1 ? ", two rotations" : "");
+    int n =
+        snprintf(out, cap, "%s%s%s%s%s%s%s%s%s%s", vd_program_is_encoder(p) ? ", encoder" : "",
+                 p->n_positions ? ", learned positions" : "", window, experts,
+                 p->qk_norm ? ", norms of heads" : "", p->qkv_bias ? ", biases" : "",
+                 p->post_norms ? ", norms after" : "", p->attn_cap != 0 ? ", scores capped" : "",
+                 p->logit_cap != 0 ? ", logits capped" : "", p->n_rope_tables > 1 ? ", two rotations" : "");
     if (n > 2)
         memmove(out, out + 2, (size_t)n - 1); /* the first comma */
     else

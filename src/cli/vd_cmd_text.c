@@ -1,6 +1,7 @@
 /* veridem tokenize, detokenize: the text side of a model, as filters. */
 #include "vd_cmd.h"
 #include "vd_cmd_load.h"
+#include "vd_derive.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -19,6 +20,8 @@ static enum vd_err vd_tokenize_run(struct vd_cli *cli, struct vd_error *err)
     enum vd_err e = vd_cmd_text_open(&t, cli->arg[0], err);
     if (e != VD_OK)
         return e;
+    if (flags & VD_TOK_ADD_BOS && vd_derive_is_encoder(t.gguf))
+        flags |= VD_TOK_ADD_END; /* its texts stand between two marks */
     e = vd_cli_slurp(&text, &n, "-", VD_TOK_TEXT_MAX_BYTES, err);
     if (e == VD_OK) {
         e = vd_cmd_encode(t.tok, (const char *)text, n, flags, &ids, &n_ids, err);

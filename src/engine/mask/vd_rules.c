@@ -46,7 +46,7 @@ void vd_rules_define(struct vd_rules *r, uint32_t rule, vd_expr body)
 
 void vd_rules_share(struct vd_rules *r, uint32_t rule)
 {
-    r->rule[rule].shared = r->shares = true;
+    r->rule[rule].shared = true;
 }
 
 static vd_expr add(struct vd_rules *r, struct node n)
@@ -83,6 +83,22 @@ vd_expr vd_rules_seq(struct vd_rules *r, const vd_expr *e, size_t n)
 vd_expr vd_rules_alt(struct vd_rules *r, const vd_expr *e, size_t n)
 {
     return n == 1 ? e[0] : list(r, NODE_ALT, e, n);
+}
+
+vd_expr vd_rules_members(struct vd_rules *r, const vd_expr *e, const bool *required, size_t n, vd_expr comma,
+                         bool repeats)
+{
+    vd_expr all = list(r, NODE_MEMBERS, e, n);
+    uint32_t item = r->node[all].child;
+    uint8_t depth = (uint8_t)(r->node[comma].depth + 1);
+    if (all == 0)
+        return 0;
+    r->node[all].min = comma;
+    r->node[all].max = repeats;
+    r->node[all].depth = r->node[all].depth > depth ? r->node[all].depth : depth;
+    for (size_t i = 0; i < n; i++, item = r->node[item].next)
+        r->node[item].min = required[i];
+    return all;
 }
 
 vd_expr vd_rules_repeat(struct vd_rules *r, vd_expr e, uint32_t min, uint32_t max)

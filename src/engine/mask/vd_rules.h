@@ -22,11 +22,11 @@ enum {
     VD_RULES_NODE_DEPTH_MAX = 240, /* of nodes in a rule */
     VD_RULES_DEPTH_MAX = 64,       /* of groups in a rule, and of rules in rules without recursion */
     VD_RULES_NFA_MAX = 1 << 17,    /* states of the way there, */
-    VD_RULES_DFA_MAX = 1 << 14,    /* before they are made fewer */
+    VD_RULES_DFA_MAX = 1 << 15,    /* before they are made fewer */
     VD_RULES_NAME_MAX_BYTES = 64,  /* longer ones are cut in messages */
     VD_RULES_REPEAT_MAX = 4096,
 };
-#define VD_RULES_STEPS_MAX (UINT64_C(1) << 26)
+#define VD_RULES_STEPS_MAX (UINT64_C(1) << 24) /* about half a second */
 #define VD_RULES_NO_MAX    UINT32_MAX
 
 struct vd_rules;
@@ -51,6 +51,11 @@ vd_expr vd_rules_text(struct vd_rules *r, const char *p, size_t n); /* n 0: the 
 vd_expr vd_rules_chars(struct vd_rules *r, const uint32_t *ranges, size_t n_ranges, bool negated);
 vd_expr vd_rules_seq(struct vd_rules *r, const vd_expr *e, size_t n);
 vd_expr vd_rules_alt(struct vd_rules *r, const vd_expr *e, size_t n); /* n >= 1 */
+/* The items in their order with `comma` between them, as an object's members: an item that is not required
+ * may be left out. With `repeats` the last one, which is not required then, may come any number of times. n
+ * >= 1. */
+vd_expr vd_rules_members(struct vd_rules *r, const vd_expr *e, const bool *required, size_t n, vd_expr comma,
+                         bool repeats);
 /* max may be VD_RULES_NO_MAX. */
 vd_expr vd_rules_repeat(struct vd_rules *r, vd_expr e, uint32_t min, uint32_t max);
 vd_expr vd_rules_ref(struct vd_rules *r, uint32_t rule);
@@ -71,7 +76,7 @@ enum vd_err vd_grammar_compile(const char *text, size_t n, const struct vd_hash 
 enum { VD_GRAMMAR_TEXT_MAX_BYTES = 256 << 10 };
 
 /* A JSON schema (text). What a keyword allows and this does not is refused with the keyword's path, so that
- * nothing is silently ignored; docs/guide/api.md has the list. "{}" is any JSON value. NULL text: any JSON
+ * nothing but annotations is ignored; docs/guide/api.md has the list. "{}" is any JSON value. NULL text: any JSON
  * object. */
 enum vd_err vd_schema_compile(const char *text, size_t n, const struct vd_hash *texts_root, uint8_t *out,
                               size_t *n_out, struct vd_error *err);

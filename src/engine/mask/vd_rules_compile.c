@@ -14,7 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NONE = UINT32_MAX, CALLED_MAX = 256, TABLE = 1 << 15 };
+enum {
+    NONE = UINT32_MAX,
+    CALLED_MAX = 256,
+    SHARED_MAX = 128, /* called because they are worth it: the others are for what recurses */
+    UNSHARE_MAX = 16, /* rules that are written out after all, one by one; then all are */
+    TABLE = 1 << 16,
+};
 
 struct nfa_state {
     uint32_t to, to2; /* empty edges: NONE if absent; to of a byte or call edge */
@@ -44,7 +50,8 @@ struct compiler {
     const struct vd_rules *r;
     struct vd_error *err;
     enum vd_err e;
-    bool shares; /* rules that are worth it are called */
+    bool *shares;     /* per rule: worth to be called */
+    uint32_t culprit; /* such a rule that leaves a byte undecided; NONE: there is none */
     uint64_t steps;
     unsigned depth;                   /* of rules that are being written out */
     uint16_t called_of[VD_RULES_MAX]; /* number in `called` + 1; 0: written out */
@@ -109,6 +116,11 @@ static bool visit(struct compiler *c, vd_expr e, unsigned depth)
             if (!visit(c, c->r->node[i].child, depth))
                 return false;
         return true;
+    case NODE_MEMBERS:
+        for (uint32_t i = n->child; i; i = c->r->node[i].next)
+            if (!visit(c, c->r->node[i].child, depth))
+                return false;
+        return visit(c, n->min, depth);
     case NODE_ITEM:
     case NODE_REPEAT:
         return visit(c, n->child, depth);
@@ -130,7 +142,7 @@ static bool visit_rule(struct compiler *c, uint32_t rule, unsigned depth)
             c->e = vd_error_set(c->err, VD_EUSE, "the rule '%s' is not defined", r->name);
         return false;
     }
-    if (c->shares && r->shared && !call_rule(c, rule))
+    if (c->shares[rule] && c->n_called < SHARED_MAX && !call_rule(c, rule))
         return false;
     if (c->colour[rule] == 1)
         return call_rule(c, rule);
@@ -208,6 +220,53 @@ static uint32_t build_repeat(struct compiler *c, const struct node *n, uint32_t 
     return end;
 }
 
+/* The comma from state `from`, and behind it `to`. */
+static void build_comma(struct compiler *c, const struct node *n, uint32_t from, uint32_t to)
+{
+    uint32_t begin = nfa_new(c);
+    link_empty(c, from, begin);
+    link_empty(c, build(c, n->min, begin), to);
+}
+
+/* Two tracks: `bare` before anything is written, `after` behind an item, which has to write the comma first.
+ * Each item is built once and entered from both, so that the states are as many as the items' own. */
+static uint32_t build_members(struct compiler *c, const struct node *n, uint32_t from)
+{
+    uint32_t bare = from, after = NONE, end = nfa_new(c);
+    for (uint32_t i = n->child; i && c->e == VD_OK; i = c->r->node[i].next) {
+        const struct node *item = &c->r->node[i];
+        bool last = !item->next;
+        uint32_t begin = nfa_new(c), behind = nfa_new(c);
+        if (bare != NONE)
+            link_empty(c, bare, begin);
+        if (after != NONE)
+            build_comma(c, n, after, begin);
+        link_empty(c, build(c, item->child, begin), behind);
+        if (last && n->max) {
+            uint32_t on = nfa_new(c);
+            build_comma(c, n, behind, begin);
+            link_empty(c, behind, on);
+            behind = on;
+        }
+        if (item->min) {
+            bare = NONE;
+        } else {
+            uint32_t skip = nfa_new(c);
+            if (bare != NONE)
+                link_empty(c, bare, skip);
+            if (after != NONE)
+                link_empty(c, after, behind);
+            bare = bare != NONE ? skip : NONE;
+        }
+        after = behind;
+    }
+    if (bare != NONE)
+        link_empty(c, bare, end);
+    if (after != NONE)
+        link_empty(c, after, end);
+    return end;
+}
+
 /* A rule that is written out. */
 static uint32_t build_rule(struct compiler *c, uint32_t rule, uint32_t from)
 {
@@ -232,6 +291,8 @@ static uint32_t build(struct compiler *c, vd_expr e, uint32_t from)
         return from;
     case NODE_ALT:
         return build_alt(c, n, from);
+    case NODE_MEMBERS:
+        return build_members(c, n, from);
     case NODE_ITEM:
         return build(c, n->child, from);
     case NODE_REPEAT:
@@ -408,6 +469,16 @@ static bool put_edge(struct compiler *c, struct edge e)
     return true;
 }
 
+/* A rule that is called only because it is worth it, among what two takers are (0: bytes). */
+static uint32_t culprit_of(const struct compiler *c, uint32_t a, uint32_t b)
+{
+    const uint32_t by[2] = {a, b};
+    for (unsigned i = 0; i < 2; i++)
+        if (by[i] > 1 && c->shares[c->called[by[i] - 2].rule])
+            return c->called[by[i] - 2].rule;
+    return NONE;
+}
+
 /* What takes byte b in this set: 0 nothing, 1 bytes, 2 + i a call of rule i. */
 static bool taker(struct compiler *c, const struct dfa_state *d, unsigned b, uint32_t *out)
 {
@@ -421,6 +492,7 @@ static bool taker(struct compiler *c, const struct dfa_state *d, unsigned b, uin
             continue;
         if (*out != 0) {
             uint32_t rule = (by > *out ? by : *out) - 2, other = by > *out ? *out : by;
+            c->culprit = culprit_of(c, by, *out);
             if (c->e == VD_OK)
                 c->e =
                     vd_error_set(c->err, VD_EUSE,
@@ -448,31 +520,30 @@ static uint32_t behind(struct compiler *c, uint32_t state, unsigned b, uint32_t 
     return intern(c, nfa_end);
 }
 
-static bool same_takers(struct compiler *c, const struct dfa_state *d, unsigned a, unsigned b)
+/* cut[b]: bytes b - 1 and b are not taken by the same. */
+static void find_cuts(const struct compiler *c, const struct dfa_state *d, bool cut[257])
 {
+    memset(cut, 0, 257);
     for (uint32_t i = 0; i < d->n_set; i++) {
         const struct nfa_state *s = &c->nfa[c->sets[d->set + i]];
-        bool in_a = s->is_bytes ? s->low <= a && a <= s->high : s->call && c->called[s->call - 1].begins[a];
-        bool in_b = s->is_bytes ? s->low <= b && b <= s->high : s->call && c->called[s->call - 1].begins[b];
-        if (in_a != in_b)
-            return false;
+        if (s->is_bytes)
+            cut[s->low] = cut[s->high + 1] = true;
+        for (unsigned b = 1; s->call && b < 256; b++)
+            cut[b] |= c->called[s->call - 1].begins[b] != c->called[s->call - 1].begins[b - 1];
     }
-    return true;
 }
 
 static bool expand(struct compiler *c, uint32_t state, uint32_t nfa_end)
 {
+    bool cut[257];
     c->dfa[state].edge = c->n_edges;
-    for (unsigned b = 0; b < 256;) {
-        unsigned high = b;
+    find_cuts(c, &c->dfa[state], cut);
+    for (unsigned b = 0, high; b < 256; b = high + 1) {
         uint32_t by;
+        for (high = b; high < 255 && !cut[high + 1];)
+            high++;
         if (!taker(c, &c->dfa[state], b, &by) || !spend(c, c->dfa[state].n_set))
             return false;
-        while (high < 255 && same_takers(c, &c->dfa[state], b, high + 1)) {
-            high++;
-            if (!spend(c, c->dfa[state].n_set))
-                return false;
-        }
         if (by) {
             uint32_t to = behind(c, state, b, by, nfa_end);
             struct edge e = {to, NONE, (uint8_t)b, (uint8_t)high};
@@ -481,7 +552,6 @@ static bool expand(struct compiler *c, uint32_t state, uint32_t nfa_end)
             if (to == NONE || !put_edge(c, e))
                 return false;
         }
-        b = high + 1;
     }
     c->dfa[state].n_edges = c->n_edges - c->dfa[state].edge;
     return true;
@@ -711,14 +781,18 @@ static void release(struct compiler *c)
     free(c);
 }
 
+/* *culprit: a rule that must not be called, NONE if that is not what is wrong. *steps: of all attempts. */
 static enum vd_err compile(const struct vd_rules *r, uint32_t root, const struct vd_hash *texts_root,
-                           bool shares, uint8_t *out, size_t *n, struct vd_error *err)
+                           bool *shares, uint32_t *culprit, uint64_t *steps, uint8_t *out, size_t *n,
+                           struct vd_error *err)
 {
     struct compiler *c = calloc(1, sizeof *c);
     if (!c)
         return vd_error_set(err, VD_ENOMEM, "no memory to compile rules");
     c->r = r;
     c->shares = shares;
+    c->culprit = NONE;
+    c->steps = *steps;
     c->err = err;
     bool ok = !r->full || fail(c, VD_ELIMIT, "the rules are too many, too large or too deep");
     ok =
@@ -733,6 +807,8 @@ static enum vd_err compile(const struct vd_rules *r, uint32_t root, const struct
         free(place);
     }
     enum vd_err e = ok ? VD_OK : c->e;
+    *culprit = c->culprit;
+    *steps = c->steps;
     release(c);
     return e;
 }
@@ -740,6 +816,19 @@ static enum vd_err compile(const struct vd_rules *r, uint32_t root, const struct
 enum vd_err vd_rules_compile(const struct vd_rules *r, uint32_t root, const struct vd_hash *texts_root,
                              uint8_t *out, size_t *n, struct vd_error *err)
 {
-    enum vd_err e = compile(r, root, texts_root, r->shares, out, n, err);
-    return e == VD_EUSE && r->shares ? compile(r, root, texts_root, false, out, n, err) : e;
+    bool shares[VD_RULES_MAX];
+    uint32_t culprit = NONE;
+    uint64_t steps = 0;
+    enum vd_err e = VD_EUSE;
+    for (uint32_t i = 0; i < VD_RULES_MAX; i++)
+        shares[i] = i < r->n_rules && r->rule[i].shared;
+    for (unsigned i = 0; i <= UNSHARE_MAX + 1; i++) {
+        e = compile(r, root, texts_root, shares, &culprit, &steps, out, n, err);
+        if (e != VD_EUSE || culprit == NONE)
+            break;
+        shares[culprit] = false;
+        if (i == UNSHARE_MAX)
+            memset(shares, 0, sizeof shares);
+    }
+    return e;
 }

@@ -7,7 +7,8 @@
 enum node_kind {
     NODE_SEQ, /* of the list from child on; empty: the empty text */
     NODE_ALT,
-    NODE_ITEM,    /* of a list: child */
+    NODE_MEMBERS, /* the list from child on, with min (an expression) between; max: the last repeats */
+    NODE_ITEM,    /* of a list: child; of members: min is 1 if it is required */
     NODE_REPEAT,  /* of child, min to max times */
     NODE_BYTES,   /* one byte from min to max */
     NODE_REF,     /* rule min */
@@ -27,7 +28,6 @@ struct rule {
 
 struct vd_rules {
     bool full; /* a limit was reached */
-    bool shares;
     uint32_t n_nodes, n_rules;
     struct node node[VD_RULES_NODES_MAX];
     struct rule rule[VD_RULES_MAX];

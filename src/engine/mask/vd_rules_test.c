@@ -36,7 +36,7 @@ static void grammar(const char *text)
 static void schema(const char *text)
 {
     if (vd_schema_compile(text, text ? strlen(text) : 0, &root, mask, &n_mask, &err) != VD_OK)
-        fail_msg("%s: %s", text, err.msg);
+        fail_msg("%.200s: %s", text, err.msg);
 }
 
 static void takes(unsigned n, ...)
@@ -179,11 +179,203 @@ static void refused(const char *text, const char *says)
         fail_msg("'%s' does not say '%s'", err.msg, says);
 }
 
+/* Every integer about the ends, and what is like one. */
+static void check_range(long low, long high, bool open_low, bool open_high)
+{
+    char text[200], number[40];
+    snprintf(text, sizeof text, "{\"type\":\"integer\",\"%s\":%ld,\"%s\":%ld}",
+             open_low ? "exclusiveMinimum" : "minimum", low, open_high ? "exclusiveMaximum" : "maximum",
+             high);
+    schema(text);
+    for (long end = 0; end < 2; end++)
+        for (long x = (end ? high : low) - 120; x <= (end ? high : low) + 120; x++) {
+            bool in = x >= low + open_low && x <= high - open_high;
+            snprintf(number, sizeof number, "%ld", x);
+            if (accepts(number) != in)
+                fail_msg("%s: %ld", text, x);
+        }
+    refuses(4, "", "-", "00", "1.0");
+}
+
+static void test_ranges(void **state)
+{
+    static const long end[] = {-123456789, -1000, -999, -101, -100, -7,   -1,    0,      1,
+                               9,          10,    99,   100,  305,  1000, 99999, 100000, 5000000000};
+    enum { N = sizeof end / sizeof end[0] };
+    (void)state;
+    for (size_t i = 0; i < N; i++)
+        for (size_t k = i; k < N; k += 1 + (i + k) % 3) {
+            check_range(end[i], end[k], false, false);
+            if (k > i + 1)
+                check_range(end[i], end[k], true, k % 2);
+        }
+    schema("{\"type\":\"integer\",\"minimum\":0.5}");
+    takes(2, "1", "999999999999999");
+    refuses(3, "0", "-1", "1000000000000000");
+}
+
+static void test_number_bounds(void **state)
+{
+    (void)state;
+    schema("{\"type\":\"number\",\"minimum\":0,\"exclusiveMaximum\":1}");
+    takes(4, "0", "0.0", "0.999", "0.5");
+    refuses(6, "1", "1.0", "-0.1", "-0", "0.", "1e-1");
+    schema("{\"type\":\"number\",\"exclusiveMinimum\":-10,\"maximum\":25}");
+    takes(7, "-9.99", "-9", "0", "-0.5", "25", "25.00", "24.999");
+    refuses(5, "-10", "-10.0", "25.01", "26", "-11");
+    schema("{\"type\":\"number\",\"exclusiveMinimum\":3}");
+    takes(4, "3.01", "3.0001", "4", "12345.5");
+    refuses(4, "3", "3.0", "3.000", "2.9");
+    schema("{\"type\":\"number\",\"maximum\":-2}");
+    takes(3, "-2", "-2.5", "-3");
+    refuses(4, "-1.9", "0", "2", "-1");
+    schema("{\"maximum\":0}");
+    takes(3, "0", "-0", "-1.5");
+    refuses(2, "0.1", "1");
+    schema("{\"exclusiveMaximum\":0}");
+    takes(2, "-0.001", "-1");
+    refuses(3, "0", "-0", "-0.0");
+}
+
+static void test_lengths(void **state)
+{
+    static const unsigned range[][2] = {{0, 0},     {0, 5},    {3, 3},     {0, 64},  {10, 64},
+                                        {0, 65},    {64, 64},  {1, 128},   {65, 65}, {63, 200},
+                                        {128, 191}, {70, 333}, {129, 5000}};
+    static const char *const unit[] = {"a", "\xc3\xa9", "\\n", "\\u00e9", "\xf0\x9f\x98\x80"};
+    static char text[4000], s[300];
+    (void)state;
+    for (size_t i = 0; i < sizeof range / sizeof range[0]; i++) {
+        if (range[i][1] < 5000)
+            snprintf(s, sizeof s, "{\"type\":\"string\",\"minLength\":%u,\"maxLength\":%u}", range[i][0],
+                     range[i][1]);
+        else
+            snprintf(s, sizeof s, "{\"minLength\":%u}", range[i][0]);
+        schema(s);
+        for (unsigned n = 0; n < 400; n++) {
+            size_t at = 0;
+            text[at++] = '"';
+            for (unsigned k = 0; k < n; k++)
+                at += (size_t)sprintf(text + at, "%s", unit[(k * k + n) % 5]);
+            strcpy(text + at, "\"");
+            bool in = n >= range[i][0] && n <= range[i][1];
+            if (accepts(text) != in)
+                fail_msg("%s: %u characters", s, n);
+        }
+    }
+}
+
+/* All subsets of the members, in their order, with every subset of them required. */
+static void test_optional_members(void **state)
+{
+    enum { N = 5 };
+    char s[400], text[200];
+    (void)state;
+    for (unsigned must = 0; must < 1u << N; must++)
+        for (unsigned more = 0; more < 2; more++) {
+            size_t n = (size_t)sprintf(s, "{\"type\":\"object\",\"additionalProperties\":%s,\"properties\":{",
+                                       more ? "{\"type\":\"null\"}" : "false");
+            for (unsigned i = 0; i < N; i++)
+                n += (size_t)sprintf(s + n, "%s\"p%u\":{\"const\":%u}", i ? "," : "", i, i);
+            n += (size_t)sprintf(s + n, "},\"required\":[");
+            for (unsigned i = 0, k = 0; i < N; i++)
+                if (must >> i & 1)
+                    n += (size_t)sprintf(s + n, "%s\"p%u\"", k++ ? "," : "", i);
+            sprintf(s + n, "]}");
+            schema(s);
+            for (unsigned has = 0; has < 1u << N; has++)
+                for (unsigned n_more = 0; n_more < 3; n_more++) {
+                    size_t at = (size_t)sprintf(text, "{");
+                    for (unsigned i = 0; i < N; i++)
+                        if (has >> i & 1)
+                            at += (size_t)sprintf(text + at, "%s\"p%u\":%u", at > 1 ? "," : "", i, i);
+                    for (unsigned i = 0; i < n_more; i++)
+                        at += (size_t)sprintf(text + at, "%s\"x%u\": null", at > 1 ? ", " : "", i);
+                    sprintf(text + at, "}");
+                    bool in = (has & must) == must && (n_more == 0 || more);
+                    if (accepts(text) != in)
+                        fail_msg("%s: %s", s, text);
+                }
+        }
+}
+
+static void test_other_names(void **state)
+{
+    (void)state;
+    schema("{\"properties\":{\"name\":{\"const\":1},\"nam\":{\"const\":2},\"\xc3\xa9t\":{\"const\":3}},"
+           "\"additionalProperties\":{\"type\":\"boolean\"}}");
+    takes(7, "{\"name\":1}", "{\"na\":true}", "{\"names\":true}", "{\"\":false}", "{\"x\":true,\"y\":false}",
+          "{\"\xc3\xa9\":true}", "{\"name\":1,\"\xc3\xa9t\":3,\"\xc3\xa9ta\":true}");
+    refuses(5, "{\"name\":true}", "{\"nam\":true}", "{\"\xc3\xa9t\":true}", "{\"x\":1}",
+            "{\"\\u006eame\":true}");
+    schema(
+        "{\"properties\":{\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"],\"additionalProperties\":true}");
+    takes(2, "{\"a\":1}", "{\"a\":1,\"b\":{\"a\":[]}}");
+    refuses(2, "{}", "{\"b\":1}");
+}
+
+static void pattern(const char *p)
+{
+    char s[300];
+    snprintf(s, sizeof s, "{\"type\":\"string\",\"pattern\":\"%s\"}", p);
+    schema(s);
+}
+
+static void test_patterns(void **state)
+{
+    (void)state;
+    pattern("^[A-Z]{2}-\\\\d{3,}$");
+    takes(2, "\"AB-123\"", "\"AB-12345\"");
+    refuses(4, "\"AB-12\"", "\"ab-123\"", "\"AB-123x\"", "\"xAB-123\"");
+    pattern("b.d");
+    takes(3, "\"bxd\"", "\"aabxdcc\"", "\"b\\\"d\"");
+    refuses(3, "\"bd\"", "\"b\\nd\"", "\"\"");
+    pattern("^(?:yes|no)$|^-");
+    takes(3, "\"yes\"", "\"no\"", "\"-anything\"");
+    refuses(3, "\"yesno\"", "\"maybe\"", "\"x-\"");
+    pattern("^[^\\\"\\\\\\\\\\\\s]+?\\\\t\\\\u00e9\\\\x41\\\\u{1F600}$");
+    takes(1, "\"x\\t\xc3\xa9"
+             "A\xf0\x9f\x98\x80\"");
+    refuses(2,
+            "\"\\\\\\t\xc3\xa9"
+            "A\xf0\x9f\x98\x80\"",
+            "\"\\t\xc3\xa9"
+            "A\xf0\x9f\x98\x80\"");
+    pattern("^[\\\\w.-]*@\\\\W\\\\D\\\\S$");
+    takes(2, "\"a.b@--x\"", "\"@\xc3\xa9xx\"");
+    refuses(3, "\"a@x-x\"", "\"a@-1x\"", "\"a@-x \"");
+}
+
+static void test_bad_patterns(void **state)
+{
+    static const char *const bad[][2] = {
+        {"(?=a)b", "not supported"},    {"a\\\\b", "'\\b'"},        {"(a", "without its end"},
+        {"a)", "without '('"},          {"[a", "without its end"},  {"[z-a]", "none"},
+        {"a{3,1}", "before it begins"}, {"a**", "two repetitions"}, {"*", "nothing to repeat"},
+        {"(^a)", "only at the ends"},   {"(a)\\\\1", "'\\1'"},      {"a{9999}", "4096"},
+        {"\\\\p{L}", "'\\p'"},          {"\\\\u12", "number"},      {"a$b", "only at the ends"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char s[200];
+        snprintf(s, sizeof s, "{\"type\":\"string\",\"pattern\":\"%s\"}", bad[i][0]);
+        refused(s, bad[i][1]);
+    }
+}
+
 static void test_bad_schemas(void **state)
 {
     (void)state;
-    refused("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\",\"minimum\":1}}}",
-            "#/properties/a: the keyword 'minimum'");
+    refused("{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\",\"multipleOf\":1}}}",
+            "#/properties/a: the keyword 'multipleOf'");
+    refused("{\"type\":\"number\",\"minimum\":0.5}", "whole");
+    refused("{\"type\":\"integer\",\"minimum\":3,\"maximum\":2}", "within these bounds");
+    refused("{\"type\":\"integer\",\"exclusiveMinimum\":3,\"maximum\":3}", "within these bounds");
+    refused("{\"type\":\"integer\",\"maximum\":1e30}", "15 digits");
+    refused("{\"type\":\"string\",\"pattern\":\"a\",\"minLength\":2}", "beside a length");
+    refused("{\"type\":\"string\",\"enum\":[1,2]}", "of the 'type'");
+    refused("{\"type\":\"string\",\"const\":1}", "of the 'type'");
+    refused("{\"type\":\"string\",\"anyOf\":[{\"type\":\"null\"}]}", "another one");
+    refused("{\"not\":{}}", "'not'");
     refused("{\"type\":\"thing\"}", "'thing'");
     refused("{", "not JSON");
     refused("3", "must be an object");
@@ -193,7 +385,6 @@ static void test_bad_schemas(void **state)
     refused("{\"properties\":{\"a\":{}},\"required\":[\"b\"]}", "names 'b'");
     refused("{\"type\":\"string\",\"maxLength\":100000}", "4096");
     refused("{\"type\":\"array\",\"minItems\":4000,\"items\":{\"type\":\"array\",\"minItems\":4000}}", "");
-    refused("{\"properties\":{\"a\":{}},\"additionalProperties\":true}", "additionalProperties");
 }
 
 /* Types named twice would be read twice, and so would all that is below them, at each level. */
@@ -229,9 +420,19 @@ static void test_sizes(void **state)
     schema(NULL);
     print_message("    any object: %zu bytes\n", n_mask);
     assert_true(n_mask < 4096);
-    assert_int_equal(
-        vd_schema_compile("{\"type\":\"string\",\"maxLength\":4000}", 34, &root, mask, &n_mask, &err),
-        VD_ELIMIT);
+    n = (size_t)sprintf(text, "{\"type\":\"object\",\"properties\":{");
+    for (unsigned i = 0; i < 100; i++)
+        n += (size_t)sprintf(text + n, "%s\"property_number_%u\":{\"type\":\"number\"}", i ? "," : "", i);
+    sprintf(text + n, "}}");
+    schema(text);
+    takes(2, "{\"property_number_7\":1, \"property_number_99\":2.5}", "{}");
+    refuses(1, "{\"property_number_7\":1, \"property_number_6\":2.5}");
+    print_message("    100 optional numbers: %zu bytes\n", n_mask);
+    schema("{\"type\":\"string\",\"maxLength\":4000}");
+    print_message("    a string of 4000: %zu bytes\n", n_mask);
+    refused("{\"type\":\"array\",\"maxItems\":4000,\"items\":{\"type\":\"array\",\"maxItems\":4000,\"items\":"
+            "{}}}",
+            "too");
 }
 
 int main(void)
@@ -241,6 +442,10 @@ int main(void)
         cmocka_unit_test(test_bad_grammars), cmocka_unit_test(test_schemas),
         cmocka_unit_test(test_references),   cmocka_unit_test(test_bad_schemas),
         cmocka_unit_test(test_types_twice),  cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_ranges),       cmocka_unit_test(test_number_bounds),
+        cmocka_unit_test(test_lengths),      cmocka_unit_test(test_optional_members),
+        cmocka_unit_test(test_other_names),  cmocka_unit_test(test_patterns),
+        cmocka_unit_test(test_bad_patterns),
     };
     return cmocka_run_group_tests_name("rules", tests, NULL, NULL);
 }

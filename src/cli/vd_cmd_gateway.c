@@ -128,7 +128,7 @@ struct vd_gateway_cmd {
     char http_host[256], listen_host[256];
     uint16_t http_port, listen_port;
     struct vd_amount escrow, price_in_max, price_out_max;
-    uint32_t key_per_minute, per_address;
+    uint32_t key_per_minute, per_address, traps;
     struct vd_pubkey follower[VD_GATEWAY_FOLLOWERS_MAX];
     size_t n_followers;
 };
@@ -172,6 +172,8 @@ static enum vd_err vd_gateway_read(struct vd_gateway_cmd *c, const struct vd_cli
     if (e == VD_OK)
         e = vd_cli_u32(cli, "key-per-minute", 1, 1 << 20, &c->key_per_minute, err);
     if (e == VD_OK)
+        e = vd_cli_u32(cli, "traps", 1, 1 << 30, &c->traps, err);
+    if (e == VD_OK)
         e = vd_cli_u32(cli, "per-address", 1, 256, &c->per_address, err);
     if (e == VD_OK)
         e = vd_cmd_read_listen(cli, "http", "127.0.0.1:8080", c->http_host, &c->http_port, err);
@@ -209,6 +211,7 @@ static enum vd_err vd_gateway_serve(struct vd_gateway_cmd *c, const struct vd_cl
                                        .price_out_max = c->price_out_max,
                                        .key_per_minute_max = c->key_per_minute,
                                        .connections_per_address_max = c->per_address,
+                                       .trap_every_blocks = c->traps,
                                        .follower = c->follower,
                                        .n_followers = c->n_followers,
                                        .log = &c->role.log,
@@ -248,6 +251,8 @@ static const struct vd_cli_opt vd_gateway_opts[] = {
     {"price-in-max", 0, "N", "micro-credits per prompt token that a worker may ask (default: no limit)",
      false},
     {"price-out-max", 0, "N", "the same per output token", false},
+    {"traps", 0, "BLOCKS",
+     "plant a trap for auditors so often, from a second key with a stake out of this account", false},
     {"follower", 0, "PUBKEY",
      "a verifier that gets every stream, prompts too, and may stop it (veridem verifier "
      "--follow)",

@@ -99,6 +99,8 @@ static enum vd_err start_parts(struct vd_gateway *g, struct vd_error *err)
         e = gw_money_start(g, err);
     if (e == VD_OK)
         e = gw_pool_start(g, err);
+    if (e == VD_OK && g->cfg.trap_every_blocks)
+        e = gw_trap_start(g, err);
     return e == VD_OK ? gw_http_start(g, err) : e;
 }
 
@@ -143,6 +145,7 @@ void vd_gateway_stop(struct vd_gateway *g)
         return;
     atomic_store(&g->stopping, true);
     gw_http_stop(g);
+    gw_trap_stop(g);
     gw_money_stop(g);
     vd_link_listener_stop(g->listener);
     vd_ledger_client_stop(g->ledger);
@@ -241,6 +244,9 @@ void gw_metrics(struct vd_gateway *g, struct vd_metrics *m)
         {"gateway_cancelled_total", "counter", "Answers that were cancelled and receipted.", s.n_cancelled},
         {"gateway_resumed_total", "counter", "Answers that went on with another worker.", s.n_resumed},
         {"gateway_audits_total", "counter", "Envelopes given to auditors.", s.n_audits},
+        {"gateway_traps_total", "counter", "Traps for auditors that were settled.", s.n_traps},
+        {"gateway_traps_opened_total", "counter", "Traps that were opened.", s.n_traps_opened},
+        {"gateway_traps_caught_total", "counter", "Auditors that walked into a trap.", s.n_traps_caught},
         {"gateway_prefixes_total", "counter", "Workers' statements about answers not ended.", s.n_prefixes},
         {"gateway_wrong_total", "counter", "Streams that a follower stopped.", s.n_wrong},
         {"gateway_prompt_tokens_total", "counter", "Prompt tokens of receipts.", s.n_tokens_in},

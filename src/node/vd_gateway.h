@@ -59,6 +59,7 @@ struct vd_gateway_config {
     uint32_t key_parallel_max;            /* requests of one key at once [64] */
     uint32_t key_per_minute_max;          /* requests of one key [0: no limit] */
     uint32_t max_tokens_default;          /* of a chat that gives none [1024] */
+    uint32_t trap_every_blocks;           /* plant a trap for auditors so often [0: never] */
 };
 
 struct vd_gateway;
@@ -78,6 +79,7 @@ struct vd_gateway_stats {
     uint64_t n_requests, n_answers, n_errors, n_replayed;
     uint64_t n_running, n_waiting, n_workers, n_verifiers;
     uint64_t n_cancelled, n_resumed, n_audits;
+    uint64_t n_traps, n_traps_opened, n_traps_caught; /* caught: auditors that walked in */
     uint64_t n_prefixes, n_wrong; /* workers' statements; streams that a follower stopped */
     uint64_t n_tokens_in, n_tokens_out;
     uint64_t n_pending, n_settled, n_refused; /* receipts since the start; pending: also from before */

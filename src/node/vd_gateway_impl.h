@@ -163,6 +163,7 @@ struct vd_gateway {
     struct vd_amount max_receipt; /* the network's; 0: none */
     struct vd_link_listener *listener;
     struct gw_http *http;
+    struct gw_trapper *trapper; /* NULL: no traps */
     atomic_bool stopping;
 
     pthread_mutex_t mu;
@@ -231,6 +232,11 @@ void gw_stream_keep(struct vd_gateway *g, struct gw_job *j);
  * *free_part is what the stake still covers. */
 bool gw_stake_of(struct vd_gateway *g, const struct vd_pubkey *key, struct vd_amount *free_part,
                  struct vd_error *err);
+
+/* vd_gateway_trap.c: traps for auditors, if cfg.trap_every_blocks; ends when g->stopping is set. */
+struct gw_trapper;
+enum vd_err gw_trap_start(struct vd_gateway *g, struct vd_error *err);
+void gw_trap_stop(struct vd_gateway *g);
 
 /* vd_gateway_money.c: escrow, reservations, settlement. */
 enum vd_err gw_money_start(struct vd_gateway *g, struct vd_error *err);

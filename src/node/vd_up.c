@@ -26,6 +26,8 @@ enum {
     VD_UP_ESCROW = 10000,    /* that the gateway puts aside to pay workers */
 };
 
+#define VD_UP_TRAPS "2400" /* blocks: ten minutes */
+
 enum vd_up_role { VD_UP_LEDGER, VD_UP_GATEWAY, VD_UP_WORKER, VD_UP_VERIFIER, VD_UP_ROLES };
 static const char *const vd_up_name[VD_UP_ROLES] = {"ledger", "gateway", "worker", "verifier"};
 
@@ -346,7 +348,7 @@ static enum vd_err vd_up_start_all(struct vd_up *u, struct vd_error *err)
         const char *arg[VD_UP_ARGS_MAX] = {NULL,       "gateway", "--home",   u->role[VD_UP_GATEWAY].home,
                                            "--ledger", ledger,    "--model",  c->model,
                                            "--http",   c->http,   "--listen", "127.0.0.1:0",
-                                           "--escrow", escrow};
+                                           "--escrow", escrow,    "--traps",  VD_UP_TRAPS};
         e = vd_up_start(u, VD_UP_GATEWAY, arg, err);
     }
     vd_up_set_address(u, VD_UP_GATEWAY);

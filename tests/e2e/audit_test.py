@@ -5,7 +5,6 @@ keeper that does not reveal loses its bond."""
 
 import hashlib
 import pathlib
-import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -73,13 +72,6 @@ def by_hand(net, who, model_root):
     tx(net, who, "auditor", model_root, "on")
 
 
-def commitment(receipt, key, verdict, halves, nonce):
-    h = hashlib.sha256(b"veridem/audit-commit\0" + bytes.fromhex(receipt) + bytes.fromhex(key) + verdict.to_bytes(4, "little"))
-    for part in (*halves, nonce):
-        h.update(part)
-    return h.hexdigest()
-
-
 def test_honest_auditors_are_paid(net, gateway, key, model, **_):
     r = settled(net, gateway, key, model, "What is the capital of Italy?")
     a = closed(net, r)
@@ -104,7 +96,7 @@ def test_lazy_auditor_loses_and_a_killed_one_does_not(net, gateway, key, model, 
     vn.wait_for("the honest ones have committed", 30, lambda: sum(s["said"] == "committed" for s in audit(net, r)["auditors"]) == 2)
     honest.kill9()
     halves, nonce = (b"\1" * 32, b"\2" * 32), b"\3" * 32
-    tx(net, "lazy", "audit-commit", r, commitment(r, lazy, 1, halves, nonce))
+    tx(net, "lazy", "audit-commit", r, vn.audit_commitment(r, lazy, 1, halves, nonce))
     check(audit(net, r)["phase"] == "auditors reveal", audit(net, r))
     why = refused(net, "lazy", "audit-reveal", r, nonce.hex(), "stands", *(h.hex() for h in halves))
     check("does not fit" in why, why)
@@ -130,25 +122,23 @@ def test_copied_commitment_cannot_be_revealed(net, gateway, key, model, root, **
 
 
 def test_trap_catches_who_was_told(net, root, **_):
-    """A lazy auditor is told the root of a false receipt by its worker, and passes it on as its own; but the worker has set a trap.
-    The honest ones replay what is shown on the ledger, find a difference, and are paid."""
+    """A gateway plants a trap, and is killed and started again meanwhile. A lazy auditor says what it is told of the receipt; the honest
+    ones replay it, find a difference, and are paid."""
     by_hand(net, "lazy", root)
-    before = net.account("lazy")["stake_micro"]
-    trap = subprocess.Popen([str(vn.TRAP_SETTER), "trap", root, "--key", net.dir / "trapper" / "keys" / "role.key",
-                             "--ledger", net.ledger_addr], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=net.env)
-    try:
-        told = trap.stdout.readline().split()
-        check(len(told) == 3, "no receipt:", trap.stderr.read() if not told else told)
-        r, halves, nonce = told[0], told[1:], b"\4" * 32
-        drawn(net, r)
-        lazy = net.accounts["lazy"]
-        tx(net, "lazy", "audit-commit", r, commitment(r, lazy, 1, [bytes.fromhex(h) for h in halves], nonce))
-        vn.wait_for("all have committed", 60, lambda: audit(net, r)["phase"] == "auditors reveal", pause=0.2)
-        tx(net, "lazy", "audit-reveal", r, nonce.hex(), "stands", *halves)
-        check(trap.wait(90) == 0, trap.stderr.read())
-    finally:
-        trap.kill()
-        trap.wait()
+    before, gateway = net.account("lazy")["stake_micro"], net.roles["gateway-2"]
+    gateway.keep_ports()
+    gateway.stop()
+    gateway.argv += ["--traps", "1000000"]
+    gateway.start()
+    r, *halves = vn.wait_for("a trap is planted", 30, lambda: vn.traps_told(gateway))[0]
+    nonce, lazy = b"\4" * 32, net.accounts["lazy"]
+    gateway.kill9()
+    gateway.argv = gateway.argv[:-2] + ["--traps", "1000001"]
+    gateway.start()
+    drawn(net, r)
+    tx(net, "lazy", "audit-commit", r, vn.audit_commitment(r, lazy, 1, [bytes.fromhex(h) for h in halves], nonce))
+    vn.wait_for("all have committed", 60, lambda: audit(net, r)["phase"] == "auditors reveal", pause=0.2)
+    tx(net, "lazy", "audit-reveal", r, nonce.hex(), "stands", *halves)
     a = closed(net, r)
     check(record(net, r)["void_why"] == "it was a trap for auditors", record(net, r))
     mine = slot(a, lazy)
@@ -156,7 +146,11 @@ def test_trap_catches_who_was_told(net, root, **_):
     check(net.account("lazy")["stake_micro"] == before - 100 * vn.MICRO, net.account("lazy"))
     others = [s for s in a["auditors"] if s["auditor"] != lazy]
     check(len(others) == 2 and all(s["said"] == "differs" and s["slashed_micro"] == 0 for s in others), a)
-    check(net.account("trapper")["stake_micro"] == 120 * vn.MICRO, "the worker of a trap was slashed:", net.account("trapper"))
+    worker = vn.run_json("account", record(net, r)["worker"], "--ledger", net.ledger_addr)
+    check(worker["stake_micro"] == 100 * vn.MICRO, "the worker of a trap was slashed:", worker)
+    counted = e2e.metrics(gateway)
+    check(counted["veridem_gateway_traps_caught_total"] == 1 and counted["veridem_gateway_traps_opened_total"] == 1, counted)
+    check(not list(gateway.home.glob("traps/*.receipt")) or len(vn.traps_told(gateway)) > 1, "the trap is still kept")
     e2e.conserved(net)
 
 
@@ -225,7 +219,7 @@ def ready(role):
 def main():
     e2e.need_network_of_roles()
     with vn.Network(params=PARAMS) as net:
-        people = ("ledger", "gateway", "gateway-2", "worker", "cheat", "lazy", "copycat", "keeper", "trapper", *AUDITORS)
+        people = ("ledger", "gateway", "gateway-2", "worker", "cheat", "lazy", "copycat", "keeper", *AUDITORS)
         net.genesis(**{name: 1000 for name in people})
         net.ledger()
         gateways = [net.gateway(escrow=100), net.gateway("gateway-2", escrow=100)]

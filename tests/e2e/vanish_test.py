@@ -23,13 +23,6 @@ STORY = "Tell me a long story about a lighthouse."
 WORKERS = ("worker-1", "worker-2")
 
 
-def on_fixed_ports(role):
-    """From its next start on the role listens where it listens now, so that others find it again."""
-    for option, port in (("--http", role.ports["http"]), ("--listen", role.ports["link"])):
-        if option in role.argv:
-            role.argv[role.argv.index(option) + 1] = f"127.0.0.1:{port}"
-
-
 def who_works(net):
     """The worker that runs a job now, or None."""
     for name in WORKERS:
@@ -128,7 +121,7 @@ def test_no_worker_left(net, gateway, key, model, **_):
 
 def test_gateway_dies(net, gateway, key, model, **_):
     """What its clients got is settled after its restart, once; what they did not get costs nothing."""
-    on_fixed_ports(gateway)
+    gateway.keep_ports()
     all_settled(net, gateway)
     escrow = e2e.metrics(gateway)["veridem_gateway_escrow_micro"]
     known = set(e2e.receipts_on_ledger(net))
@@ -229,7 +222,7 @@ class Load:
 def test_ledger_dies(net, gateway, key, model, **_):
     rnd = random.Random(int(os.environ.get("VD_SEED", "1")))
     ledger = net.roles["ledger"]
-    on_fixed_ports(ledger)
+    ledger.keep_ports()
     all_settled(net, gateway)
     escrow = e2e.metrics(gateway)["veridem_gateway_escrow_micro"]
     known = set(e2e.receipts_on_ledger(net))

@@ -4,6 +4,7 @@ Everything lives in one temporary folder and listens on free loopback ports. Sta
 """
 
 import ctypes
+import hashlib
 import http.client
 import json
 import os
@@ -17,7 +18,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("VD_BUILD_DIR", ROOT / "build"))
 VERIDEM = BUILD / "veridem"
 CHEAT = BUILD / "tests" / "vd_cheat_worker"
-TRAP_SETTER = BUILD / "tests" / "vd_trap_setter"
 FALSE_VERIFIER = BUILD / "tests" / "vd_false_verifier"
 MODEL = pathlib.Path(
     os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")
@@ -116,6 +116,12 @@ class Role:
         self.proc.kill()
         self.proc.wait()
 
+    def keep_ports(self):
+        """From its next start on the role listens where it listens now, so that others find it again."""
+        for option, port in (("--http", self.ports["http"]), ("--listen", self.ports["link"])):
+            if option in self.argv:
+                self.argv[self.argv.index(option) + 1] = f"127.0.0.1:{port}"
+
     @property
     def key(self):
         return self.ports["key"]
@@ -209,6 +215,22 @@ class Network:
 
     def account(self, name):
         return run_json("account", self.accounts[name], "--ledger", self.ledger_addr)
+
+
+# ---- audits by hand ----
+
+
+def audit_commitment(receipt, key, verdict, halves, nonce):
+    h = hashlib.sha256(b"veridem/audit-commit\0" + bytes.fromhex(receipt) + bytes.fromhex(key) + verdict.to_bytes(4, "little"))
+    for part in (*halves, nonce):
+        h.update(part)
+    return h.hexdigest()
+
+
+def traps_told(gateway):
+    """Receipt and halves of each trap that this gateway has planted, as it tells them."""
+    told = gateway.home / "traps" / "told"
+    return [line.split() for line in told.read_text().splitlines()] if told.exists() else []
 
 
 def flags(opts):

@@ -1,0 +1,494 @@
+/* Traps for auditors (docs/spec/audit.md, 6), planted by a gateway whose operator wants auditors that replay.
+ *
+ * A trap is a receipt of a job that nobody ran: of this gateway, from its escrow, at the going price, by a
+ * worker that is a key of the gateway's own with a stake of its own; its data are served like any other's.
+ * What its commit root is the hash of is written to <home>/traps/told, for whoever tells auditors what to
+ * say; an auditor that says it walks in. The trap is opened when all auditors have spoken, when somebody
+ * challenges it, or before it would be paid.
+ *
+ * Nothing about a trap is kept but its envelope: everything else follows from the trap worker's key and the
+ * place in the escrow, so a gateway that is killed goes on with its traps when it is started again. */
+#include "vd_gateway_impl.h"
+#include "vd_audit.h"
+#include "vd_clock.h"
+#include "vd_file.h"
+#include "vd_trace_hash.h"
+#include "vd_worker_jobs.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    TRAP_PROMPT_MIN = 16, /* tokens, and up to 63 more; of the output as well */
+    TRAP_OUTPUT_MIN = 8,
+    TRAP_SPREAD = 64,
+    TRAP_STEPS_MAX = TRAP_PROMPT_MIN + TRAP_OUTPUT_MIN + 2 * TRAP_SPREAD,
+    TRAP_PROOF_MAX = 16,
+    TRAPS_OPEN_MAX = 16,
+    TRAP_MARGIN_BLOCKS = 12, /* before something is over */
+    TRAP_TICK_MS = 200,
+    TRAP_WAIT_MS = 30000,
+};
+
+struct gw_trapper {
+    struct vd_gateway *g;
+    struct vd_keypair worker;
+    struct vd_worker_jobs jobs;
+    const struct vd_genesis *rules;
+    char told[4096];
+    bool has_stake;
+    uint64_t next_height;
+    pthread_t thread;
+    struct vd_seldom trouble;
+};
+
+/* ---- what a trap is made of ---- */
+
+struct trap {
+    struct vd_hash id; /* of its receipt */
+    struct vd_envelope e;
+    uint32_t *tokens; /* owned */
+    struct vd_receipt r;
+    struct vd_hash secret, leaf[TRAP_STEPS_MAX];
+    uint32_t n_steps, at; /* the trap leaf */
+};
+
+static struct vd_hash derive(const struct gw_trapper *t, const char *what, const struct vd_request *q,
+                             uint32_t i)
+{
+    uint8_t in[32 + VD_HASH_BYTES + 12] = {0};
+    snprintf((char *)in, 32, "veridem/trap-%s", what);
+    memcpy(in + 32, q->escrow_id.b, VD_HASH_BYTES);
+    vd_le64_store(in + 32 + VD_HASH_BYTES, q->sequence);
+    vd_le32_store(in + 40 + VD_HASH_BYTES, i);
+    return vd_hmac_sha256(t->worker.secret, VD_SEED_BYTES, in, sizeof in);
+}
+
+/* Secret and commit tree, from escrow, sequence and the number of steps. */
+static void grow(const struct gw_trapper *t, struct trap *x)
+{
+    const struct vd_request *q = &x->r.request;
+    x->n_steps = vd_receipt_n_steps(&x->r);
+    x->secret = derive(t, "secret", q, 0);
+    x->at = vd_le32_load(derive(t, "at", q, 0).b) % x->n_steps;
+    for (uint32_t i = 0; i < x->n_steps; i++)
+        x->leaf[i] = derive(t, "leaf", q, i);
+    x->leaf[x->at] = vd_trap_leaf(&x->secret);
+}
+
+static bool load(const struct gw_trapper *t, const struct vd_hash *id, struct trap *x)
+{
+    x->id = *id;
+    if (vd_worker_jobs_get(&t->jobs, id, &x->e, &x->tokens, NULL) != VD_OK)
+        return false;
+    struct vd_bytes body = {x->e.receipt.body, x->e.receipt.body_bytes};
+    if (vd_receipt_decode(body, &x->r) != VD_RECEIPT_OK || vd_receipt_n_steps(&x->r) > TRAP_STEPS_MAX) {
+        free(x->tokens);
+        return false;
+    }
+    grow(t, x);
+    return true;
+}
+
+/* ---- on the ledger ---- */
+
+static enum vd_err send_tx(struct gw_trapper *t, struct vd_tx *tx, struct vd_error *err)
+{
+    struct vd_ledger_outcome o;
+    return vd_ledger_client_send(t->g->ledger, tx, TRAP_WAIT_MS, &o, err);
+}
+
+/* By a client of the trap worker's own, which is not needed again. */
+static enum vd_err put_up_stake(struct gw_trapper *t, struct vd_amount amount, struct vd_error *err)
+{
+    struct vd_ledger_client *c = NULL;
+    struct vd_ledger_outcome o;
+    struct vd_tx tx = {.kind = VD_TX_STAKE, .u.stake = {amount}};
+    struct vd_ledger_client_config config = {.key = &t->worker,
+                                             .host = t->g->cfg.ledger_host,
+                                             .port = t->g->cfg.ledger_port,
+                                             .ledger_key = t->g->cfg.ledger_key,
+                                             .role = VD_ROLE_WORKER};
+    enum vd_err e = vd_ledger_client_start(&c, &config, err);
+    if (e == VD_OK)
+        e = vd_ledger_client_wait(c, TRAP_WAIT_MS, err);
+    if (e == VD_OK)
+        e = vd_ledger_client_send(c, &tx, TRAP_WAIT_MS, &o, err);
+    vd_ledger_client_stop(c);
+    return e;
+}
+
+/* The trap worker has min_stake, out of the gateway's account. */
+static enum vd_err fund(struct gw_trapper *t, struct vd_error *err)
+{
+    struct vd_stake have = {.n_final = 0};
+    struct vd_account account = {.nonce = 0};
+    struct vd_amount want = t->rules->min_stake, missing;
+    enum vd_err e = vd_ledger_client_stake(t->g->ledger, &t->worker.pub, &have, err);
+    if (e != VD_OK && e != VD_ENOTFOUND)
+        return e;
+    if (!vd_amount_sub(&want, want, have.amount) || want.micro == 0)
+        return VD_OK;
+    e = vd_ledger_client_account(t->g->ledger, &t->worker.pub, &account, err);
+    if (e != VD_OK && e != VD_ENOTFOUND)
+        return e;
+    if (vd_amount_sub(&missing, want, account.balance) && missing.micro) {
+        struct vd_tx tx = {.kind = VD_TX_TRANSFER, .u.transfer = {t->worker.pub, missing}};
+        e = send_tx(t, &tx, err);
+        if (e != VD_OK)
+            return e;
+    }
+    return put_up_stake(t, want, err);
+}
+
+struct search {
+    struct vd_hash commitment, id;
+    struct vd_trap trap;
+    bool found;
+};
+
+static bool compare(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct search *s = arg;
+    struct vd_trap trap;
+    if (key.n != 1 + VD_HASH_BYTES || !vd_trap_decode(value, &trap) ||
+        !vd_hash_eq(&trap.commitment, &s->commitment))
+        return true;
+    s->found = true;
+    s->trap = trap;
+    memcpy(s->id.b, key.p + 1, VD_HASH_BYTES);
+    return false;
+}
+
+/* The planted trap; found false: it is not planted, or not any more. */
+static enum vd_err find(struct gw_trapper *t, const struct trap *x, struct search *s, struct vd_error *err)
+{
+    struct vd_state_key all = vd_state_key_make(VD_STATE_TRAP, NULL, 0, NULL);
+    *s = (struct search){.commitment =
+                             vd_trap_commitment(&x->secret, &x->r.request.escrow_id, x->r.request.sequence)};
+    return vd_ledger_client_list(t->g->ledger, &all, compare, s, err);
+}
+
+/* ---- its life ---- */
+
+static void tell(struct gw_trapper *t, const struct trap *x)
+{
+    char id[65], a[65], b[65];
+    uint32_t left = 1;
+    while (left * 2 < x->n_steps)
+        left *= 2;
+    struct vd_hash half[2] = {vd_merkle_root(x->leaf, left),
+                              vd_merkle_root(x->leaf + left, x->n_steps - left)};
+    vd_hex_encode(id, x->id.b, VD_HASH_BYTES);
+    vd_hex_encode(a, half[0].b, VD_HASH_BYTES);
+    vd_hex_encode(b, half[1].b, VD_HASH_BYTES);
+    FILE *f = fopen(t->told, "ae");
+    if (!f || fprintf(f, "%s %s %s\n", id, a, b) < 0)
+        vd_log_event(&t->g->log, VD_LOG_WARN, "a trap cannot be told", "file=%s why=%s", t->told,
+                     strerror(errno));
+    if (f)
+        fclose(f);
+}
+
+/* Planted: its receipt goes the way of all receipts. */
+static enum vd_err publish(struct gw_trapper *t, const struct trap *x, struct vd_error *err)
+{
+    struct vd_gateway *g = t->g;
+    static const struct vd_key_id nobody;
+    struct vd_gwstore_receipt there;
+    if (vd_gwstore_receipt_get(g->store, &x->id, &there, NULL) == VD_OK) {
+        free(there.envelope);
+        return VD_OK; /* it is on its way */
+    }
+    size_t cap = vd_envelope_max_bytes(x->e.n_prompt, x->e.n_output);
+    struct vd_gwstore_receipt r = {.id = x->id,
+                                   .state = VD_GW_PENDING,
+                                   .created_s = vd_clock_wall_s(),
+                                   .amount = x->r.amount,
+                                   .envelope = malloc(cap)};
+    if (!r.envelope)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a trap");
+    r.n_envelope = vd_envelope_encode(&x->e, r.envelope, cap);
+    enum vd_err e = vd_gwstore_finish(g->store, &r, NULL, err);
+    free(r.envelope);
+    if (e != VD_OK)
+        return e;
+    gw_money_owe(g, &nobody, x->r.amount);
+    tell(t, x);
+    pthread_mutex_lock(&g->mu);
+    g->stats.n_traps++;
+    pthread_mutex_unlock(&g->mu);
+    return VD_OK;
+}
+
+static enum vd_err plant(struct gw_trapper *t, const struct search *s, struct vd_error *err)
+{
+    struct vd_tx tx = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {s->commitment}};
+    return send_tx(t, &tx, err);
+}
+
+static enum vd_err show_data(struct gw_trapper *t, const struct trap *x, struct vd_error *err)
+{
+    uint8_t bytes[4 * (TRAP_STEPS_MAX + 1)];
+    uint32_t n = x->e.n_prompt + x->e.n_output;
+    struct vd_tx tx = {.kind = VD_TX_AUDIT_DATA, .u.audit_data = {.receipt_id = x->id}};
+    for (uint32_t i = 0; i < n; i++)
+        vd_le32_store(bytes + 4 * (size_t)i, x->tokens[i]);
+    memcpy(tx.u.audit_data.salt.b, x->e.job_salt, VD_SALT_BYTES);
+    tx.u.audit_data.tokens = (struct vd_bytes){bytes, 4 * (size_t)n};
+    return send_tx(t, &tx, err);
+}
+
+static enum vd_err open_it(struct gw_trapper *t, const struct trap *x, const struct search *s,
+                           const struct vd_audit *a, struct vd_error *err)
+{
+    struct vd_hash proof[TRAP_PROOF_MAX];
+    char hex[65];
+    uint32_t n_caught = 0;
+    size_t n = vd_merkle_range_proof_len(x->n_steps, x->at, 1);
+    vd_merkle_range_prove(x->leaf, x->n_steps, x->at, 1, proof);
+    struct vd_tx tx = {.kind = VD_TX_TRAP_OPEN,
+                       .u.trap_open = {s->id, x->id, x->secret, x->at, {proof->b, n * VD_HASH_BYTES}}};
+    enum vd_err e = send_tx(t, &tx, err);
+    if (e != VD_OK)
+        return e;
+    for (uint32_t i = 0; a && i < a->n_slots; i++)
+        n_caught += a->slot[i].status == VD_SLOT_STANDS;
+    vd_hex_encode(hex, x->id.b, VD_HASH_BYTES);
+    vd_log_event(&t->g->log, n_caught ? VD_LOG_WARN : VD_LOG_INFO, "a trap was opened",
+                 "receipt=%s auditors=%u caught=%u", hex, a ? a->n_slots : 0, n_caught);
+    pthread_mutex_lock(&t->g->mu);
+    t->g->stats.n_traps_opened++;
+    t->g->stats.n_traps_caught += n_caught;
+    pthread_mutex_unlock(&t->g->mu);
+    return VD_OK;
+}
+
+/* Settled: whatever it needs now. */
+static enum vd_err tend(struct gw_trapper *t, const struct trap *x, const struct search *s,
+                        const struct vd_receipt_record *r, struct vd_error *err)
+{
+    struct vd_audit a;
+    uint64_t soon = vd_ledger_client_height(t->g->ledger) + TRAP_MARGIN_BLOCKS;
+    enum vd_err e = vd_ledger_client_audit(t->g->ledger, &x->id, &a, err);
+    bool drawn = e == VD_OK;
+    if (!drawn && e != VD_ENOTFOUND)
+        return e;
+    if (drawn && a.phase == VD_AUDIT_DATA_DUE && vd_pubkey_eq(&a.shown_by, &(struct vd_pubkey){{0}}))
+        return show_data(t, x, err);
+    bool waits = drawn && a.phase != VD_AUDIT_HEARD; /* it is not paid before all have spoken */
+    if ((drawn && !waits) || r->n_open_disputes || (!waits && r->window_end_height <= soon) ||
+        s->trap.height + t->rules->trap_blocks <= soon)
+        return open_it(t, x, s, drawn ? &a : NULL, err);
+    return VD_OK;
+}
+
+/* *over: nothing is left to do. */
+static enum vd_err advance(struct gw_trapper *t, const struct trap *x, bool *over, struct vd_error *err)
+{
+    struct vd_receipt_record r;
+    struct search s;
+    *over = false;
+    enum vd_err e = vd_ledger_client_receipt(t->g->ledger, &x->id, &r, err);
+    bool settled = e == VD_OK;
+    if (!settled && e != VD_ENOTFOUND)
+        return e;
+    e = find(t, x, &s, err);
+    if (e != VD_OK)
+        return e;
+    bool late = x->r.request.valid_until <= vd_ledger_client_height(t->g->ledger) + TRAP_MARGIN_BLOCKS;
+    *over = settled ? r.status != VD_RECEIPT_SETTLED || !s.found : late && !s.found;
+    if (*over)
+        return VD_OK;
+    if (settled)
+        return tend(t, x, &s, &r, err);
+    return s.found ? publish(t, x, err) : plant(t, &s, err);
+}
+
+/* ---- making one ---- */
+
+static bool pick_model(struct vd_gateway *g, const struct gw_model **m, struct vd_wire_offer *price)
+{
+    uint32_t from;
+    vd_key_random(&from, sizeof from);
+    bool found = false;
+    pthread_mutex_lock(&g->mu);
+    for (size_t i = 0; i < g->n_models && !found; i++) {
+        *m = &g->model[(from + i) % g->n_models];
+        found = gw_workers_of(g, &(*m)->root, price) > 0;
+    }
+    pthread_mutex_unlock(&g->mu);
+    return found;
+}
+
+static uint32_t random_below(uint32_t n)
+{
+    uint32_t r;
+    vd_key_random(&r, sizeof r);
+    return r % n;
+}
+
+static void draw_tokens(const struct gw_model *m, uint32_t *out, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        do
+            out[i] = random_below(1 << 15);
+        while (!vd_gateway_text_valid(m->text, out[i]) || vd_gateway_text_is_stop(m->text, out[i]));
+}
+
+/* Request, receipt and both signatures. False: it would be worth more than a trap may be. */
+static bool sign(struct gw_trapper *t, struct trap *x)
+{
+    struct vd_gateway *g = t->g;
+    struct vd_envelope *e = &x->e;
+    struct vd_receipt *r = &x->r;
+    grow(t, x);
+    r->commit_root = vd_merkle_root(x->leaf, x->n_steps);
+    r->output_root = vd_token_root(e->job_salt, e->n_prompt, e->output, e->n_output);
+    if (!vd_request_amount(&r->request, r->n_output, &r->amount) ||
+        vd_amount_cmp(r->amount, t->rules->trap_bond) > 0 ||
+        (g->max_receipt.micro && vd_amount_cmp(r->amount, g->max_receipt) > 0))
+        return false;
+    e->receipt.body_bytes = vd_receipt_encode(r, e->receipt.body, sizeof e->receipt.body);
+    vd_key_sign(&e->receipt.worker_sig, &t->worker, VD_TAG_RECEIPT, e->receipt.body, e->receipt.body_bytes);
+    vd_key_sign(&e->receipt.gateway_sig, &g->key, VD_TAG_ACCEPT, e->receipt.body, e->receipt.body_bytes);
+    return true;
+}
+
+/* A job as others are, that nobody runs. On disk before it is planted. Without worker or escrow: later. */
+static enum vd_err make(struct gw_trapper *t, bool *made, struct vd_error *err)
+{
+    struct vd_gateway *g = t->g;
+    const struct gw_model *m;
+    struct vd_wire_offer price;
+    struct vd_openai_error why;
+    struct trap *x = calloc(1, sizeof *x);
+    uint32_t tokens[TRAP_STEPS_MAX + 1];
+    uint64_t sequence;
+    if (!x)
+        return vd_error_set(err, VD_ENOMEM, "no memory for a trap");
+    if (!pick_model(g, &m, &price) || !gw_money_sequence(g, &sequence, &why)) {
+        free(x);
+        return VD_OK;
+    }
+    struct vd_envelope *e = &x->e;
+    e->n_prompt = TRAP_PROMPT_MIN + random_below(TRAP_SPREAD);
+    e->n_output = TRAP_OUTPUT_MIN + random_below(TRAP_SPREAD);
+    e->prompt = tokens;
+    e->output = tokens + e->n_prompt;
+    draw_tokens(m, tokens, e->n_prompt + e->n_output);
+    vd_key_random(e->job_salt, sizeof e->job_salt);
+    struct vd_request *q = &x->r.request;
+    *q = (struct vd_request){.genesis = g->genesis,
+                             .arith_version = VD_ARITH_VERSION,
+                             .valid_until = vd_ledger_client_height(g->ledger) + g->validity_blocks,
+                             .escrow_id = g->escrow,
+                             .sequence = sequence,
+                             .gateway = g->key.pub,
+                             .worker = t->worker.pub,
+                             .model_root = m->root,
+                             .n_prompt = e->n_prompt,
+                             .salt_commit = vd_salt_commit(e->job_salt),
+                             .prompt_root = vd_token_root(e->job_salt, 0, e->prompt, e->n_prompt),
+                             .sampling = {.temp_micro = 1000000, .top_p_micro = 1000000},
+                             .max_tokens = e->n_output,
+                             .price_in = price.price_in,
+                             .price_out = price.price_out};
+    vd_key_random(&q->sampling.seed, sizeof q->sampling.seed);
+    x->r.n_output = e->n_output;
+    x->r.finish = VD_FINISH_LENGTH;
+    enum vd_err code = sign(t, x) ? vd_worker_jobs_put(&t->jobs, e, err) : VD_OK;
+    *made = code == VD_OK;
+    free(x);
+    return code;
+}
+
+/* ---- the thread ---- */
+
+static enum vd_err tend_all(struct gw_trapper *t, struct vd_error *err)
+{
+    struct vd_hash *ids;
+    size_t n, n_open = 0;
+    enum vd_err e = vd_worker_jobs_list(&t->jobs, &ids, &n, err);
+    if (e != VD_OK)
+        return e;
+    for (size_t i = 0; e == VD_OK && i < n && !atomic_load(&t->g->stopping); i++) {
+        struct trap *x = calloc(1, sizeof *x);
+        bool over = true;
+        if (x && load(t, &ids[i], x)) {
+            e = advance(t, x, &over, err);
+            free(x->tokens);
+        }
+        free(x);
+        n_open += !over;
+        if (over && e == VD_OK)
+            e = vd_worker_jobs_drop(&t->jobs, &ids[i], err);
+    }
+    free(ids);
+    uint64_t height = vd_ledger_client_height(t->g->ledger);
+    if (e != VD_OK || height < t->next_height || n_open >= TRAPS_OPEN_MAX || !t->has_stake)
+        return e;
+    bool made = false;
+    e = make(t, &made, err);
+    if (made)
+        t->next_height = height + t->g->cfg.trap_every_blocks;
+    return e;
+}
+
+static enum vd_err turn(struct gw_trapper *t, struct vd_error *err)
+{
+    enum vd_err e = vd_ledger_client_genesis(t->g->ledger, &t->rules, &(struct vd_hash){{0}}, err);
+    if (e == VD_OK && !t->rules->epoch_blocks)
+        return vd_error_set(err, VD_EUNSUPPORTED, "this network has no audits, so it has no traps");
+    if (e == VD_OK && !t->has_stake) {
+        e = fund(t, err);
+        t->has_stake = e == VD_OK;
+    }
+    return e == VD_OK ? tend_all(t, err) : e;
+}
+
+static void *trapper_main(void *arg)
+{
+    struct gw_trapper *t = arg;
+    struct vd_error err;
+    while (!atomic_load(&t->g->stopping)) {
+        enum vd_err e = vd_ledger_client_is_up(t->g->ledger) ? turn(t, &err) : VD_OK;
+        if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&t->trouble))
+            vd_log_event(&t->g->log, VD_LOG_WARN, "traps", "why=%s", err.msg);
+        vd_clock_sleep_ms(TRAP_TICK_MS);
+    }
+    return NULL;
+}
+
+enum vd_err gw_trap_start(struct vd_gateway *g, struct vd_error *err)
+{
+    char path[4096 + 32];
+    struct gw_trapper *t = calloc(1, sizeof *t);
+    if (!t)
+        return vd_error_set(err, VD_ENOMEM, "no memory for traps");
+    t->g = g;
+    snprintf(path, sizeof path, "%s/traps", g->cfg.home);
+    enum vd_err e = vd_worker_jobs_open(&t->jobs, path, err);
+    snprintf(t->told, sizeof t->told, "%.4000s/traps/told", g->cfg.home);
+    snprintf(path, sizeof path, "%s/traps/worker.key", g->cfg.home);
+    if (e == VD_OK)
+        e = vd_key_load(&t->worker, path, true, err);
+    if (e == VD_OK && pthread_create(&t->thread, NULL, trapper_main, t) != 0)
+        e = vd_error_set(err, VD_EAGAIN, "the system refused a thread");
+    if (e == VD_OK)
+        g->trapper = t;
+    else
+        free(t);
+    return e;
+}
+
+void gw_trap_stop(struct vd_gateway *g)
+{
+    if (!g->trapper)
+        return;
+    pthread_join(g->trapper->thread, NULL);
+    vd_key_wipe(&g->trapper->worker);
+    free(g->trapper);
+    g->trapper = NULL;
+}

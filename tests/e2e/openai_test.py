@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -334,8 +335,16 @@ def test_controls(gateway, key, client, model, **_):
         check(list(told) == ["city", "capital", "size"] and told["size"] in ("small", "large") and len(told["city"]) <= 20, a)
         check(a.choices[0].finish_reason == "stop", a)
     e = raises(openai.BadRequestError, 400, lambda: chat(client, model, response_format={
-        "type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"minimum": 1}}}}}))
-    check(e.param == "response_format.json_schema" and "#/properties/a" in e.message, e)
+        "type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"multipleOf": 1}}}}}))
+    check(e.param == "response_format.json_schema" and "#/properties/a" in e.message and "'multipleOf'" in e.message, e)
+    order = {"type": "object", "required": ["code", "count"], "properties": {
+        "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}, "count": {"type": "integer", "minimum": 5, "maximum": 17}}}
+    many = chat(client, model, max_tokens=60, temperature=1, seed=3, n=3, response_format={
+        "type": "json_schema", "json_schema": {"name": "order", "schema": order}})
+    for c in many.choices:
+        told = json.loads(c.message.content)
+        check(re.fullmatch("[A-Z]{2}-[0-9]{3}", told["code"]) and 5 <= told["count"] <= 17, c)
+    check(len({c.index for c in many.choices}) == 3 and len(set(many.veridem["receipts"])) == 3, many)
     plain = chat(client, model, max_tokens=16).choices[0].message.content
     words = plain.split()
     stop = words[2][1:] + " " + words[3][:2]  # begins and ends inside tokens

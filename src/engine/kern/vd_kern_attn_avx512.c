@@ -4,7 +4,8 @@
  * fewer a step takes several chunks at once (lane k * n + i: row i, chunk k of the step). So decoding one
  * token, where the few heads of a group are all the rows there are, wastes no lanes, and the slow chains of a
  * chunk (largest score, exp, sum, quantiser) are paid once per step. Reading the cache is what decoding
- * costs: while a step is computed, the chunks of the next are fetched.
+ * costs: while a step is computed, the chunks of the next are fetched, a few lines at a time all along, since
+ * a burst of fetches waits for memory as the reads themselves would.
  *
  * Scores are the Q8_0 product with 16 positions in place of 16 rows: a block of K sits in eight registers
  * while the tile's queries pass. The softmax works on one query's 64 positions at a time, but its scalars
@@ -33,15 +34,17 @@ struct state {
     const struct vd_kern_query *rows;
     size_t n, n_chunks; /* rows, and chunks of a step: n * n_chunks <= TILE */
     struct vd_kern_score score;
-    bool fetch;        /* the next step's chunks are worth fetching */
-    __mmask16 started; /* rows that have met a chunk */
-    int8_t *q;         /* [n][hd] */
-    float *o;          /* [n][hd] */
+    bool fetch;                       /* the next step's chunks are worth fetching, so many bytes */
+    size_t fetch_k, fetch_p, fetch_v; /* with each 16 positions of K, lane of weights, and panel of V */
+    __mmask16 started;                /* rows that have met a chunk */
+    int8_t *q;                        /* [n][hd] */
+    float *o;                         /* [n][hd] */
     float dq[TILE][VD_KERN_HEAD_MAX / 32];
     int32_t offset[TILE][VD_KERN_HEAD_MAX / 32]; /* what ^ 0x80 in K adds, negated */
     float m[TILE], l[TILE];                      /* running, by row */
     /* of the step */
     struct vd_wide_kv chunk[TILE];
+    const char *ahead[TILE];      /* the chunks a step on; NULL if there is none */
     float *dst[TILE];             /* where o goes: into o above, or a chunk record */
     float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
     uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
@@ -62,6 +65,17 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
     return vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN);
 }
 
+/* Three eighths of a chunk are fetched with the scores of the one before it, two with its weights, the rest
+ * with its values. */
+static void share_fetch(struct state *st)
+{
+    const size_t n_blocks = st->kv->hd / VD_KERN_BLOCK, n_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
+    const size_t k = n_lines * 3 / (8 * 4), p = n_lines * 2 / (8 * st->n);
+    st->fetch_k = k * 64;
+    st->fetch_p = p * 64;
+    st->fetch_v = (n_lines - 4 * k - p * st->n + n_blocks - 1) / n_blocks * 64;
+}
+
 static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,
                                 const struct vd_kern_query *rows, size_t n, bool fetch)
 {
@@ -73,6 +87,7 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     st->n = n;
     st->n_chunks = TILE / n;
     st->fetch = fetch;
+    share_fetch(st);
     st->score = score;
     st->started = 0;
     st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
@@ -88,20 +103,17 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     return st;
 }
 
-/* The chunk to fetch while chunk c is computed: the one a step on; NULL if there is none before c1. */
-static const uint8_t *ahead_of(const struct state *st, size_t c, size_t c1)
+VD_INLINE void fetch_bytes(const char *p, size_t n_bytes)
 {
-    c += st->n_chunks;
-    return st->fetch && c < c1 ? vd_kern_chunk_at(st->kv, c) : NULL;
+    for (size_t i = 0; i < n_bytes; i += 64)
+        _mm_prefetch(p + i, _MM_HINT_T0);
 }
 
 /* The first step's chunks of [c, c1): nobody fetched them before. */
 static void fetch_first(const struct state *st, size_t c, size_t c1)
 {
-    const size_t n_bytes = vd_wide_kv_bytes(st->kv->hd);
     for (size_t k = 0; st->fetch && k < st->n_chunks && c + k < c1; k++)
-        for (size_t i = 0; i < n_bytes; i += 64)
-            _mm_prefetch((const char *)vd_kern_chunk_at(st->kv, c + k) + i, _MM_HINT_T0);
+        fetch_bytes(vd_kern_chunk_at(st->kv, c + k), vd_wide_kv_bytes(st->kv->hd));
 }
 
 /* Which rows meet chunk c, the step's k-th: bits of their lanes. */
@@ -129,38 +141,53 @@ static void cap_scores(struct state *st, size_t i0, size_t i1)
             _mm512_storeu_ps(st->s[i] + j, cap16(_mm512_loadu_ps(st->s[i] + j), st->score.cap));
 }
 
-/* s[lane][0..64) for lanes [i0, i1), all of the step's chunk k. `ahead`: 16 hd bytes for every 16 positions
- * are fetched, or NULL. */
-static void scores(struct state *st, size_t k, size_t i0, size_t i1, const uint8_t *ahead)
+/* n blocks of K from b on, positions 16g to 16g + 15, for lanes [i0, i1): s grows by what they add. */
+VD_INLINE void score_blocks(struct state *st, size_t k, size_t g, size_t b, int n, size_t i0, size_t i1)
 {
     const struct vd_wide_kv *c = &st->chunk[k];
-    size_t hd = st->kv->hd, n_blocks = hd / 32, row0 = k * st->n;
+    const size_t hd = st->kv->hd, row0 = k * st->n;
+    const uint8_t *kp = c->k + (g * hd + b * 32) * 16;
     const __m512 scale = _mm512_set1_ps(st->score.scale * VD_ATTN_SPREAD_SCALE);
-    for (size_t g = 0; g < 4; g++)
-        for (size_t b = 0; b < n_blocks; b++) {
-            const uint8_t *kp = c->k + (g * hd + b * 32) * 16;
-            const __m512 kd = _mm512_loadu_ps(c->kd + b * 64 + g * 16);
-            __m512i x[8];
+    const bool last = (b + (size_t)n) * 32 == hd;
+    __m512i x[16];
+    __m512 kd[2];
+    VD_UNROLL
+    for (int j = 0; j < 8 * n; j++)
+        x[j] = _mm512_loadu_si512(kp + 64 * j);
+    VD_UNROLL
+    for (int j = 0; j < n; j++)
+        kd[j] = _mm512_loadu_ps(c->kd + (b + (size_t)j) * 64 + g * 16);
+    for (size_t i = i0; i < i1; i++) {
+        const int8_t *q = st->q + (i - row0) * hd + b * 32;
+        const int32_t *offset = st->offset[i - row0] + b;
+        const float *dq = st->dq[i - row0] + b;
+        __m512 acc = b == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(&st->s[i][g * 16]);
+        VD_UNROLL
+        for (int j = 0; j < n; j++) {
+            __m512i sum = _mm512_set1_epi32(offset[j]);
             VD_UNROLL
-            for (int j = 0; j < 8; j++)
-                x[j] = _mm512_loadu_si512(kp + 64 * j);
-            if (ahead)
-                for (int j = 0; j < 8; j++)
-                    _mm_prefetch(ahead + (g * hd + b * 32) * 16 + 64 * (size_t)j, _MM_HINT_T0);
-            for (size_t i = i0; i < i1; i++) {
-                size_t row = i - row0;
-                __m512i sum = _mm512_set1_epi32(st->offset[row][b]);
-                __m512 acc = b == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(&st->s[i][g * 16]);
-                VD_UNROLL
-                for (int j = 0; j < 8; j++)
-                    sum = dot4_all(sum, x[j], st->q + row * hd + b * 32 + 4 * (size_t)j);
-                acc = _mm512_fmadd_ps(_mm512_mul_ps(kd, _mm512_set1_ps(st->dq[row][b])),
-                                      _mm512_cvtepi32_ps(sum), acc);
-                if (b + 1 == n_blocks)
-                    acc = _mm512_mul_ps(acc, scale);
-                _mm512_storeu_ps(&st->s[i][g * 16], acc);
-            }
+            for (int d = 0; d < 8; d++)
+                sum = dot4_all(sum, x[8 * j + d], q + 32 * j + 4 * d);
+            acc = _mm512_fmadd_ps(_mm512_mul_ps(kd[j], _mm512_set1_ps(dq[j])), _mm512_cvtepi32_ps(sum), acc);
         }
+        _mm512_storeu_ps(&st->s[i][g * 16], last ? _mm512_mul_ps(acc, scale) : acc);
+    }
+}
+
+/* s[lane][0..64) for lanes [i0, i1), all of the step's chunk k. */
+static void scores(struct state *st, size_t k, size_t i0, size_t i1)
+{
+    const size_t n_blocks = st->kv->hd / 32;
+    const char *ahead = st->ahead[k];
+    for (size_t g = 0; g < 4; g++) {
+        size_t b = 0;
+        if (ahead != NULL)
+            fetch_bytes(ahead + g * st->fetch_k, st->fetch_k);
+        for (; b + 2 <= n_blocks; b += 2)
+            score_blocks(st, k, g, b, 2, i0, i1);
+        if (b < n_blocks)
+            score_blocks(st, k, g, b, 1, i0, i1);
+    }
     if (st->score.cap != 0.0f)
         cap_scores(st, i0, i1);
 }
@@ -177,7 +204,8 @@ static void chunk_max(struct state *st, size_t i0, size_t i1)
     __m512 v[TILE];
     unsigned nan = 0;
     for (size_t i = 0; i < TILE; i++)
-        v[i] = least;
+        if (i < i0 || i >= i1)
+            v[i] = least;
     for (size_t i = i0; i < i1; i++) {
         __m512 s[4];
         __mmask16 u = 0;
@@ -199,22 +227,29 @@ static void chunk_weights(struct state *st, size_t i0, size_t i1)
     const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
     __m512 sum[TILE];
     __m512i max[TILE];
-    for (size_t i = 0; i < TILE; i++) {
-        sum[i] = _mm512_setzero_ps();
-        max[i] = _mm512_setzero_si512();
-    }
-    for (size_t i = i0; i < i1; i++) {
+    for (size_t i = 0; i < TILE; i++)
+        if (i < i0 || i >= i1) {
+            sum[i] = _mm512_setzero_ps();
+            max[i] = _mm512_setzero_si512();
+        }
+    for (size_t i = i0, chunk = i0 / st->n, row = i0 % st->n; i < i1; i++, row++) {
         const __m512 m = _mm512_set1_ps(st->mc[i]);
-        const float *vd = st->chunk[i / st->n].vd;
         __m512 p[4];
+        __m512i most = _mm512_setzero_si512();
+        if (row == st->n)
+            row = 0, chunk++;
+        const float *vd = st->chunk[chunk].vd;
+        if (st->ahead[chunk] != NULL)
+            fetch_bytes(st->ahead[chunk] + 4 * st->fetch_k + row * st->fetch_p, st->fetch_p);
         VD_UNROLL
         for (int k = 0; k < 4; k++) {
             __mmask16 in = (__mmask16)(st->lanes[i] >> 16 * k);
             p[k] = _mm512_maskz_mov_ps(in, exp16(_mm512_sub_ps(_mm512_loadu_ps(&st->s[i][16 * k]), m)));
             __m512 t = _mm512_maskz_mul_ps(in, p[k], _mm512_loadu_ps(vd + 16 * k));
             _mm512_storeu_ps(&st->s[i][16 * k], t);
-            max[i] = _mm512_max_epu32(max[i], _mm512_and_si512(_mm512_castps_si512(t), magnitude));
+            most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(t), magnitude));
         }
+        max[i] = most;
         sum[i] = _mm512_add_ps(_mm512_add_ps(p[0], p[2]), _mm512_add_ps(p[1], p[3]));
     }
     __m512 l = reduce16_add_ps(sum);
@@ -318,11 +353,12 @@ PANEL_FN(6)
 static panel_fn *const panel_fns[PANEL_ROWS] = {value_panel_1, value_panel_2, value_panel_3,
                                                 value_panel_4, value_panel_5, value_panel_6};
 
-/* Of lanes [i, i1), all of the step's chunk k: runs of active ones; one between them keeps its o. `ahead`: 64
- * hd bytes are fetched, or NULL. */
-static void values(const struct state *st, size_t k, size_t i, size_t i1, unsigned active, unsigned fresh,
-                   const uint8_t *ahead)
+/* Of lanes [i, i1), all of the step's chunk k: runs of active ones; one between them keeps its o. */
+static void values(const struct state *st, size_t k, size_t i, size_t i1, unsigned active, unsigned fresh)
 {
+    const char *ahead = st->ahead[k];
+    if (ahead != NULL)
+        ahead += 4 * st->fetch_k + st->n * st->fetch_p;
     while (i < i1) {
         size_t n = (size_t)__builtin_ctz(~(active >> i)); /* active lanes from i on */
         if (n == 0) {
@@ -333,8 +369,8 @@ static void values(const struct state *st, size_t k, size_t i, size_t i1, unsign
         n = n < PANEL_ROWS ? n : PANEL_ROWS;
         for (size_t e = 0; e < st->kv->hd; e += PANEL) {
             int32_t sum[PANEL_ROWS][PANEL];
-            for (size_t j = 0; ahead && j < PANEL; j++)
-                _mm_prefetch(ahead + (e + j) * 64, _MM_HINT_T0);
+            if (ahead != NULL)
+                fetch_bytes(ahead + e / PANEL * st->fetch_v, st->fetch_v);
             panel_fns[n - 1](st, &st->chunk[k], i, e, sum);
             for (size_t r = 0; r < n; r++)
                 value_out(st, i + r, fresh >> (i + r) & 1, sum[r], st->dst[i + r] + e);
@@ -350,11 +386,12 @@ static unsigned step_softmax(struct state *st, size_t c, size_t n_chunks, size_t
 {
     unsigned active = 0;
     for (size_t k = 0; k < n_chunks; k++) {
+        const size_t next = c + k + st->n_chunks;
         st->chunk[k] = vd_wide_kv(vd_kern_chunk_at(st->kv, c + k), st->kv->hd);
+        st->ahead[k] = st->fetch && next < c1 ? vd_kern_chunk_at(st->kv, next) : NULL;
         unsigned here = meet_chunk(st, c + k, k);
         if (here != 0)
-            scores(st, k, (size_t)__builtin_ctz(here), 32 - (size_t)__builtin_clz(here),
-                   ahead_of(st, c + k, c1));
+            scores(st, k, (size_t)__builtin_ctz(here), 32 - (size_t)__builtin_clz(here));
         active |= here;
     }
     if (active != 0) {
@@ -367,14 +404,10 @@ static unsigned step_softmax(struct state *st, size_t c, size_t n_chunks, size_t
 }
 
 /* The values of a step. */
-static void step_values(struct state *st, size_t c, size_t n_chunks, size_t c1, unsigned active,
-                        unsigned fresh)
+static void step_values(struct state *st, size_t n_chunks, unsigned active, unsigned fresh)
 {
-    for (size_t k = 0; k < n_chunks; k++) {
-        const uint8_t *ahead = ahead_of(st, c + k, c1);
-        values(st, k, k * st->n, (k + 1) * st->n, active, fresh,
-               ahead ? ahead + VD_KERN_CHUNK * st->kv->hd : NULL);
-    }
+    for (size_t k = 0; k < n_chunks; k++)
+        values(st, k, k * st->n, (k + 1) * st->n, active, fresh);
 }
 
 /* Merges mc, lc into m, l for active lanes, chunk after chunk, and leaves the factors for o in a, b. Returns
@@ -442,7 +475,7 @@ static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
         n_chunks = c1 - c < st->n_chunks ? c1 - c : st->n_chunks;
         unsigned active = step_softmax(st, c, n_chunks, c1);
         if (active != 0)
-            step_values(st, c, n_chunks, c1, active, merge_scalars(st, n_chunks, active));
+            step_values(st, n_chunks, active, merge_scalars(st, n_chunks, active));
     }
     for (size_t i = 0; i < n; i++)
         finish_row(st->o + i * kv->hd, st->l[i], kv->hd, rows[i].y);
@@ -475,7 +508,7 @@ static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
                 st->dst[i][hd] = st->mc[i];
                 st->dst[i][hd + 1] = st->lc[i];
             }
-        step_values(st, c, n_chunks, c1, active, active);
+        step_values(st, n_chunks, active, active);
     }
 }
 

@@ -2,8 +2,8 @@
 #include "vd_forward_impl.h"
 
 enum {
-    SPLIT_CHUNKS = 16,   /* least chunks of a task, where one context is cut along its chunks */
-    SPLIT_TASKS = 8,     /* of a thread, then */
+    SPLIT_CHUNKS = 16,   /* where contexts are cut along their chunks: at multiples of this many */
+    SPLIT_TASKS = 8,     /* of a thread: with more there is no need to */
     SPLIT_MIN_POS = 512, /* shorter contexts are not worth the extra barriers */
 };
 
@@ -130,48 +130,55 @@ static float *records(const struct vd_ctx *ctx, const struct run *run, size_t g)
     return ctx->team.rec + (run->first * dims->n_heads + g * group * run->count) * ctx->team.ld_rec;
 }
 
-/* Into how many parts the n_chunks chunks of each of n_heads contexts are cut. */
-static size_t split_parts(const struct vd_team *team, size_t n_chunks, size_t n_heads)
+/* The chunks of a run's contexts: of each kv head [*begin, *begin + the result). */
+static size_t run_chunks(const struct vd_ctx *ctx, const struct rows *r, size_t layer, const struct run *run,
+                         size_t *begin)
 {
-    size_t want = (SPLIT_TASKS * vd_team_threads(team) + n_heads - 1) / n_heads;
-    return vd_fw_max(1, vd_fw_min(want, n_chunks / SPLIT_CHUNKS));
+    const struct row *first = &r->row[run->first], *last = first + run->count - 1;
+    *begin = vd_program_first_key(&ctx->m->program, (uint32_t)layer, first->pos) / VD_KERN_CHUNK;
+    return last->pos / VD_KERN_CHUNK + 1 - *begin;
 }
 
-/* Tasks are (run, kv head, some chunks); all K rows are stored and all queries rotated. */
-static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
-                         struct thread_buf *buf)
+/* The contexts of all runs and kv heads are laid end to end, and each thread takes one stretch of them: the
+ * first and last chunks of a stretch are what reading ahead cannot hide. All K rows are stored and all
+ * queries rotated. */
+static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
+                         size_t layer, struct thread_buf *buf)
 {
     const struct vd_model *m = ctx->m;
-    size_t task = vd_team_next(team), base = 0;
-    for (size_t i = 0; i < r->n_runs; i++) {
-        const struct run *run = &r->run[i];
-        const struct row *first = &r->row[run->first], *end = first + run->count - 1;
-        size_t begin = vd_program_first_key(&m->program, (uint32_t)layer, first->pos) / VD_KERN_CHUNK;
-        size_t n_chunks = end->pos / VD_KERN_CHUNK + 1 - begin;
-        size_t parts = split_parts(team, n_chunks, r->n_runs * m->dims.n_kv);
-        for (; task < base + parts * m->dims.n_kv; task = vd_team_next(team)) {
-            size_t g = (task - base) / parts, part = (task - base) % parts;
-            struct vd_kern_kv kv = {end->pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
-            size_t n =
-                vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
-            m->kern->attn_part(&kv, m->score, buf->query, n, begin + part * n_chunks / parts,
-                               begin + (part + 1) * n_chunks / parts, records(ctx, run, g), ctx->team.ld_rec,
-                               buf->scratch);
-        }
-        base += parts * m->dims.n_kv;
+    size_t n_kv = m->dims.n_kv, total = 0, first, n_chunks, begin, end, at = 0;
+    for (size_t i = 0; i < r->n_runs; i++)
+        total += run_chunks(ctx, r, layer, &r->run[i], &first) * n_kv;
+    vd_team_range(team, thread, total, SPLIT_CHUNKS, &begin, &end);
+    for (size_t task = 0; task < r->n_runs * n_kv && at < end; task++, at += n_chunks) {
+        const struct run *run = &r->run[task / n_kv];
+        size_t g = task % n_kv;
+        n_chunks = run_chunks(ctx, r, layer, run, &first);
+        if (at + n_chunks <= begin)
+            continue;
+        struct vd_kern_kv kv = {r->row[run->first].pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
+        size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
+        m->kern->attn_part(&kv, m->score, buf->query, n, first + (at < begin ? begin - at : 0),
+                           first + vd_fw_min(n_chunks, end - at), records(ctx, run, g), ctx->team.ld_rec,
+                           buf->scratch);
     }
 }
 
+/* Tasks are query rows. */
 static void attend_merge(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
                          struct thread_buf *buf)
 {
     const struct vd_dims *dims = &ctx->m->dims;
-    size_t task;
-    while ((task = vd_team_next(team)) < r->n_runs * dims->n_kv) {
-        const struct run *run = &r->run[task / dims->n_kv];
-        size_t g = task % dims->n_kv;
+    size_t task = vd_team_next(team), base = 0;
+    for (size_t i = 0; i < r->n_runs * dims->n_kv; i++) {
+        const struct run *run = &r->run[i / dims->n_kv];
+        size_t g = i % dims->n_kv;
         size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
-        ctx->m->kern->attn_merge(dims->hd, buf->query, n, records(ctx, run, g), ctx->team.ld_rec);
+        for (; task < base + n; task = vd_team_next(team))
+            ctx->m->kern->attn_merge(dims->hd, buf->query + (task - base), 1,
+                                     records(ctx, run, g) + (task - base) * ctx->team.ld_rec,
+                                     ctx->team.ld_rec);
+        base += n;
     }
 }
 
@@ -193,8 +200,8 @@ static void few_attend_task(struct vd_ctx *ctx, const struct rows *r, size_t lay
 }
 
 /* Attention for the rows of r, whose K and V rows are stored here if `put`; ends with a barrier. */
-static void few_attention(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
-                          bool put, struct thread_buf *buf)
+static void few_attention(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
+                          size_t layer, bool put, struct thread_buf *buf)
 {
     size_t task, n_tasks = r->n_runs * ctx->m->dims.n_kv;
     bool split = split_pays(ctx, team, r, layer, n_tasks);
@@ -203,7 +210,7 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, const struct
     vd_team_barrier(team);
     if (!split)
         return;
-    attend_parts(ctx, team, r, layer, buf);
+    attend_parts(ctx, team, thread, r, layer, buf);
     vd_team_barrier(team);
     attend_merge(ctx, team, r, layer, buf);
     vd_team_barrier(team);
@@ -290,7 +297,7 @@ static void few_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
         vd_fw_gather_row(ctx, i);
     vd_team_barrier(team);
     if (ctx->subset.n > 0) {
-        few_attention(ctx, team, &ctx->subset, layer, false, buf);
+        few_attention(ctx, team, thread, &ctx->subset, layer, false, buf);
         few_rest(ctx, team, thread, layer, &ctx->subset, buf);
     }
     if (ctx->tap)
@@ -315,7 +322,7 @@ void vd_fw_few_rows(void *arg, struct vd_team *team, unsigned thread)
         if (layer + 1 == n_layers && ctx->last == &ctx->subset) {
             few_last(ctx, team, thread, buf);
         } else {
-            few_attention(ctx, team, r, layer, true, buf);
+            few_attention(ctx, team, thread, r, layer, true, buf);
             few_rest(ctx, team, thread, layer, r, buf);
         }
     }

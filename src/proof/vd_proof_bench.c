@@ -1,10 +1,11 @@
 /* What proofs cost, on the real model:
  *
- *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTIONS] [--peer-tg TOK_PER_S] [--peer-tg32 TOK_PER_S]
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTIONS] [--peer-tg TOK_PER_S] [--peer-tg32
+ * TOK_PER_S]
  *
- * - generate: 128 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
- *   roots, signature), alternating in this process: the share of that work, and the paired ratio of the whole
- *   runs.
+ * - receipt: 512 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
+ *   roots, signature), in pairs in this process: that work's share of the time of prefill and of decode, and
+ *   the ratio of the paired runs, medians both.
  * - replay: of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
  *   in this process: the ratio of the best times; with --peer-tg also against the time in which another
  *   engine generates 128 tokens at that rate.
@@ -29,7 +30,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROMPT = 128, OUTPUT = 128, ROWS = 256, MANY = 32, MANY_ROWS = 512, MANY_LOGITS = 256 };
+enum {
+    PROMPT = 128,
+    OUTPUT = 128,
+    ROWS = 256,
+    LONG = 512 /* a multiple of ROWS */,
+    MANY = 32,
+    MANY_ROWS = 512,
+    MANY_LOGITS = 256
+};
 
 struct bench {
     struct vd_pool *pool;
@@ -96,8 +105,10 @@ static double replay_s(struct bench *b, struct vd_replay_result *r)
 
 /* ---- generation ---- */
 
+/* What making a receipt costs of a run, and of its two parts. */
 struct generation {
-    double all_s, receipt_s;
+    double prefill_s, decode_s;
+    double prefill_receipt_s, decode_receipt_s; /* of these the receipt's work */
 };
 
 /* The commit data of one position, as a worker adds them. */
@@ -119,7 +130,7 @@ static void finish_receipt(struct bench *b, const struct vd_commit *c, const str
     vd_key_sign(&sig, key, VD_TAG_RECEIPT, body, n);
 }
 
-/* Prompt in one pass, then 128 tokens one by one. */
+/* A prompt of LONG tokens in passes of ROWS, then OUTPUT tokens one by one. */
 static struct generation generate(struct bench *b, struct vd_sampler *sampler, const struct vd_keypair *key,
                                   bool receipt)
 {
@@ -128,28 +139,31 @@ static struct generation generate(struct bench *b, struct vd_sampler *sampler, c
     struct vd_commit c;
     struct vd_error err;
     struct vd_kv *kv;
-    struct vd_row rows[PROMPT];
-    size_t n = PROMPT;
+    struct vd_row rows[ROWS];
+    uint32_t pos = 0, token = 0, vocab = vd_model_program(b->model)->vocab;
     check(vd_kv_open(&kv, b->cache, &err), &err);
-    vd_commit_init(&c, vd_model_program(b->model), PROMPT, OUTPUT, &greedy, b->salt);
-    for (uint32_t i = 0; i < PROMPT; i++)
-        rows[i] = (struct vd_row){kv, i, b->tokens[i], i == PROMPT - 1 ? VD_ROW_LOGITS : 0};
-    uint64_t began = vd_clock_ns(), spent = 0;
-    for (uint32_t made = 0; made < OUTPUT; made++) {
+    vd_commit_init(&c, vd_model_program(b->model), LONG, OUTPUT, &greedy, b->salt);
+    while (pos < LONG + OUTPUT - 1) {
+        bool prompt = pos < LONG;
+        uint32_t n = prompt ? ROWS : 1;
+        uint64_t began = vd_clock_ns();
+        for (uint32_t i = 0; i < n; i++)
+            rows[i] = (struct vd_row){kv, pos + i, prompt ? (pos + i) * 7919 % vocab : token,
+                                      pos + i >= LONG - 1 ? VD_ROW_LOGITS : 0};
         check(vd_model_forward(b->ctx, rows, n, NULL, &err), &err);
-        uint32_t token = vd_sampler_choose(sampler, vd_model_kern(b->model), vd_ctx_logits(b->ctx, n - 1),
-                                           &(struct vd_choice){.sampling = &greedy});
+        pos += n;
+        if (pos >= LONG)
+            token = vd_sampler_choose(sampler, vd_model_kern(b->model), vd_ctx_logits(b->ctx, n - 1),
+                                      &(struct vd_choice){.sampling = &greedy});
         uint64_t t = vd_clock_ns();
-        for (size_t i = 0; receipt && i < n; i++)
-            add_position(b, &c, kv, rows[i].pos, i == n - 1 ? vd_ctx_hidden(b->ctx, i) : NULL, token);
-        if (receipt && made == OUTPUT - 1)
+        for (uint32_t i = 0; receipt && i < n; i++)
+            add_position(b, &c, kv, rows[i].pos, rows[i].flags ? vd_ctx_hidden(b->ctx, i) : NULL, token);
+        if (receipt && pos == LONG + OUTPUT - 1)
             finish_receipt(b, &c, key);
-        spent += vd_clock_ns() - t;
-        rows[0] = (struct vd_row){kv, PROMPT + made, token, VD_ROW_LOGITS};
-        n = 1;
+        uint64_t end = vd_clock_ns();
+        *(prompt ? &g.prefill_s : &g.decode_s) += 1e-9 * (double)(end - began);
+        *(prompt ? &g.prefill_receipt_s : &g.decode_receipt_s) += 1e-9 * (double)(end - t);
     }
-    g.all_s = 1e-9 * (double)(vd_clock_ns() - began);
-    g.receipt_s = 1e-9 * (double)spent;
     vd_kv_close(kv);
     return g;
 }
@@ -160,10 +174,17 @@ static int double_cmp(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double median(double *v, unsigned n)
+{
+    qsort(v, n, sizeof *v, double_cmp);
+    return v[n / 2];
+}
+
+/* In pairs, which take turns in going first. */
 static void bench_generate(struct bench *b)
 {
     enum { PAIRS_MAX = 64 };
-    double ratio[PAIRS_MAX], best = 1e9, share = 1e9;
+    double prefill[PAIRS_MAX], decode[PAIRS_MAX], share[2][PAIRS_MAX];
     const struct vd_sampling greedy = {0};
     struct vd_keypair key;
     struct vd_sampler *sampler = vd_sampler_new(vd_model_program(b->model)->vocab);
@@ -173,17 +194,19 @@ static void bench_generate(struct bench *b)
     make_job(b, &greedy);
     vd_key_generate(&key);
     for (unsigned i = 0; i < pairs; i++) {
-        struct generation plain = generate(b, sampler, &key, false), with = generate(b, sampler, &key, true);
-        ratio[i] = with.all_s / plain.all_s;
-        best = plain.all_s < best ? plain.all_s : best;
-        share = with.receipt_s / with.all_s < share ? with.receipt_s / with.all_s : share;
+        struct generation g[2];
+        for (unsigned k = 0; k < 2; k++)
+            g[(i + k) % 2] = generate(b, sampler, &key, (i + k) % 2);
+        prefill[i] = g[1].prefill_s / g[0].prefill_s;
+        decode[i] = g[1].decode_s / g[0].decode_s;
+        share[0][i] = 100 * g[1].prefill_receipt_s / g[1].prefill_s;
+        share[1][i] = 100 * g[1].decode_receipt_s / g[1].decode_s;
     }
-    qsort(ratio, pairs, sizeof *ratio, double_cmp);
     vd_sampler_free(sampler);
-    printf("generate       %7.1f ms for 128 + 128 tokens; the receipt's work is %.2f %% of it, paired ratio "
-           "%.3f "
-           "(median)\n",
-           1e3 * best, 100 * share, ratio[pairs / 2]);
+    printf("receipt        %.2f %% of a prefill of %u, %.2f %% of decoding %u (its own time, medians of %u); "
+           "paired runs %.3f and %.3f\n",
+           median(share[0], pairs), LONG, median(share[1], pairs), OUTPUT, pairs, median(prefill, pairs),
+           median(decode, pairs));
 }
 
 static void bench_replay(struct bench *b, const char *name, const struct vd_sampling *sampling)
@@ -502,7 +525,7 @@ int main(int argc, char **argv)
     const struct vd_sampling greedy = {0};
     const struct vd_sampling warm = {.temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .seed = 3};
     const struct vd_sampling wide = {.temp_micro = 1000000, .top_p_micro = 950000, .seed = 3};
-    if (wanted(&b, "generate"))
+    if (wanted(&b, "receipt"))
         bench_generate(&b);
     if (wanted(&b, "greedy"))
         bench_replay(&b, "greedy", &greedy);

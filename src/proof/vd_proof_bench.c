@@ -1,7 +1,7 @@
 /* What proofs cost, on the real model:
  *
- *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTIONS] [--peer-tg TOK_PER_S] [--peer-tg32
- * TOK_PER_S]
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTIONS] [--rows N] [--logits N]
+ *                  [--peer-tg TOK_PER_S] [--peer-pp32-s SECONDS] [--peer-tg32-s SECONDS]
  *
  * - receipt: 512 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
  *   roots, signature), in pairs in this process: that work's share of the time of prefill and of decode, and
@@ -9,9 +9,11 @@
  * - replay: of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
  *   in this process: the ratio of the best times; with --peer-tg also against the time in which another
  *   engine generates 128 tokens at that rate.
- * - replay32: of 32 receipts of 128 + 128 tokens in one call, with prompts of their own and with one prompt
- *   for all, against our own generation of 32 x 128 tokens, 32 at once (greedy; without the prompts); with
- *   --peer-tg32 also against another engine's at that rate.
+ * - replay32: of 32 receipts of 128 + 128 tokens in one call (passes of --rows rows, --logits of them with
+ *   logits), with prompts of their own and with one prompt for all, against our own generation of 32 x 128
+ *   tokens, 32 at once (greedy; without the prompts). With --peer-pp32-s and --peer-tg32-s, in which another
+ *   engine runs 32 prompts of 128 tokens and then generates 128 tokens for each, also against that: the whole
+ *   of it, since a replay runs the prompts too, and the answers alone.
  * - check: of a receipt of 128 + 128 tokens without a model: signatures, fields, price, salt, both roots.
  * - commit: time per generated position.
  * - dispute: over 256 positions, the lie in one tile of each operator of a middle block and the head: worker
@@ -51,8 +53,10 @@ struct bench {
     uint8_t salt[VD_SALT_BYTES];
     struct vd_proof_job job;
     unsigned reps;
-    double peer_tg, peer_tg32; /* tokens/s; 0: no peer */
-    const char *only;          /* names of sections; NULL: all */
+    unsigned many_rows, many_logits;
+    double peer_tg;                  /* tokens/s; 0: no peer */
+    double peer_pp32_s, peer_tg32_s; /* for 32 prompts, 32 answers; 0: no peer */
+    const char *only;                /* names of sections; NULL: all */
 };
 
 static void check(enum vd_err e, const struct vd_error *err)
@@ -301,6 +305,14 @@ static double decode_many_s(struct bench *b, struct many *m)
     return s;
 }
 
+/* The peer's time over ours. */
+static void print_ratio(const char *what, double peer_s, double ours_s)
+{
+    if (peer_s > 0)
+        printf("               the peer %s in %.2f s: replay is %.1f times faster\n", what, peer_s,
+               peer_s / ours_s);
+}
+
 static void bench_many(struct bench *b)
 {
     const struct vd_sampling greedy = {0};
@@ -309,7 +321,7 @@ static void bench_many(struct bench *b)
     if (!m)
         exit(3);
     make_job(b, &greedy);
-    check(vd_ctx_create(&m->ctx, b->model, b->pool, MANY_ROWS, MANY_LOGITS, &err), &err);
+    check(vd_ctx_create(&m->ctx, b->model, b->pool, b->many_rows, b->many_logits, &err), &err);
     check(vd_kv_pool_create(&m->cache, b->model, (size_t)1 << 30, &err), &err);
     double own = 1e9, all = replay_many_s(b, m, false), shared = replay_many_s(b, m, true);
     for (unsigned i = 0; i < 3 && i < b->reps; i++) {
@@ -317,13 +329,12 @@ static void bench_many(struct bench *b)
         own = s < own ? s : own;
     }
     printf("replay32       %7.1f ms, one prompt for all %.1f ms; our own 32 at once generate for %.1f ms: "
-           "%.1f and "
-           "%.1f times faster\n",
+           "%.1f and %.1f times faster\n",
            1e3 * all, 1e3 * shared, 1e3 * own, own / all, own / shared);
-    double peer = b->peer_tg32 > 0 ? MANY * OUTPUT / b->peer_tg32 : 0;
-    if (peer > 0)
-        printf("               the peer generates %d x %d tokens in %.1f ms: %.1f and %.1f times faster\n",
-               MANY, OUTPUT, 1e3 * peer, peer / all, peer / shared);
+    print_ratio("runs 32 prompts and answers", b->peer_pp32_s + b->peer_tg32_s, all);
+    print_ratio("runs the answers alone", b->peer_tg32_s, all);
+    print_ratio("runs one prompt and 32 answers", b->peer_pp32_s / MANY + b->peer_tg32_s, shared);
+    print_ratio("runs these answers alone", b->peer_tg32_s, shared);
     vd_kv_pool_destroy(m->cache);
     vd_ctx_destroy(m->ctx);
     free(m);
@@ -491,7 +502,7 @@ static bool wanted(const struct bench *b, const char *section)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.reps = 5};
+    struct bench b = {.reps = 5, .many_rows = 512, .many_logits = 256};
     struct vd_error err;
     char path[4096];
     unsigned threads = 2;
@@ -508,8 +519,14 @@ int main(int argc, char **argv)
             b.reps = (unsigned)atoi(argv[++i]);
         else if (i + 1 < argc && strcmp(argv[i], "--peer-tg") == 0)
             b.peer_tg = atof(argv[++i]);
-        else if (i + 1 < argc && strcmp(argv[i], "--peer-tg32") == 0)
-            b.peer_tg32 = atof(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--peer-pp32-s") == 0)
+            b.peer_pp32_s = atof(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--peer-tg32-s") == 0)
+            b.peer_tg32_s = atof(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--rows") == 0)
+            b.many_rows = (unsigned)atoi(argv[++i]);
+        else if (i + 1 < argc && strcmp(argv[i], "--logits") == 0)
+            b.many_logits = (unsigned)atoi(argv[++i]);
         else if (i + 1 < argc && strcmp(argv[i], "--only") == 0)
             b.only = argv[++i];
         else

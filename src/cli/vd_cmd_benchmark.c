@@ -8,7 +8,7 @@
  * read plain memory, measured before and after each run, since a shared machine's drifts. */
 #include "vd_clock.h"
 #include "vd_cmd.h"
-#include "vd_cmd_load.h"
+#include "vd_cmd_benchmark.h"
 #include "vd_forward.h"
 #include "vd_rng.h"
 
@@ -17,7 +17,6 @@
 
 enum {
     VD_BENCH_LIST_MAX = 16,
-    VD_BENCH_REPS_MAX = 100,
     VD_BENCH_ROWS = 512,
     VD_BENCH_BATCH_MAX = 256,
     VD_BENCH_READ_BYTES = 512 << 20 /* far more than any cache */
@@ -164,7 +163,7 @@ static int vd_double_cmp(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double vd_bench_median(double *v, uint32_t n)
+double vd_bench_median(double *v, uint32_t n)
 {
     qsort(v, n, sizeof *v, vd_double_cmp);
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
@@ -179,27 +178,36 @@ static void vd_bench_name(char *out, size_t cap, const struct vd_bench_test *t)
         snprintf(out + n, cap - (size_t)n, "x%u", t->n_batch);
 }
 
-/* Prints a test's line or appends it to `list`. share: of the read rate, per run. */
-static void vd_bench_tell(struct vd_cli *cli, json_t *list, const struct vd_bench_test *t,
-                          double bytes_per_tok, double *rate, double *share, uint32_t reps)
+void vd_bench_line(struct vd_cli *cli, json_t *list, const char *name, double *rate, uint32_t reps,
+                   const char *note, json_t *more)
 {
-    char name[48];
-    vd_bench_name(name, sizeof name, t);
-    double median = vd_bench_median(rate, reps), part = t->decode ? vd_bench_median(share, reps) : 0;
-    double gb = median * bytes_per_tok * 1e-9;
+    double median = vd_bench_median(rate, reps);
     if (list) {
         json_t *j = json_pack("{s:s,s:{s:f,s:f,s:f}}", "test", name, "tok_per_s", "min", rate[0], "median",
                               median, "max", rate[reps - 1]);
-        if (t->decode)
-            json_object_update_new(j, json_pack("{s:f,s:f}", "gb_per_s", gb, "of_read", part));
+        if (more)
+            json_object_update(j, more);
         json_array_append_new(list, j);
-        return;
+    } else {
+        fprintf(cli->out, "%-16s %10.1f %10.1f %10.1f%s%s\n", name, rate[0], median, rate[reps - 1],
+                *note ? "  " : "", note);
+        fflush(cli->out);
     }
-    fprintf(cli->out, "%-16s %10.1f %10.1f %10.1f", name, rate[0], median, rate[reps - 1]);
+    json_decref(more);
+}
+
+/* share: of the read rate, per run. */
+static void vd_bench_tell(struct vd_cli *cli, json_t *list, const struct vd_bench_test *t,
+                          double bytes_per_tok, double *rate, double *share, uint32_t reps)
+{
+    char name[48], note[48] = "";
+    vd_bench_name(name, sizeof name, t);
+    double part = t->decode ? vd_bench_median(share, reps) : 0,
+           gb = vd_bench_median(rate, reps) * bytes_per_tok * 1e-9;
     if (t->decode)
-        fprintf(cli->out, " %10.1f %9.0f%%", gb, 100 * part);
-    fprintf(cli->out, "\n");
-    fflush(cli->out);
+        snprintf(note, sizeof note, "%.1f GB/s, %.0f%% of read", gb, 100 * part);
+    vd_bench_line(cli, list, name, rate, reps, note,
+                  t->decode ? json_pack("{s:f,s:f}", "gb_per_s", gb, "of_read", part) : NULL);
 }
 
 /* Warm-up, then reps passes. */
@@ -274,7 +282,7 @@ static void vd_bench_close(struct vd_bench *b)
 }
 
 struct vd_bench_args {
-    struct vd_bench_list pp, tg, batch, depth;
+    struct vd_bench_list pp, tg, batch, depth, spec, mask, embed;
     uint32_t reps;
 };
 
@@ -289,8 +297,19 @@ static enum vd_err vd_bench_args(const struct vd_cli *cli, struct vd_bench_args 
     if (e == VD_OK)
         e = vd_bench_parse(cli, "depth", "0", 1 << 20, true, &a->depth, err);
     if (e == VD_OK)
+        e = vd_bench_parse(cli, "spec", "0", 1 << 20, false, &a->spec, err);
+    if (e == VD_OK)
+        e = vd_bench_parse(cli, "mask", "0", 1 << 20, false, &a->mask, err);
+    if (e == VD_OK)
+        e = vd_bench_parse(cli, "embed", "0", 1 << 20, false, &a->embed, err);
+    if (e == VD_OK)
         e = vd_cli_u32(cli, "reps", 1, VD_BENCH_REPS_MAX, &a->reps, err);
-    if (e == VD_OK && !a->pp.n && !(a->tg.n && a->batch.n))
+    bool jobs = a->spec.n || a->mask.n || a->embed.n;
+    if (jobs && !vd_cli_has(cli, "pp"))
+        a->pp.n = 0;
+    if (jobs && !vd_cli_has(cli, "tg"))
+        a->tg.n = 0;
+    if (e == VD_OK && !a->pp.n && !(a->tg.n && a->batch.n) && !jobs)
         e = vd_error_set(err, VD_EUSE, "nothing to measure: --pp, --tg or --batch must be more than 0");
     return e;
 }
@@ -329,14 +348,33 @@ static enum vd_err vd_bench_run_model(struct vd_cmd_engine *g, struct vd_cli *cl
     enum vd_err e = vd_bench_open(b, longest + vd_bench_largest(&a->depth), n_batch ? n_batch : 1, err);
     if (e == VD_OK && a->tg.n)
         e = vd_bench_take_memory(b, err);
-    if (e == VD_OK && !list)
-        fprintf(cli->out,
-                "%s, %s, %u threads; tokens per second of %u runs\n%-16s %10s %10s %10s %10s %10s\n",
-                vd_model_path(g->model), g->kern->name, vd_pool_threads(g->pool), a->reps, "test", "min",
-                "median", "max", "GB/s", "of read");
     if (e == VD_OK)
         e = vd_bench_run_all(b, cli, list, a, err);
     vd_bench_close(b);
+    return e;
+}
+
+static void vd_bench_head(const struct vd_cmd_engine *g, struct vd_cli *cli, uint32_t reps)
+{
+    fprintf(cli->out, "%s, %s, %u threads; tokens per second of %u runs\n%-16s %10s %10s %10s\n",
+            vd_model_path(g->model), g->kern->name, vd_pool_threads(g->pool), reps, "test", "min", "median",
+            "max");
+}
+
+/* The rows of whole jobs. */
+static enum vd_err vd_bench_run_jobs(struct vd_cmd_engine *g, struct vd_cli *cli, json_t *list,
+                                     const struct vd_bench_args *a, struct vd_error *err)
+{
+    enum vd_err e = VD_OK;
+    if (a->spec.n)
+        e = vd_cmd_draft_open(g, cli, err);
+    for (int i = 0; i < a->spec.n && e == VD_OK; i++)
+        e = vd_bench_spec(g, cli, list, a->spec.v[i], a->reps, err);
+    for (int i = 0; i < a->mask.n && e == VD_OK; i++)
+        e = vd_bench_mask(g, cli, list, a->mask.v[i], a->reps, err);
+    for (int i = 0; i < a->embed.n && e == VD_OK; i++)
+        for (int k = 0; k < a->batch.n && e == VD_OK; k++)
+            e = vd_bench_embed(g, cli, list, a->embed.v[i], a->batch.v[k], a->reps, err);
     return e;
 }
 
@@ -350,9 +388,14 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
     if (e != VD_OK)
         return e;
     json_t *list = cli->json ? json_array() : NULL;
-    e = vd_cmd_engine_generates(&g, err);
-    if (e == VD_OK)
+    if (a.pp.n || a.tg.n || a.spec.n || a.mask.n)
+        e = vd_cmd_engine_generates(&g, err);
+    if (e == VD_OK && !list)
+        vd_bench_head(&g, cli, a.reps);
+    if (e == VD_OK && (a.pp.n || a.tg.n))
         e = vd_bench_run_model(&g, cli, list, &a, err);
+    if (e == VD_OK)
+        e = vd_bench_run_jobs(&g, cli, list, &a, err);
     if (e == VD_OK && list)
         vd_cli_json(cli, list);
     else
@@ -366,6 +409,11 @@ static const struct vd_cli_opt vd_bench_opts[] = {
     {"tg", 0, "N[,N]", "numbers of tokens to decode (default 128; 0: none)", false},
     {"batch", 0, "N[,N]", "sequences decoded in step (default 1)", false},
     {"depth", 'd', "N[,N]", "positions that sequences hold before a test begins (default 0)", false},
+    {"spec", 0, "N[,N]", "tokens to generate without and with guesses, of a text that says itself again",
+     false},
+    {"mask", 0, "N[,N]", "tokens to generate without and with a mask (JSON of a schema)", false},
+    {"embed", 0, "N[,N]", "lengths of texts to make vectors of, --batch at once", false},
+    {"draft", 0, "MODEL", "--spec also with guesses by this smaller model with the same vocabulary", false},
     {"reps", 'r', "N", "runs of each test, after one to warm up (default 3)", false},
     VD_CMD_OPTS_COMPUTE,
     {0},
@@ -382,7 +430,16 @@ const struct vd_cmd vd_cmd_bench = {
         "says how fast it read weights and cache, and what part of the rate at which the same threads read\n"
         "plain memory that is. --json prints an array of {\"test\": \"tg128\", \"tok_per_s\": {\"min\",\n"
         "\"median\", \"max\"}, \"gb_per_s\", \"of_read\"}, the last two for decode only.\n\n"
-        "    veridem bench SmolLM2 --pp 512 --tg 128 --batch 1,8,32 --threads 2 --reps 3",
+        "--spec, --mask and --embed run jobs as a worker does, by themselves unless --pp or --tg are given:\n"
+        "gen128 is 128 tokens generated greedily, +lookup and +draft the same with guesses "
+        "(\"guesses_right\": the\n"
+        "part of them that were right), +mask at temperature 0.8 as JSON of a schema, with the mask's work\n"
+        "(\"mask_us_per_tok\", \"of_token\": its part of a token's time); emb128x8 is vectors of 8 texts of "
+        "128\n"
+        "tokens at once (\"texts_per_s\"), the tokens read counted.\n\n"
+        "    veridem bench SmolLM2 --pp 512 --tg 128 --batch 1,8,32 --threads 2 --reps 3\n"
+        "    veridem bench SmolLM2 --pp 4096 --tg 64 --depth 0,7000\n"
+        "    veridem bench SmolLM2 --spec 128 --mask 256 --embed 32,256 --batch 1,16",
     .opts = vd_bench_opts,
     .min_args = 1,
     .max_args = 1,

@@ -217,17 +217,23 @@ enum vd_err vd_cmd_engine_generates(const struct vd_cmd_engine *g, struct vd_err
                         vd_model_path(g->model));
 }
 
-enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
+enum vd_err vd_cmd_draft_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
 {
-    const char *way = vd_cli_text(cli, "spec", "lookup"), *draft = vd_cli_text(cli, "draft", NULL);
+    const char *draft = vd_cli_text(cli, "draft", NULL);
     char path[VD_PATH_MAX];
-    g->lookup = strcmp(way, "lookup") == 0;
-    if (!g->lookup && strcmp(way, "off") != 0)
-        return vd_error_set(err, VD_EUSE, "--spec %s: say lookup or off", way);
     if (!draft)
         return VD_OK;
     enum vd_err e = vd_cmd_model_path(path, draft, err);
     return e == VD_OK ? vd_model_open(&g->draft, path, g->kern, g->pool, err) : e;
+}
+
+enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
+{
+    const char *way = vd_cli_text(cli, "spec", "lookup");
+    g->lookup = strcmp(way, "lookup") == 0;
+    if (!g->lookup && strcmp(way, "off") != 0)
+        return vd_error_set(err, VD_EUSE, "--spec %s: say lookup or off", way);
+    return vd_cmd_draft_open(g, cli, err);
 }
 
 enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_bytes, unsigned flags,

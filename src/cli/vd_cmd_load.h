@@ -72,6 +72,8 @@ void vd_cmd_engine_close(struct vd_cmd_engine *g);
 enum vd_err vd_cmd_engine_generates(const struct vd_cmd_engine *g, struct vd_error *err);
 /* What guesses, as --spec and --draft say; for commands that have VD_CMD_OPTS_GUESS. */
 enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err);
+/* The --draft part of it, for commands that have that option only. */
+enum vd_err vd_cmd_draft_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err);
 
 /* The path of the listed model file that has this root. VD_ENOTFOUND. */
 enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash *root, char out[VD_PATH_MAX],

@@ -99,11 +99,12 @@ static void vd_diff_side_close(struct vd_diff_side *s)
 /* "embedding", "block 3", "head" */
 static void vd_diff_unit_name(const struct vd_diff_cmd *d, char out[32])
 {
-    uint32_t n_layers = vd_model_program(d->side[0].model)->n_layers;
+    const struct vd_program *p = vd_model_program(d->side[0].model);
+    struct vd_graph g = {p, {.sampling = d->receipt.request.sampling}};
     if (d->found.unit == 0)
         snprintf(out, 32, "embedding");
-    else if (d->found.unit <= n_layers)
-        snprintf(out, 32, "block %u", d->found.unit - 1);
+    else if (d->found.unit < vd_graph_head_unit(&g))
+        snprintf(out, 32, "block %u", vd_graph_layer(&g, d->found.unit));
     else
         snprintf(out, 32, "head");
 }

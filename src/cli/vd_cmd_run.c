@@ -81,7 +81,8 @@ static void vd_run_on_position(void *arg, const struct vd_position *p)
 {
     struct vd_run *r = arg;
     if (r->commits)
-        vd_commit_add(&r->commit, p->k, p->v, p->x, p->token, p->stop, p->mask);
+        vd_commit_add(&r->commit, &(struct vd_graph_rows){NULL, p->k, p->v, p->x}, p->token, p->stop,
+                      p->mask);
 }
 
 static void vd_run_on_token(void *arg, uint32_t index, uint32_t token)

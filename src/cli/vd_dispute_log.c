@@ -173,9 +173,9 @@ static const char *vd_unit_name(const struct vd_graph *g, uint32_t unit, char bu
 {
     if (unit == 0)
         return "the embedding";
-    if (unit == g->program->n_layers + 1)
-        return "the head";
-    snprintf(buf, 32, "layer %u", unit - 1);
+    if (unit == vd_graph_head_unit(g))
+        return vd_graph_pools(g) ? "the pooling unit" : "the head";
+    snprintf(buf, 32, "layer %u", vd_graph_layer(g, unit));
     return buf;
 }
 
@@ -227,8 +227,11 @@ static void vd_dispute_where(struct vd_dispute_reader *r, const struct vd_move *
     const struct vd_game *g = r->game;
     struct vd_graph_op o;
     char buf[32];
+    bool encoder = vd_program_is_encoder(r->claim.graph.program);
     switch (m->kind) {
     case VD_MOVE_STEP:
+        vd_span_text(out, encoder ? "unit" : "position", g->steps.span);
+        break;
     case VD_MOVE_BIND_NODE:
         vd_span_text(out, "position", g->steps.span);
         break;
@@ -237,7 +240,10 @@ static void vd_dispute_where(struct vd_dispute_reader *r, const struct vd_move *
                  (unsigned long long)m->index);
         break;
     case VD_MOVE_UNIT:
-        snprintf(out, VD_DISPUTE_WHERE_MAX, "%s", vd_unit_name(&r->claim.graph, g->unit, buf));
+        if (encoder)
+            vd_span_text(out, "position", g->units.span);
+        else
+            snprintf(out, VD_DISPUTE_WHERE_MAX, "%s", vd_unit_name(&r->claim.graph, g->unit, buf));
         break;
     case VD_MOVE_OP:
         vd_graph_op(&r->claim.graph, g->step, g->unit, g->op, &o);

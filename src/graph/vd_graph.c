@@ -44,14 +44,42 @@ enum when {
     IF_PENALTIES, /* these four are the job's */
     IF_BIAS,
     IF_MASK,
-    IF_MEAN,
+    IF_POOLED,
+    IF_DECODER,
+    IF_TYPE, /* these are encoders' */
+    IF_POSITIONS,
+    IF_ROPE,
+    IF_OUT_BIAS,
+    IF_GATE,
+    IF_GATE_BIAS,
+    IF_FFN_BIAS,
 };
 
 /* src of PART is the QUANT of its vector, after which stands the QUANT256, src2 the vector itself: its
- * tensor's type decides which it reads. */
+ * tensor's type decides which it reads. MERGE stands behind CHUNK_V, and LN_MUL behind MEAN_PART, MEAN,
+ * VAR_PART and NORM_SCALE. */
 struct row {
     uint8_t kind, rows, cols, src, src2, when;
-    uint32_t tensor; /* enum vd_layer_tensor; of a quantiser that is IF_TAKEN the consumers, a bit each */
+    uint32_t tensor; /* enum vd_layer_tensor (embedding: vd_embed_tensor); of a quantiser that is IF_TAKEN the
+                        consumers, a bit each */
+};
+
+/* As a source: the row of the unit before, and of the one before that. */
+enum { ROW_OP = 63, X_ROW = VD_GRAPH_SRC(1, ROW_OP), X_ROW2 = VD_GRAPH_SRC(2, ROW_OP) };
+static_assert(VD_GRAPH_OPS_MAX <= ROW_OP + 1, "numbers of operators and the row's stand beside two bits");
+
+/* A decoder's is the first operator alone. */
+enum { E_TYPE = 1, E_POSITION, E_NORM = 7, E_OPS };
+
+static const struct row embed_rows[E_OPS] = {
+    {VD_OP_EMBED, DIM_1, DIM_WIDTH, 0, 0, ALWAYS, VD_E_TOKEN},
+    [E_TYPE] = {VD_OP_BIAS, DIM_1, DIM_WIDTH, E_TYPE - 1, 0, IF_TYPE, VD_E_TYPE},
+    [E_POSITION] = {VD_OP_POSITION, DIM_1, DIM_WIDTH, E_TYPE, 0, IF_POSITIONS, VD_E_POSITION},
+    {VD_OP_MEAN_PART, DIM_1, DIM_WIDTH, E_POSITION, 0, ALWAYS, 0},
+    {VD_OP_MEAN, DIM_1, DIM_WIDTH, E_NORM - 4, 0, ALWAYS, 0},
+    {VD_OP_VAR_PART, DIM_1, DIM_WIDTH, E_POSITION, E_NORM - 3, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, E_NORM - 2, 0, ALWAYS, 0},
+    [E_NORM] = {VD_OP_LN_MUL, DIM_1, DIM_WIDTH, E_POSITION, E_NORM - 1, ALWAYS, VD_E_NORM},
 };
 
 /* The numbers of those operators of a block that others refer to. */
@@ -100,9 +128,9 @@ enum {
 #define TAKES(t) (UINT32_C(1) << (t))
 
 static const struct row block_rows[B_OPS] = {
-    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, ALWAYS, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, X_ROW, 0, ALWAYS, 0},
     {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_NORM - 2, 0, ALWAYS, 0},
-    [B_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, B_NORM - 1, ALWAYS, VD_T_ATTN_NORM},
+    [B_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, X_ROW, B_NORM - 1, ALWAYS, VD_T_ATTN_NORM},
     [B_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, B_NORM, 0, IF_TAKEN,
                  TAKES(VD_T_ATTN_Q) | TAKES(VD_T_ATTN_K) | TAKES(VD_T_ATTN_V)},
     {VD_OP_QUANT256, DIM_1, DIM_WIDTH, B_NORM, 0, IF_TAKEN,
@@ -138,7 +166,7 @@ static const struct row block_rows[B_OPS] = {
     {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_POST_ATTN - 2, 0, IF_POST_NORMS, 0},
     [B_POST_ATTN] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, B_OUT, B_POST_ATTN - 1, IF_POST_NORMS,
                      VD_T_POST_ATTN_NORM},
-    [B_ADD] = {VD_OP_ADD, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, B_POST_ATTN, ALWAYS, 0},
+    [B_ADD] = {VD_OP_ADD, DIM_1, DIM_WIDTH, X_ROW, B_POST_ATTN, ALWAYS, 0},
     {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, B_ADD, 0, ALWAYS, 0},
     {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, B_NORM2 - 2, 0, ALWAYS, 0},
     [B_NORM2] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, B_ADD, B_NORM2 - 1, ALWAYS, VD_T_FFN_NORM},
@@ -166,6 +194,95 @@ static const struct row block_rows[B_OPS] = {
     [B_X] = {VD_OP_ADD, DIM_1, DIM_WIDTH, B_ADD, B_POST_FFN, ALWAYS, 0},
 };
 
+/* The unit of an encoder's queries, keys and values. */
+enum { Q_QUANT = 0, Q_Q = 3, Q_K = 6, Q_V = 9, Q_ROPE_Q = 11, Q_ROPE_K, Q_QROW, Q_KROW, Q_VROW, Q_OPS };
+
+static const struct row qkv_rows[Q_OPS] = {
+    [Q_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, X_ROW, 0, IF_TAKEN,
+                 TAKES(VD_T_ATTN_Q) | TAKES(VD_T_ATTN_K) | TAKES(VD_T_ATTN_V)},
+    {VD_OP_QUANT256, DIM_1, DIM_WIDTH, X_ROW, 0, IF_TAKEN,
+     TAKES(VD_T_ATTN_Q) | TAKES(VD_T_ATTN_K) | TAKES(VD_T_ATTN_V)},
+    {VD_OP_PART, DIM_Q, DIM_WIDTH, Q_QUANT, X_ROW, ALWAYS, VD_T_ATTN_Q},
+    [Q_Q] = {VD_OP_SUM, DIM_Q, DIM_WIDTH, Q_Q - 1, 0, ALWAYS, 0},
+    {VD_OP_BIAS, DIM_1, DIM_Q, Q_Q, 0, IF_QKV_BIAS, VD_T_ATTN_Q_BIAS},
+    {VD_OP_PART, DIM_KV, DIM_WIDTH, Q_QUANT, X_ROW, ALWAYS, VD_T_ATTN_K},
+    [Q_K] = {VD_OP_SUM, DIM_KV, DIM_WIDTH, Q_K - 1, 0, ALWAYS, 0},
+    {VD_OP_BIAS, DIM_1, DIM_KV, Q_K, 0, IF_QKV_BIAS, VD_T_ATTN_K_BIAS},
+    {VD_OP_PART, DIM_KV, DIM_WIDTH, Q_QUANT, X_ROW, ALWAYS, VD_T_ATTN_V},
+    [Q_V] = {VD_OP_SUM, DIM_KV, DIM_WIDTH, Q_V - 1, 0, ALWAYS, 0},
+    {VD_OP_BIAS, DIM_1, DIM_KV, Q_V, 0, IF_QKV_BIAS, VD_T_ATTN_V_BIAS},
+    [Q_ROPE_Q] = {VD_OP_ROPE, DIM_1, DIM_Q, Q_Q + 1, 0, IF_ROPE, 0},
+    [Q_ROPE_K] = {VD_OP_ROPE, DIM_1, DIM_KV, Q_K + 1, 0, IF_ROPE, 0},
+    [Q_QROW] = {VD_OP_QROW, DIM_1, DIM_Q, Q_ROPE_Q, 0, ALWAYS, 0},
+    [Q_KROW] = {VD_OP_KROW, DIM_1, DIM_KV, Q_ROPE_K, 0, ALWAYS, 0},
+    [Q_VROW] = {VD_OP_VROW, DIM_1, DIM_KV, Q_V + 1, 0, ALWAYS, 0},
+};
+
+/* The rest of an encoder's layer. */
+enum {
+    A_CHUNK = 1,
+    A_CHUNK_V,
+    A_MERGE,
+    A_ATTN,
+    A_QUANT_ATTN,
+    A_OUT = 8,
+    A_OUT_BIAS,
+    A_ADD,
+    A_NORM = 15,
+    A_QUANT,
+    A_GATE = 19,
+    A_GATE_BIAS,
+    A_UP = 22,
+    A_UP_BIAS,
+    A_GLU,
+    A_QUANT_FF,
+    A_DOWN = 28,
+    A_DOWN_BIAS,
+    A_ADD2,
+    A_X = 35,
+    A_OPS
+};
+
+static const struct row rest_rows[A_OPS] = {
+    {VD_OP_SCORE, DIM_1, DIM_1, VD_GRAPH_SRC(1, Q_QROW), VD_GRAPH_SRC(1, Q_KROW), ALWAYS, 0},
+    [A_CHUNK] = {VD_OP_CHUNK, DIM_1, DIM_1, A_CHUNK - 1, VD_GRAPH_SRC(1, Q_VROW), ALWAYS, 0},
+    [A_CHUNK_V] = {VD_OP_CHUNK_V, DIM_1, DIM_1, A_CHUNK, VD_GRAPH_SRC(1, Q_VROW), ALWAYS, 0},
+    [A_MERGE] = {VD_OP_MERGE, DIM_1, DIM_1, A_CHUNK, A_CHUNK_V, ALWAYS, 0},
+    [A_ATTN] = {VD_OP_ATTN, DIM_1, DIM_Q, A_MERGE, 0, ALWAYS, 0},
+    [A_QUANT_ATTN] = {VD_OP_QUANT, DIM_1, DIM_Q, A_ATTN, 0, IF_TAKEN, TAKES(VD_T_ATTN_OUTPUT)},
+    {VD_OP_QUANT256, DIM_1, DIM_Q, A_ATTN, 0, IF_TAKEN, TAKES(VD_T_ATTN_OUTPUT)},
+    {VD_OP_PART, DIM_WIDTH, DIM_Q, A_QUANT_ATTN, A_ATTN, ALWAYS, VD_T_ATTN_OUTPUT},
+    [A_OUT] = {VD_OP_SUM, DIM_WIDTH, DIM_Q, A_OUT - 1, 0, ALWAYS, 0},
+    [A_OUT_BIAS] = {VD_OP_BIAS, DIM_1, DIM_WIDTH, A_OUT, 0, IF_OUT_BIAS, VD_T_ATTN_OUTPUT_BIAS},
+    [A_ADD] = {VD_OP_ADD, DIM_1, DIM_WIDTH, X_ROW2, A_OUT_BIAS, ALWAYS, 0},
+    {VD_OP_MEAN_PART, DIM_1, DIM_WIDTH, A_ADD, 0, ALWAYS, 0},
+    {VD_OP_MEAN, DIM_1, DIM_WIDTH, A_NORM - 4, 0, ALWAYS, 0},
+    {VD_OP_VAR_PART, DIM_1, DIM_WIDTH, A_ADD, A_NORM - 3, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, A_NORM - 2, 0, ALWAYS, 0},
+    [A_NORM] = {VD_OP_LN_MUL, DIM_1, DIM_WIDTH, A_ADD, A_NORM - 1, ALWAYS, VD_T_POST_ATTN_NORM},
+    [A_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, A_NORM, 0, IF_TAKEN,
+                 TAKES(VD_T_FFN_GATE) | TAKES(VD_T_FFN_UP)},
+    {VD_OP_QUANT256, DIM_1, DIM_WIDTH, A_NORM, 0, IF_TAKEN, TAKES(VD_T_FFN_GATE) | TAKES(VD_T_FFN_UP)},
+    {VD_OP_PART, DIM_FF, DIM_WIDTH, A_QUANT, A_NORM, IF_GATE, VD_T_FFN_GATE},
+    [A_GATE] = {VD_OP_SUM, DIM_FF, DIM_WIDTH, A_GATE - 1, 0, IF_GATE, 0},
+    [A_GATE_BIAS] = {VD_OP_BIAS, DIM_1, DIM_FF, A_GATE, 0, IF_GATE_BIAS, VD_T_FFN_GATE_BIAS},
+    {VD_OP_PART, DIM_FF, DIM_WIDTH, A_QUANT, A_NORM, ALWAYS, VD_T_FFN_UP},
+    [A_UP] = {VD_OP_SUM, DIM_FF, DIM_WIDTH, A_UP - 1, 0, ALWAYS, 0},
+    [A_UP_BIAS] = {VD_OP_BIAS, DIM_1, DIM_FF, A_UP, 0, IF_FFN_BIAS, VD_T_FFN_UP_BIAS},
+    [A_GLU] = {VD_OP_SWIGLU, DIM_1, DIM_FF, A_GATE_BIAS, A_UP_BIAS, ALWAYS, 0}, /* or GEGLU, or GELU of up */
+    [A_QUANT_FF] = {VD_OP_QUANT, DIM_1, DIM_FF, A_GLU, 0, IF_TAKEN, TAKES(VD_T_FFN_DOWN)},
+    {VD_OP_QUANT256, DIM_1, DIM_FF, A_GLU, 0, IF_TAKEN, TAKES(VD_T_FFN_DOWN)},
+    {VD_OP_PART, DIM_WIDTH, DIM_FF, A_QUANT_FF, A_GLU, ALWAYS, VD_T_FFN_DOWN},
+    [A_DOWN] = {VD_OP_SUM, DIM_WIDTH, DIM_FF, A_DOWN - 1, 0, ALWAYS, 0},
+    [A_DOWN_BIAS] = {VD_OP_BIAS, DIM_1, DIM_WIDTH, A_DOWN, 0, IF_FFN_BIAS, VD_T_FFN_DOWN_BIAS},
+    [A_ADD2] = {VD_OP_ADD, DIM_1, DIM_WIDTH, A_NORM, A_DOWN_BIAS, ALWAYS, 0},
+    {VD_OP_MEAN_PART, DIM_1, DIM_WIDTH, A_ADD2, 0, ALWAYS, 0},
+    {VD_OP_MEAN, DIM_1, DIM_WIDTH, A_X - 4, 0, ALWAYS, 0},
+    {VD_OP_VAR_PART, DIM_1, DIM_WIDTH, A_ADD2, A_X - 3, ALWAYS, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, A_X - 2, 0, ALWAYS, 0},
+    [A_X] = {VD_OP_LN_MUL, DIM_1, DIM_WIDTH, A_ADD2, A_X - 1, ALWAYS, VD_T_POST_FFN_NORM},
+};
+
 /* H_LAST is the operator whose values are sampled from: what changes logits stands between H_LOGITS and it.
  */
 enum {
@@ -185,9 +302,9 @@ enum {
 
 /* The consumers of the head's quantisers are its one matrix, which is no layer's tensor: no bits. */
 static const struct row head_rows[H_OPS] = {
-    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, ALWAYS, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, X_ROW, 0, ALWAYS, 0},
     {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, H_NORM - 2, 0, ALWAYS, 0},
-    [H_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, H_NORM - 1, ALWAYS, 0},
+    [H_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, X_ROW, H_NORM - 1, ALWAYS, 0},
     [H_QUANT] = {VD_OP_QUANT, DIM_1, DIM_WIDTH, H_NORM, 0, IF_TAKEN, 0},
     {VD_OP_QUANT256, DIM_1, DIM_WIDTH, H_NORM, 0, IF_TAKEN, 0},
     {VD_OP_PART, DIM_VOCAB, DIM_WIDTH, H_QUANT, H_NORM, ALWAYS, 0},
@@ -201,14 +318,14 @@ static const struct row head_rows[H_OPS] = {
     [H_GMAX] = {VD_OP_GMAX, DIM_1, DIM_VOCAB, H_MAX, 0, ALWAYS, 0},
 };
 
-/* Instead of the head. A step that is not the last ends after POOL. */
+/* Instead of the head. A step that is not the last ends after POOL. An encoder's rows are normed already. */
 enum { P_NORM = 2, P_POOL, P_L2_PART, P_L2, P_VECTOR, P_OPS };
 
 static const struct row pool_rows[P_OPS] = {
-    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, 0, ALWAYS, 0},
-    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, P_NORM - 2, 0, ALWAYS, 0},
-    [P_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, VD_GRAPH_SRC_ROW, P_NORM - 1, ALWAYS, 0},
-    [P_POOL] = {VD_OP_POOL, DIM_1, DIM_WIDTH, P_NORM, 0, IF_MEAN, 0},
+    {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, X_ROW, 0, IF_DECODER, 0},
+    {VD_OP_NORM_SCALE, DIM_1, DIM_WIDTH, P_NORM - 2, 0, IF_DECODER, 0},
+    [P_NORM] = {VD_OP_NORM_MUL, DIM_1, DIM_WIDTH, X_ROW, P_NORM - 1, IF_DECODER, 0},
+    [P_POOL] = {VD_OP_POOL, DIM_1, DIM_WIDTH, P_NORM, 0, IF_POOLED, 0},
     [P_L2_PART] = {VD_OP_NORM_PART, DIM_1, DIM_WIDTH, P_POOL, 0, ALWAYS, 0},
     [P_L2] = {VD_OP_L2, DIM_1, DIM_WIDTH, P_L2_PART, 0, ALWAYS, 0},
     [P_VECTOR] = {VD_OP_VECTOR, DIM_1, DIM_WIDTH, P_POOL, P_L2, ALWAYS, 0},
@@ -260,11 +377,18 @@ static bool has_top_p(const struct vd_graph *g)
     return g->job.sampling.top_p_micro < VD_SAMPLE_MICRO;
 }
 
+/* An encoder has no tokens to give; where a decoder begins it has seen one token only. */
+static bool pooling_fits(const struct vd_graph *g)
+{
+    enum vd_pooling pooling = g->job.sampling.pooling;
+    return vd_program_is_encoder(g->program) ? pooling != VD_POOLING_NONE : pooling != VD_POOLING_CLS;
+}
+
 bool vd_graph_valid(const struct vd_graph *g)
 {
     const struct vd_graph_job *j = &g->job;
     uint64_t fed = (uint64_t)j->n_prompt + j->n_output;
-    if (vd_program_is_encoder(g->program) || j->sampling.pooling == VD_POOLING_CLS)
+    if (!pooling_fits(g))
         return false;
     if (vd_graph_pools(g))
         return j->n_prompt >= 1 && j->n_prompt <= g->program->ctx && j->n_steps == j->n_prompt &&
@@ -273,25 +397,69 @@ bool vd_graph_valid(const struct vd_graph *g)
            j->n_steps <= g->program->ctx && (j->n_steps == fed || j->n_steps + UINT64_C(1) == fed);
 }
 
-uint32_t vd_graph_units(const struct vd_graph *g, uint32_t step)
+/* What a unit is, and its operators. */
+enum part { PART_EMBED, PART_BLOCK, PART_QKV, PART_REST, PART_HEAD, PART_POOL };
+
+static const struct row *const rows_of[] = {
+    [PART_EMBED] = embed_rows, [PART_BLOCK] = block_rows, [PART_QKV] = qkv_rows,
+    [PART_REST] = rest_rows,   [PART_HEAD] = head_rows,   [PART_POOL] = pool_rows,
+};
+
+uint32_t vd_graph_last_block(const struct vd_graph *g)
 {
-    return g->program->n_layers + (vd_graph_has_head(g, step) ? 2 : 1);
+    return g->program->n_layers * (vd_program_is_encoder(g->program) ? 2 : 1);
 }
 
+static enum part part_of(const struct vd_graph *g, uint32_t unit)
+{
+    if (unit == 0)
+        return PART_EMBED;
+    if (unit > vd_graph_last_block(g))
+        return vd_graph_pools(g) ? PART_POOL : PART_HEAD;
+    if (!vd_program_is_encoder(g->program))
+        return PART_BLOCK;
+    return unit % 2 ? PART_QKV : PART_REST;
+}
+
+uint32_t vd_graph_layer(const struct vd_graph *g, uint32_t unit)
+{
+    return (unit - 1) / (vd_program_is_encoder(g->program) ? 2 : 1);
+}
+
+uint32_t vd_graph_units(const struct vd_graph *g, uint32_t step)
+{
+    return vd_graph_last_block(g) + (vd_graph_has_head(g, step) ? 2 : 1);
+}
+
+/* Nobody reads what the last block of a decoder gives at a step without a head. Of an encoder it is committed
+ * to at every step. */
 static bool is_short(const struct vd_graph *g, uint32_t step, uint32_t unit)
 {
-    return unit == g->program->n_layers && !vd_graph_has_head(g, step);
+    return part_of(g, unit) == PART_BLOCK && unit == g->program->n_layers && !vd_graph_has_head(g, step);
+}
+
+bool vd_graph_has_row(const struct vd_graph *g, uint32_t step)
+{
+    return !is_short(g, step, vd_graph_last_block(g));
 }
 
 uint32_t vd_graph_ops(const struct vd_graph *g, uint32_t step, uint32_t unit)
 {
     assert(step < g->job.n_steps && unit < vd_graph_units(g, step));
-    if (unit == 0)
-        return 1;
-    if (unit <= g->program->n_layers)
+    switch (part_of(g, unit)) {
+    case PART_EMBED:
+        return vd_program_is_encoder(g->program) ? E_OPS : 1;
+    case PART_BLOCK:
         return is_short(g, step, unit) ? B_VROW + 1 : B_OPS;
-    if (vd_graph_pools(g))
+    case PART_QKV:
+        return Q_OPS;
+    case PART_REST:
+        return A_OPS;
+    case PART_POOL:
         return step + 1 == g->job.n_prompt ? P_OPS : P_POOL + 1;
+    case PART_HEAD:
+        break;
+    }
     if (g->job.sampling.temp_micro == 0)
         return H_OPS + 1;
     return H_OPS + M_OPS * (unsigned)(has_top_k(g) + has_top_p(g)) + 3;
@@ -299,30 +467,117 @@ uint32_t vd_graph_ops(const struct vd_graph *g, uint32_t step, uint32_t unit)
 
 unsigned vd_graph_outs(const struct vd_graph *g, uint32_t step, uint32_t unit, uint8_t ops[VD_GRAPH_OUTS_MAX])
 {
-    if (unit > 0 && unit <= g->program->n_layers) {
-        ops[0] = B_KROW;
-        ops[1] = B_VROW;
-        ops[2] = is_short(g, step, unit) ? VD_GRAPH_NO_OP : B_X;
-        return 3;
-    }
     unsigned n = 0;
-    if (unit > 0 && vd_graph_pools(g)) {
+    switch (part_of(g, unit)) {
+    case PART_BLOCK:
+        ops[n++] = B_KROW;
+        ops[n++] = B_VROW;
+        ops[n++] = is_short(g, step, unit) ? VD_GRAPH_NO_OP : B_X;
+        break;
+    case PART_QKV:
+        ops[n++] = Q_QROW;
+        ops[n++] = Q_KROW;
+        ops[n++] = Q_VROW;
+        break;
+    case PART_EMBED:
+    case PART_REST:
+        ops[n++] = vd_graph_row_op(g, unit);
+        break;
+    case PART_POOL:
         if (g->job.sampling.pooling == VD_POOLING_MEAN)
             ops[n++] = P_POOL;
         if (step + 1 == g->job.n_prompt)
             ops[n++] = P_VECTOR;
-        return n;
+        break;
+    case PART_HEAD:
+        if (g->job.sampling.has_mask)
+            ops[n++] = H_STATE;
+        ops[n++] = (uint8_t)(vd_graph_ops(g, step, unit) - 1);
+        break;
     }
-    if (unit > 0 && g->job.sampling.has_mask)
-        ops[n++] = H_STATE;
-    ops[n++] = (uint8_t)(vd_graph_ops(g, step, unit) - 1); /* EMBED or TOKEN */
     return n;
 }
 
 uint8_t vd_graph_row_op(const struct vd_graph *g, uint32_t unit)
 {
-    assert(unit <= g->program->n_layers);
-    return unit == 0 ? 0 : B_X;
+    enum part part = part_of(g, unit);
+    assert(part == PART_EMBED || part == PART_BLOCK || part == PART_REST);
+    if (part == PART_EMBED)
+        return vd_program_is_encoder(g->program) ? E_NORM : 0;
+    return part == PART_BLOCK ? B_X : A_X;
+}
+
+/* ---- groups ---- */
+
+uint32_t vd_graph_groups(const struct vd_graph *g)
+{
+    return vd_program_is_encoder(g->program) ? vd_graph_head_unit(g) + 1 : g->job.n_steps;
+}
+
+/* An encoder's group of pooling units at the last step alone. */
+static bool is_single(const struct vd_graph *g, uint32_t group)
+{
+    return group == vd_graph_head_unit(g) && g->job.sampling.pooling != VD_POOLING_MEAN;
+}
+
+uint32_t vd_graph_members(const struct vd_graph *g, uint32_t group)
+{
+    if (!vd_program_is_encoder(g->program))
+        return vd_graph_units(g, group);
+    return is_single(g, group) ? 1 : g->job.n_steps;
+}
+
+struct vd_graph_place vd_graph_place(const struct vd_graph *g, uint32_t step, uint32_t unit)
+{
+    if (!vd_program_is_encoder(g->program))
+        return (struct vd_graph_place){step, unit};
+    return (struct vd_graph_place){unit, is_single(g, unit) ? 0 : step};
+}
+
+void vd_graph_at(const struct vd_graph *g, struct vd_graph_place place, uint32_t *step, uint32_t *unit)
+{
+    bool encoder = vd_program_is_encoder(g->program);
+    assert(place.group < vd_graph_groups(g) && place.member < vd_graph_members(g, place.group));
+    *unit = encoder ? place.group : place.member;
+    *step = !encoder ? place.group : is_single(g, place.group) ? g->job.n_steps - 1 : place.member;
+}
+
+uint32_t vd_graph_steps_for(const struct vd_graph *g, uint32_t step)
+{
+    return vd_program_is_encoder(g->program) ? g->job.n_steps : step + 1;
+}
+
+/* ---- what a unit reads of others ---- */
+
+static void add_read(struct vd_graph_read *out, unsigned *n, uint32_t unit, uint32_t op, uint32_t first,
+                     uint32_t count)
+{
+    if (count > 0)
+        out[(*n)++] = (struct vd_graph_read){unit, op, first, count};
+}
+
+unsigned vd_graph_reads(const struct vd_graph *g, uint32_t step, uint32_t unit,
+                        struct vd_graph_read out[VD_GRAPH_READS_MAX])
+{
+    enum part part = part_of(g, unit);
+    enum vd_pooling pooling = part == PART_POOL ? g->job.sampling.pooling : VD_POOLING_NONE;
+    unsigned n = 0;
+    if (part == PART_REST) {
+        add_read(out, &n, unit - 1, Q_QROW, step, 1);
+        add_read(out, &n, unit - 1, Q_KROW, 0, g->job.n_steps);
+        add_read(out, &n, unit - 1, Q_VROW, 0, g->job.n_steps);
+        add_read(out, &n, unit - 2, vd_graph_row_op(g, unit - 2), step, 1);
+    } else if (part != PART_EMBED) {
+        uint32_t at = pooling == VD_POOLING_CLS ? 0 : step;
+        add_read(out, &n, unit - 1, vd_graph_row_op(g, unit - 1), at, 1);
+    }
+    if (part == PART_BLOCK && !is_short(g, step, unit)) {
+        add_read(out, &n, unit, B_KROW, 0, step);
+        add_read(out, &n, unit, B_VROW, 0, step);
+    }
+    if (pooling == VD_POOLING_MEAN && step > 0)
+        add_read(out, &n, unit, P_POOL, step - 1, 1);
+    return n;
 }
 
 enum vd_stop vd_graph_stop(const struct vd_graph *g, uint32_t step, uint32_t token)
@@ -343,10 +598,14 @@ struct records {
     uint32_t bytes, per_leaf;
 };
 
-static struct records records_of(const struct vd_program *p, uint32_t step, const struct vd_graph_op *o)
+static uint32_t chunks_of(const struct vd_graph_op *o)
 {
-    uint64_t keys = step + UINT64_C(1) - o->first_key;
-    uint64_t chunks = step / VD_GRAPH_CHUNK - o->first_key / VD_GRAPH_CHUNK + 1;
+    return (o->end_key - 1) / VD_GRAPH_CHUNK - o->first_key / VD_GRAPH_CHUNK + 1;
+}
+
+static struct records records_of(const struct vd_program *p, const struct vd_graph_op *o)
+{
+    uint64_t keys = o->end_key - o->first_key;
     uint32_t hd = p->head_dim, tiles = (p->vocab + VD_SAMPLE_TILE - 1) / VD_SAMPLE_TILE;
     switch (o->kind) {
     case VD_OP_EMBED:
@@ -359,11 +618,14 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_SWIGLU:
     case VD_OP_GEGLU:
     case VD_OP_MIX:
+    case VD_OP_GELU:
+    case VD_OP_POSITION:
+    case VD_OP_LN_MUL:
     case VD_OP_CAP:
     case VD_OP_PENALTY:
     case VD_OP_LOGIT_BIAS:
     case VD_OP_MASK:
-        return (struct records){o->cols, 4, 1024};
+        return (struct records){o->cols, 4, VD_GRAPH_ROW_LEAF};
     case VD_OP_VECTOR: /* as the ledger takes shown tokens: one by one */
         return (struct records){o->cols, 4, 1};
     case VD_OP_POOL:
@@ -371,8 +633,11 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_MASK_STATE:
         return (struct records){1, VD_AUTOMATON_STATE_BYTES, 1};
     case VD_OP_NORM_PART:
+    case VD_OP_MEAN_PART:
+    case VD_OP_VAR_PART:
         return (struct records){vd_num_segs(o->cols), 4, 1024};
     case VD_OP_NORM_SCALE:
+    case VD_OP_MEAN:
     case VD_OP_L2:
         return (struct records){1, 4, 1};
     case VD_OP_HEAD_SCALE:
@@ -395,11 +660,11 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
     case VD_OP_SCORE:
         return (struct records){p->n_heads * keys, 4, 256};
     case VD_OP_CHUNK:
-        return (struct records){p->n_heads * chunks, 12 + 2 * VD_GRAPH_CHUNK, 16};
+        return (struct records){(uint64_t)p->n_heads * chunks_of(o), 12 + 2 * VD_GRAPH_CHUNK, 16};
     case VD_OP_CHUNK_V:
-        return (struct records){p->n_heads * chunks, 4 * hd, 1024 / hd};
+        return (struct records){(uint64_t)p->n_heads * chunks_of(o), 4 * hd, 1024 / hd};
     case VD_OP_MERGE:
-        return (struct records){p->n_heads * chunks, 8 + 4 * hd, 1024 / hd};
+        return (struct records){(uint64_t)p->n_heads * chunks_of(o), 8 + 4 * hd, 1024 / hd};
     case VD_OP_MAX:
         return (struct records){tiles, 12, 256};
     case VD_OP_HIST:
@@ -420,7 +685,8 @@ static struct records records_of(const struct vd_program *p, uint32_t step, cons
 
 static bool has_weight(enum vd_op kind)
 {
-    return kind == VD_OP_NORM_MUL || kind == VD_OP_HEAD_MUL || kind == VD_OP_PART || kind == VD_OP_BIAS;
+    return kind == VD_OP_EMBED || kind == VD_OP_NORM_MUL || kind == VD_OP_HEAD_MUL || kind == VD_OP_PART ||
+           kind == VD_OP_BIAS || kind == VD_OP_POSITION || kind == VD_OP_LN_MUL;
 }
 
 static uint16_t act_block(const struct vd_program *p, uint32_t tensor)
@@ -428,15 +694,16 @@ static uint16_t act_block(const struct vd_program *p, uint32_t tensor)
     return vd_wtype_info((enum vd_wtype)p->types[tensor])->act_block;
 }
 
-static bool is_taken(const struct vd_program *p, uint32_t unit, const struct row *r)
+static bool is_taken(const struct vd_graph *g, uint32_t unit, const struct row *r)
 {
+    const struct vd_program *p = g->program;
     uint16_t block = r->kind == VD_OP_QUANT ? 32 : 256;
     uint32_t consumers = r->tensor & vd_program_layer_set(p);
-    if (unit > p->n_layers)
+    if (part_of(g, unit) == PART_HEAD)
         return act_block(p, vd_program_head_tensor(p)) == block;
     for (unsigned t = 0; consumers >> t; t++)
-        if (consumers >> t & 1 &&
-            act_block(p, vd_program_layer_tensor(p, unit - 1, (enum vd_layer_tensor)t)) == block)
+        if (consumers >> t & 1 && act_block(p, vd_program_layer_tensor(p, vd_graph_layer(g, unit),
+                                                                       (enum vd_layer_tensor)t)) == block)
             return true;
     return false;
 }
@@ -448,7 +715,7 @@ static bool is_present(const struct vd_graph *g, uint32_t unit, const struct row
     case ALWAYS:
         return true;
     case IF_TAKEN:
-        return is_taken(p, unit, r);
+        return is_taken(g, unit, r);
     case IF_QKV_BIAS:
         return p->qkv_bias;
     case IF_QK_NORM:
@@ -465,66 +732,110 @@ static bool is_present(const struct vd_graph *g, uint32_t unit, const struct row
         return g->job.sampling.has_bias;
     case IF_MASK:
         return g->job.sampling.has_mask;
-    case IF_MEAN:
-        return g->job.sampling.pooling == VD_POOLING_MEAN;
+    case IF_POOLED:
+        return g->job.sampling.pooling != VD_POOLING_LAST;
+    case IF_DECODER:
+        return !vd_program_is_encoder(p);
+    case IF_TYPE:
+        return p->token_type;
+    case IF_POSITIONS:
+        return p->n_positions > 0;
+    case IF_ROPE:
+        return p->n_rope_tables > 0;
+    case IF_OUT_BIAS:
+        return p->out_bias;
+    case IF_GATE:
+        return !p->ungated;
+    case IF_GATE_BIAS:
+        return !p->ungated && p->ffn_bias;
+    case IF_FFN_BIAS:
+        return p->ffn_bias;
     }
     return false;
 }
 
-/* The operator that is read where the table says `op`. */
-static uint8_t source(const struct vd_graph *g, uint32_t unit, const struct row *rows, uint8_t op)
+/* What is read where the table says `src`. */
+static uint8_t source(const struct vd_graph *g, uint32_t unit, uint8_t src)
 {
-    while (op != VD_GRAPH_SRC_ROW && !is_present(g, unit, &rows[op]))
-        op = rows[op].src;
-    return op;
+    const struct row *rows = rows_of[part_of(g, unit)];
+    while (VD_GRAPH_SRC_BACK(src) == 0 && !is_present(g, unit, &rows[src]))
+        src = rows[src].src;
+    uint8_t back = VD_GRAPH_SRC_BACK(src);
+    if (VD_GRAPH_SRC_OP(src) != ROW_OP)
+        return src;
+    return (uint8_t)VD_GRAPH_SRC(back, vd_graph_row_op(g, unit - back));
 }
 
-static void set_part(const struct vd_graph *g, const struct row *rows, const struct row *r, uint32_t unit,
-                     struct vd_graph_op *o)
+static void set_part(const struct vd_graph *g, const struct row *r, uint32_t unit, struct vd_graph_op *o)
 {
     const struct vd_program *p = g->program;
-    bool is_down = rows == block_rows && r->tensor == VD_T_FFN_DOWN;
+    bool in_block = part_of(g, unit) == PART_BLOCK, is_down = in_block && r->tensor == VD_T_FFN_DOWN;
     o->act_block = act_block(p, o->tensor);
     if (o->act_block == 0)
-        o->src = source(g, unit, rows, r->src2);
+        o->src = source(g, unit, r->src2);
     else
         o->src = (uint8_t)(r->src + (o->act_block == 256));
-    if (p->n_experts && rows == block_rows &&
-        (is_down || r->tensor == VD_T_FFN_GATE || r->tensor == VD_T_FFN_UP)) {
+    if (p->n_experts && in_block && (is_down || r->tensor == VD_T_FFN_GATE || r->tensor == VD_T_FFN_UP)) {
         o->n_slots = p->n_used;
         o->slot_minor = is_down;
         o->route = B_ROUTE;
     }
 }
 
-/* Fills in all but the records. False: the operator is absent. */
-static bool from_row(const struct vd_graph *g, uint32_t step, uint32_t unit, const struct row *rows,
-                     uint32_t op, struct vd_graph_op *o)
+static uint32_t tensor_of(const struct vd_graph *g, uint32_t unit, const struct row *r)
 {
     const struct vd_program *p = g->program;
-    const struct row *r = &rows[op];
+    enum part part = part_of(g, unit);
+    if (part == PART_EMBED)
+        return vd_program_embed_tensor(p, (enum vd_embed_tensor)r->tensor);
+    if (part == PART_HEAD || part == PART_POOL)
+        return r->kind == VD_OP_PART ? vd_program_head_tensor(p) : vd_program_norm_tensor(p);
+    return vd_program_layer_tensor(p, vd_graph_layer(g, unit), (enum vd_layer_tensor)r->tensor);
+}
+
+/* Which activation it is. Without a gate it reads one source. */
+static void set_act(const struct vd_program *p, struct vd_graph_op *o)
+{
+    if (p->act == VD_ACT_GELU)
+        o->kind = p->ungated ? VD_OP_GELU : VD_OP_GEGLU;
+    if (p->ungated)
+        o->src = o->src2;
+}
+
+static void set_keys(const struct vd_graph *g, uint32_t step, uint32_t unit, struct vd_graph_op *o)
+{
+    bool block = part_of(g, unit) == PART_BLOCK;
+    o->layer = vd_graph_layer(g, unit);
+    o->first_key = block ? vd_program_first_key(g->program, o->layer, step) : 0;
+    o->end_key = block ? step + 1 : g->job.n_steps;
+}
+
+/* Fills in all but the records. False: the operator is absent. */
+static bool from_row(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
+                     struct vd_graph_op *o)
+{
+    const struct vd_program *p = g->program;
+    enum part part = part_of(g, unit);
+    const struct row *r = &rows_of[part][op];
     o->kind = (enum vd_op)r->kind;
     o->rows = dim_of(p, (enum dim)r->rows);
     o->cols = dim_of(p, (enum dim)r->cols);
+    o->end_key = 1; /* of an absent operator: any number of keys that is one */
     if (!is_present(g, unit, r))
         return false;
-    if (o->kind == VD_OP_SWIGLU && p->act == VD_ACT_GELU)
-        o->kind = VD_OP_GEGLU;
-    if (rows == block_rows) {
-        o->layer = unit - 1;
-        o->first_key = vd_program_first_key(p, o->layer, step);
-    }
+    if (part == PART_BLOCK || part == PART_QKV || part == PART_REST)
+        set_keys(g, step, unit, o);
     if (has_weight(o->kind))
-        o->tensor = rows == block_rows ? vd_program_layer_tensor(p, o->layer, (enum vd_layer_tensor)r->tensor)
-                    : o->kind == VD_OP_PART ? vd_program_head_tensor(p)
-                                            : vd_program_norm_tensor(p);
+        o->tensor = tensor_of(g, unit, r);
     if (o->kind == VD_OP_PART) {
-        set_part(g, rows, r, unit, o);
+        set_part(g, r, unit, o);
     } else {
-        o->src = source(g, unit, rows, r->src);
-        o->src2 = source(g, unit, rows, r->src2);
+        o->src = source(g, unit, r->src);
+        o->src2 = source(g, unit, r->src2);
     }
-    o->src_pool = rows == pool_rows && o->src == P_POOL;
+    if (o->kind == VD_OP_SWIGLU)
+        set_act(p, o);
+    o->src_pool = part == PART_POOL && o->src == P_POOL;
     return true;
 }
 
@@ -535,7 +846,7 @@ static void sampling_op(const struct vd_graph *g, uint32_t m, struct vd_graph_op
     unsigned search = m / M_OPS, at = m % M_OPS;
     uint8_t base = (uint8_t)(H_OPS + M_OPS * search);
     *o = (struct vd_graph_op){.rows = 1, .cols = g->program->vocab, .gmax = H_GMAX};
-    o->src = source(g, g->program->n_layers + 1, head_rows, H_LAST);
+    o->src = source(g, vd_graph_head_unit(g), H_LAST);
     o->last_cut = search ? (uint8_t)(base - 1) : VD_GRAPH_NO_OP;
     if (search >= searches) {
         static const uint8_t tail[] = {VD_OP_MASS, VD_OP_DRAW, VD_OP_TOKEN};
@@ -558,24 +869,14 @@ static void sampling_op(const struct vd_graph *g, uint32_t m, struct vd_graph_op
 
 void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op, struct vd_graph_op *o)
 {
-    const struct vd_program *p = g->program;
     bool present = true;
     assert(op < vd_graph_ops(g, step, unit));
     *o = (struct vd_graph_op){.last_cut = VD_GRAPH_NO_OP};
-    if (unit == 0) {
-        o->kind = VD_OP_EMBED;
-        o->rows = 1;
-        o->cols = p->width;
-    } else if (unit <= p->n_layers) {
-        present = from_row(g, step, unit, block_rows, op, o);
-    } else if (vd_graph_pools(g)) {
-        present = from_row(g, step, unit, pool_rows, op, o);
-    } else if (op < H_OPS) {
-        present = from_row(g, step, unit, head_rows, op, o);
-    } else {
+    if (part_of(g, unit) == PART_HEAD && op >= H_OPS)
         sampling_op(g, op - H_OPS, o);
-    }
-    struct records r = records_of(p, step, o);
+    else
+        present = from_row(g, step, unit, op, o);
+    struct records r = records_of(g->program, o);
     o->n_records = present ? r.n : 0;
     o->record_bytes = r.bytes;
     o->leaf_records = r.per_leaf;
@@ -583,14 +884,14 @@ void vd_graph_op(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_
 
 /* ---- parts of a record's number ---- */
 
-struct vd_graph_chunk vd_graph_chunk(const struct vd_graph_op *o, uint32_t step, uint64_t record)
+struct vd_graph_chunk vd_graph_chunk(const struct vd_graph_op *o, uint64_t record)
 {
-    uint32_t first_chunk = o->first_key / VD_GRAPH_CHUNK, n_chunks = step / VD_GRAPH_CHUNK - first_chunk + 1;
-    uint32_t at = (uint32_t)(record % n_chunks), begin = (first_chunk + at) * VD_GRAPH_CHUNK;
-    uint64_t keys = step + UINT64_C(1) - o->first_key;
+    uint32_t n_chunks = chunks_of(o), at = (uint32_t)(record % n_chunks);
+    uint32_t begin = (o->first_key / VD_GRAPH_CHUNK + at) * VD_GRAPH_CHUNK, end = begin + VD_GRAPH_CHUNK;
+    uint64_t keys = o->end_key - o->first_key;
     struct vd_graph_chunk c = {.head = (uint32_t)(record / n_chunks), .is_first = at == 0};
     c.from = begin < o->first_key ? o->first_key : begin;
-    c.n = (step < begin + VD_GRAPH_CHUNK - 1 ? step : begin + VD_GRAPH_CHUNK - 1) - c.from + 1;
+    c.n = (o->end_key < end ? o->end_key : end) - c.from;
     c.first_score = c.head * keys + (c.from - o->first_key);
     return c;
 }
@@ -620,29 +921,49 @@ static uint32_t at_most(uint64_t left, uint32_t most)
     return left < most ? (uint32_t)left : most;
 }
 
-static void read_op(struct ask *a, uint8_t op, uint64_t first, uint32_t count)
+static void read_op(struct ask *a, uint8_t src, uint64_t first, uint32_t count)
 {
-    a->in[a->n++] = (struct vd_graph_input){
-        .kind = op == VD_GRAPH_SRC_ROW ? VD_IN_ROW : VD_IN_OP, .op = op, .first = first, .count = count};
+    uint8_t back = VD_GRAPH_SRC_BACK(src);
+    a->in[a->n++] = (struct vd_graph_input){.kind = back ? VD_IN_ROW : VD_IN_OP,
+                                            .op = VD_GRAPH_SRC_OP(src),
+                                            .back = back,
+                                            .first = first,
+                                            .count = count};
 }
 
-static void read_weight(struct ask *a, uint64_t row, uint64_t col)
+static void read_tensor(struct ask *a, uint32_t tensor, uint64_t row, uint64_t col)
 {
     a->in[a->n++] = (struct vd_graph_input){.kind = VD_IN_WEIGHT,
-                                            .tensor = a->o->tensor,
+                                            .tensor = tensor,
                                             .row = (uint32_t)row,
                                             .part = (uint32_t)(col / VD_WEIGHT_PART_ELEMS)};
 }
 
-/* Rows [from, to) of the cache for one kv head: those of earlier steps, then the step's own. */
-static void read_cache(struct ask *a, uint8_t op, uint32_t kv_head, uint64_t from, uint64_t to)
+static void read_weight(struct ask *a, uint64_t row, uint64_t col)
 {
-    uint64_t earlier = to < a->step ? to : a->step;
-    if (from < earlier)
-        a->in[a->n++] = (struct vd_graph_input){
-            .kind = VD_IN_KV, .op = op, .first = from, .count = (uint32_t)(earlier - from), .head = kv_head};
-    if (to > a->step)
-        read_op(a, op, kv_head, 1);
+    read_tensor(a, a->o->tensor, row, col);
+}
+
+static void read_steps(struct ask *a, uint8_t src, uint32_t leaf, uint32_t first, uint32_t count)
+{
+    a->in[a->n++] = (struct vd_graph_input){.kind = VD_IN_KV,
+                                            .op = VD_GRAPH_SRC_OP(src),
+                                            .back = VD_GRAPH_SRC_BACK(src),
+                                            .first = first,
+                                            .count = count,
+                                            .leaf = leaf};
+}
+
+/* Rows [from, to) of the cache for one kv head. Those of the unit itself are opened like its other records.
+ */
+static void read_cache(struct ask *a, uint8_t src, uint32_t kv_head, uint32_t from, uint32_t to)
+{
+    bool own = VD_GRAPH_SRC_BACK(src) == 0 && to > a->step;
+    uint32_t others = own ? a->step : to;
+    if (from < others)
+        read_steps(a, src, kv_head, from, others - from);
+    if (own)
+        read_op(a, src, kv_head, 1);
 }
 
 static void read_logits(struct ask *a, uint64_t tile)
@@ -685,6 +1006,28 @@ static void in_norm_part(struct ask *a)
 static void in_norm_scale(struct ask *a)
 {
     read_op(a, a->o->src, 0, vd_num_segs(a->o->cols));
+}
+
+/* The segment, and the mean that is taken from it. */
+static void in_var_part(struct ask *a)
+{
+    in_norm_part(a);
+    read_op(a, a->o->src2, 0, 1);
+}
+
+static void in_ln_mul(struct ask *a)
+{
+    read_op(a, a->o->src, a->record, 1);
+    read_op(a, (uint8_t)(a->o->src2 - 2), 0, 1); /* MEAN */
+    read_op(a, a->o->src2, 0, 1);
+    read_weight(a, 0, a->record);
+    read_tensor(a, a->o->tensor + 1, 0, a->record);
+}
+
+static void in_position(struct ask *a)
+{
+    read_op(a, a->o->src, a->record, 1);
+    read_weight(a, a->step, a->record);
 }
 
 static void in_norm_mul(struct ask *a)
@@ -787,8 +1130,8 @@ static uint32_t kv_head_of(const struct ask *a, uint64_t h)
 
 static void in_score(struct ask *a)
 {
-    uint64_t keys = a->step + UINT64_C(1) - a->o->first_key, h = a->record / keys;
-    uint64_t key = a->o->first_key + a->record % keys;
+    uint64_t keys = a->o->end_key - a->o->first_key, h = a->record / keys;
+    uint32_t key = a->o->first_key + (uint32_t)(a->record % keys);
     uint32_t blocks = a->g->program->head_dim / 32;
     read_op(a, a->o->src, h * blocks, blocks);
     read_cache(a, a->o->src2, kv_head_of(a, h), key, key + 1);
@@ -797,26 +1140,25 @@ static void in_score(struct ask *a)
 /* CHUNK reads the scores, CHUNK_V the chunk's record; both the V rows of its keys. */
 static void in_chunk(struct ask *a)
 {
-    struct vd_graph_chunk c = vd_graph_chunk(a->o, a->step, a->record);
+    struct vd_graph_chunk c = vd_graph_chunk(a->o, a->record);
     if (a->o->kind == VD_OP_CHUNK)
         read_op(a, a->o->src, c.first_score, c.n);
     else
         read_op(a, a->o->src, a->record, 1);
-    read_cache(a, a->o->src2, kv_head_of(a, c.head), c.from, c.from + UINT64_C(1) * c.n);
+    read_cache(a, a->o->src2, kv_head_of(a, c.head), c.from, c.from + c.n);
 }
 
 static void in_merge(struct ask *a)
 {
-    if (!vd_graph_chunk(a->o, a->step, a->record).is_first)
-        read_op(a, B_MERGE, a->record - 1, 1);
+    if (!vd_graph_chunk(a->o, a->record).is_first)
+        read_op(a, (uint8_t)(a->o->src2 + 1), a->record - 1, 1); /* its own */
     read_op(a, a->o->src, a->record, 1);
     read_op(a, a->o->src2, a->record, 1);
 }
 
 static void in_attn(struct ask *a)
 {
-    uint64_t chunks = a->step / VD_GRAPH_CHUNK - a->o->first_key / VD_GRAPH_CHUNK + 1;
-    uint64_t h = a->record / a->g->program->head_dim;
+    uint64_t chunks = chunks_of(a->o), h = a->record / a->g->program->head_dim;
     read_op(a, a->o->src, h * chunks + chunks - 1, 1);
 }
 
@@ -856,8 +1198,7 @@ static void in_mask_state(struct ask *a)
 {
     if (a->step + 1 == a->g->job.n_prompt)
         return;
-    a->in[a->n++] =
-        (struct vd_graph_input){.kind = VD_IN_KV, .op = H_STATE, .first = a->step - 1, .count = 1};
+    read_steps(a, H_STATE, 0, a->step - 1, 1);
     read_tokens(a, a->step, a->step);
     read_table(a, VD_IN_MASK);
     a->in[a->n++] = (struct vd_graph_input){.kind = VD_IN_TEXT, .dynamic = true};
@@ -934,13 +1275,18 @@ static void in_token(struct ask *a)
     read_logits_dynamic(a);
 }
 
-/* The sum up to the position before, if there is one, then this position's own elements. */
+/* The mean: the sum up to the position before, if there is one, then this position's own elements. CLS: the
+ * leaf of step 0's row that they are in. */
 static void in_pool(struct ask *a)
 {
+    uint64_t first = a->record * VD_GRAPH_POOL_ELEMS;
+    if (a->g->job.sampling.pooling == VD_POOLING_CLS) {
+        read_steps(a, a->o->src, (uint32_t)(first / VD_GRAPH_ROW_LEAF), 0, 1);
+        return;
+    }
     if (a->step > 0)
-        a->in[a->n++] = (struct vd_graph_input){
-            .kind = VD_IN_KV, .op = P_POOL, .first = a->step - 1, .count = 1, .head = (uint32_t)a->record};
-    read_op(a, a->o->src, a->record * VD_GRAPH_POOL_ELEMS, VD_GRAPH_POOL_ELEMS);
+        read_steps(a, P_POOL, (uint32_t)a->record, a->step - 1, 1);
+    read_op(a, a->o->src, first, VD_GRAPH_POOL_ELEMS);
 }
 
 static void in_vector(struct ask *a)
@@ -973,6 +1319,12 @@ static void (*const inputs_of[VD_OP_KINDS])(struct ask *) = {
     [VD_OP_ADD] = in_two,
     [VD_OP_SWIGLU] = in_two,
     [VD_OP_GEGLU] = in_two,
+    [VD_OP_GELU] = in_one,
+    [VD_OP_POSITION] = in_position,
+    [VD_OP_MEAN_PART] = in_norm_part,
+    [VD_OP_MEAN] = in_norm_scale,
+    [VD_OP_VAR_PART] = in_var_part,
+    [VD_OP_LN_MUL] = in_ln_mul,
     [VD_OP_ROUTE] = in_route,
     [VD_OP_MIX] = in_mix,
     [VD_OP_CAP] = in_one,

@@ -16,7 +16,7 @@
 /* Gives every tensor a type: vectors F32, matrices `type`, or Q8_0 where its blocks do not fit their rows. */
 static void set_types(struct vd_program *p, enum vd_wtype type, bool tied)
 {
-    p->n_tensors = vd_program_norm_tensor(p) + (tied ? 1 : 2);
+    p->n_tensors = vd_program_norm_tensor(p) + (vd_program_is_encoder(p) ? 0 : tied ? 1 : 2);
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         bool fits = vd_program_tensor(p, i).cols % vd_wtype_info(type)->block_elems == 0;
         p->types[i] = (uint8_t)(vd_program_is_vector(p, i) ? VD_WTYPE_F32 : fits ? type : VD_WTYPE_Q8_0);
@@ -56,6 +56,34 @@ static struct vd_program all_features(struct vd_program p, uint32_t n_experts, u
     p.route_norm = n_experts > 0;
     set_types(&p, type, true);
     return p;
+}
+
+/* Of BERT's form, or of Nomic's. */
+static struct vd_program encoder(struct vd_program p, bool nomic, enum vd_wtype type)
+{
+    p.kind = VD_PROGRAM_ENCODER;
+    p.ctx = 2048;
+    p.layer_norm = p.token_type = true;
+    if (!nomic) {
+        p.act = VD_ACT_GELU;
+        p.ungated = p.qkv_bias = p.out_bias = p.ffn_bias = true;
+        p.n_positions = 2048;
+        p.n_rope = p.n_rope_tables = 0;
+        p.rope_pairing = VD_ROPE_NONE;
+        p.rope_scale[0] = 0;
+    }
+    set_types(&p, type, false);
+    return p;
+}
+
+static struct vd_graph vector_graph(const struct vd_program *p, uint32_t n, enum vd_pooling pooling)
+{
+    return (struct vd_graph){p,
+                             {.n_prompt = n,
+                              .n_output = p->width,
+                              .n_steps = n,
+                              .max_tokens = p->width,
+                              .sampling = {.pooling = pooling, .top_p_micro = VD_SAMPLE_MICRO}}};
 }
 
 static struct vd_graph graph(const struct vd_program *p, uint32_t n_prompt, uint32_t n_output,
@@ -151,6 +179,37 @@ static void sampling_order(void **state)
     assert_int_equal(o.src2, HEAD_OPS + 37);
 }
 
+static bool place_before(struct vd_graph_place a, struct vd_graph_place b)
+{
+    return a.group < b.group || (a.group == b.group && a.member < b.member);
+}
+
+/* What is read of another unit is told by vd_graph_reads, hashed under that unit, and stands before. */
+static void check_read(const struct vd_graph *g, uint32_t step, uint32_t unit,
+                       const struct vd_graph_input *in)
+{
+    struct vd_graph_read read[VD_GRAPH_READS_MAX];
+    unsigned n = vd_graph_reads(g, step, unit, read), n_outs;
+    bool steps = in->kind == VD_IN_KV, told = false, bound = false;
+    uint32_t from = steps ? (uint32_t)in->first : step, count = steps ? in->count : 1;
+    struct vd_graph_op src;
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    assert_true(unit >= in->back && count >= 1 && count <= 64);
+    for (unsigned i = 0; i < n; i++)
+        told |= read[i].unit == unit - in->back && read[i].op == in->op && from >= read[i].first &&
+                from + count <= read[i].first + read[i].n;
+    assert_true(told);
+    for (uint32_t s = from; s < from + count; s++) {
+        assert_true(place_before(vd_graph_place(g, s, unit - in->back), vd_graph_place(g, step, unit)));
+        vd_graph_op(g, s, unit - in->back, in->op, &src);
+        assert_true(steps ? in->leaf < vd_graph_leaves(&src) : in->first + in->count <= src.n_records);
+        n_outs = vd_graph_outs(g, s, unit - in->back, ops);
+        for (unsigned i = 0; i < n_outs; i++)
+            bound |= ops[i] == in->op;
+        assert_true(bound);
+    }
+}
+
 /* Everything that a record reads stands before it in the total order, and exists. */
 static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op,
                            uint64_t record)
@@ -160,7 +219,7 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
     vd_graph_op(g, step, unit, op, &o);
     unsigned n = vd_graph_inputs(g, step, &o, record, in);
     assert_true(n >= 1 || (o.kind == VD_OP_MASK_STATE && step + 1 == g->job.n_prompt));
-    assert_true(o.src == VD_GRAPH_SRC_ROW || o.src <= op);
+    assert_true(VD_GRAPH_SRC_BACK(o.src) > 0 || o.src <= op);
     for (unsigned i = 0; i < n; i++) {
         switch (in[i].kind) {
         case VD_IN_OP:
@@ -172,19 +231,17 @@ static void inputs_precede(const struct vd_graph *g, uint32_t step, uint32_t uni
             assert_true(src.n_records > 0); /* nobody reads what is absent */
             assert_true(in[i].dynamic || (in[i].count >= 1 && in[i].first + in[i].count <= src.n_records));
             break;
-        case VD_IN_ROW:
-            assert_true(unit > 0);
-            vd_graph_op(g, step, unit - 1, vd_graph_row_op(g, unit - 1), &src);
-            assert_true(in[i].first + in[i].count <= src.n_records && src.kind != VD_OP_VROW);
-            break;
         case VD_IN_KV:
-            assert_true(in[i].count >= 1 && in[i].count <= 64 && in[i].first + in[i].count <= step);
             if (o.kind == VD_OP_MASK_STATE) {
-                assert_true(in[i].op == op && in[i].first + 1 >= g->job.n_prompt);
+                assert_true(in[i].op == op && in[i].first + 1 >= g->job.n_prompt && in[i].first + 1 == step);
                 break;
             }
-            assert_true(in[i].head < g->program->n_kv_heads);
-            assert_true(in[i].first >= vd_program_first_key(g->program, unit - 1, step));
+            assert_true(o.first_key <= in[i].first);
+            check_read(g, step, unit, &in[i]);
+            break;
+        case VD_IN_ROW:
+            assert_true(in[i].back > 0);
+            check_read(g, step, unit, &in[i]);
             break;
         case VD_IN_WEIGHT:
             assert_true(in[i].part < vd_tensor_parts(vd_program_tensor(g->program, in[i].tensor)));
@@ -320,7 +377,7 @@ static void windows(void **state)
         uint64_t first_score;
     } want[] = {{0, 0, 301, 19, 0}, {1, 0, 320, 64, 19}, {2, 0, 384, 17, 83}, {10, 3, 320, 64, 319}};
     for (unsigned i = 0; i < 4; i++) {
-        struct vd_graph_chunk c = vd_graph_chunk(&o, 400, want[i].record);
+        struct vd_graph_chunk c = vd_graph_chunk(&o, want[i].record);
         assert_int_equal(c.head, want[i].head);
         assert_int_equal(c.from, want[i].from);
         assert_int_equal(c.n, want[i].n);
@@ -376,10 +433,21 @@ static size_t records_bytes(const struct vd_graph_op *o, uint64_t first, uint32_
     return n;
 }
 
+/* From units at steps [first, first + count) up to the state root, or to the root of `own`. */
+static size_t climb_bytes(const struct vd_graph *g, struct vd_graph_place own, uint32_t unit, uint32_t first,
+                          uint32_t count)
+{
+    struct vd_graph_place a = vd_graph_place(g, first, unit), b = vd_graph_place(g, first + count - 1, unit);
+    size_t n = 0;
+    for (uint32_t i = a.group; i <= b.group; i++)
+        n += proof_bytes(vd_graph_members(g, i), a.member, a.group == b.group ? b.member - a.member + 1 : 1);
+    return n + (a.group == own.group ? 0 : proof_bytes(vd_graph_groups(g), a.group, b.group - a.group + 1));
+}
+
 static size_t input_bytes(const struct vd_graph *g, uint32_t step, uint32_t unit, struct vd_graph_input in)
 {
     struct vd_graph_op o;
-    uint32_t units = vd_graph_units(g, step);
+    struct vd_graph_place own = vd_graph_place(g, step, unit);
     if (in.dynamic && in.kind == VD_IN_OP)
         in.count = VD_SAMPLE_TILE;
     switch (in.kind) {
@@ -387,13 +455,13 @@ static size_t input_bytes(const struct vd_graph *g, uint32_t step, uint32_t unit
         vd_graph_op(g, step, unit, in.op, &o);
         return records_bytes(&o, in.first, in.count);
     case VD_IN_ROW:
-        vd_graph_op(g, step, unit - 1, vd_graph_row_op(g, unit - 1), &o);
-        return records_bytes(&o, in.first, in.count) + 64 + proof_bytes(units, unit - 1, 1);
+        vd_graph_op(g, step, unit - in.back, in.op, &o);
+        return records_bytes(&o, in.first, in.count) + 64 + climb_bytes(g, own, unit - in.back, step, 1);
     case VD_IN_KV:
-        vd_graph_op(g, step, unit, in.op, &o);
-        return in.count * (32 + o.record_bytes + proof_bytes(o.n_records, in.head, 1) + 64 +
-                           proof_bytes(units, unit, 1)) +
-               proof_bytes(g->job.n_steps, in.first, in.count);
+        vd_graph_op(g, (uint32_t)in.first, unit - in.back, in.op, &o);
+        return in.count * (32 + vd_graph_leaf_bytes(&o, in.leaf) +
+                           proof_bytes(vd_graph_leaves(&o), in.leaf, 1) + 64) +
+               climb_bytes(g, own, unit - in.back, (uint32_t)in.first, in.count);
     case VD_IN_WEIGHT: {
         struct vd_tensor_shape t = vd_program_tensor(g->program, in.tensor);
         uint64_t parts = vd_tensor_parts(t);
@@ -432,7 +500,8 @@ static size_t check_bounds(const char *name, const struct vd_graph *g, uint32_t 
 {
     size_t most = 0;
     struct vd_rng rng = {seed, 0};
-    uint32_t last = g->program->n_layers;
+    uint32_t last = vd_graph_last_block(g);
+    assert_true(vd_graph_groups(g) <= 1 << 20 && vd_graph_members(g, 0) <= 1 << 20);
     for (uint32_t u = 0; u < vd_graph_units(g, step); u += u < 4 || u + 3 > last ? 1 : 50)
         for (uint32_t op = 0; op < vd_graph_ops(g, step, u); op++) {
             struct vd_graph_op o;
@@ -508,6 +577,169 @@ static void vectors(void **state)
         }
         check_bounds("a vector", &g, 699, 6);
     }
+}
+
+/* ---- encoders ---- */
+
+enum { QKV_OPS = 16, REST_OPS = 36, ENCODER_EMBED_OPS = 8 };
+
+static void units_of_an_encoder(void **state)
+{
+    struct vd_program p =
+        encoder(program(12, 768, 12, 12, 64, 3072, 30522, VD_WTYPE_Q8_0), false, VD_WTYPE_Q8_0);
+    struct vd_graph g = vector_graph(&p, 100, VD_POOLING_MEAN);
+    struct vd_graph_op o;
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    assert_null(vd_program_check(&p));
+    assert_true(vd_graph_valid(&g));
+    assert_int_equal(vd_graph_units(&g, 5), 26);
+    assert_int_equal(vd_graph_last_block(&g), 24);
+    assert_int_equal(vd_graph_layer(&g, 23), 11);
+    assert_int_equal(vd_graph_layer(&g, 24), 11);
+    assert_int_equal(vd_graph_ops(&g, 5, 0), ENCODER_EMBED_OPS);
+    assert_int_equal(vd_graph_ops(&g, 5, 23), QKV_OPS);
+    assert_int_equal(vd_graph_ops(&g, 5, 24), REST_OPS);
+    assert_int_equal(vd_graph_ops(&g, 5, 25), 4);
+    assert_int_equal(vd_graph_ops(&g, 99, 25), 7);
+    assert_int_equal(vd_graph_outs(&g, 5, 23, ops), 3);
+    assert_int_equal(vd_graph_outs(&g, 5, 24, ops), 1);
+    assert_int_equal(ops[0], REST_OPS - 1);
+    assert_true(vd_graph_has_row(&g, 5));
+    find_op(&g, 5, 24, VD_OP_SCORE, &o);
+    assert_int_equal(o.n_records, 12 * 100); /* every position, whatever the step */
+    find_op(&g, 5, 24, VD_OP_MERGE, &o);
+    assert_int_equal(o.n_records, 12 * 2);
+    find_op(&g, 5, 24, VD_OP_GELU, &o);
+    assert_int_equal(o.n_records, 3072);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_SUM), 768 + 3072 + 768);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_BIAS), 768 + 3072 + 768);
+    assert_int_equal(records_of_kind(&g, 5, 23, VD_OP_BIAS), 3 * 768);
+    assert_int_equal(records_of_kind(&g, 5, 23, VD_OP_ROPE), 0);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_LN_MUL), 2 * 768);
+    assert_int_equal(records_of_kind(&g, 5, 0, VD_OP_POSITION), 768);
+    assert_int_equal(records_of_kind(&g, 5, 25, VD_OP_NORM_MUL), 0); /* the rows are normed */
+    assert_int_equal(records_of_kind(&g, 5, 25, VD_OP_POOL), 24);
+    p = encoder(program(12, 768, 12, 12, 64, 3072, 30522, VD_WTYPE_Q8_0), true, VD_WTYPE_F16);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_SUM), 768 + 2 * 3072 + 768);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_SWIGLU), 3072);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_GELU), 0);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_BIAS), 0);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_QUANT), 0);
+    assert_int_equal(records_of_kind(&g, 5, 23, VD_OP_ROPE), 2 * 768);
+    assert_int_equal(records_of_kind(&g, 5, 0, VD_OP_POSITION), 0);
+    p.ffn_bias = true;
+    set_types(&p, VD_WTYPE_F16, false);
+    assert_int_equal(records_of_kind(&g, 5, 24, VD_OP_BIAS), 2 * 3072 + 768);
+}
+
+/* An encoder pools, always; a decoder's first position is no result. */
+static void jobs_of_encoders(void **state)
+{
+    struct vd_program d = program(1, 64, 2, 1, 32, 64, 100, VD_WTYPE_F32),
+                      p = encoder(d, false, VD_WTYPE_F32);
+    struct vd_graph g = graph(&p, 4, 1, greedy);
+    assert_false(vd_graph_valid(&g));
+    for (unsigned i = VD_POOLING_LAST; i <= VD_POOLING_CLS; i++) {
+        g = vector_graph(&p, 2048, (enum vd_pooling)i);
+        assert_true(vd_graph_valid(&g));
+        g = vector_graph(&p, 2049, (enum vd_pooling)i);
+        assert_false(vd_graph_valid(&g));
+        g = vector_graph(&d, 4, (enum vd_pooling)i);
+        assert_int_equal(vd_graph_valid(&g), i != VD_POOLING_CLS);
+    }
+}
+
+/* Groups and members name every unit once, in an order in which everything stands before its readers. */
+static void places_of(const struct vd_graph *g)
+{
+    uint32_t n = 0, total = 0, step, unit;
+    for (uint32_t s = 0; s < g->job.n_steps; s++)
+        total += vd_graph_units(g, s);
+    for (uint32_t i = 0; i < vd_graph_groups(g); i++)
+        for (uint32_t k = 0; k < vd_graph_members(g, i); k++, n++) {
+            vd_graph_at(g, (struct vd_graph_place){i, k}, &step, &unit);
+            assert_true(step < g->job.n_steps && unit < vd_graph_units(g, step));
+            struct vd_graph_place back = vd_graph_place(g, step, unit);
+            assert_true(back.group == i && back.member == k);
+        }
+    assert_int_equal(n, total);
+}
+
+static void every_input_of_an_encoder_precedes(void **state)
+{
+    const struct vd_program shape = program(2, 1056, 4, 2, 96, 544, 300, VD_WTYPE_Q4_0);
+    const uint32_t lengths[] = {1, 2, 64, 65, 130};
+    for (unsigned k = 0; k < 30; k++) {
+        struct vd_program p = encoder(shape, k & 1, k & 1 ? VD_WTYPE_Q4_0 : VD_WTYPE_F32);
+        struct vd_graph g = vector_graph(&p, lengths[k / 2 % 5], (enum vd_pooling)(1 + k / 10));
+        uint32_t n = g.job.n_steps;
+        const uint32_t steps[] = {0, n / 2, n - 1};
+        struct vd_rng rng = {k, 3};
+        assert_null(vd_program_check(&p));
+        places_of(&g);
+        for (unsigned s = 0; s < 3; s++)
+            for (uint32_t u = 0; u < vd_graph_units(&g, steps[s]); u++)
+                for (uint32_t op = 0; op < vd_graph_ops(&g, steps[s], u); op++) {
+                    struct vd_graph_op o;
+                    vd_graph_op(&g, steps[s], u, op, &o);
+                    for (unsigned i = 0; o.n_records && i < 12; i++)
+                        inputs_precede(&g, steps[s], u, op,
+                                       i == 0   ? 0
+                                       : i == 1 ? o.n_records - 1
+                                                : vd_rng_below(&rng, o.n_records));
+                }
+    }
+    struct vd_program d = program(2, 64, 2, 1, 32, 64, 100, VD_WTYPE_F32);
+    struct vd_graph g = graph(&d, 5, 4, greedy);
+    places_of(&g);
+    g = vector_graph(&d, 5, VD_POOLING_LAST);
+    places_of(&g);
+}
+
+/* Moves of the worker until a record is left: STATE and NODES, UNITS, OPS, LEAVES, RECORDS; ten levels each.
+ */
+static unsigned moves_to(const struct vd_graph *g, struct vd_graph_place at, uint64_t n_leaves)
+{
+    const uint64_t trees[] = {vd_graph_groups(g), vd_graph_members(g, at.group), n_leaves};
+    unsigned n = 2;
+    for (unsigned i = 0; i < 3; i++) {
+        unsigned levels = 0;
+        while (UINT64_C(1) << levels < trees[i])
+            levels++;
+        n += i == 2 ? (levels + 9) / 10 : levels <= 10 ? 1 : (levels + 9) / 10;
+    }
+    return n;
+}
+
+/* The widest, deepest and longest encoders there are: openings of 64 KiB, seven moves. */
+static void the_largest_encoders_stay_within_bounds(void **state)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_F32, VD_WTYPE_Q8_0, VD_WTYPE_Q6_K};
+    static const uint32_t hds[] = {32, 64, 96, 224, 256};
+    size_t most = 0;
+    unsigned most_moves = 0;
+    for (unsigned i = 0; i < 30; i++) {
+        struct vd_program p =
+            encoder(program(256, 16384, 256, i % 2 ? 256 : 1, hds[i % 5], 65536, 1 << 20, types[i % 3]),
+                    i / 15, types[i % 3]);
+        struct vd_graph g = vector_graph(&p, 2048, (enum vd_pooling)(1 + i % 3));
+        assert_null(vd_program_check(&p));
+        assert_true(vd_graph_valid(&g));
+        const uint32_t steps[] = {0, 1025, 2047};
+        for (unsigned s = 0; s < 3; s++) {
+            size_t n = check_bounds("encoder", &g, steps[s], i);
+            most = n > most ? n : most;
+            for (uint32_t u = 0; u < vd_graph_units(&g, steps[s]); u += u < 3 || u > 500 ? 1 : 50)
+                for (uint32_t op = 0; op < vd_graph_ops(&g, steps[s], u); op++) {
+                    struct vd_graph_op o;
+                    vd_graph_op(&g, steps[s], u, op, &o);
+                    unsigned moves = moves_to(&g, vd_graph_place(&g, steps[s], u), vd_graph_leaves(&o));
+                    most_moves = moves > most_moves ? moves : most_moves;
+                }
+        }
+    }
+    print_message("    the largest opening of an encoder: %zu bytes; moves: %u\n", most, most_moves);
+    assert_int_equal(most_moves, 7);
 }
 
 struct known_shape {
@@ -651,6 +883,10 @@ int main(void)
         cmocka_unit_test(vectors),
         cmocka_unit_test(the_largest_programs_stay_within_bounds),
         cmocka_unit_test(known_models_stay_within_bounds),
+        cmocka_unit_test(units_of_an_encoder),
+        cmocka_unit_test(jobs_of_encoders),
+        cmocka_unit_test(every_input_of_an_encoder_precedes),
+        cmocka_unit_test(the_largest_encoders_stay_within_bounds),
         cmocka_unit_test(stops),
         cmocka_unit_test(jobs_that_do_not_fit),
         cmocka_unit_test(hashes_are_those_of_the_spec),

@@ -15,9 +15,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     size_t n = vd_program_encode(&p, again, sizeof again);
     assert(n == n_bytes && memcmp(again, data, n) == 0);
     struct vd_graph g = {&p, {.n_prompt = 1, .n_output = 1, .n_steps = 1, .max_tokens = 1}};
-    assert(vd_graph_valid(&g) == !vd_program_is_encoder(&p));
-    if (!vd_graph_valid(&g))
-        return 0;
+    if (vd_program_is_encoder(&p))
+        g.job = (struct vd_graph_job){.n_prompt = 1,
+                                      .n_output = p.width,
+                                      .n_steps = 1,
+                                      .max_tokens = p.width,
+                                      .sampling = {.pooling = VD_POOLING_CLS}};
+    assert(vd_graph_valid(&g));
     for (uint32_t u = 0; u < vd_graph_units(&g, 0); u++)
         for (uint32_t op = 0; op < vd_graph_ops(&g, 0, u); op++) {
             struct vd_graph_input in[VD_GRAPH_INPUTS_MAX];

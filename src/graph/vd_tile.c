@@ -64,6 +64,37 @@ static void eval_norm_part(const struct eval *e)
     put_f32(e->out, 0, vd_num_sumsq_seg(x, n));
 }
 
+static void eval_mean_part(const struct eval *e)
+{
+    float x[VD_SEG_ELEMS];
+    get_f32s(e->data->in[0], e->t->in[0].count, x);
+    put_f32(e->out, 0, vd_num_sum_seg(x, e->t->in[0].count));
+}
+
+static void eval_mean(const struct eval *e)
+{
+    float part[VD_PROGRAM_WIDTH_MAX / VD_SEG_ELEMS];
+    get_f32s(e->data->in[0], e->t->in[0].count, part);
+    put_f32(e->out, 0, vd_num_mean(part, e->t->in[0].count, e->t->o.cols));
+}
+
+static void eval_var_part(const struct eval *e)
+{
+    float x[VD_SEG_ELEMS];
+    get_f32s(e->data->in[0], e->t->in[0].count, x);
+    put_f32(e->out, 0, vd_num_var_seg(x, get_f32(e->data->in[1], 0), e->t->in[0].count));
+}
+
+static void eval_ln_mul(const struct eval *e)
+{
+    const uint8_t *const *in = e->data->in;
+    uint32_t col = part_col(&e->t->in[3], e->t->record);
+    float x = get_f32(in[0], 0), w = get_f32(in[3], col), b = get_f32(in[4], col), y;
+    vd_num_layernorm_mul(&x, get_f32(in[1], 0), get_f32(in[2], 0), &w, &b, 1, &y);
+    put_f32(e->out, 0, y);
+}
+
+/* NORM_SCALE, of the sum of squares or of the variance's. */
 static void eval_norm_scale(const struct eval *e)
 {
     float part[VD_PROGRAM_WIDTH_MAX / VD_SEG_ELEMS];
@@ -226,7 +257,7 @@ static void eval_score(const struct eval *e)
 /* The chunk's first lane; its keys need not start at lane 0 where a window does not. */
 static unsigned first_lane(const struct eval *e)
 {
-    return vd_graph_chunk(&e->t->o, e->t->step, e->t->record).from % VD_GRAPH_CHUNK;
+    return vd_graph_chunk(&e->t->o, e->t->record).from % VD_GRAPH_CHUNK;
 }
 
 static void eval_chunk(const struct eval *e)
@@ -309,6 +340,18 @@ static void eval_bias(const struct eval *e)
 {
     float x = get_f32(e->data->in[0], 0);
     put_f32(e->out, 0, x + get_f32(e->data->in[1], part_col(&e->t->in[1], e->t->record)));
+}
+
+static void eval_position(const struct eval *e)
+{
+    float y;
+    vd_num_dequant(type_of(e), e->data->in[1], part_col(&e->t->in[1], e->t->record), 1, &y);
+    put_f32(e->out, 0, get_f32(e->data->in[0], 0) + y);
+}
+
+static void eval_gelu(const struct eval *e)
+{
+    put_f32(e->out, 0, vd_num_gelu(get_f32(e->data->in[0], 0)));
 }
 
 static void eval_glu(const struct eval *e)
@@ -674,6 +717,8 @@ static void eval_token(const struct eval *e)
 static void eval_pool(const struct eval *e)
 {
     const uint8_t *own = e->data->in[e->t->n_in - 1];
+    if (e->g->job.sampling.pooling == VD_POOLING_CLS)
+        own = e->data->row[0] + 4 * (e->t->record * VD_GRAPH_POOL_ELEMS % VD_GRAPH_ROW_LEAF);
     for (uint32_t i = 0; i < VD_GRAPH_POOL_ELEMS; i++) {
         float y = get_f32(own, i);
         put_f32(e->out, i, e->t->n_in == 2 ? get_f32(e->data->row[0], i) + y : y);
@@ -719,6 +764,12 @@ static void (*const eval_of[VD_OP_KINDS])(const struct eval *) = {
     [VD_OP_ADD] = eval_add,
     [VD_OP_SWIGLU] = eval_glu,
     [VD_OP_GEGLU] = eval_glu,
+    [VD_OP_GELU] = eval_gelu,
+    [VD_OP_POSITION] = eval_position,
+    [VD_OP_MEAN_PART] = eval_mean_part,
+    [VD_OP_MEAN] = eval_mean,
+    [VD_OP_VAR_PART] = eval_var_part,
+    [VD_OP_LN_MUL] = eval_ln_mul,
     [VD_OP_ROUTE] = eval_route,
     [VD_OP_MIX] = eval_mix,
     [VD_OP_CAP] = eval_cap,

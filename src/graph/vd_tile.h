@@ -23,7 +23,7 @@ struct vd_tile {
 /* Where the inputs' bytes lie. in[i]: VD_IN_OP and VD_IN_ROW: the first needed record, the others follow;
  * VD_IN_WEIGHT: the leaf's first byte; VD_IN_TOKEN: 4 bytes; VD_IN_WINDOW: 4 bytes a token; VD_IN_BIAS,
  * VD_IN_MASK: u32 length, bytes; VD_IN_TEXT: u16 length, bytes. row[j]: of the tile's VD_IN_KV input (there
- * is at most one) the record of its j-th step. */
+ * is at most one) the leaf of its j-th step. */
 struct vd_tile_data {
     const uint8_t *in[VD_GRAPH_INPUTS_MAX];
     const uint8_t *row[VD_GRAPH_CHUNK];

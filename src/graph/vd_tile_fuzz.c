@@ -33,8 +33,27 @@ static const struct vd_program program = {
 
 enum { INPUT_BYTES = 4 * VD_SAMPLE_TILE };
 
-/* 0: the plain one above; 1: every feature; 2: every feature over super-blocks; 3: every feature but experts,
- * and a window of one key. */
+static void make_encoder(struct vd_program *p, bool bert)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_Q4_0, VD_WTYPE_BF16, VD_WTYPE_Q8_0, VD_WTYPE_F32};
+    p->kind = VD_PROGRAM_ENCODER;
+    p->layer_norm = p->token_type = true;
+    p->n_stop = 0;
+    if (bert) {
+        p->act = VD_ACT_GELU;
+        p->ungated = p->qkv_bias = p->out_bias = p->ffn_bias = true;
+        p->n_positions = 100;
+        p->n_rope = p->n_rope_tables = 0;
+        p->rope_pairing = VD_ROPE_NONE;
+    }
+    p->n_tensors = vd_program_norm_tensor(p);
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        p->types[i] = (uint8_t)(vd_program_is_vector(p, i) ? VD_WTYPE_F32 : types[i % 4]);
+    assert(vd_program_check(p) == NULL);
+}
+
+/* 4: an encoder of BERT's form, 5: of Nomic's; 0: the plain one above; 1: every feature; 2: every feature
+ * over super-blocks; 3: every feature but experts, and a window of one key. */
 static struct vd_program program_of(unsigned which)
 {
     static const enum vd_wtype types[] = {VD_WTYPE_Q4_K,  VD_WTYPE_Q6_K, VD_WTYPE_IQ4_XS, VD_WTYPE_Q5_0,
@@ -42,6 +61,10 @@ static struct vd_program program_of(unsigned which)
     struct vd_program p = program;
     if (which == 0)
         return p;
+    if (which >= 4) {
+        make_encoder(&p, which == 4);
+        return p;
+    }
     if (which == 2) {
         p.width = 768;
         p.n_heads = 8;
@@ -87,7 +110,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     struct vd_tile t;
     if (n_bytes < 5)
         return 0;
-    struct vd_program p = program_of(data[0] / 64);
+    bool encoder = data[3] >= 250 && data[3] < 254;
+    struct vd_program p = program_of(encoder ? 4 + (data[3] & 1) : data[0] / 64);
     struct vd_graph g = {&p, {.n_prompt = 66, .n_output = 2, .n_steps = 67, .max_tokens = 2}};
     uint8_t flags = data[3];
     g.job.sampling = (struct vd_sampling){.temp_micro = flags & 1 ? 1 + (flags & 2 ? 700000 : 0) : 0,
@@ -99,13 +123,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
                                           .presence_micro = flags & 64 ? -7 : 0,
                                           .has_bias = flags & 64,
                                           .has_mask = flags & 128};
-    if (flags >= 254) /* a vector */
-        g.job = (struct vd_graph_job){.n_prompt = 67,
-                                      .n_output = p.width,
-                                      .n_steps = 67,
-                                      .max_tokens = p.width,
-                                      .sampling = {.pooling = flags & 1 ? VD_POOLING_MEAN : VD_POOLING_LAST,
-                                                   .top_p_micro = VD_SAMPLE_MICRO}};
+    if (flags >= 250) /* a vector */
+        g.job =
+            (struct vd_graph_job){.n_prompt = 67,
+                                  .n_output = p.width,
+                                  .n_steps = 67,
+                                  .max_tokens = p.width,
+                                  .sampling = {.pooling = encoder ? (enum vd_pooling)(1 + data[0] / 64 % 3)
+                                                          : flags & 1 ? VD_POOLING_MEAN
+                                                                      : VD_POOLING_LAST,
+                                               .top_p_micro = VD_SAMPLE_MICRO}};
     uint32_t step = flags & 32 ? 66 : 65, unit = data[0] % 64 % vd_graph_units(&g, step);
     uint32_t op = data[1] % vd_graph_ops(&g, step, unit);
     struct vd_graph_op o;

@@ -60,12 +60,7 @@ enum vd_err vd_game_fetch(struct vd_ledger_client *ledger, const struct vd_hash 
 
 static uint64_t unit_bytes(const struct vd_trace_unit_data *u)
 {
-    uint64_t n = (uint64_t)u->step * (u->k_row_bytes + u->v_row_bytes + sizeof u->cache_outs[0]);
-    if (!u->memory)
-        return 0;
-    for (uint32_t i = 0; i < u->n_ops; i++)
-        n += u->op[i].n_records * u->op[i].record_bytes;
-    return n;
+    return u->memory ? u->memory_bytes : 0;
 }
 
 static uint64_t trace_bytes(const struct vd_game_trace *t)
@@ -73,7 +68,9 @@ static uint64_t trace_bytes(const struct vd_game_trace *t)
     if (!t->trace)
         return 0;
     const struct vd_trace *trace = vd_trace_model_trace(t->trace);
-    return (uint64_t)trace->graph.job.n_steps * (trace->n_units + 3) * VD_HASH_BYTES;
+    return ((uint64_t)vd_graph_groups(&trace->graph) * (trace->n_members + 1) +
+            2 * trace->graph.job.n_steps) *
+           VD_HASH_BYTES;
 }
 
 static void unit_free(struct vd_game_unit *u)

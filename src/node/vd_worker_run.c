@@ -359,10 +359,11 @@ static struct vd_link *vd_job_link(struct vd_worker_job *j)
 static void vd_job_on_position(void *arg, const struct vd_position *p)
 {
     struct vd_worker_job *j = arg;
+    struct vd_graph_rows rows = {NULL, p->k, p->v, p->x};
     if (j->request.sampling.pooling)
-        vd_commit_add_vector(&j->commit, p->k, p->v, p->x, p->sum, p->vector);
+        vd_commit_add_vector(&j->commit, &rows, p->sum, p->vector);
     else
-        vd_commit_add(&j->commit, p->k, p->v, p->x, p->token, p->stop, p->mask);
+        vd_commit_add(&j->commit, &rows, p->token, p->stop, p->mask);
 }
 
 /* What it has said so far, signed: whoever follows the stream can hold the worker to it. A refusal to be read

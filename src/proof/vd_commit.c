@@ -6,12 +6,23 @@
 
 #include <assert.h>
 
-enum { ROW_LEAF = 1024 }; /* f32 records of a leaf of EMBED and ADD */
-
-/* `each` elements a leaf. */
-static struct vd_hash leaves_root(const struct vd_trace_at *at, const float *x, uint32_t n, uint32_t each)
+void vd_unit_records(const struct vd_graph_op *o, const struct vd_graph_rows *rows, uint8_t *out)
 {
-    uint8_t buf[4 * ROW_LEAF];
+    size_t n = (size_t)o->n_records * o->record_bytes;
+    const uint8_t *from = o->kind == VD_OP_QROW   ? rows->q
+                          : o->kind == VD_OP_KROW ? rows->k
+                          : o->kind == VD_OP_VROW ? rows->v
+                                                  : NULL;
+    if (from)
+        memcpy(out, from, n);
+    for (size_t i = 0; !from && i < n / 4; i++)
+        vd_le32_store(out + 4 * i, vd_f32_bits(vd_num_canon(rows->x[i])));
+}
+
+/* Floats, `each` a leaf. */
+static struct vd_hash floats_root(const struct vd_trace_at *at, const float *x, uint32_t n, uint32_t each)
+{
+    uint8_t buf[4 * VD_GRAPH_ROW_LEAF];
     struct vd_merkle_stream tree;
     vd_merkle_stream_init(&tree);
     for (uint32_t first = 0; first < n; first += each) {
@@ -24,52 +35,39 @@ static struct vd_hash leaves_root(const struct vd_trace_at *at, const float *x, 
     return vd_merkle_stream_root(&tree);
 }
 
-static struct vd_hash row_root(const struct vd_trace_at *at, const float *x, uint32_t n)
-{
-    return leaves_root(at, x, n, ROW_LEAF);
-}
-
-static struct vd_hash cache_root(struct vd_trace_at at, uint32_t op, const struct vd_graph *g,
-                                 const uint8_t *rows)
+static struct vd_hash out_root(struct vd_trace_at at, uint32_t op, const struct vd_graph *g,
+                               const struct vd_graph_rows *rows)
 {
     struct vd_graph_op o;
-    at.op = op;
     vd_graph_op(g, at.step, at.unit, op, &o);
-    return vd_trace_op_root(&at, rows, (size_t)o.n_records * o.record_bytes, o.record_bytes);
+    at.op = op;
+    if (o.kind != VD_OP_QROW && o.kind != VD_OP_KROW && o.kind != VD_OP_VROW)
+        return floats_root(&at, rows->x, o.cols, o.leaf_records);
+    return vd_trace_op_root(&at,
+                            o.kind == VD_OP_QROW   ? rows->q
+                            : o.kind == VD_OP_KROW ? rows->k
+                                                   : rows->v,
+                            (size_t)o.n_records * o.record_bytes, (size_t)o.leaf_records * o.record_bytes);
 }
 
-struct vd_hash vd_unit_block(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                             uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x,
-                             struct vd_hash outs[VD_GRAPH_OUTS_MAX])
+struct vd_hash vd_unit_rows(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
+                            uint32_t unit, const struct vd_graph_rows *rows,
+                            struct vd_hash outs[VD_GRAPH_OUTS_MAX])
 {
     struct vd_hash own[VD_GRAPH_OUTS_MAX];
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     struct vd_trace_at at = {*salt, step, unit, 0};
     unsigned n = vd_graph_outs(g, step, unit, ops);
-    assert(n == 3);
     outs = outs ? outs : own;
-    outs[0] = cache_root(at, ops[0], g, k);
-    outs[1] = cache_root(at, ops[1], g, v);
-    memset(&outs[2], 0, sizeof outs[2]);
-    if (ops[2] != VD_GRAPH_NO_OP) {
-        at.op = ops[2];
-        outs[2] = row_root(&at, x, g->program->width);
-    }
+    for (unsigned i = 0; i < n; i++)
+        outs[i] = ops[i] == VD_GRAPH_NO_OP ? (struct vd_hash){{0}} : out_root(at, ops[i], g, rows);
     return vd_trace_unit(&at, outs, n);
-}
-
-struct vd_hash vd_unit_embed(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                             const float *x)
-{
-    struct vd_trace_at at = {*salt, step, 0, 0};
-    struct vd_hash root = row_root(&at, x, g->program->width);
-    return vd_trace_unit(&at, &root, 1);
 }
 
 struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
                             uint32_t token, enum vd_stop stop, const uint8_t *mask_state)
 {
-    uint32_t unit = g->program->n_layers + 1;
+    uint32_t unit = vd_graph_head_unit(g);
     struct vd_trace_at at = {*salt, step, unit, 0};
     uint8_t record[VD_TOKEN_RECORD_BYTES], ops[VD_GRAPH_OUTS_MAX];
     struct vd_hash root[VD_GRAPH_OUTS_MAX];
@@ -88,7 +86,7 @@ struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt
 struct vd_hash vd_unit_pool(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
                             const float *sum, const float *vector, struct vd_hash outs[VD_GRAPH_OUTS_MAX])
 {
-    uint32_t unit = g->program->n_layers + 1, d = g->program->width;
+    uint32_t unit = vd_graph_head_unit(g), d = g->program->width;
     struct vd_trace_at at = {*salt, step, unit, 0};
     struct vd_hash own[VD_GRAPH_OUTS_MAX];
     uint8_t ops[VD_GRAPH_OUTS_MAX];
@@ -97,11 +95,11 @@ struct vd_hash vd_unit_pool(const struct vd_graph *g, const struct vd_hash *salt
     outs = outs ? outs : own;
     if (sum) {
         at.op = ops[0];
-        outs[0] = leaves_root(&at, sum, d, VD_GRAPH_POOL_ELEMS);
+        outs[0] = floats_root(&at, sum, d, VD_GRAPH_POOL_ELEMS);
     }
     if (vector) {
         at.op = VD_TRACE_OP_VECTOR;
-        outs[n - 1] = leaves_root(&at, vector, d, 1);
+        outs[n - 1] = floats_root(&at, vector, d, 1);
     }
     return vd_trace_unit(&at, outs, n);
 }
@@ -129,15 +127,24 @@ static void add_leaf(struct vd_commit *c, uint32_t s, const struct vd_hash *unit
     vd_merkle_stream_add(&c->steps, &c->leaf);
 }
 
-void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x, uint32_t token,
-                   enum vd_stop stop, const struct vd_automaton_state *mask)
+/* Begins the next position: its number, its salt and the last block's unit hash. */
+static uint32_t begin(struct vd_commit *c, const struct vd_graph_rows *rows, struct vd_hash *salt,
+                      struct vd_hash *unit)
 {
     uint32_t s = c->n_steps++;
-    bool has_head = vd_graph_has_head(&c->graph, s);
-    struct vd_hash salt = c->salt, head;
-    assert(has_head == (x != NULL));
+    assert(vd_graph_has_row(&c->graph, s) == (rows->x != NULL));
+    *salt = c->salt;
     c->salt = vd_trace_salt(c->job_salt, s + 1);
-    struct vd_hash unit = vd_unit_block(&c->graph, &salt, s, c->graph.program->n_layers, k, v, x, NULL);
+    *unit = vd_unit_rows(&c->graph, salt, s, vd_graph_last_block(&c->graph), rows, NULL);
+    return s;
+}
+
+void vd_commit_add(struct vd_commit *c, const struct vd_graph_rows *rows, uint32_t token, enum vd_stop stop,
+                   const struct vd_automaton_state *mask)
+{
+    struct vd_hash salt, unit, head;
+    uint32_t s = begin(c, rows, &salt, &unit);
+    bool has_head = vd_graph_has_head(&c->graph, s);
     if (has_head) {
         uint8_t state[VD_AUTOMATON_STATE_BYTES];
         if (mask)
@@ -152,21 +159,19 @@ void vd_commit_add(struct vd_commit *c, const uint8_t *k, const uint8_t *v, cons
     add_leaf(c, s, &unit, has_head ? &head : NULL);
 }
 
-void vd_commit_add_vector(struct vd_commit *c, const uint8_t *k, const uint8_t *v, const float *x,
-                          const float *sum, const float *vector)
+void vd_commit_add_vector(struct vd_commit *c, const struct vd_graph_rows *rows, const float *sum,
+                          const float *vector)
 {
-    uint32_t s = c->n_steps++;
-    struct vd_hash salt = c->salt, head, outs[VD_GRAPH_OUTS_MAX];
-    assert(vd_graph_has_head(&c->graph, s) == (x != NULL));
-    c->salt = vd_trace_salt(c->job_salt, s + 1);
-    struct vd_hash unit = vd_unit_block(&c->graph, &salt, s, c->graph.program->n_layers, k, v, x, NULL);
-    if (x)
+    struct vd_hash salt, unit, head, outs[VD_GRAPH_OUTS_MAX];
+    uint32_t s = begin(c, rows, &salt, &unit);
+    bool has_head = vd_graph_has_head(&c->graph, s);
+    if (has_head)
         head = vd_unit_pool(&c->graph, &salt, s, sum, vector, outs);
     if (vector) {
         c->vector = outs[sum ? 1 : 0];
         c->n_output = c->graph.program->width;
     }
-    add_leaf(c, s, &unit, x ? &head : NULL);
+    add_leaf(c, s, &unit, has_head ? &head : NULL);
 }
 
 struct vd_hash vd_commit_root(const struct vd_commit *c)

@@ -3,6 +3,7 @@
  * Then both units are computed operator by operator, and compared byte by byte. */
 #include "vd_diff.h"
 
+#include "vd_commit.h"
 #include "vd_num.h"
 
 #include <inttypes.h>
@@ -64,6 +65,12 @@ static uint32_t value_at(const struct vd_graph_op *op, const struct vd_program *
     case VD_OP_SWIGLU:
     case VD_OP_GEGLU:
     case VD_OP_MIX:
+    case VD_OP_GELU:
+    case VD_OP_POSITION:
+    case VD_OP_MEAN_PART:
+    case VD_OP_MEAN:
+    case VD_OP_VAR_PART:
+    case VD_OP_LN_MUL:
     case VD_OP_CAP:
     case VD_OP_PENALTY:
     case VD_OP_LOGIT_BIAS:
@@ -135,41 +142,26 @@ static bool compare_records(struct vd_diff *d, const struct vd_program *p, uint3
 struct outputs {
     const struct vd_trace *t;
     uint32_t step, unit;
+    struct vd_graph_op op[VD_GRAPH_OUTS_MAX]; /* no records: the unit has no such row */
     uint8_t *row[VD_GRAPH_OUTS_MAX];
-    size_t n_bytes[VD_GRAPH_OUTS_MAX];
 };
 
-static void keep_floats(struct outputs *o, unsigned at, const float *x)
-{
-    for (size_t i = 0; i < o->n_bytes[at] / 4; i++)
-        vd_le32_store(o->row[at] + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
-}
-
-static void keep_outputs(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
-                         const float *x)
+static void keep_outputs(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows)
 {
     struct outputs *o = arg;
-    unsigned x_at = unit == 0 ? 0 : 2;
-    if (step != o->step || unit != o->unit)
-        return;
-    if (unit > 0) {
-        memcpy(o->row[0], k, o->n_bytes[0]);
-        memcpy(o->row[1], v, o->n_bytes[1]);
-    }
-    if (x)
-        keep_floats(o, x_at, x);
+    for (unsigned i = 0; step == o->step && unit == o->unit && i < VD_GRAPH_OUTS_MAX; i++)
+        if (o->op[i].n_records)
+            vd_unit_records(&o->op[i], rows, o->row[i]);
 }
 
-/* POOL's row, if there is one, stands before the vector. */
 static void keep_pooled(void *arg, uint32_t step, const float *sum, const float *vector)
 {
     struct outputs *o = arg;
-    if (step != o->step || o->unit <= o->t->graph.program->n_layers)
-        return;
-    if (sum)
-        keep_floats(o, 0, sum);
-    if (vector)
-        keep_floats(o, sum ? 1 : 0, vector);
+    for (unsigned i = 0; step == o->step && o->unit == vd_graph_head_unit(&o->t->graph) && i < 2; i++)
+        if (o->op[i].n_records)
+            vd_unit_records(&o->op[i],
+                            &(struct vd_graph_rows){.x = o->op[i].kind == VD_OP_POOL ? sum : vector},
+                            o->row[i]);
 }
 
 static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
@@ -182,17 +174,15 @@ static enum vd_err read_outputs(struct vd_trace *t, struct outputs *o, const uin
 {
     struct vd_trace_sink sink = {o, keep_outputs, keep_no_token, keep_pooled};
     for (unsigned i = 0; i < n; i++) {
-        struct vd_graph_op op = {0};
         if (ops[i] != VD_GRAPH_NO_OP)
-            vd_graph_op(&t->graph, o->step, o->unit, ops[i], &op);
-        o->n_bytes[i] = op.n_records * op.record_bytes;
-        o->row[i] = calloc(1, o->n_bytes[i] + 1);
+            vd_graph_op(&t->graph, o->step, o->unit, ops[i], &o->op[i]);
+        o->row[i] = calloc(1, (size_t)o->op[i].n_records * o->op[i].record_bytes + 1);
         if (!o->row[i])
             return vd_error_set(err, VD_ENOMEM, "no memory for a unit's outputs");
     }
-    if (o->unit <= t->graph.program->n_layers || vd_graph_pools(&t->graph))
-        return t->source.run(t->source.arg, o->step + 1, &sink, err);
-    memcpy(o->row[n - 1], t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * o->step, o->n_bytes[n - 1]);
+    if (o->unit < vd_graph_head_unit(&t->graph) || vd_graph_pools(&t->graph))
+        return t->source.run(t->source.arg, vd_graph_steps_for(&t->graph, o->step), &sink, err);
+    memcpy(o->row[n - 1], t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * o->step, VD_TOKEN_RECORD_BYTES);
     return VD_OK;
 }
 
@@ -202,16 +192,15 @@ static enum vd_err compare_outputs(struct vd_trace *a, struct vd_trace *b, struc
     struct outputs o[2] = {{.t = a, .step = d->step, .unit = d->unit},
                            {.t = b, .step = d->step, .unit = d->unit}};
     uint8_t ops[VD_GRAPH_OUTS_MAX];
-    struct vd_graph_op op;
     unsigned n = vd_graph_outs(&a->graph, d->step, d->unit, ops);
     enum vd_err e = read_outputs(a, &o[0], ops, n, err);
     if (e == VD_OK)
         e = read_outputs(b, &o[1], ops, n, err);
     for (unsigned i = 0; e == VD_OK && i < n; i++) {
-        if (ops[i] == VD_GRAPH_NO_OP || o[0].n_bytes[i] != o[1].n_bytes[i])
+        const struct vd_graph_op *x = &o[0].op[i], *y = &o[1].op[i];
+        if (x->n_records == 0 || x->n_records != y->n_records || x->record_bytes != y->record_bytes)
             continue;
-        vd_graph_op(&a->graph, d->step, d->unit, ops[i], &op);
-        if (compare_records(d, a->graph.program, ops[i], &op, o[0].row[i], o[1].row[i]))
+        if (compare_records(d, a->graph.program, ops[i], x, o[0].row[i], o[1].row[i]))
             break;
     }
     for (unsigned i = 0; i < n; i++) {
@@ -227,7 +216,7 @@ static enum vd_err compare_outputs(struct vd_trace *a, struct vd_trace *b, struc
 static bool same_shape(const struct vd_graph *a, const struct vd_graph *b)
 {
     const struct vd_program *p = a->program, *q = b->program;
-    return a->job.n_steps == b->job.n_steps && a->job.n_prompt == b->job.n_prompt &&
+    return p->kind == q->kind && a->job.n_steps == b->job.n_steps && a->job.n_prompt == b->job.n_prompt &&
            p->n_layers == q->n_layers && p->width == q->width && p->n_heads == q->n_heads &&
            p->n_kv_heads == q->n_kv_heads && p->head_dim == q->head_dim && p->ff_width == q->ff_width &&
            p->vocab == q->vocab && p->n_experts == q->n_experts && p->n_used == q->n_used &&
@@ -265,12 +254,11 @@ enum vd_err vd_diff_find(struct vd_trace *a, struct vd_trace *b, struct vd_diff 
     if (!same_shape(&a->graph, &b->graph))
         return vd_error_set(err, VD_EUSE,
                             "the two models have not the same sizes: no position of one is one of the other");
-    for (uint32_t s = 0; s < a->graph.job.n_steps && !out->differ; s++)
-        for (uint32_t u = 0; u < vd_graph_units(&a->graph, s) && !out->differ; u++)
-            if (!vd_hash_eq(&a->unit[(size_t)s * a->n_units + u], &b->unit[(size_t)s * b->n_units + u])) {
+    for (uint32_t i = 0; i < vd_graph_groups(&a->graph) && !out->differ; i++)
+        for (uint32_t k = 0; k < vd_graph_members(&a->graph, i) && !out->differ; k++)
+            if (!vd_hash_eq(vd_trace_group_of(a, i) + k, vd_trace_group_of(b, i) + k)) {
                 out->differ = true;
-                out->step = s;
-                out->unit = u;
+                vd_graph_at(&a->graph, (struct vd_graph_place){i, k}, &out->step, &out->unit);
             }
     if (!out->differ)
         return VD_OK;

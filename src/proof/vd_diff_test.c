@@ -94,22 +94,23 @@ struct bent {
 
 static struct bent bent;
 
-static void bend(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x)
+static void bend(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *told)
 {
+    struct vd_graph_rows rows = *told;
     uint32_t width = model->program.width, n_v = model->program.n_kv_heads * (4 + model->program.head_dim);
     (void)arg;
     if (step == bent.step && unit == bent.unit) {
-        if (x) {
-            memcpy(bent.x, x, width * sizeof *x);
+        if (rows.x) {
+            memcpy(bent.x, rows.x, width * sizeof *rows.x);
             bent.x[5] += 1.0f;
-            x = bent.x;
+            rows.x = bent.x;
         } else {
-            memcpy(bent.v, v, n_v);
+            memcpy(bent.v, rows.v, n_v);
             bent.v[4 + model->program.head_dim + 4 + 3] ^= 1; /* of head 1: lane 3 */
-            v = bent.v;
+            rows.v = bent.v;
         }
     }
-    bent.sink->row(bent.sink->arg, step, unit, k, v, x);
+    bent.sink->row(bent.sink->arg, step, unit, &rows);
 }
 
 static void pass_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)

@@ -605,7 +605,7 @@ static void rows_that_do_not_exist_are_not_opened(void **state)
     static uint8_t opening[VD_OPENING_MAX_BYTES];
     lead_to(&f, &m, PROMPT, 2, TOY_SCORE, 0, &tile_move); /* SCORE of head 0 and position 0 */
     assert_true(vd_move_decode((struct vd_bytes){tile_move.bytes, tile_move.n_bytes}, &t));
-    const uint8_t *v_root = memmem(t.data.p, t.data.n, f.trace->u.cache_outs[0][1].b, VD_HASH_BYTES);
+    const uint8_t *v_root = memmem(t.data.p, t.data.n, f.trace->u.read[1].outs[0][1].b, VD_HASH_BYTES);
     assert_non_null(v_root);
     size_t n = (size_t)(v_root - t.data.p) + VD_HASH_BYTES;
     memcpy(opening, t.data.p, n);

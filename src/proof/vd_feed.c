@@ -39,7 +39,8 @@ static bool has_logits(const struct vd_feed_seq *s, uint32_t step)
 
 static uint32_t flags_of(const struct vd_feed_seq *s, uint32_t step)
 {
-    return !has_head(s, step) ? 0 : has_logits(s, step) ? VD_ROW_LOGITS : VD_ROW_HIDDEN;
+    bool row = vd_graph_has_row(s->graph, step) && step >= s->first_head;
+    return has_logits(s, step) ? VD_ROW_LOGITS : row ? VD_ROW_HIDDEN : 0;
 }
 
 /* The token at `step` as EMBED reads it: what is not in the vocabulary reads the last row. Such a job is no

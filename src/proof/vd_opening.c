@@ -109,6 +109,47 @@ static void prove(struct writer *w, const struct vd_hash *own, const struct vd_g
 
 /* ---- inputs ---- */
 
+/* Writes what src/court/referee/vd_referee.c's climb reads. `game` NULL: no way was gone down, no group is
+ * the record's own. */
+struct climb {
+    const struct vd_trace *t;
+    const struct vd_game *game;
+    struct writer *w;
+    uint32_t n_members, n_groups;
+    struct vd_graph_place first;
+    uint32_t first_group;
+};
+
+static bool is_own(const struct climb *c)
+{
+    const struct vd_trace_unit_data *u = &c->t->u;
+    return c->game && vd_graph_place(&c->t->graph, u->step, u->unit).group == c->first.group;
+}
+
+static void climb_group(struct climb *c)
+{
+    uint32_t group = c->first.group;
+    prove(c->w, vd_trace_group_of(c->t, group), is_own(c) ? &c->game->units : NULL,
+          vd_graph_members(&c->t->graph, group), c->first.member, c->n_members);
+    c->first_group = c->n_groups++ ? c->first_group : group;
+    c->n_members = 0;
+}
+
+static void climb_add(struct climb *c, uint32_t step, uint32_t unit, bool more)
+{
+    if (c->n_members++ == 0)
+        c->first = vd_graph_place(&c->t->graph, step, unit);
+    if (!more)
+        climb_group(c);
+}
+
+static void climb_end(struct climb *c)
+{
+    if (!is_own(c))
+        prove(c->w, c->t->group, c->game ? &c->game->steps : NULL, vd_graph_groups(&c->t->graph),
+              c->first_group, c->n_groups);
+}
+
 struct opener {
     struct vd_trace *t;
     const struct vd_game *game;
@@ -150,7 +191,7 @@ static enum vd_err open_op(struct opener *f, const struct vd_graph_input *in)
 /* The roots under the head's unit hash of a step, from the records of the run. */
 static void head_outs(const struct vd_trace *t, uint32_t step, struct vd_hash outs[VD_GRAPH_OUTS_MAX])
 {
-    uint32_t unit = t->graph.program->n_layers + 1;
+    uint32_t unit = vd_graph_head_unit(&t->graph);
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(&t->graph, step, unit, ops);
     struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, unit, ops[n - 1]};
@@ -172,87 +213,62 @@ static void put_other_outs(struct opener *f, uint32_t step, uint32_t unit, uint3
             put_hash(&f->w, &outs[i]);
 }
 
+/* Leaves [k0, k0 + n) of what is read of another unit at a step, and the proof under that unit's hash. */
+static void put_leaves(struct opener *f, const struct vd_trace_read *r, uint32_t step, uint64_t k0,
+                       uint64_t n)
+{
+    struct vd_hash own[VD_PROGRAM_WIDTH_MAX / VD_GRAPH_POOL_ELEMS];
+    struct vd_trace_at at = {vd_trace_salt(f->t->job_salt, step), step, r->what.unit, r->what.op};
+    const uint8_t *rows = r->rows + (size_t)(step - r->what.first) * r->step_bytes;
+    size_t leaf_bytes = (size_t)r->op.leaf_records * r->op.record_bytes;
+    uint64_t n_leaves = vd_graph_leaves(&r->op);
+    assert(n_leaves <= sizeof own / sizeof own[0]);
+    for (uint64_t k = 0; k < n_leaves; k++)
+        own[k] = vd_trace_leaf(&at, (uint32_t)k, rows + k * leaf_bytes, vd_graph_leaf_bytes(&r->op, k));
+    for (uint64_t k = k0; k < k0 + n; k++)
+        put(&f->w, rows + k * leaf_bytes, vd_graph_leaf_bytes(&r->op, k));
+    prove(&f->w, own, NULL, n_leaves, k0, n);
+    put_other_outs(f, step, r->what.unit, r->what.op, r->outs[step - r->what.first]);
+}
+
 static enum vd_err open_row(struct opener *f, const struct vd_graph_input *in)
 {
-    struct vd_trace *t = f->t;
-    uint32_t step = t->u.step, unit = t->u.unit - 1, op = vd_graph_row_op(&t->graph, unit);
-    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, unit, op};
-    struct vd_hash own[VD_PROGRAM_WIDTH_MAX / 1024];
-    struct vd_graph_op o;
-    vd_graph_op(&t->graph, step, unit, op, &o);
-    uint64_t n = vd_graph_leaves(&o), k0 = in->first / o.leaf_records;
-    uint64_t k1 = (in->first + in->count - 1) / o.leaf_records;
-    assert(n <= VD_PROGRAM_WIDTH_MAX / 1024);
-    for (uint64_t k = 0; k < n; k++)
-        own[k] =
-            vd_trace_leaf(&at, (uint32_t)k, t->u.row + k * o.leaf_records * 4, vd_graph_leaf_bytes(&o, k));
-    for (uint64_t k = k0; k <= k1; k++)
-        put(&f->w, t->u.row + k * o.leaf_records * 4, vd_graph_leaf_bytes(&o, k));
-    prove(&f->w, own, NULL, n, k0, k1 - k0 + 1);
-    put_other_outs(f, step, unit, op, t->u.row_outs);
-    prove(&f->w, &t->unit[(size_t)step * t->n_units], &f->game->units, vd_graph_units(&t->graph, step), unit,
-          1);
+    const struct vd_trace_read *r = vd_trace_read_of(&f->t->u, in);
+    struct climb c = {.t = f->t, .game = f->game, .w = &f->w};
+    uint64_t k0 = in->first / r->op.leaf_records, k1 = (in->first + in->count - 1) / r->op.leaf_records;
+    put_leaves(f, r, f->t->u.step, k0, k1 - k0 + 1);
+    climb_add(&c, f->t->u.step, r->what.unit, false);
+    climb_end(&c);
     return VD_OK;
 }
 
-static void open_cache_row(struct opener *f, const struct vd_graph_input *in, uint32_t step)
-{
-    struct vd_trace *t = f->t;
-    const struct vd_trace_unit_data *u = &t->u;
-    const struct vd_graph_op *o = &u->op[in->op];
-    bool is_k = o->kind == VD_OP_KROW;
-    const uint8_t *rows = is_k ? u->k + step * u->k_row_bytes : u->v + step * u->v_row_bytes;
-    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, u->unit, in->op};
-    struct vd_hash own[VD_PROGRAM_HEADS_MAX];
-    for (uint32_t g = 0; g < o->n_records; g++)
-        own[g] = vd_trace_leaf(&at, g, rows + (size_t)g * o->record_bytes, o->record_bytes);
-    put_hash(&f->w, &at.salt);
-    put(&f->w, rows + (size_t)in->head * o->record_bytes, o->record_bytes);
-    prove(&f->w, own, NULL, o->n_records, in->head, 1);
-    put_other_outs(f, step, u->unit, in->op, u->cache_outs[step]);
-    prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), u->unit, 1);
-}
-
 /* The record of MASK_STATE of the step before. */
-static void open_mask_state(struct opener *f, const struct vd_graph_input *in)
+static void put_mask_state(struct opener *f, const struct vd_graph_input *in)
 {
-    struct vd_trace *t = f->t;
     uint32_t step = (uint32_t)in->first;
-    struct vd_hash salt = vd_trace_salt(t->job_salt, step), outs[VD_GRAPH_OUTS_MAX];
-    head_outs(t, step, outs);
-    put_hash(&f->w, &salt);
-    put(&f->w, vd_trace_mask_state(t, step), VD_AUTOMATON_STATE_BYTES);
-    put_other_outs(f, step, t->u.unit, in->op, outs);
-    prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), t->u.unit, 1);
+    struct vd_hash outs[VD_GRAPH_OUTS_MAX];
+    head_outs(f->t, step, outs);
+    put(&f->w, vd_trace_mask_state(f->t, step), VD_AUTOMATON_STATE_BYTES);
+    put_other_outs(f, step, f->t->u.unit, in->op, outs);
 }
 
-/* A record of POOL of the step before, whose unit has no other root. */
-static void open_sum(struct opener *f, const struct vd_graph_input *in)
+static enum vd_err open_steps(struct opener *f, const struct vd_graph_input *in)
 {
-    struct vd_trace *t = f->t;
-    const struct vd_graph_op *o = &t->u.op[in->op];
-    uint32_t step = (uint32_t)in->first;
-    struct vd_trace_at at = {vd_trace_salt(t->job_salt, step), step, t->u.unit, in->op};
-    struct vd_hash own[VD_PROGRAM_WIDTH_MAX / VD_GRAPH_POOL_ELEMS];
-    for (uint32_t k = 0; k < o->n_records; k++)
-        own[k] = vd_trace_leaf(&at, k, t->u.sum + (size_t)k * o->record_bytes, o->record_bytes);
-    put_hash(&f->w, &at.salt);
-    put(&f->w, t->u.sum + (size_t)in->head * o->record_bytes, o->record_bytes);
-    prove(&f->w, own, NULL, o->n_records, in->head, 1);
-    prove(&f->w, &t->unit[(size_t)step * t->n_units], NULL, vd_graph_units(&t->graph, step), t->u.unit, 1);
-}
-
-static enum vd_err open_cache(struct opener *f, const struct vd_graph_input *in)
-{
-    enum vd_op kind = f->t->u.op[in->op].kind;
-    for (uint32_t j = 0; j < in->count; j++)
-        if (kind == VD_OP_MASK_STATE)
-            open_mask_state(f, in);
-        else if (kind == VD_OP_POOL)
-            open_sum(f, in);
+    const struct vd_trace_unit_data *u = &f->t->u;
+    bool is_state = in->back == 0 && u->op[in->op].kind == VD_OP_MASK_STATE;
+    struct climb c = {.t = f->t, .game = f->game, .w = &f->w};
+    for (uint32_t j = 0; j < in->count; j++) {
+        uint32_t step = (uint32_t)in->first + j, unit = u->unit - in->back;
+        struct vd_hash salt = vd_trace_salt(f->t->job_salt, step);
+        put_hash(&f->w, &salt);
+        if (is_state)
+            put_mask_state(f, in);
         else
-            open_cache_row(f, in, (uint32_t)in->first + j);
-    prove(&f->w, f->t->step, &f->game->steps, f->t->graph.job.n_steps, in->first, in->count);
+            put_leaves(f, vd_trace_read_of(u, in), step, in->leaf, 1);
+        climb_add(&c, step, unit,
+                  j + 1 < in->count && vd_graph_same_group(&f->t->graph, step, unit, step + 1, unit));
+    }
+    climb_end(&c);
     return VD_OK;
 }
 
@@ -346,7 +362,7 @@ static enum vd_err open_input(struct opener *f, unsigned i)
     case VD_IN_ROW:
         return open_row(f, in);
     case VD_IN_KV:
-        return open_cache(f, in);
+        return open_steps(f, in);
     case VD_IN_WEIGHT:
         return open_weight(f, in);
     case VD_IN_TOKEN:
@@ -421,14 +437,17 @@ enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, siz
                             size_t *n_bytes, struct vd_error *err)
 {
     const struct vd_graph_job *j = &t->graph.job;
-    const struct vd_hash *unit = &t->unit[(size_t)step * t->n_units];
-    uint32_t block = t->graph.program->n_layers, count = vd_graph_has_head(&t->graph, step) ? 2 : 1;
+    uint32_t block = vd_graph_last_block(&t->graph), count = vd_graph_has_head(&t->graph, step) ? 2 : 1;
     struct writer w = {buf, cap_bytes, 0, false};
+    struct climb c = {.t = t, .w = &w};
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
     put_hash(&w, &salt);
-    put(&w, unit + block, count * sizeof *unit);
-    prove(&w, unit, NULL, vd_graph_units(&t->graph, step), block, count);
-    prove(&w, t->step, NULL, j->n_steps, step, 1);
+    for (uint32_t i = 0; i < count; i++)
+        put_hash(&w, vd_trace_unit_of(t, step, block + i));
+    bool more = count == 2 && vd_graph_same_group(&t->graph, step, block, step, block + 1);
+    for (uint32_t i = 0; i < count; i++)
+        climb_add(&c, step, block + i, i == 0 && more);
+    climb_end(&c);
     prove(&w, t->commit, NULL, j->n_steps, step, 1);
     if (vd_graph_pools(&t->graph)) {
         if (step + 1 == j->n_steps && j->sampling.pooling == VD_POOLING_MEAN)

@@ -52,19 +52,26 @@ static struct vd_hash *op_leaves(struct play *p)
     return leaf;
 }
 
+/* Own unit hashes of the group that the game is at, and the span of them that it is at. */
 static const struct vd_hash *units_of(const struct play *p)
 {
-    return &p->t->unit[(size_t)p->game->step * p->t->n_units];
+    return vd_trace_group_of(p->t, (uint32_t)p->game->steps.span.first);
+}
+
+static struct vd_merkle_span units_span(const struct play *p)
+{
+    uint32_t group = (uint32_t)p->game->steps.span.first;
+    if (p->game->units.n)
+        return p->game->units.span;
+    return (struct vd_merkle_span){0, vd_graph_members(&p->t->graph, group)};
 }
 
 /* ---- the worker ---- */
 
 static enum vd_err open_units(struct play *p)
 {
-    size_t n = vd_graph_units(&p->t->graph, p->game->step);
     p->move.kind = VD_MOVE_UNITS;
-    memcpy(p->nodes, units_of(p), n * sizeof p->nodes[0]);
-    show_nodes(p, n);
+    show_nodes(p, nodes_below(p, units_span(p), units_of(p)));
     return VD_OK;
 }
 
@@ -119,11 +126,11 @@ static enum vd_err worker_move(struct play *p)
     case VD_PHASE_W_STATE:
         p->move.kind = VD_MOVE_STATE;
         p->move.root = t->state_root;
-        show_nodes(p, nodes_below(p, (struct vd_merkle_span){0, t->graph.job.n_steps}, t->step));
+        show_nodes(p, nodes_below(p, (struct vd_merkle_span){0, vd_graph_groups(&t->graph)}, t->group));
         return VD_OK;
     case VD_PHASE_W_NODES:
         p->move.kind = VD_MOVE_NODES;
-        show_nodes(p, nodes_below(p, p->game->steps.span, t->step));
+        show_nodes(p, nodes_below(p, p->game->steps.span, t->group));
         return VD_OK;
     case VD_PHASE_W_BIND_NODES:
         p->move.kind = VD_MOVE_BIND_NODES;
@@ -248,7 +255,7 @@ static enum vd_err point_state(struct play *p)
 {
     struct vd_trace *t = p->t;
     if (!vd_hash_eq(&p->game->state_root, &t->state_root)) {
-        nodes_below(p, p->game->steps.span, t->step);
+        nodes_below(p, p->game->steps.span, t->group);
         return point(p, VD_MOVE_STEP, p->nodes);
     }
     if (vd_hash_eq(&p->claim->commit_root, &t->commit_root))
@@ -322,10 +329,11 @@ static enum vd_err challenger_move(struct play *p)
     case VD_PHASE_C_STATE:
         return point_state(p);
     case VD_PHASE_C_STEP:
-        nodes_below(p, p->game->steps.span, p->t->step);
+        nodes_below(p, p->game->steps.span, p->t->group);
         return point(p, VD_MOVE_STEP, p->nodes);
     case VD_PHASE_C_UNIT:
-        return point(p, VD_MOVE_UNIT, units_of(p));
+        nodes_below(p, p->game->units.span, units_of(p));
+        return point(p, VD_MOVE_UNIT, p->nodes);
     case VD_PHASE_C_OP:
         return point_op(p);
     case VD_PHASE_C_LEAF:

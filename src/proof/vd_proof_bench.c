@@ -121,7 +121,7 @@ static void add_position(struct bench *b, struct vd_commit *c, const struct vd_k
 {
     static uint8_t k[16384], v[16384];
     vd_kv_read(kv, vd_model_program(b->model)->n_layers - 1, pos, k, v);
-    vd_commit_add(c, k, v, x, token, VD_STOP_NONE, NULL);
+    vd_commit_add(c, &(struct vd_graph_rows){NULL, k, v, x}, token, VD_STOP_NONE, NULL);
 }
 
 static void finish_receipt(struct bench *b, const struct vd_commit *c, const struct vd_keypair *key)
@@ -395,7 +395,7 @@ static void bench_commit(struct bench *b)
         vd_commit_init(&c, vd_model_program(b->model), 1, 4096, &greedy, b->salt);
         uint64_t t = vd_clock_ns();
         for (uint32_t i = 0; i < 1000; i++)
-            vd_commit_add(&c, k, v, x, i, VD_STOP_NONE, NULL);
+            vd_commit_add(&c, &(struct vd_graph_rows){NULL, k, v, x}, i, VD_STOP_NONE, NULL);
         double us = 1e-3 * (double)(vd_clock_ns() - t) / 1000;
         best = us < best ? us : best;
     }
@@ -477,7 +477,7 @@ static void bench_dispute(struct bench *b)
     check(vd_trace_model_open(&tm, b->model, b->ctx, b->cache, &b->job, &err), &err);
     double open_s = 1e-9 * (double)(vd_clock_ns() - ns);
     struct vd_trace *t = vd_trace_model_trace(tm);
-    const uint32_t units[] = {0, 15, t->graph.program->n_layers + 1};
+    const uint32_t units[] = {0, 15, vd_graph_head_unit(&t->graph)};
     double load_s = 0;
     for (unsigned i = 0; i < 3; i++) {
         ns = vd_clock_ns();

@@ -55,11 +55,11 @@ static void compare_vector(struct vd_replay_one *r, uint32_t step, const float *
         }
 }
 
-static void pool_row(struct vd_replay_one *r, uint32_t step, const float *x)
+static void pool_row(struct vd_replay_one *r, uint32_t step, const struct vd_graph_rows *rows)
 {
     const float *sum = NULL, *vector = NULL;
-    if (x) {
-        vd_embed_add(r->embed, x);
+    if (vd_graph_has_head(&r->graph, step)) {
+        vd_embed_add(r->embed, rows->x);
         sum = vd_embed_sum(r->embed);
     }
     if (step + 1 == r->graph.job.n_steps) {
@@ -67,26 +67,26 @@ static void pool_row(struct vd_replay_one *r, uint32_t step, const float *x)
         compare_vector(r, step, vector);
     }
     if (!r->part)
-        vd_commit_add_vector(&r->commit, r->k, r->v, x, sum, vector);
+        vd_commit_add_vector(&r->commit, rows, sum, vector);
 }
 
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
                    enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     struct vd_replay_one *r = arg;
-    const float *x = NULL;
+    struct vd_graph_rows rows = {.k = r->k, .v = r->v};
     uint64_t start = vd_clock_ns();
-    if (vd_graph_has_head(&r->graph, step) && step >= r->seq.first_head)
-        x = vd_ctx_hidden(r->ctx, ctx_row);
+    if (vd_graph_has_row(&r->graph, step) && step >= r->seq.first_head)
+        rows.x = vd_ctx_hidden(r->ctx, ctx_row);
     if (!r->part)
         vd_kv_read(kv, r->graph.program->n_layers - 1, step, r->k, r->v);
     if (r->embed) {
-        pool_row(r, step, x);
+        pool_row(r, step, &rows);
     } else {
-        if (x)
+        if (rows.x)
             compare(r, step, token, stop);
         if (!r->part)
-            vd_commit_add(&r->commit, r->k, r->v, x, token, stop, mask);
+            vd_commit_add(&r->commit, &rows, token, stop, mask);
     }
     if (!r->part)
         vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);

@@ -138,7 +138,8 @@ static void generate(struct job *j)
             j->tokens[pos + 1] = token;
         }
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
-        vd_commit_add(&c, k, v, head ? vd_ctx_hidden(narrow, 0) : NULL, token, stop, masker ? &state : NULL);
+        struct vd_graph_rows outs = {NULL, k, v, head ? vd_ctx_hidden(narrow, 0) : NULL};
+        vd_commit_add(&c, &outs, token, stop, masker ? &state : NULL);
         if (masker && head)
             vd_masker_advance(masker, &state, token);
         j->receipt.n_output = c.n_output;

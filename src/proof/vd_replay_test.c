@@ -81,7 +81,8 @@ static void generate_on(const struct machine *m, struct job *j, const struct vd_
             j->output[j->receipt.n_output++] = token;
         }
         vd_kv_read(kv, vd_model_program(model)->n_layers - 1, pos, k, v);
-        vd_commit_add(&c, k, v, head ? vd_ctx_hidden(ctx, 0) : NULL, token, stop, NULL);
+        struct vd_graph_rows outs = {NULL, k, v, head ? vd_ctx_hidden(ctx, 0) : NULL};
+        vd_commit_add(&c, &outs, token, stop, NULL);
     }
     vd_kv_close(kv);
     vd_sampler_free(s);
@@ -167,7 +168,8 @@ static void embed(struct vector_job *j, enum vd_pooling pooling)
         if (x)
             vd_embed_add(e, x);
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
-        vd_commit_add_vector(&c, k, v, x, x ? vd_embed_sum(e) : NULL, last ? vd_embed_vector(e) : NULL);
+        vd_commit_add_vector(&c, &(struct vd_graph_rows){NULL, k, v, x}, x ? vd_embed_sum(e) : NULL,
+                             last ? vd_embed_vector(e) : NULL);
     }
     for (uint32_t i = 0; i < p->width; i++)
         j->output[i] = vd_f32_bits(vd_embed_vector(e)[i]);

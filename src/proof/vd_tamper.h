@@ -436,7 +436,7 @@ static inline void tamper_regenerate(struct vd_toy_job *j, uint32_t from)
     uint32_t first = from < g->n_prompt - 1 ? g->n_prompt - 1 : from;
     g->n_output = first + 1 - g->n_prompt;
     for (uint32_t s = from;; s++) {
-        toy_run_step(j, s);
+        toy_run_steps(j, s + 1);
         if (s < first)
             continue;
         uint32_t stop = vd_le32_load(j->token[s] + 4);
@@ -673,18 +673,14 @@ static inline bool lie_finish(struct tamper *t)
 static inline void tamper_rehash(struct tamper *t)
 {
     struct vd_trace *r = t->trace;
-    const struct vd_graph *g = &r->graph;
-    uint32_t last_block = g->program->n_layers;
-    for (uint32_t s = 0; s < g->job.n_steps; s++) {
-        const struct vd_hash *unit = &r->unit[(size_t)s * r->n_units];
-        struct vd_hash root = vd_merkle_root(unit, vd_graph_units(g, s));
-        r->step[s] = vd_trace_step(s, &root);
-        if (t->kind != TAMPER_STATE)
-            r->commit[s] =
-                vd_commit_leaf(s, &unit[last_block], vd_graph_has_head(g, s) ? &unit[last_block + 1] : NULL);
+    size_t n = r->graph.job.n_steps * sizeof r->commit[0];
+    struct vd_hash *honest = memcpy(malloc(n), r->commit, n);
+    vd_trace_hash_groups(r);
+    if (t->kind == TAMPER_STATE) {
+        memcpy(r->commit, honest, n);
+        r->commit_root = vd_merkle_root(r->commit, r->graph.job.n_steps);
     }
-    r->state_root = vd_merkle_root(r->step, g->job.n_steps);
-    r->commit_root = vd_merkle_root(r->commit, g->job.n_steps);
+    free(honest);
 }
 
 /* The unit's hash after its records or roots were changed; the unit stays loaded, as the worker has it. */
@@ -698,7 +694,7 @@ static inline void tamper_unit_from_roots(struct tamper *t)
     for (unsigned i = 0; i < n; i++)
         if (ops[i] != VD_GRAPH_NO_OP)
             outs[i] = r->u.op_root[ops[i]];
-    r->unit[(size_t)t->step * r->n_units + t->unit] = vd_trace_unit(&at, outs, n);
+    *vd_trace_unit_of(r, t->step, t->unit) = vd_trace_unit(&at, outs, n);
 }
 
 static inline uint8_t tamper_some_out(struct tamper *t)
@@ -728,7 +724,7 @@ static inline bool lie_trees(struct tamper *t)
 {
     struct vd_trace *r = t->trace;
     tamper_aim(t);
-    struct vd_hash *unit = &r->unit[(size_t)t->step * r->n_units + t->unit];
+    struct vd_hash *unit = vd_trace_unit_of(r, t->step, t->unit);
     if (t->kind == TAMPER_UNIT_HASH || (t->kind == TAMPER_STATE && chance(&t->rng, 2))) {
         flip_bit(&t->rng, unit->b, sizeof unit->b);
         tamper_rehash(t);

@@ -98,7 +98,7 @@ static void judge_twice(const struct vd_ref_claim *claim, struct vd_bytes bytes)
                               .token = game.token,
                               .salt = game.salt,
                               .state_root = game.state_root,
-                              .step_root = game.step_root,
+                              .group_root = game.group_root,
                               .op_roots = game.op_root};
     const uint8_t *shown = game.records + m.index * o.record_bytes;
     uint64_t began = now_ns();
@@ -399,7 +399,7 @@ static void point_anywhere(struct vd_rng *rng, const struct tamper_base *b, stru
         return;
     case VD_PHASE_C_UNIT:
         m->kind = VD_MOVE_UNIT;
-        m->index = vd_rng_below(rng, vd_graph_units(g, game.step));
+        m->index = vd_rng_below(rng, game.n_shown);
         return;
     case VD_PHASE_C_OP:
         m->kind = VD_MOVE_OP;
@@ -619,8 +619,8 @@ static void other_tree_size_same_root(void **state)
     }
     claim = b.claim;
     claim.graph.job = (struct vd_graph_job){.n_prompt = 2, .n_output = 1, .n_steps = 2, .max_tokens = 1};
-    parent[0] = vd_merkle_node(&b.trace->step[0], &b.trace->step[1]);
-    parent[1] = vd_merkle_node(&b.trace->step[2], &b.trace->step[3]);
+    parent[0] = vd_merkle_node(&b.trace->group[0], &b.trace->group[1]);
+    parent[1] = vd_merkle_node(&b.trace->group[2], &b.trace->group[3]);
     m.root = b.trace->state_root;
     m.nodes = (struct vd_bytes){parent[0].b, sizeof parent};
     vd_game_open(&game);
@@ -633,7 +633,7 @@ static void other_tree_size_same_root(void **state)
     assert_int_equal(make_move(&claim, NULL, VD_GAME_WORKER, &move), VD_GAME_REJECT_FIT);
     /* and the other way round: four leaves are not the nodes of a claim of two steps */
     vd_game_open(&game);
-    m.nodes = (struct vd_bytes){b.trace->step[0].b, 4 * VD_HASH_BYTES};
+    m.nodes = (struct vd_bytes){b.trace->group[0].b, 4 * VD_HASH_BYTES};
     encode(&move, &m);
     assert_int_equal(make_move(&claim, NULL, VD_GAME_WORKER, &move), VD_GAME_REJECT_FIT);
     tamper_base_close(&b);

@@ -17,9 +17,9 @@
 #ifndef TOY_POSITIONS
 #define TOY_POSITIONS 300
 #endif
-enum { TOY_MAX_POS = TOY_POSITIONS, TOY_MAX_OUTPUT = 1100 };
+enum { TOY_MAX_POS = TOY_POSITIONS, TOY_MAX_OUTPUT = 1100, TOY_UNITS = 8 };
 
-/* Operators of a block, by number. */
+/* Operators of a decoder's block, by number. */
 enum { TOY_KROW = 21, TOY_VROW = 22, TOY_SCORE = 23 };
 
 struct vd_toy_model {
@@ -53,8 +53,9 @@ struct vd_toy_job {
     /* Another way to lie (vd_tamper.h); as vd_trace_source's after_op. */
     void (*after)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
     void *after_arg;
-    uint8_t *rows[8][TOY_MAX_POS]; /* of a unit and step: X floats, K and V records; NULL: not run yet */
+    uint8_t *rows[TOY_UNITS][TOY_MAX_POS]; /* of a unit and step: what it puts out; NULL: not run yet */
     uint8_t token[TOY_MAX_POS][VD_TOKEN_RECORD_BYTES];
+    bool has_token[TOY_MAX_POS];
 };
 
 /* Scales for values of about 1: d, and the min in units of d, which puts the values around 0. MXFP4 has no
@@ -80,16 +81,30 @@ static inline struct toy_scale toy_scale_of(enum vd_wtype type)
     abort();
 }
 
+static inline bool toy_is_norm(const struct vd_program *p, uint32_t tensor)
+{
+    static const enum vd_layer_tensor norms[] = {VD_T_ATTN_NORM,      VD_T_ATTN_Q_NORM, VD_T_ATTN_K_NORM,
+                                                 VD_T_POST_ATTN_NORM, VD_T_FFN_NORM,    VD_T_POST_FFN_NORM};
+    uint32_t layer;
+    enum vd_layer_tensor t;
+    enum vd_embed_tensor e;
+    if (vd_program_find_embed(p, tensor, &e))
+        return e == VD_E_NORM;
+    if (!vd_program_find_tensor(p, tensor, &layer, &t))
+        return tensor == vd_program_norm_tensor(p);
+    for (unsigned i = 0; i < sizeof norms / sizeof norms[0]; i++)
+        if (t == norms[i])
+            return true;
+    return false;
+}
+
 static inline void toy_fill_block(const struct vd_program *p, uint32_t tensor, uint8_t *block, float scale,
                                   float u)
 {
     enum vd_wtype type = (enum vd_wtype)p->types[tensor];
-    uint32_t layer;
-    enum vd_layer_tensor t = VD_T_KINDS;
-    vd_program_find_tensor(p, tensor, &layer, &t);
-    bool bias = t == VD_T_ATTN_Q_BIAS || t == VD_T_ATTN_K_BIAS || t == VD_T_ATTN_V_BIAS;
+    bool bias = vd_program_is_vector(p, tensor) && !toy_is_norm(p, tensor);
     if (type == VD_WTYPE_F32) {
-        bool norm = vd_program_is_vector(p, tensor) && !bias;
+        bool norm = toy_is_norm(p, tensor);
         vd_le32_store(block, vd_f32_bits(norm ? 1.0f + 0.1f * u : (bias ? 0.5f : scale) * u));
     } else if (type == VD_WTYPE_F16) {
         vd_le16_store(block, vd_f16_from_f32(scale * u));
@@ -149,7 +164,7 @@ static inline void toy_hash(struct vd_toy_model *m)
 /* Types in turn, each where its blocks fit; vectors are F32. */
 static inline void toy_types(struct vd_program *p, const uint8_t *types, size_t n_types)
 {
-    p->n_tensors = vd_program_norm_tensor(p) + 1;
+    p->n_tensors = vd_program_norm_tensor(p) + !vd_program_is_encoder(p);
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         const uint8_t *t = &types[i % n_types];
         if (vd_program_is_vector(p, i))
@@ -283,6 +298,31 @@ static inline struct vd_program toy_program_with(const struct toy_feature *f)
     return p;
 }
 
+/* An encoder: of BERT's form, with all there is, or of Nomic's. */
+static inline struct vd_program toy_encoder(bool nomic)
+{
+    static const uint8_t types[] = {VD_WTYPE_Q8_0, VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_1, VD_WTYPE_BF16};
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    p.kind = VD_PROGRAM_ENCODER;
+    p.vocab = 100;
+    p.ctx = 2048;
+    p.layer_norm = true;
+    p.token_type = true;
+    if (!nomic) {
+        p.act = VD_ACT_GELU;
+        p.ungated = p.qkv_bias = p.out_bias = p.ffn_bias = true;
+        p.n_positions = 2050;
+        p.n_rope = p.n_rope_tables = 0;
+        p.rope_pairing = VD_ROPE_NONE;
+        memset(p.rope_steps, 0, sizeof p.rope_steps);
+        memset(p.rope_scale, 0, sizeof p.rope_scale);
+    }
+    toy_types(&p, types, sizeof types);
+    if (vd_program_check(&p))
+        abort();
+    return p;
+}
+
 static inline struct vd_toy_model *toy_model_new(const struct vd_program *program, uint64_t seed, float scale)
 {
     struct vd_toy_model *m = calloc(1, sizeof *m);
@@ -395,81 +435,136 @@ static inline struct vd_bytes toy_bias(void)
     return (struct vd_bytes){table, sizeof table};
 }
 
+/* The graph of a job that is still generating. */
+static inline struct vd_graph toy_graph(const struct vd_toy_job *j)
+{
+    struct vd_graph g = j->graph;
+    if (!vd_graph_pools(&g))
+        g.job.n_steps = TOY_MAX_POS;
+    return g;
+}
+
+/* Where the records of a unit's output stand among what it puts out; with op NO_OP how many bytes it is. */
+static inline size_t toy_place(const struct vd_graph *g, uint32_t step, uint32_t unit, uint32_t op)
+{
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(g, step, unit, ops);
+    struct vd_graph_op o;
+    size_t at = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (ops[i] == VD_GRAPH_NO_OP)
+            continue;
+        if (ops[i] == op)
+            return at;
+        vd_graph_op(g, step, unit, ops[i], &o);
+        at += (size_t)o.n_records * o.record_bytes;
+    }
+    return at;
+}
+
 /* Runs one unit of a step from remembered rows, and remembers its own. */
 static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t unit)
 {
-    const struct vd_program *p = &j->model->program;
     struct vd_trace t = {
-        .graph = j->graph, .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
-    if (!vd_graph_pools(&t.graph))
-        t.graph.job.n_steps = TOY_MAX_POS;
+        .graph = toy_graph(j), .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
     if (vd_trace_controls_open(&t, NULL) != VD_OK)
         abort();
     if (vd_trace_unit_prepare(&t, step, unit, NULL) != VD_OK)
         abort();
-    size_t x_bytes = 4 * (size_t)p->width, kb = t.u.k_row_bytes, vb = t.u.v_row_bytes;
-    if (unit > 0)
-        memcpy(t.u.row, j->rows[unit - 1][step], x_bytes);
-    for (uint32_t s = 0; t.u.k && s < step; s++) {
-        memcpy(t.u.k + s * kb, j->rows[unit][s] + x_bytes, kb);
-        memcpy(t.u.v + s * vb, j->rows[unit][s] + x_bytes + kb, vb);
+    for (unsigned i = 0; i < t.u.n_reads; i++) {
+        const struct vd_trace_read *r = &t.u.read[i];
+        for (uint32_t k = 0; k < r->what.n; k++) {
+            uint32_t s = r->what.first + k;
+            memcpy(r->rows + k * r->step_bytes,
+                   j->rows[r->what.unit][s] + toy_place(&t.graph, s, r->what.unit, r->what.op),
+                   r->step_bytes);
+        }
     }
-    if (t.u.sum)
-        memcpy(t.u.sum, j->rows[unit][step - 1], x_bytes);
     vd_trace_unit_run(&t);
     uint8_t ops[VD_GRAPH_OUTS_MAX];
     unsigned n = vd_graph_outs(&t.graph, step, unit, ops);
-    if (unit > p->n_layers && vd_graph_pools(&t.graph)) {
-        uint8_t *row = j->rows[unit][step] = calloc(2, x_bytes); /* POOL, VECTOR */
-        bool mean = t.graph.job.sampling.pooling == VD_POOLING_MEAN;
-        if (mean)
-            memcpy(row, t.u.records[ops[0]], x_bytes);
-        if (n > mean)
-            memcpy(row + x_bytes, t.u.records[ops[n - 1]], x_bytes);
-    } else if (unit > p->n_layers) {
+    if (unit == vd_graph_head_unit(&t.graph) && !vd_graph_pools(&t.graph)) {
         memcpy(j->token[step], t.u.records[ops[n - 1]], VD_TOKEN_RECORD_BYTES);
     } else {
-        uint8_t *row = j->rows[unit][step] = calloc(1, x_bytes + kb + vb);
-        if (ops[n - 1] != VD_GRAPH_NO_OP)
-            memcpy(row, t.u.records[ops[n - 1]], x_bytes);
-        if (n == 3) {
-            memcpy(row + x_bytes, t.u.records[ops[0]], kb);
-            memcpy(row + x_bytes + kb, t.u.records[ops[1]], vb);
-        }
+        uint8_t *row = j->rows[unit][step] = calloc(1, toy_place(&t.graph, step, unit, VD_GRAPH_NO_OP));
+        for (unsigned i = 0; i < n; i++)
+            if (ops[i] != VD_GRAPH_NO_OP)
+                memcpy(row + toy_place(&t.graph, step, unit, ops[i]), t.u.records[ops[i]],
+                       (size_t)t.u.op[ops[i]].n_records * t.u.op[ops[i]].record_bytes);
     }
     vd_trace_controls_close(&t);
     free(t.u.memory);
 }
 
-static inline void toy_run_step(struct vd_toy_job *j, uint32_t step)
+/* Runs what is not remembered of the groups that the units of steps below n_steps need. */
+static inline void toy_run_steps(struct vd_toy_job *j, uint32_t n_steps)
 {
-    if (j->rows[0][step])
-        return;
-    for (uint32_t u = 0; u < vd_graph_units(&j->graph, step); u++)
-        toy_run_unit(j, step, u);
+    const struct vd_graph now = toy_graph(j), *g = &now;
+    uint32_t n_groups = vd_program_is_encoder(g->program) ? vd_graph_groups(g) : n_steps;
+    for (uint32_t i = 0; i < n_groups; i++)
+        for (uint32_t k = 0; k < vd_graph_members(g, i); k++) {
+            uint32_t step, unit;
+            vd_graph_at(g, (struct vd_graph_place){i, k}, &step, &unit);
+            bool token = unit == vd_graph_head_unit(g) && !vd_graph_pools(g);
+            if (token ? !j->has_token[step] : !j->rows[unit][step])
+                toy_run_unit(j, step, unit);
+            if (token)
+                j->has_token[step] = true;
+        }
+}
+
+/* What an engine would hand over of a unit. */
+static inline struct vd_graph_rows toy_rows(const struct vd_toy_job *j, uint32_t step, uint32_t unit)
+{
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(&j->graph, step, unit, ops);
+    struct vd_graph_rows rows = {0};
+    for (unsigned i = 0; i < n; i++) {
+        struct vd_graph_op o;
+        if (ops[i] == VD_GRAPH_NO_OP)
+            continue;
+        const uint8_t *p = j->rows[unit][step] + toy_place(&j->graph, step, unit, ops[i]);
+        vd_graph_op(&j->graph, step, unit, ops[i], &o);
+        if (o.kind == VD_OP_QROW)
+            rows.q = p;
+        else if (o.kind == VD_OP_KROW)
+            rows.k = p;
+        else if (o.kind == VD_OP_VROW)
+            rows.v = p;
+        else
+            rows.x = (const float *)(const void *)p;
+    }
+    return rows;
+}
+
+/* The vector of the last step. */
+static inline const float *toy_vector(const struct vd_toy_job *j)
+{
+    const struct vd_graph *g = &j->graph;
+    uint32_t last = g->job.n_prompt - 1, unit = vd_graph_head_unit(g);
+    uint8_t ops[VD_GRAPH_OUTS_MAX];
+    unsigned n = vd_graph_outs(g, last, unit, ops);
+    return (const float *)(const void *)(j->rows[unit][last] + toy_place(g, last, unit, ops[n - 1]));
 }
 
 static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
                                   struct vd_error *err)
 {
     struct vd_toy_job *j = arg;
-    const struct vd_program *p = &j->model->program;
-    size_t x_bytes = 4 * (size_t)p->width, kb = p->n_kv_heads * (p->head_dim / 8 + p->head_dim);
+    const struct vd_graph *g = &j->graph;
+    bool mean = g->job.sampling.pooling == VD_POOLING_MEAN;
+    toy_run_steps(j, n_steps);
     for (uint32_t s = 0; s < n_steps; s++) {
-        bool head = vd_graph_has_head(&j->graph, s);
-        toy_run_step(j, s);
-        for (uint32_t u = 0; u <= p->n_layers; u++) {
-            const uint8_t *row = j->rows[u][s];
-            bool has_x = u < p->n_layers || head;
-            sink->row(sink->arg, s, u, u ? row + x_bytes : NULL, u ? row + x_bytes + kb : NULL,
-                      has_x ? (const float *)(const void *)row : NULL);
+        bool head = vd_graph_has_head(g, s);
+        for (uint32_t u = 0; u < vd_graph_head_unit(g); u++) {
+            struct vd_graph_rows rows = toy_rows(j, s, u);
+            sink->row(sink->arg, s, u, &rows);
         }
-        if (head && vd_graph_pools(&j->graph)) {
-            const float *sum = (const float *)(const void *)j->rows[p->n_layers + 1][s];
-            bool mean = j->graph.job.sampling.pooling == VD_POOLING_MEAN;
-            sink->pooled(sink->arg, s, mean ? sum : NULL,
-                         s + 1 == j->graph.job.n_prompt ? sum + p->width : NULL);
-        } else if (head)
+        if (head && vd_graph_pools(g))
+            sink->pooled(sink->arg, s,
+                         mean ? (const float *)(const void *)j->rows[vd_graph_head_unit(g)][s] : NULL,
+                         s + 1 == g->job.n_prompt ? toy_vector(j) : NULL);
+        else if (head)
             sink->token(sink->arg, s, vd_le32_load(j->token[s]), (enum vd_stop)vd_le32_load(j->token[s] + 4));
     }
     return VD_OK;
@@ -491,11 +586,13 @@ static inline struct vd_trace_source toy_source(struct vd_toy_job *j)
 
 static inline void toy_forget(struct vd_toy_job *j, uint32_t from_step)
 {
-    for (unsigned u = 0; u < 8; u++)
+    for (unsigned u = 0; u < TOY_UNITS; u++)
         for (uint32_t s = from_step; s < TOY_MAX_POS; s++) {
             free(j->rows[u][s]);
             j->rows[u][s] = NULL;
         }
+    for (uint32_t s = from_step; s < TOY_MAX_POS; s++)
+        j->has_token[s] = false;
 }
 
 static inline void toy_job_free(struct vd_toy_job *j)
@@ -524,7 +621,7 @@ static inline struct vd_toy_job *toy_job_new(struct vd_toy_model *m, uint32_t n_
     for (uint32_t i = 0; i < n_prompt; i++)
         j->prompt[i] = (uint32_t)vd_rng_below(&rng, m->program.vocab);
     for (uint32_t s = 0;; s++) {
-        toy_run_step(j, s);
+        toy_run_steps(j, s + 1);
         if (!vd_graph_has_head(&j->graph, s))
             continue;
         uint32_t stop = vd_le32_load(j->token[s] + 4);
@@ -557,26 +654,30 @@ static inline struct vd_toy_job *toy_vector_new(struct vd_toy_model *m, uint32_t
         j->job_salt[i] = (uint8_t)(3 * i + 1);
     for (uint32_t i = 0; i < n_prompt; i++)
         j->prompt[i] = (uint32_t)vd_rng_below(&rng, m->program.vocab);
-    for (uint32_t s = 0; s < n_prompt; s++)
-        toy_run_step(j, s);
-    memcpy(j->output, j->rows[m->program.n_layers + 1][n_prompt - 1] + 4 * (size_t)d, 4 * (size_t)d);
+    toy_run_steps(j, n_prompt);
+    memcpy(j->output, toy_vector(j), 4 * (size_t)d);
     return j;
 }
 
-/* The same claim with the rows of the steps before `from_step`: what is run after it may be a lie. */
+/* The same claim with the rows of the steps before `from_step`: what is run after it may be a lie. (None
+ * where every step reads all the others.) */
 static inline struct vd_toy_job *toy_job_copy(const struct vd_toy_job *from, uint32_t from_step)
 {
-    const struct vd_program *p = &from->model->program;
-    size_t row_bytes = 4 * (size_t)p->width + p->n_kv_heads * (p->head_dim / 8 + 4 + 2 * p->head_dim);
+    const struct vd_graph now = toy_graph(from), *g = &now;
     struct vd_toy_job *j = malloc(sizeof *j);
     *j = *from;
-    for (unsigned u = 0; u < 8; u++)
+    if (vd_program_is_encoder(g->program) && from_step < g->job.n_steps)
+        from_step = 0;
+    for (unsigned u = 0; u < TOY_UNITS; u++)
         for (uint32_t s = 0; s < TOY_MAX_POS; s++) {
-            size_t n = u > p->n_layers ? 8 * (size_t)p->width : row_bytes;
-            j->rows[u][s] = from->rows[u][s] && s < from_step ? malloc(n) : NULL;
-            if (j->rows[u][s])
-                memcpy(j->rows[u][s], from->rows[u][s], n);
+            j->rows[u][s] = NULL;
+            if (!from->rows[u][s] || s >= from_step)
+                continue;
+            size_t n = toy_place(g, s, u, VD_GRAPH_NO_OP);
+            j->rows[u][s] = memcpy(malloc(n), from->rows[u][s], n);
         }
+    for (uint32_t s = from_step; s < TOY_MAX_POS; s++)
+        j->has_token[s] = false;
     return j;
 }
 

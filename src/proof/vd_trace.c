@@ -14,23 +14,18 @@ enum { MEMORY_MAX = 1 << 30 }; /* of one unit's records, or of the hashes */
 
 /* ---- all units ---- */
 
-static void hash_row(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
-                     const float *x)
+static void hash_row(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows)
 {
     struct vd_trace *t = arg;
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
-    struct vd_hash *out = &t->unit[(size_t)step * t->n_units + unit];
-    if (unit == 0)
-        *out = vd_unit_embed(&t->graph, &salt, step, x);
-    else
-        *out = vd_unit_block(&t->graph, &salt, step, unit, k, v, x, NULL);
+    *vd_trace_unit_of(t, step, unit) = vd_unit_rows(&t->graph, &salt, step, unit, rows, NULL);
 }
 
 static void hash_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
 {
     struct vd_trace *t = arg;
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
-    t->unit[(size_t)step * t->n_units + t->n_units - 1] =
+    *vd_trace_unit_of(t, step, vd_graph_head_unit(&t->graph)) =
         vd_unit_head(&t->graph, &salt, step, token, stop, vd_trace_mask_state(t, step));
     vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, token);
     vd_le32_store(t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step + 4, stop);
@@ -40,22 +35,24 @@ static void hash_pooled(void *arg, uint32_t step, const float *sum, const float 
 {
     struct vd_trace *t = arg;
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
-    t->unit[(size_t)step * t->n_units + t->n_units - 1] =
+    *vd_trace_unit_of(t, step, vd_graph_head_unit(&t->graph)) =
         vd_unit_pool(&t->graph, &salt, step, sum, vector, vector ? t->pool_outs : NULL);
 }
 
-static void hash_steps(struct vd_trace *t)
+void vd_trace_hash_groups(struct vd_trace *t)
 {
-    uint32_t n = t->graph.job.n_steps, last_block = t->graph.program->n_layers;
-    for (uint32_t s = 0; s < n; s++) {
-        const struct vd_hash *unit = &t->unit[(size_t)s * t->n_units];
-        struct vd_hash root = vd_merkle_root(unit, vd_graph_units(&t->graph, s));
-        t->step[s] = vd_trace_step(s, &root);
-        t->commit[s] = vd_commit_leaf(s, &unit[last_block],
-                                      vd_graph_has_head(&t->graph, s) ? &unit[last_block + 1] : NULL);
+    const struct vd_graph *g = &t->graph;
+    uint32_t last_block = vd_graph_last_block(g), n_groups = vd_graph_groups(g);
+    for (uint32_t i = 0; i < n_groups; i++) {
+        struct vd_hash root = vd_merkle_root(vd_trace_group_of(t, i), vd_graph_members(g, i));
+        t->group[i] = vd_trace_step(i, &root);
     }
-    t->state_root = vd_merkle_root(t->step, n);
-    t->commit_root = vd_merkle_root(t->commit, n);
+    for (uint32_t s = 0; s < g->job.n_steps; s++)
+        t->commit[s] =
+            vd_commit_leaf(s, vd_trace_unit_of(t, s, last_block),
+                           vd_graph_has_head(g, s) ? vd_trace_unit_of(t, s, vd_graph_head_unit(g)) : NULL);
+    t->state_root = vd_merkle_root(t->group, n_groups);
+    t->commit_root = vd_merkle_root(t->commit, g->job.n_steps);
 }
 
 /* ---- tokens and tables ---- */
@@ -73,7 +70,7 @@ static uint8_t *with_length(struct vd_bytes table)
 static void tell_mask_state(const struct vd_trace *t, uint32_t step, uint8_t *record)
 {
     uint8_t ops[VD_GRAPH_OUTS_MAX];
-    uint32_t unit = t->graph.program->n_layers + 1;
+    uint32_t unit = vd_graph_head_unit(&t->graph);
     vd_graph_outs(&t->graph, step, unit, ops);
     t->source.after_op(t->source.arg, step, unit, ops[0], record, VD_AUTOMATON_STATE_BYTES);
 }
@@ -123,29 +120,43 @@ void vd_trace_controls_close(struct vd_trace *t)
     free(t->mask_state);
 }
 
+/* A group has at most as many members as its neighbours but the last: of an encoder one may be the last
+ * step's alone, of a decoder those of the prompt have no head. */
+static uint32_t most_members(const struct vd_graph *g)
+{
+    uint32_t last = vd_graph_members(g, vd_graph_groups(g) - 1), first = vd_graph_members(g, 0);
+    return first > last ? first : last;
+}
+
+/* A hash for each unit of every step. */
+static uint64_t hash_bytes(const struct vd_graph *graph)
+{
+    return (uint64_t)vd_graph_groups(graph) * most_members(graph) * sizeof(struct vd_hash);
+}
+
 enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph, const uint32_t *prompt,
                             const uint32_t *output, const uint8_t job_salt[VD_JOB_SALT_BYTES],
                             const struct vd_trace_source *source, struct vd_error *err)
 {
-    size_t n = graph->job.n_steps, n_units = graph->program->n_layers + 2;
+    size_t n = graph->job.n_steps;
     assert(vd_graph_valid(graph));
-    if (n * n_units * sizeof(struct vd_hash) > MEMORY_MAX)
-        return vd_error_set(err, VD_ELIMIT, "a trace of %zu positions and %zu units needs more than 1 GiB", n,
-                            n_units);
+    if (hash_bytes(graph) > MEMORY_MAX)
+        return vd_error_set(err, VD_ELIMIT, "a trace of %zu positions and %u units needs more than 1 GiB", n,
+                            vd_graph_head_unit(graph) + 1);
     struct vd_trace *t = calloc(1, sizeof *t);
     if (t) {
         t->graph = *graph;
         t->prompt = prompt;
         t->output = output;
         t->source = *source;
-        t->n_units = (uint32_t)n_units;
+        t->n_members = most_members(graph);
         memcpy(t->job_salt, job_salt, sizeof t->job_salt);
-        t->unit = calloc(n * n_units, sizeof *t->unit);
-        t->step = calloc(n, sizeof *t->step);
+        t->unit = calloc(1, hash_bytes(graph));
+        t->group = calloc(vd_graph_groups(graph), sizeof *t->group);
         t->commit = calloc(n, sizeof *t->commit);
         t->token_record = calloc(n, VD_TOKEN_RECORD_BYTES);
     }
-    if (!t || !t->unit || !t->step || !t->commit || !t->token_record) {
+    if (!t || !t->unit || !t->group || !t->commit || !t->token_record) {
         vd_trace_destroy(t);
         return vd_error_set(err, VD_ENOMEM, "no memory for the trace of %zu positions", n);
     }
@@ -157,7 +168,7 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
         vd_trace_destroy(t);
         return e;
     }
-    hash_steps(t);
+    vd_trace_hash_groups(t);
     *out = t;
     return VD_OK;
 }
@@ -167,7 +178,7 @@ void vd_trace_destroy(struct vd_trace *t)
     if (!t)
         return;
     free(t->unit);
-    free(t->step);
+    free(t->group);
     free(t->commit);
     free(t->token_record);
     vd_trace_controls_close(t);
@@ -191,53 +202,45 @@ static void *carve(struct carve *c, uint64_t n_bytes)
 }
 
 /* Lays out the unit's arrays; returns the bytes they need. */
-static uint64_t lay_out(const struct vd_trace *t, struct vd_trace_unit_data *u, uint8_t *base)
+static uint64_t lay_out(struct vd_trace_unit_data *u, uint8_t *base)
 {
     struct carve c = {base, 0};
-    bool block = u->unit > 0 && u->unit <= t->graph.program->n_layers;
     for (uint32_t o = 0; o < u->n_ops; o++)
         u->records[o] = carve(&c, u->op[o].n_records * u->op[o].record_bytes);
-    if (u->unit > 0)
-        u->row = carve(&c, 4 * (uint64_t)t->graph.program->width);
-    bool head = u->unit > t->graph.program->n_layers;
-    if (head && u->step > 0 && t->graph.job.sampling.pooling == VD_POOLING_MEAN)
-        u->sum = carve(&c, 4 * (uint64_t)t->graph.program->width);
-    if (block) {
-        u->k = carve(&c, (uint64_t)u->step * u->k_row_bytes);
-        u->v = carve(&c, (uint64_t)u->step * u->v_row_bytes);
-        u->cache_outs = carve(&c, (uint64_t)u->step * sizeof u->cache_outs[0]);
+    for (unsigned i = 0; i < u->n_reads; i++) {
+        struct vd_trace_read *r = &u->read[i];
+        r->rows = carve(&c, (uint64_t)r->what.n * r->step_bytes);
+        r->outs = carve(&c, (uint64_t)r->what.n * sizeof r->outs[0]);
     }
     return c.used;
 }
 
-/* Fills in u's operators and sizes; returns the bytes that its arrays need. */
-static uint64_t describe(const struct vd_trace *t, struct vd_trace_unit_data *u)
+/* Fills in u's operators, reads and sizes; returns the bytes that its arrays need. */
+static uint64_t describe(const struct vd_graph *g, struct vd_trace_unit_data *u)
 {
-    const struct vd_program *p = t->graph.program;
-    u->n_ops = vd_graph_ops(&t->graph, u->step, u->unit);
+    struct vd_graph_read read[VD_GRAPH_READS_MAX];
+    u->n_ops = vd_graph_ops(g, u->step, u->unit);
     for (uint32_t o = 0; o < u->n_ops; o++)
-        vd_graph_op(&t->graph, u->step, u->unit, o, &u->op[o]);
-    u->k_row_bytes = p->n_kv_heads * (p->head_dim / 32 * 4 + p->head_dim);
-    u->v_row_bytes = p->n_kv_heads * (4 + p->head_dim);
-    return lay_out(t, u, NULL);
-}
-
-/* A hash for each unit of every step. */
-static uint64_t hash_bytes(const struct vd_graph *graph)
-{
-    return (uint64_t)graph->job.n_steps * (graph->program->n_layers + 2) * sizeof(struct vd_hash);
+        vd_graph_op(g, u->step, u->unit, o, &u->op[o]);
+    u->n_reads = vd_graph_reads(g, u->step, u->unit, read);
+    for (unsigned i = 0; i < u->n_reads; i++) {
+        struct vd_trace_read *r = &u->read[i];
+        r->what = read[i];
+        vd_graph_op(g, read[i].first, read[i].unit, read[i].op, &r->op);
+        r->step_bytes = (size_t)r->op.n_records * r->op.record_bytes;
+    }
+    return lay_out(u, NULL);
 }
 
 /* No unit of a step is larger than the same unit of the last one. */
 static uint64_t largest_unit_bytes(const struct vd_graph *graph)
 {
-    uint32_t n = graph->job.n_steps, n_units = graph->program->n_layers + 2;
-    struct vd_trace t = {.graph = *graph};
+    uint32_t last = graph->job.n_steps - 1;
     uint64_t most = 0;
     assert(vd_graph_valid(graph));
-    for (uint32_t unit = 1; unit < n_units; unit++) {
-        t.u = (struct vd_trace_unit_data){.step = n - 1, .unit = unit};
-        uint64_t n_bytes = describe(&t, &t.u);
+    for (uint32_t unit = 0; unit < vd_graph_units(graph, last); unit++) {
+        struct vd_trace_unit_data u = {.step = last, .unit = unit};
+        uint64_t n_bytes = describe(graph, &u);
         most = n_bytes > most ? n_bytes : most;
     }
     return most;
@@ -250,8 +253,9 @@ bool vd_trace_fits(const struct vd_graph *graph)
 
 uint64_t vd_trace_most_bytes(const struct vd_graph *graph)
 {
-    uint64_t of_a_step = 2 * sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES + 4;
-    return hash_bytes(graph) + of_a_step * graph->job.n_steps + largest_unit_bytes(graph);
+    uint64_t of_a_step = sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES + 4;
+    return hash_bytes(graph) + vd_graph_groups(graph) * sizeof(struct vd_hash) +
+           of_a_step * graph->job.n_steps + largest_unit_bytes(graph);
 }
 
 enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)
@@ -259,45 +263,51 @@ enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t un
     struct vd_trace_unit_data *u = &t->u;
     free(u->memory);
     *u = (struct vd_trace_unit_data){.step = step, .unit = unit};
-    uint64_t n_bytes = describe(t, u);
+    uint64_t n_bytes = describe(&t->graph, u);
     if (n_bytes > MEMORY_MAX)
         return vd_error_set(err, VD_ELIMIT, "step %u, unit %u: its records need more than 1 GiB", step, unit);
     u->memory = calloc(1, n_bytes);
     if (!u->memory)
         return vd_error_set(err, VD_ENOMEM, "no memory for %llu bytes of records",
                             (unsigned long long)n_bytes);
-    lay_out(t, u, u->memory);
+    u->memory_bytes = n_bytes;
+    lay_out(u, u->memory);
     return VD_OK;
 }
 
 /* ---- one unit: its inputs ---- */
 
-static void keep_row(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v,
-                     const float *x)
+/* Keeps what the loaded unit reads of a unit; `rows` is what that puts out. */
+static void keep(struct vd_trace *t, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows,
+                 bool pooled)
 {
-    struct vd_trace *t = arg;
-    struct vd_trace_unit_data *u = &t->u;
-    struct vd_hash salt;
-    if (unit + 1 == u->unit && step == u->step) {
-        for (uint32_t i = 0; i < t->graph.program->width; i++)
-            vd_le32_store(u->row + 4 * i, vd_f32_bits(vd_num_canon(x[i])));
-        salt = vd_trace_salt(t->job_salt, step);
-        if (unit > 0)
-            vd_unit_block(&t->graph, &salt, step, unit, k, v, x, u->row_outs);
-    } else if (unit == u->unit && u->k && step < u->step) {
-        memcpy(u->k + (size_t)step * u->k_row_bytes, k, u->k_row_bytes);
-        memcpy(u->v + (size_t)step * u->v_row_bytes, v, u->v_row_bytes);
-        salt = vd_trace_salt(t->job_salt, step);
-        vd_unit_block(&t->graph, &salt, step, unit, k, v, x, u->cache_outs[step]);
+    struct vd_hash salt, outs[VD_GRAPH_OUTS_MAX] = {{{0}}};
+    bool hashed = pooled; /* the only root under a pooling unit that is read is the one that is */
+    for (unsigned i = 0; i < t->u.n_reads; i++) {
+        struct vd_trace_read *r = &t->u.read[i];
+        if (r->what.unit != unit || step < r->what.first || step - r->what.first >= r->what.n)
+            continue;
+        if (!hashed) {
+            salt = vd_trace_salt(t->job_salt, step);
+            vd_unit_rows(&t->graph, &salt, step, unit, rows, outs);
+            hashed = true;
+        }
+        vd_unit_records(&r->op, rows, r->rows + (size_t)(step - r->what.first) * r->step_bytes);
+        memcpy(r->outs[step - r->what.first], outs, sizeof outs);
     }
+}
+
+static void keep_row(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows)
+{
+    keep(arg, step, unit, rows, false);
 }
 
 static void keep_sum(void *arg, uint32_t step, const float *sum, const float *vector)
 {
     struct vd_trace *t = arg;
     (void)vector;
-    for (uint32_t i = 0; t->u.sum && step + 1 == t->u.step && i < t->graph.program->width; i++)
-        vd_le32_store(t->u.sum + 4 * i, vd_f32_bits(vd_num_canon(sum[i])));
+    if (sum)
+        keep(t, step, vd_graph_head_unit(&t->graph), &(struct vd_graph_rows){.x = sum}, true);
 }
 
 static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
@@ -320,6 +330,31 @@ static void put_text(const struct vd_trace *t, uint32_t id, uint8_t *out)
         memcpy(out + 2, text.p, text.n);
 }
 
+const struct vd_trace_read *vd_trace_read_of(const struct vd_trace_unit_data *u,
+                                             const struct vd_graph_input *in)
+{
+    uint64_t step = in->kind == VD_IN_KV ? in->first : u->step;
+    const struct vd_trace_read *r = u->read;
+    while (r->what.unit != u->unit - in->back || r->what.op != in->op || step < r->what.first ||
+           step - r->what.first >= r->what.n)
+        r++;
+    assert(r < u->read + u->n_reads);
+    return r;
+}
+
+static void point_at_steps(const struct vd_trace *t, const struct vd_graph_input *in,
+                           struct vd_tile_data *data)
+{
+    if (in->back == 0 && t->u.op[in->op].kind == VD_OP_MASK_STATE) {
+        data->row[0] = vd_trace_mask_state(t, (uint32_t)in->first);
+        return;
+    }
+    const struct vd_trace_read *r = vd_trace_read_of(&t->u, in);
+    const uint8_t *first = r->rows + (in->first - r->what.first) * r->step_bytes;
+    for (uint32_t j = 0; j < in->count; j++)
+        data->row[j] = first + j * r->step_bytes + (size_t)in->leaf * r->op.leaf_records * r->op.record_bytes;
+}
+
 static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsigned i,
                      struct small_inputs *small, struct vd_tile_data *data)
 {
@@ -328,25 +363,14 @@ static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsign
     case VD_IN_OP:
         data->in[i] = u->records[in->op] + in->first * u->op[in->op].record_bytes;
         return;
-    case VD_IN_ROW:
-        data->in[i] = u->row + 4 * in->first;
-        return;
-    case VD_IN_KV: {
-        if (u->op[in->op].kind == VD_OP_MASK_STATE) {
-            data->row[0] = vd_trace_mask_state(t, (uint32_t)in->first);
-            return;
-        }
-        if (u->op[in->op].kind == VD_OP_POOL) {
-            data->row[0] = u->sum + (size_t)in->head * u->op[in->op].record_bytes;
-            return;
-        }
-        bool is_k = u->op[in->op].kind == VD_OP_KROW;
-        size_t row_bytes = is_k ? u->k_row_bytes : u->v_row_bytes;
-        const uint8_t *first = (is_k ? u->k : u->v) + in->first * row_bytes;
-        for (uint32_t j = 0; j < in->count; j++)
-            data->row[j] = first + j * row_bytes + (size_t)in->head * u->op[in->op].record_bytes;
+    case VD_IN_ROW: {
+        const struct vd_trace_read *r = vd_trace_read_of(u, in);
+        data->in[i] = r->rows + in->first * r->op.record_bytes;
         return;
     }
+    case VD_IN_KV:
+        point_at_steps(t, in, data);
+        return;
     case VD_IN_WEIGHT: {
         enum vd_wtype type = (enum vd_wtype)t->graph.program->types[in->tensor];
         data->in[i] = t->source.weight_row(t->source.arg, in->tensor, in->row).p +
@@ -433,15 +457,15 @@ enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, stru
     enum vd_err e = vd_trace_unit_prepare(t, step, unit, err);
     if (e != VD_OK)
         return e;
-    if (unit > 0) {
+    if (t->u.n_reads > 0) {
         struct vd_trace_sink sink = {t, keep_row, keep_no_token, keep_sum};
-        e = t->source.run(t->source.arg, step + 1, &sink, err);
+        e = t->source.run(t->source.arg, vd_graph_steps_for(&t->graph, step), &sink, err);
         if (e != VD_OK)
             return e;
     }
     vd_trace_unit_run(t);
     struct vd_hash h = unit_hash(t);
-    if (!vd_hash_eq(&h, &t->unit[(size_t)step * t->n_units + unit]))
+    if (!vd_hash_eq(&h, vd_trace_unit_of(t, step, unit)))
         return vd_error_set(err, VD_EINTERNAL,
                             "step %u, unit %u: the engine's rows are not those of the scalar arithmetic",
                             step, unit);

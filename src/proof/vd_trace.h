@@ -16,20 +16,20 @@
 #include "vd_model.h"
 #include "vd_trace_hash.h"
 
-/* Receives the rows of a run. `row` may be called from several threads at once for different (step, unit); k,
- * v NULL for unit 0, x NULL where the unit has no X row. `token` comes for every step with a head; `pooled`,
+/* Receives the rows of a run. `row` may be called from several threads at once for different (step, unit), of
+ * all units but the head's and pooling's. `token` comes for every step with a head; `pooled`,
  * of a job whose result is a vector, for every step with a pooling unit (sum, vector: as vd_commit_add_vector
  * has them). */
 struct vd_trace_sink {
     void *arg;
-    void (*row)(void *arg, uint32_t step, uint32_t unit, const uint8_t *k, const uint8_t *v, const float *x);
+    void (*row)(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows);
     void (*token)(void *arg, uint32_t step, uint32_t token, enum vd_stop stop);
     void (*pooled)(void *arg, uint32_t step, const float *sum, const float *vector);
 };
 
 struct vd_trace_source {
     void *arg;
-    /* Runs steps [0, n_steps) and hands everything to the sink. */
+    /* Runs steps [0, n_steps) (as vd_graph_steps_for says) and hands everything to the sink. */
     enum vd_err (*run)(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink, struct vd_error *err);
     /* The file's own bytes of a row of a tensor. */
     struct vd_bytes (*weight_row)(void *arg, uint32_t tensor, uint32_t row);
@@ -45,6 +45,16 @@ struct vd_trace_source {
     void (*after_op)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
 };
 
+/* What a unit reads of another: an operator's records at `what.n` steps, one after the other, and the roots
+ * under the unit hashes there. */
+struct vd_trace_read {
+    struct vd_graph_read what;
+    struct vd_graph_op op;
+    size_t step_bytes; /* of all records of one step */
+    uint8_t *rows;
+    struct vd_hash (*outs)[VD_GRAPH_OUTS_MAX];
+};
+
 /* Everything that a record of one unit can read, and all its operators. */
 struct vd_trace_unit_data {
     bool loaded;
@@ -52,13 +62,10 @@ struct vd_trace_unit_data {
     struct vd_graph_op op[VD_GRAPH_OPS_MAX];
     uint8_t *records[VD_GRAPH_OPS_MAX]; /* of each operator, one after the other */
     struct vd_hash op_root[VD_GRAPH_OPS_MAX];
-    uint8_t *row; /* the row of the unit before: d f32 records; NULL for unit 0 */
-    struct vd_hash row_outs[VD_GRAPH_OUTS_MAX];      /* the roots under that unit's hash */
-    uint8_t *k, *v;                                  /* K and V records of this unit at steps 0 .. step - 1 */
-    struct vd_hash (*cache_outs)[VD_GRAPH_OUTS_MAX]; /* and the roots under those units' hashes */
-    uint8_t *sum; /* POOL's records at the step before; NULL: there are none */
-    size_t k_row_bytes, v_row_bytes;
+    unsigned n_reads;
+    struct vd_trace_read read[VD_GRAPH_READS_MAX];
     void *memory;
+    uint64_t memory_bytes;
 };
 
 struct vd_trace {
@@ -66,9 +73,9 @@ struct vd_trace {
     uint8_t job_salt[VD_JOB_SALT_BYTES];
     const uint32_t *prompt, *output;
     struct vd_trace_source source;
-    uint32_t n_units;                            /* row length of `unit` */
-    struct vd_hash *unit;                        /* unit hashes: [step * n_units + unit] */
-    struct vd_hash *step;                        /* leaves of the state tree */
+    uint32_t n_members;                          /* of the largest group: row length of `unit` */
+    struct vd_hash *unit;                        /* unit hashes, group after group: vd_trace_unit_of */
+    struct vd_hash *group;                       /* leaves of the state tree */
     struct vd_hash *commit;                      /* leaves of the commit tree */
     uint8_t *token_record;                       /* TOKEN records: [8 * step] */
     struct vd_hash pool_outs[VD_GRAPH_OUTS_MAX]; /* under the last step's pooling unit */
@@ -92,6 +99,19 @@ bool vd_trace_fits(const struct vd_graph *graph);
 /* The most that a trace of this job takes: its hashes, and the largest of its units with all inputs. */
 uint64_t vd_trace_most_bytes(const struct vd_graph *graph);
 
+/* The unit hashes of a group; one unit's. */
+static inline struct vd_hash *vd_trace_group_of(const struct vd_trace *t, uint32_t group)
+{
+    return t->unit + (size_t)group * t->n_members;
+}
+static inline struct vd_hash *vd_trace_unit_of(const struct vd_trace *t, uint32_t step, uint32_t unit)
+{
+    struct vd_graph_place at = vd_graph_place(&t->graph, step, unit);
+    return vd_trace_group_of(t, at.group) + at.member;
+}
+/* Makes the leaves of both trees, and the roots, of the unit hashes. */
+void vd_trace_hash_groups(struct vd_trace *t);
+
 /* The parts of a trace that follow from tokens and tables alone; t->graph, prompt, output and source are set.
  * vd_trace_create calls it. VD_ENOMEM; VD_EUSE if the mask is not valid. */
 enum vd_err vd_trace_controls_open(struct vd_trace *t, struct vd_error *err);
@@ -105,8 +125,12 @@ static inline const uint8_t *vd_trace_mask_state(const struct vd_trace *t, uint3
 /* Computes t->u of that unit; at once if it is there already. A second run of the source. */
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
 
+/* What an input (VD_IN_ROW, VD_IN_KV but of MASK_STATE) of the loaded unit is part of. */
+const struct vd_trace_read *vd_trace_read_of(const struct vd_trace_unit_data *u,
+                                             const struct vd_graph_input *in);
+
 /* The two halves of it, for who has the inputs otherwise: makes t->u with its arrays empty; computes all
- * operators from row, k and v. Only graph, job_salt, prompt, output and source of *t are read. The caller
+ * operators from what is read. Only graph, job_salt, prompt, output and source of *t are read. The caller
  * frees t->u.memory. */
 enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
 void vd_trace_unit_run(struct vd_trace *t);

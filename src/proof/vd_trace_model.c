@@ -20,7 +20,7 @@ struct vd_trace_model {
 static void on_tap(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows)
 {
     struct vd_trace_model *t = arg;
-    t->sink->row(t->sink->arg, step, unit, rows->k, rows->v, rows->x);
+    t->sink->row(t->sink->arg, step, unit, rows);
 }
 
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,

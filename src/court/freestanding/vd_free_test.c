@@ -134,7 +134,24 @@ struct court {
 };
 
 /* Programs whose tensors take all weight types in turn, beginning with number `shift`: plain, with all
- * features, and over super-blocks. */
+ * features, and over super-blocks; encoders of BERT's and of Nomic's form. */
+enum { FORMS = 5, BERT = 3 };
+
+/* Learned positions, all biases, no gate; or RoPE and a gate. */
+static void make_encoder(struct vd_program *p, bool bert)
+{
+    p->kind = VD_PROGRAM_ENCODER;
+    p->layer_norm = p->token_type = true;
+    p->n_stop = p->stop[0] = 0;
+    if (!bert)
+        return;
+    p->act = VD_ACT_GELU;
+    p->ungated = p->qkv_bias = p->out_bias = p->ffn_bias = true;
+    p->n_positions = 100;
+    p->n_rope = p->n_rope_tables = 0;
+    p->rope_pairing = VD_ROPE_NONE;
+}
+
 static struct vd_program program_of(unsigned features, unsigned shift)
 {
     static const enum vd_wtype types[] = {VD_WTYPE_Q4_K,  VD_WTYPE_Q6_K, VD_WTYPE_IQ4_XS, VD_WTYPE_Q5_0,
@@ -152,7 +169,9 @@ static struct vd_program program_of(unsigned features, unsigned shift)
         p.n_heads = 8;
         p.ff_width = 256;
     }
-    if (features) {
+    if (features >= BERT)
+        make_encoder(&p, features == BERT);
+    else if (features) {
         p.n_rope_tables = 2;
         p.rope_steps[1][3] = UINT64_C(0xFEDCBA9876543210);
         p.rope_scale[1] = 1.5f;
@@ -167,7 +186,7 @@ static struct vd_program program_of(unsigned features, unsigned shift)
         p.n_used = 3;
         p.route_norm = shift % 2;
     }
-    p.n_tensors = vd_program_norm_tensor(&p) + 1;
+    p.n_tensors = vd_program_norm_tensor(&p) + (features < BERT);
     for (uint32_t i = 0; i < p.n_tensors; i++) {
         enum vd_wtype t = types[(i + shift) % 16];
         bool fits = vd_program_tensor(&p, i).cols % vd_wtype_info(t)->block_elems == 0;
@@ -197,7 +216,7 @@ static void fill(struct vd_rng *r, uint8_t *p, size_t n_bytes)
  * length. */
 static size_t eval_with(const struct court *c, const struct vd_graph *g, const uint32_t at[3],
                         uint64_t record, uint8_t bytes[VD_GRAPH_INPUTS_MAX][INPUT_BYTES],
-                        uint64_t address[12], uint8_t *out)
+                        uint64_t address[3 * VD_GRAPH_INPUTS_MAX], uint8_t *out)
 {
     struct vd_tile_data data = {{NULL}, {NULL}};
     struct vd_tile t;
@@ -241,7 +260,7 @@ static void compare_op(const struct court *other, const struct vd_graph *g, cons
     struct vd_graph_op o;
     vd_graph_op(g, at[0], at[1], at[2], &o);
     for (unsigned i = 0; o.n_records && i < TILES_PER_OP; i++) {
-        uint64_t address[2][12] = {{0}}, number = vd_rng_below(r, o.n_records);
+        uint64_t address[2][3 * VD_GRAPH_INPUTS_MAX] = {{0}}, number = vd_rng_below(r, o.n_records);
         for (unsigned k = 0; k < VD_GRAPH_INPUTS_MAX; k++)
             fill(r, bytes[k], INPUT_BYTES);
         bound_lengths(g, at, number, bytes);
@@ -262,8 +281,8 @@ static void tiles_are_the_same(void **state)
     find("vd_tile_init", &other.init);
     find("vd_tile_resolve", &other.resolve);
     find("vd_tile_eval", &other.eval);
-    for (unsigned form = 0; form < 3 * 16; form++) {
-        struct vd_program p = program_of(form % 3, form / 3);
+    for (unsigned form = 0; form < FORMS * 16; form++) {
+        struct vd_program p = program_of(form % FORMS, form / FORMS);
         struct vd_graph g = {&p, {.n_prompt = 66, .n_output = 2, .n_steps = 67, .max_tokens = 2}};
         if (form % 4)
             g.job.sampling = (struct vd_sampling){.temp_micro = form % 4 == 1 ? 1 : 700000,
@@ -275,13 +294,15 @@ static void tiles_are_the_same(void **state)
                                                   .presence_micro = -7,
                                                   .has_bias = true,
                                                   .has_mask = form % 2};
-        if (form % 8 == 4) { /* a vector instead of a token */
+        bool encoder = vd_program_is_encoder(&p);
+        if (form % 8 == 4 || encoder) { /* a vector instead of a token */
             g.job = (struct vd_graph_job){
                 .n_prompt = 67,
                 .n_output = p.width,
                 .n_steps = 67,
                 .max_tokens = p.width,
-                .sampling = {.pooling = VD_POOLING_MEAN, .top_p_micro = VD_SAMPLE_MICRO}};
+                .sampling = {.pooling = encoder ? (enum vd_pooling)(1 + form % 3) : VD_POOLING_MEAN,
+                             .top_p_micro = VD_SAMPLE_MICRO}};
             assert_true(vd_graph_valid(&g));
         }
         for (uint32_t unit = 0; unit < vd_graph_units(&g, 66); unit++)

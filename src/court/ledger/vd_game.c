@@ -176,9 +176,6 @@ static void path_choose(struct vd_game_path *path, unsigned levels, const struct
     path->node = *shown;
 }
 
-/* All leaves of a tree are shown at once where it is known to have few. */
-enum { ALL_LEVELS = 16 };
-
 static void show(struct vd_game *game, struct vd_bytes nodes)
 {
     game->n_shown = (uint32_t)(nodes.n / VD_HASH_BYTES);
@@ -204,7 +201,7 @@ static enum vd_game_result do_state(struct turn *t)
         game->phase = VD_PHASE_OVER;
         return VD_GAME_WORKER_STATE;
     }
-    path_open(&path, t->g->job.n_steps, &t->move.root);
+    path_open(&path, vd_graph_groups(t->g), &t->move.root);
     /* A tree of one leaf could have the root zero, which for the ledger means that none was shown yet. */
     if (vd_hash_is_zero(&t->move.root) || !path_fits(&path, t->move.nodes, VD_GAME_LEVELS))
         return VD_GAME_REJECT_FIT;
@@ -224,19 +221,32 @@ static enum vd_game_result do_nodes(struct turn *t)
     return VD_GAME_ACCEPTED;
 }
 
-/* The path's node is the hash of (step, step root): so the step root is computed from what is shown. */
+/* The path's node is the hash of (group, its root): so the root is computed from what is shown. */
+static bool open_group(struct turn *t, struct vd_game_path *path)
+{
+    struct vd_game *game = t->game;
+    uint32_t group = (uint32_t)game->steps.span.first, n = vd_graph_members(t->g, group);
+    struct vd_merkle_span all = {0, n};
+    size_t n_nodes = vd_merkle_spans(all, VD_GAME_LEVELS, NULL, 0);
+    if (t->move.nodes.n != n_nodes * VD_HASH_BYTES)
+        return false;
+    struct vd_hash root =
+        vd_merkle_spans_root(all, VD_GAME_LEVELS, (const struct vd_hash *)t->move.nodes.p, n_nodes);
+    struct vd_hash leaf = vd_trace_step(group, &root);
+    path_open(path, n, &root);
+    return vd_hash_eq(&leaf, &game->steps.node);
+}
+
 static enum vd_game_result do_units(struct turn *t)
 {
     struct vd_game *game = t->game;
-    uint32_t n = vd_graph_units(t->g, game->step);
-    if (t->move.nodes.n != n * (size_t)VD_HASH_BYTES)
+    struct vd_game_path path = game->units;
+    bool first = path.n == 0;
+    if (first ? !open_group(t, &path) : !path_fits(&path, t->move.nodes, VD_GAME_LEVELS))
         return VD_GAME_REJECT_FIT;
-    struct vd_hash root = vd_merkle_root((const struct vd_hash *)t->move.nodes.p, n);
-    struct vd_hash leaf = vd_trace_step(game->step, &root);
-    if (!vd_hash_eq(&leaf, &game->steps.node))
-        return VD_GAME_REJECT_FIT;
-    game->step_root = root;
-    path_open(&game->units, n, &root);
+    if (first)
+        game->group_root = path.node;
+    game->units = path;
     show(game, t->move.nodes);
     game->phase = VD_PHASE_C_UNIT;
     return VD_GAME_ACCEPTED;
@@ -327,11 +337,11 @@ static enum vd_game_result do_bind_open(struct turn *t)
 /* ---- the challenger's moves ---- */
 
 /* Goes down to number `index` of the nodes shown. */
-static bool choose(struct vd_game *game, struct vd_game_path *path, uint64_t index, unsigned levels)
+static bool choose(struct vd_game *game, struct vd_game_path *path, uint64_t index)
 {
     if (index >= game->n_shown)
         return false;
-    path_choose(path, levels, game->shown, (size_t)index);
+    path_choose(path, VD_GAME_LEVELS, game->shown, (size_t)index);
     game->n_shown = 0;
     return true;
 }
@@ -339,9 +349,8 @@ static bool choose(struct vd_game *game, struct vd_game_path *path, uint64_t ind
 static enum vd_game_result do_step(struct turn *t)
 {
     struct vd_game *game = t->game;
-    if (!choose(game, &game->steps, t->move.index, VD_GAME_LEVELS))
+    if (!choose(game, &game->steps, t->move.index))
         return VD_GAME_REJECT_RANGE;
-    game->step = (uint32_t)game->steps.span.first;
     game->phase = game->steps.span.count == 1 ? VD_PHASE_W_UNITS : VD_PHASE_W_NODES;
     return VD_GAME_ACCEPTED;
 }
@@ -349,10 +358,13 @@ static enum vd_game_result do_step(struct turn *t)
 static enum vd_game_result do_unit(struct turn *t)
 {
     struct vd_game *game = t->game;
-    if (!choose(game, &game->units, t->move.index, ALL_LEVELS))
+    if (!choose(game, &game->units, t->move.index))
         return VD_GAME_REJECT_RANGE;
-    game->unit = (uint32_t)t->move.index;
-    game->phase = VD_PHASE_W_OPS;
+    game->phase = VD_PHASE_W_UNITS;
+    if (game->units.span.count == 1) {
+        vd_graph_at(t->g, vd_game_place(game), &game->step, &game->unit);
+        game->phase = VD_PHASE_W_OPS;
+    }
     return VD_GAME_ACCEPTED;
 }
 
@@ -374,7 +386,7 @@ static enum vd_game_result do_op(struct turn *t)
 static enum vd_game_result do_leaf(struct turn *t)
 {
     struct vd_game *game = t->game;
-    if (!choose(game, &game->leaves, t->move.index, VD_GAME_LEVELS))
+    if (!choose(game, &game->leaves, t->move.index))
         return VD_GAME_REJECT_RANGE;
     game->phase = game->leaves.span.count == 1 ? VD_PHASE_W_RECORDS : VD_PHASE_W_LEAVES;
     return VD_GAME_ACCEPTED;
@@ -402,7 +414,7 @@ enum vd_ref_verdict vd_game_tile(const struct vd_game *game, const struct vd_ref
                               .token = game->token,
                               .salt = game->salt,
                               .state_root = game->state_root,
-                              .step_root = game->step_root,
+                              .group_root = game->group_root,
                               .op_roots = game->op_root};
     return vd_referee_tile(claim, &pt, out->worker_record, opening, out->true_record);
 }

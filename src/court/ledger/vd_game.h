@@ -105,7 +105,7 @@ enum vd_game_phase {
     VD_PHASE_C_STATE,     /* STEP, BIND_NODE (index 0: the whole commit tree) or BIND */
     VD_PHASE_W_NODES,
     VD_PHASE_C_STEP,
-    VD_PHASE_W_UNITS,
+    VD_PHASE_W_UNITS, /* the group's unit hashes, or, of many, nodes over them */
     VD_PHASE_C_UNIT,
     VD_PHASE_W_OPS,
     VD_PHASE_C_OP, /* OP or SALT */
@@ -131,11 +131,11 @@ struct vd_game_path {
 struct vd_game {
     enum vd_game_phase phase;
     struct vd_hash state_root;  /* from W_STATE on */
-    struct vd_game_path steps;  /* of the state tree, or (BIND) of the commit tree */
-    struct vd_game_path units;  /* of the step's unit hashes: from W_UNITS on */
+    struct vd_game_path steps;  /* of the state tree (groups), or (BIND) of the commit tree (steps) */
+    struct vd_game_path units;  /* of the group's unit hashes: from C_UNIT on */
     struct vd_game_path leaves; /* of the operator's leaves: from W_LEAVES on */
-    uint32_t step, unit, op;    /* as far as the challenger has pointed */
-    struct vd_hash step_root;   /* from C_UNIT on */
+    uint32_t step, unit, op;    /* as far as the challenger has pointed: step and unit from W_OPS on */
+    struct vd_hash group_root;  /* from C_UNIT on */
     struct vd_hash salt;        /* salt(step): from C_OP on */
     uint32_t n_ops;             /* roots of the unit's operators: from C_OP on */
     struct vd_hash op_root[VD_GRAPH_OPS_MAX];
@@ -147,6 +147,12 @@ struct vd_game {
 };
 
 void vd_game_open(struct vd_game *game);
+
+/* Where the ways down end: group and member, once a unit is chosen. */
+static inline struct vd_graph_place vd_game_place(const struct vd_game *game)
+{
+    return (struct vd_graph_place){(uint32_t)game->steps.span.first, (uint32_t)game->units.span.first};
+}
 
 /* Whose move it is; a game that is over keeps the worker. */
 enum vd_game_side vd_game_turn(const struct vd_game *game);

@@ -28,7 +28,7 @@ size_t vd_game_encode(const struct vd_game *game, uint8_t *buf, size_t cap_bytes
     vd_pb_put_u64(&w, 6, game->step);
     vd_pb_put_u64(&w, 7, game->unit);
     vd_pb_put_u64(&w, 8, game->op);
-    vd_pb_put_opt_fixed(&w, 9, game->step_root.b, VD_HASH_BYTES);
+    vd_pb_put_opt_fixed(&w, 9, game->group_root.b, VD_HASH_BYTES);
     vd_pb_put_opt_fixed(&w, 10, game->salt.b, VD_HASH_BYTES);
     vd_pb_put_bytes(&w, 11, game->op_root, game->n_ops * sizeof game->op_root[0]);
     vd_pb_put_bytes(&w, 12, game->shown, game->n_shown * sizeof game->shown[0]);
@@ -93,22 +93,35 @@ static size_t shown_below(const struct vd_game_path *path)
     return vd_merkle_spans(path->span, VD_GAME_LEVELS, NULL, 0);
 }
 
-static bool steps_ok(const struct vd_game *game, const struct vd_graph *g, uint32_t n_shown)
+static bool shown_ok(const struct vd_game *game, const struct vd_game_path *path, uint64_t n)
 {
-    return path_ok(&game->steps, g->job.n_steps) && game->n_shown == n_shown;
+    return path_ok(path, n) && game->n_shown == shown_below(path);
 }
 
-/* From W_UNITS on: one step is left. */
-static bool step_ok(const struct vd_game *game, const struct vd_graph *g)
+static bool chosen_ok(const struct vd_game *game, const struct vd_game_path *path, uint64_t n)
 {
-    return path_ok(&game->steps, g->job.n_steps) && game->steps.span.count == 1 &&
-           game->step == game->steps.span.first;
+    return path_ok(path, n) && game->n_shown == 0;
 }
 
+/* From W_UNITS on: one group is left. */
+static bool group_ok(const struct vd_game *game, const struct vd_graph *g)
+{
+    return path_ok(&game->steps, vd_graph_groups(g)) && game->steps.span.count == 1;
+}
+
+static uint32_t members(const struct vd_game *game, const struct vd_graph *g)
+{
+    return vd_graph_members(g, (uint32_t)game->steps.span.first);
+}
+
+/* One unit is left. */
 static bool unit_ok(const struct vd_game *game, const struct vd_graph *g)
 {
-    return step_ok(game, g) && path_ok(&game->units, vd_graph_units(g, game->step)) &&
-           game->units.span.count == 1 && game->unit == game->units.span.first;
+    uint32_t step, unit;
+    if (!group_ok(game, g) || !path_ok(&game->units, members(game, g)) || game->units.span.count != 1)
+        return false;
+    vd_graph_at(g, vd_game_place(game), &step, &unit);
+    return game->step == step && game->unit == unit;
 }
 
 static bool ops_ok(const struct vd_game *game, const struct vd_graph *g)
@@ -132,16 +145,19 @@ static bool shape_ok(const struct vd_game *game, const struct vd_graph *g)
         return path_is_zero(&game->steps) && game->n_shown == 0;
     case VD_PHASE_C_STATE:
     case VD_PHASE_C_STEP:
+        return shown_ok(game, &game->steps, vd_graph_groups(g));
     case VD_PHASE_C_BIND:
-        return path_ok(&game->steps, g->job.n_steps) && game->n_shown == shown_below(&game->steps);
+        return shown_ok(game, &game->steps, g->job.n_steps);
     case VD_PHASE_W_NODES:
+        return chosen_ok(game, &game->steps, vd_graph_groups(g));
     case VD_PHASE_W_BIND_NODES:
-        return steps_ok(game, g, 0);
+        return chosen_ok(game, &game->steps, g->job.n_steps);
     case VD_PHASE_W_UNITS:
-        return step_ok(game, g) && game->n_shown == 0;
+        return group_ok(game, g) && game->n_shown == 0 &&
+               (path_is_zero(&game->units) ||
+                (path_ok(&game->units, members(game, g)) && game->units.span.count > 1));
     case VD_PHASE_C_UNIT:
-        return step_ok(game, g) && path_ok(&game->units, vd_graph_units(g, game->step)) &&
-               game->units.n_siblings == 0 && game->n_shown == game->units.n;
+        return group_ok(game, g) && shown_ok(game, &game->units, members(game, g));
     case VD_PHASE_W_OPS:
         return unit_ok(game, g) && game->n_shown == 0;
     case VD_PHASE_C_OP:
@@ -177,7 +193,7 @@ bool vd_game_decode(struct vd_bytes in, const struct vd_ref_claim *claim, struct
     game->step = (uint32_t)vd_pb_get_u64(&r, 6, UINT32_MAX);
     game->unit = (uint32_t)vd_pb_get_u64(&r, 7, UINT32_MAX);
     game->op = (uint32_t)vd_pb_get_u64(&r, 8, UINT32_MAX);
-    vd_pb_get_opt_fixed(&r, 9, game->step_root.b, VD_HASH_BYTES);
+    vd_pb_get_opt_fixed(&r, 9, game->group_root.b, VD_HASH_BYTES);
     vd_pb_get_opt_fixed(&r, 10, game->salt.b, VD_HASH_BYTES);
     game->n_ops = get_hashes(&r, 11, game->op_root, VD_GRAPH_OPS_MAX);
     game->n_shown = get_hashes(&r, 12, game->shown, VD_GAME_SHOWN_MAX);

@@ -126,7 +126,7 @@ static void two_descents(void **state)
     m = (struct vd_move){.kind = VD_MOVE_STEP, .index = 1234 - s.first};
     assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)), VD_GAME_ACCEPTED);
     assert_int_equal(game.phase, VD_PHASE_W_UNITS);
-    assert_int_equal(game.step, 1234);
+    assert_int_equal(game.steps.span.first, 1234);
 
     /* the path folds back to the root */
     struct vd_hash h = game.steps.node;

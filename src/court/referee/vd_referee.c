@@ -70,6 +70,45 @@ struct referee {
     struct reader r;
 };
 
+/* ---- from units up to the state root ---- */
+
+/* Unit hashes, in the order of groups and members. Behind the last of a group comes their range proof in it;
+ * behind all, unless they are the point's own, whose root was shown, comes that of the groups. */
+struct climb {
+    const struct vd_graph *g;
+    struct reader *r;
+    uint32_t n_members, n_groups;
+    struct vd_graph_place first; /* of the group that is gathered */
+    uint32_t first_group;
+    struct vd_hash member[VD_GRAPH_CHUNK], group[VD_GRAPH_CHUNK], root;
+};
+
+/* The group's root from its members; and its leaf. */
+static void climb_group(struct climb *c)
+{
+    uint32_t group = c->first.group;
+    c->root = take_root(c->r, vd_graph_members(c->g, group), c->first.member, c->n_members, c->member);
+    c->first_group = c->n_groups ? c->first_group : group;
+    c->group[c->n_groups++] = vd_trace_step(group, &c->root);
+    c->n_members = 0;
+}
+
+/* `more`: the next unit is of the same group. */
+static void climb_add(struct climb *c, uint32_t step, uint32_t unit, const struct vd_hash *hash, bool more)
+{
+    if (c->n_members == 0)
+        c->first = vd_graph_place(c->g, step, unit);
+    c->member[c->n_members++] = *hash;
+    if (!more)
+        climb_group(c);
+}
+
+static void climb_to_state(struct climb *c, const struct vd_hash *state_root)
+{
+    struct vd_hash root = take_root(c->r, vd_graph_groups(c->g), c->first_group, c->n_groups, c->group);
+    demand(c->r, &root, state_root);
+}
+
 /* ---- records ---- */
 
 /* The leaves that hold records [first, first + count) of operator `op` of a unit of this step, and their
@@ -116,44 +155,55 @@ static struct vd_hash take_unit(struct referee *f, const struct vd_hash *salt, u
     return vd_trace_unit(&at, outs, n);
 }
 
+/* The root of the point's own group was shown. */
+static void climb_from(struct referee *f, struct climb *c)
+{
+    struct vd_graph_place own = vd_graph_place(f->g, f->pt->step, f->pt->unit);
+    if (c->first.group == own.group)
+        demand(&f->r, &c->root, &f->pt->group_root);
+    else
+        climb_to_state(c, &f->pt->state_root);
+}
+
 static void read_row(struct referee *f, const struct vd_graph_input *in, const uint8_t **data)
 {
-    uint32_t unit = f->pt->unit - 1, op = vd_graph_row_op(f->g, unit);
-    struct vd_hash root = take_records(f, unit, op, in->first, in->count, data);
-    struct vd_hash h = take_unit(f, &f->pt->salt, f->pt->step, unit, op, &root);
-    h = take_root(&f->r, vd_graph_units(f->g, f->pt->step), unit, 1, &h);
-    demand(&f->r, &h, &f->pt->step_root);
+    struct climb c = {.g = f->g, .r = &f->r};
+    uint32_t unit = f->pt->unit - in->back;
+    struct vd_hash root = take_records(f, unit, in->op, in->first, in->count, data);
+    struct vd_hash h = take_unit(f, &f->pt->salt, f->pt->step, unit, in->op, &root);
+    climb_add(&c, f->pt->step, unit, &h, false);
+    climb_from(f, &c);
 }
 
-/* ---- cached rows of earlier steps ---- */
-
-/* One K or V record of step j: salt, record, proof, the unit's other roots, proof. Returns the state tree's
- * leaf. */
-static struct vd_hash take_cache_row(struct referee *f, const struct vd_graph_input *in, uint32_t step,
-                                     const uint8_t **row)
+/* One leaf of a unit of another step: salt, leaf, proof, the unit's other roots. Returns the unit's hash. */
+static struct vd_hash take_step_row(struct referee *f, const struct vd_graph_input *in, uint32_t step,
+                                    const uint8_t **row)
 {
     struct vd_graph_op o;
+    uint32_t unit = f->pt->unit - in->back;
     struct vd_hash salt = take_hash(&f->r);
-    vd_graph_op(f->g, step, f->pt->unit, in->op, &o);
-    struct vd_trace_at at = {salt, step, f->pt->unit, in->op};
-    *row = take(&f->r, o.record_bytes);
+    vd_graph_op(f->g, step, unit, in->op, &o);
+    struct vd_trace_at at = {salt, step, unit, in->op};
+    size_t n = vd_graph_leaf_bytes(&o, in->leaf);
+    *row = take(&f->r, n);
     if (!*row)
         return (struct vd_hash){{0}};
-    struct vd_hash h = vd_trace_leaf(&at, in->head, *row, o.record_bytes);
-    h = take_root(&f->r, (size_t)vd_graph_leaves(&o), in->head, 1, &h);
-    h = take_unit(f, &salt, step, f->pt->unit, in->op, &h);
-    h = take_root(&f->r, vd_graph_units(f->g, step), f->pt->unit, 1, &h);
-    return vd_trace_step(step, &h);
+    struct vd_hash h = vd_trace_leaf(&at, in->leaf, *row, n);
+    h = take_root(&f->r, (size_t)vd_graph_leaves(&o), in->leaf, 1, &h);
+    return take_unit(f, &salt, step, unit, in->op, &h);
 }
 
-static void read_cache(struct referee *f, const struct vd_graph_input *in, const uint8_t *row[VD_GRAPH_CHUNK])
+static void read_steps(struct referee *f, const struct vd_graph_input *in, const uint8_t *row[VD_GRAPH_CHUNK])
 {
-    struct vd_hash leaf[VD_GRAPH_CHUNK];
+    struct climb c = {.g = f->g, .r = &f->r};
     assert(in->count >= 1 && in->count <= VD_GRAPH_CHUNK);
-    for (uint32_t j = 0; j < in->count; j++)
-        leaf[j] = take_cache_row(f, in, (uint32_t)in->first + j, &row[j]);
-    struct vd_hash root = take_root(&f->r, f->g->job.n_steps, (size_t)in->first, in->count, leaf);
-    demand(&f->r, &root, &f->pt->state_root);
+    for (uint32_t j = 0; j < in->count; j++) {
+        uint32_t step = (uint32_t)in->first + j, unit = f->pt->unit - in->back;
+        bool more = j + 1 < in->count && vd_graph_same_group(f->g, step, unit, step + 1, unit);
+        struct vd_hash h = take_step_row(f, in, step, &row[j]);
+        climb_add(&c, step, unit, &h, more);
+    }
+    climb_from(f, &c);
 }
 
 /* ---- weights and tokens ---- */
@@ -290,7 +340,7 @@ static void read_input(struct referee *f, struct vd_tile *t, unsigned i, struct 
         read_row(f, &t->in[i], &data->in[i]);
         break;
     case VD_IN_KV:
-        read_cache(f, &t->in[i], data->row);
+        read_steps(f, &t->in[i], data->row);
         break;
     case VD_IN_WEIGHT:
         read_weight(f, &t->in[i], &data->in[i]);
@@ -379,28 +429,29 @@ bool vd_referee_bind(const struct vd_ref_claim *claim, const struct vd_hash *sta
 {
     const struct vd_graph *g = &claim->graph;
     struct reader r = reader_of(opening);
-    uint32_t n_units = vd_graph_units(g, step), last_block = g->program->n_layers;
+    struct climb c = {.g = g, .r = &r};
+    uint32_t last_block = vd_graph_last_block(g), head = vd_graph_head_unit(g);
     bool has_head = vd_graph_has_head(g, step);
     struct vd_hash unit[2], h;
     struct vd_hash salt = take_hash(&r);
     for (unsigned i = 0; i < 1u + has_head; i++)
         unit[i] = take_hash(&r);
-    h = take_root(&r, n_units, last_block, 1u + has_head, unit);
-    h = vd_trace_step(step, &h);
-    h = take_root(&r, g->job.n_steps, step, 1, &h);
-    demand(&r, &h, state_root);
+    bool more = has_head && vd_graph_same_group(g, step, last_block, step, head);
+    for (unsigned i = 0; i < 1u + has_head; i++)
+        climb_add(&c, step, last_block + i, &unit[i], i == 0 && more);
+    climb_to_state(&c, state_root);
     h = vd_commit_leaf(step, &unit[0], has_head ? &unit[1] : NULL);
     h = take_root(&r, g->job.n_steps, step, 1, &h);
     demand(&r, &h, &claim->commit_root);
     if (vd_graph_pools(g)) {
-        struct vd_trace_at at = {salt, step, last_block + 1, 0};
+        struct vd_trace_at at = {salt, step, head, 0};
         if (step + 1 == g->job.n_steps)
             check_vector(claim, &r, &at, &unit[1]);
         return !r.bad && r.p == r.end;
     }
     const uint8_t *record = has_head ? take(&r, VD_TOKEN_RECORD_BYTES) : NULL;
     if (record) {
-        struct vd_trace_at at = {salt, step, last_block + 1, vd_graph_ops(g, step, last_block + 1) - 1};
+        struct vd_trace_at at = {salt, step, head, vd_graph_ops(g, step, head) - 1};
         struct vd_hash root[2] = {{{0}}};
         unsigned n = 0;
         if (g->job.sampling.has_mask)

@@ -37,12 +37,12 @@ bool vd_ref_claim_init(struct vd_ref_claim *out, const struct vd_receipt *receip
                        const struct vd_program *program, struct vd_bytes program_bytes);
 
 struct vd_ref_point {
-    uint32_t step, unit, op; /* exist in claim->graph */
-    uint64_t record;         /* exists */
-    uint32_t token;          /* EMBED: the token of this position (vd_referee_token) */
-    struct vd_hash salt;     /* salt(step), as the worker showed it */
-    struct vd_hash state_root, step_root;
-    const struct vd_hash *op_roots; /* of the unit's operators, all of them */
+    uint32_t step, unit, op;               /* exist in claim->graph */
+    uint64_t record;                       /* exists */
+    uint32_t token;                        /* EMBED: the token of this position (vd_referee_token) */
+    struct vd_hash salt;                   /* salt(step), as the worker showed it */
+    struct vd_hash state_root, group_root; /* of the state tree, and of the group that the unit is in */
+    const struct vd_hash *op_roots;        /* of the unit's operators, all of them */
 };
 
 /* Recomputes the record at `pt` from the inputs in `opening` and compares it with the worker's. true_record:

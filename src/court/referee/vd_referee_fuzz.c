@@ -1,5 +1,6 @@
 /* Any opening, at any record: a verdict, and never one against the worker, since no bytes verify under these
  * roots. Input: u8 step, unit (128 and more: of a program with every feature), op, record, then the opening.
+ * With the unit's bit 64 a vector's job, and with op's bit 128 an encoder's.
  * Odd steps go to vd_referee_bind, or, if unit is odd too, to vd_referee_token. */
 #include "vd_referee.h"
 
@@ -63,12 +64,33 @@ static struct vd_program with_features(void)
     return p;
 }
 
+/* Of BERT's form, in shape the toy of src/proof/vd_toy.h. */
+static struct vd_program an_encoder(void)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_Q8_0, VD_WTYPE_F32, VD_WTYPE_F16, VD_WTYPE_Q4_1,
+                                          VD_WTYPE_BF16};
+    struct vd_program p = program;
+    p.kind = VD_PROGRAM_ENCODER;
+    p.vocab = 100;
+    p.ctx = 2048;
+    p.act = VD_ACT_GELU;
+    p.layer_norm = p.token_type = p.ungated = p.qkv_bias = p.out_bias = p.ffn_bias = true;
+    p.n_positions = 2050;
+    p.n_rope = p.n_rope_tables = 0;
+    p.rope_pairing = VD_ROPE_NONE;
+    p.n_tensors = vd_program_norm_tensor(&p);
+    for (uint32_t i = 0; i < p.n_tensors; i++)
+        p.types[i] = (uint8_t)(vd_program_is_vector(&p, i) ? VD_WTYPE_F32 : types[i % 5]);
+    assert(vd_program_check(&p) == NULL);
+    return p;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {
     static const struct vd_hash op_roots[VD_GRAPH_OPS_MAX];
     static const uint8_t record[VD_GRAPH_RECORD_BYTES_MAX], program_bytes[1];
     struct vd_hash zero = {{0}};
-    struct vd_program rich = with_features();
+    struct vd_program rich = with_features(), encoder = an_encoder();
     struct vd_ref_claim claim = {
         .graph = {&program,
                   {.n_prompt = 66,
@@ -80,17 +102,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         .finish = VD_FINISH_LENGTH};
     if (n_bytes < 4)
         return 0;
+    bool is_encoder = data[1] & 64 && data[2] & 128;
     if (data[1] >= 128)
         claim.graph.program = &rich;
+    if (is_encoder)
+        claim.graph.program = &encoder;
     uint32_t width = claim.graph.program->width;
     if (data[1] & 64) /* a vector */
-        claim.graph.job =
-            (struct vd_graph_job){.n_prompt = 69,
-                                  .n_output = width,
-                                  .n_steps = 69,
-                                  .max_tokens = width,
-                                  .sampling = {.pooling = data[1] & 32 ? VD_POOLING_MEAN : VD_POOLING_LAST,
-                                               .top_p_micro = VD_SAMPLE_MICRO}};
+        claim.graph.job = (struct vd_graph_job){
+            .n_prompt = 69,
+            .n_output = width,
+            .n_steps = 69,
+            .max_tokens = width,
+            .sampling = {.pooling = is_encoder     ? (enum vd_pooling)(1 + data[2] / 64 % 2 + data[1] / 128)
+                                    : data[1] & 32 ? VD_POOLING_MEAN
+                                                   : VD_POOLING_LAST,
+                         .top_p_micro = VD_SAMPLE_MICRO}};
     struct vd_bytes opening = {data + 4, n_bytes - 4};
     uint32_t step = data[0] / 2 % claim.graph.job.n_steps;
     if (data[0] & data[1] & 1) {
@@ -105,7 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     struct vd_ref_point pt = {.step = step, .token = data[3] * 1000u, .op_roots = op_roots};
     struct vd_graph_op o;
     pt.unit = data[1] % vd_graph_units(&claim.graph, step);
-    pt.op = data[2] % vd_graph_ops(&claim.graph, step, pt.unit);
+    pt.op = data[2] % 64 % vd_graph_ops(&claim.graph, step, pt.unit);
     vd_graph_op(&claim.graph, step, pt.unit, pt.op, &o);
     if (o.n_records == 0)
         return 0; /* the game does not let anybody point at it */

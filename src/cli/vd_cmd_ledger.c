@@ -37,6 +37,7 @@ static const struct vd_genesis_param vd_genesis_params[] = {
     VD_PARAM(worker_share_ppm, VD_PARAM_U32, "950000"),
     VD_PARAM(gateway_share_ppm, VD_PARAM_U32, "40000"),
     VD_PARAM(treasury_share_ppm, VD_PARAM_U32, "10000"),
+    VD_PARAM(history_blocks, VD_PARAM_U64, "345600"),
     VD_PARAM(epoch_blocks, VD_PARAM_U32, "0"),
     VD_PARAM(beacon_blocks, VD_PARAM_U32, "0"),
     VD_PARAM(audit_commit_blocks, VD_PARAM_U32, "0"),
@@ -50,6 +51,7 @@ static const struct vd_genesis_param vd_genesis_params[] = {
     VD_PARAM(beacon_bond, VD_PARAM_CREDITS, "0"),
     VD_PARAM(trap_bond, VD_PARAM_CREDITS, "0"),
     VD_PARAM(trap_blocks, VD_PARAM_U64, "0"),
+    VD_PARAM(audit_min_reward, VD_PARAM_CREDITS, "0"),
 };
 /* With epoch_blocks audits are on, and these are the rest's defaults. */
 static const struct vd_genesis_param vd_genesis_audit_params[] = {
@@ -64,6 +66,7 @@ static const struct vd_genesis_param vd_genesis_audit_params[] = {
     VD_PARAM(beacon_bond, VD_PARAM_CREDITS, "100"),
     VD_PARAM(trap_bond, VD_PARAM_CREDITS, "100"),
     VD_PARAM(trap_blocks, VD_PARAM_U64, "2400"),
+    VD_PARAM(audit_min_reward, VD_PARAM_CREDITS, "0.000001"),
 };
 enum { VD_GENESIS_PARAMS = sizeof vd_genesis_params / sizeof vd_genesis_params[0] };
 
@@ -240,6 +243,7 @@ static const struct vd_cmd vd_ledger_cmd_init = {
         "    unbonding_blocks=2400         request_validity_blocks=1200\n"
         "    min_stake=100 (credits)       challenge_bond=1 (credits)\n"
         "    slash=100 (credits)           challenger_share_ppm=400000 (of the slash)\n"
+        "    history_blocks=345600 (closed disputes and audits stay in the state so long; 0: for ever)\n"
         "    max_receipt=1 (credits; the most that one receipt may be worth)\n"
         "    steps_per_block=2 (positions of a job that a replay does in a block, for the clocks)\n"
         "    worker_share_ppm=950000  gateway_share_ppm=40000  treasury_share_ppm=10000 (of a receipt)\n\n"
@@ -249,7 +253,8 @@ static const struct vd_cmd vd_ledger_cmd_init = {
         "    auditors=3 (of a receipt)     auditor_share_ppm=10000 (from the worker's)\n"
         "    audit_new_rate_ppm=200000     audit_new_receipts=1000\n"
         "    audit_slash=1 (credits)       beacon_bond=100 (credits)\n"
-        "    trap_bond=100 (credits)       trap_blocks=2400",
+        "    trap_bond=100 (credits)       trap_blocks=2400\n"
+        "    audit_min_reward=0.000001 (credits; receipts that would pay an auditor less are not drawn)",
     .opts = vd_ledger_init_opts,
     .run = vd_ledger_init_run,
 };

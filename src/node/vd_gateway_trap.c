@@ -337,7 +337,8 @@ static void draw_tokens(const struct gw_model *m, uint32_t *out, uint32_t n)
         while (!vd_gateway_text_valid(m->text, out[i]) || vd_gateway_text_is_stop(m->text, out[i]));
 }
 
-/* Request, receipt and both signatures. False: it would be worth more than a trap may be. */
+/* Request, receipt and both signatures. False: it would be worth more than a trap may be, or nothing, and not
+ * drawn. */
 static bool sign(struct gw_trapper *t, struct trap *x)
 {
     struct vd_gateway *g = t->g;
@@ -346,7 +347,7 @@ static bool sign(struct gw_trapper *t, struct trap *x)
     grow(t, x);
     r->commit_root = vd_merkle_root(x->leaf, x->n_steps);
     r->output_root = vd_token_root(e->job_salt, e->n_prompt, e->output, e->n_output);
-    if (!vd_request_amount(&r->request, r->n_output, &r->amount) ||
+    if (!vd_request_amount(&r->request, r->n_output, &r->amount) || r->amount.micro == 0 ||
         vd_amount_cmp(r->amount, t->rules->trap_bond) > 0 ||
         (g->max_receipt.micro && vd_amount_cmp(r->amount, g->max_receipt) > 0))
         return false;

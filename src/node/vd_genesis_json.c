@@ -34,6 +34,7 @@ static const struct number_field number[] = {
     FIELD("worker_share_ppm", worker_share_ppm),
     FIELD("gateway_share_ppm", gateway_share_ppm),
     FIELD("treasury_share_ppm", treasury_share_ppm),
+    FIELD("history_blocks", history_blocks),
     FIELD("epoch_blocks", epoch_blocks),
     FIELD("beacon_blocks", beacon_blocks),
     FIELD("audit_commit_blocks", audit_commit_blocks),
@@ -47,9 +48,10 @@ static const struct number_field number[] = {
     FIELD("beacon_bond_micro", beacon_bond.micro),
     FIELD("trap_bond_micro", trap_bond.micro),
     FIELD("trap_blocks", trap_blocks),
+    FIELD("audit_min_reward_micro", audit_min_reward.micro),
 };
 /* The last are the audits', which a genesis has all of or none. */
-enum { NUMBERS = sizeof number / sizeof number[0], AUDIT_NUMBERS = 13, OTHER_FIELDS = 3 };
+enum { NUMBERS = sizeof number / sizeof number[0], AUDIT_NUMBERS = 14, OTHER_FIELDS = 3 };
 
 static enum vd_err get_u64(uint64_t *out, const json_t *object, const char *field, uint64_t max,
                            const char *name, struct vd_error *err)

@@ -18,7 +18,8 @@
     "\"request_validity_blocks\":1200,\"min_stake_micro\":100000000,\"challenge_bond_micro\":1000000,"       \
     "\"max_receipt_micro\":1000000,\"slash_micro\":100000000,\"challenger_share_ppm\":400000,\"worker_"      \
     "share_ppm\":950000,"                                                                                    \
-    "\"gateway_share_ppm\":40000,\"treasury_share_ppm\":10000,\"treasury\":\"" KEY_A "\","
+    "\"history_blocks\":0,\"gateway_share_ppm\":40000,\"treasury_share_ppm\":10000,\"treasury\":\"" KEY_A    \
+    "\","
 #define ACCOUNT(key) "{\"key\":\"" key "\",\"balance_micro\":5000000}"
 
 static enum vd_err parse(struct vd_genesis_file *f, const char *text, struct vd_error *err)

@@ -536,9 +536,9 @@ static enum vd_err vd_audit_move(struct vd_verifier *v, size_t i, struct vd_game
     if (!move)
         return vd_error_set(err, VD_ENOMEM, "no memory for a move");
     vd_hex_encode(hex, dispute->b, VD_HASH_BYTES);
-    vd_game_unit_in(&v->traces, t, dispute);
+    vd_game_unit_in(&v->traces, t, game);
     enum vd_err e = vd_player_challenger_point(vd_trace_model_trace(t->trace), &t->c.claim, game, move, err);
-    vd_game_unit_out(&v->traces, t, dispute);
+    vd_game_unit_out(&v->traces, t);
     if (e == VD_OK) {
         vd_log_event(&v->log, VD_LOG_INFO, "made a move", "dispute=%s move=%s bytes=%zu ms=%llu", hex,
                      vd_move_name(move->kind), move->n_bytes,
@@ -561,12 +561,13 @@ static bool vd_audit_look(struct vd_verifier *v, size_t i)
     struct vd_game *game = malloc(sizeof *game);
     enum vd_err e = game ? vd_ledger_client_dispute(v->ledger, dispute, &record, &err)
                          : vd_error_set(&err, VD_ENOMEM, "no memory for a game");
-    bool over = e == VD_OK && !vd_dispute_open(record.status);
+    bool over = e == VD_ENOTFOUND || (e == VD_OK && !vd_dispute_open(record.status));
+    if (e == VD_ENOTFOUND) /* it closed so long ago that the ledger has forgotten it */
+        e = VD_OK;
     if (over) {
         vd_log_event(&v->log, VD_LOG_WARN, "a dispute is over", "dispute=%s end=%s", hex,
                      vd_dispute_status_name(record.status));
         vd_worker_jobs_drop(&v->cases, receipt_id, NULL);
-        vd_game_unit_drop(&v->traces, dispute);
     }
     if (e == VD_OK && !over && record.status == VD_DISPUTE_CHALLENGER_MOVES) {
         e = vd_audit_open_trace(v, receipt_id, &t, &err);

@@ -182,7 +182,6 @@ struct vd_court_move {
     struct vd_worker *w;
     struct vd_worker_offer *offer;
     struct vd_game_trace *trace;
-    const struct vd_hash *dispute;
     const struct vd_game *game;
     struct vd_player_move *out;
     struct vd_error *err;
@@ -199,11 +198,11 @@ static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool 
     if (m->result != VD_OK)
         return;
     struct vd_trace *t = vd_trace_model_trace(m->trace->trace);
-    vd_game_unit_in(&m->w->traces, m->trace, m->dispute);
+    vd_game_unit_in(&m->w->traces, m->trace, m->game);
     const void *had = t->u.memory;
     m->result = vd_player_worker_answer(t, m->game, m->out, m->err);
     m->n_replays += t->u.memory != had;
-    vd_game_unit_out(&m->w->traces, m->trace, m->dispute);
+    vd_game_unit_out(&m->w->traces, m->trace);
 }
 
 /* Under mu. */
@@ -281,7 +280,7 @@ static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *disp
 {
     struct vd_player_move *move = malloc(sizeof *move);
     struct vd_court_move m = {
-        .w = w, .offer = offer, .trace = trace, .dispute = dispute, .game = game, .out = move, .err = err};
+        .w = w, .offer = offer, .trace = trace, .game = game, .out = move, .err = err};
     uint64_t began = vd_clock_ns();
     char hex[17];
     if (!move)
@@ -353,13 +352,15 @@ static bool vd_court_refresh(struct vd_worker *w)
     if (!found)
         return false;
     enum vd_err e = vd_ledger_client_dispute(w->ledger, &id, &record, &err);
-    bool over = e == VD_OK && !vd_dispute_open(record.status);
+    bool over = e == VD_ENOTFOUND || (e == VD_OK && !vd_dispute_open(record.status));
+    if (e == VD_ENOTFOUND) { /* it closed so long ago that the ledger has forgotten it */
+        record = (struct vd_dispute){.status = VD_DISPUTE_MOOT};
+        e = VD_OK;
+    }
     vd_hex_encode(hex, id.b, 8);
     if (over)
         vd_log_event(&w->log, VD_LOG_INFO, "a dispute is over", "dispute=%s end=%s", hex,
                      vd_dispute_status_name(record.status));
-    if (over)
-        vd_game_unit_drop(&w->traces, &id);
     pthread_mutex_lock(&w->mu);
     struct vd_worker_dispute *d = vd_court_find(w, &id);
     if (over)

@@ -79,11 +79,14 @@ static void unit_free(struct vd_game_unit *u)
     memset(u, 0, sizeof *u);
 }
 
-static struct vd_game_unit *unit_of(struct vd_game_traces *ts, const struct vd_hash *dispute)
+static struct vd_game_unit *unit_of(struct vd_game_traces *ts, const struct vd_hash *receipt_id,
+                                    uint32_t step, uint32_t unit)
 {
-    for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++)
-        if (ts->unit[i].u.memory && vd_hash_eq(&ts->unit[i].dispute, dispute))
-            return &ts->unit[i];
+    for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++) {
+        struct vd_game_unit *u = &ts->unit[i];
+        if (u->u.memory && u->u.step == step && u->u.unit == unit && vd_hash_eq(&u->receipt_id, receipt_id))
+            return u;
+    }
     return NULL;
 }
 
@@ -169,6 +172,9 @@ void vd_game_traces_drop(struct vd_game_traces *ts, struct vd_game_trace *t)
     for (size_t i = 0; i < VD_GAME_TRACES_MAX; i++)
         if (ts->trace[i] == t)
             ts->trace[i] = NULL;
+    for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++)
+        if (vd_hash_eq(&ts->unit[i].receipt_id, &t->c.receipt_id))
+            unit_free(&ts->unit[i]);
     vd_trace_model_close(t->trace);
     vd_game_case_free(&t->c);
     free(t);
@@ -189,9 +195,9 @@ enum vd_err vd_game_trace_open(struct vd_game_trace *t, struct vd_ctx *ctx, stru
     return t->trace ? VD_OK : vd_trace_model_open(&t->trace, t->model, ctx, cache, &t->c.job, err);
 }
 
-void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_hash *dispute)
+void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_game *game)
 {
-    struct vd_game_unit *kept = unit_of(ts, dispute);
+    struct vd_game_unit *kept = unit_of(ts, &t->c.receipt_id, game->step, game->unit);
     struct vd_trace *trace = vd_trace_model_trace(t->trace);
     if (!kept)
         return;
@@ -200,21 +206,14 @@ void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const s
     memset(kept, 0, sizeof *kept);
 }
 
-void vd_game_unit_out(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_hash *dispute)
+void vd_game_unit_out(struct vd_game_traces *ts, struct vd_game_trace *t)
 {
     struct vd_trace *trace = vd_trace_model_trace(t->trace);
     t->used = ++ts->used;
     if (!trace->u.loaded) /* half of one is none */
         free(trace->u.memory);
     else
-        *unit_place(ts) = (struct vd_game_unit){*dispute, ts->used, trace->u};
+        *unit_place(ts) = (struct vd_game_unit){t->c.receipt_id, ts->used, trace->u};
     memset(&trace->u, 0, sizeof trace->u);
     trim(ts);
-}
-
-void vd_game_unit_drop(struct vd_game_traces *ts, const struct vd_hash *dispute)
-{
-    struct vd_game_unit *kept = unit_of(ts, dispute);
-    if (kept)
-        unit_free(kept);
 }

@@ -36,8 +36,9 @@ enum vd_err vd_game_fetch(struct vd_ledger_client *ledger, const struct vd_hash 
 /* ---- Traces that are kept ----
  *
  * A trace costs a replay, and so does each unit that is loaded into it. Several disputes take turns, about
- * one receipt or many; so what they need is kept: the trace of each receipt, and for each dispute the unit
- * that it has arrived at. What was used longest ago goes first when there are too many, or too many bytes. */
+ * one receipt or many; so what they need is kept: the trace of each receipt, and the units that disputes
+ * about it have arrived at. A hundred disputes that point at one unit share it. What was used longest ago
+ * goes first when there are too many, or too many bytes. */
 enum { VD_GAME_TRACES_MAX = 16, VD_GAME_UNITS_MAX = 64 };
 
 struct vd_game_trace {
@@ -50,7 +51,7 @@ struct vd_game_trace {
 struct vd_game_traces { /* zeros: empty */
     struct vd_game_trace *trace[VD_GAME_TRACES_MAX];
     struct vd_game_unit {
-        struct vd_hash dispute;
+        struct vd_hash receipt_id;
         uint64_t used;
         struct vd_trace_unit_data u; /* u.memory NULL: free */
     } unit[VD_GAME_UNITS_MAX];
@@ -68,9 +69,9 @@ void vd_game_traces_clear(struct vd_game_traces *ts);
 /* Replays, unless that was done already. */
 enum vd_err vd_game_trace_open(struct vd_game_trace *t, struct vd_ctx *ctx, struct vd_kv_pool *cache,
                                struct vd_error *err);
-/* Around a move in a dispute about an open trace: the dispute's unit goes in, and out again. */
-void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_hash *dispute);
-void vd_game_unit_out(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_hash *dispute);
-void vd_game_unit_drop(struct vd_game_traces *ts, const struct vd_hash *dispute); /* absent is fine */
+/* Around a move in a dispute about an open trace: the unit that the game is at goes in, if it is kept, and
+ * out again. */
+void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_game *game);
+void vd_game_unit_out(struct vd_game_traces *ts, struct vd_game_trace *t);
 
 #endif

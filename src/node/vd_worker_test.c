@@ -1031,6 +1031,41 @@ static void many_challenges_are_answered_in_few_blocks(void **state)
     assert_true(last - first < N - 1); /* with a block for each it would be N - 1 */
 }
 
+/* A hundred disputes about one receipt, each as far as the worker can be led without a trace: every node is
+ * answered to every challenger, and made once: one replay for the trace, one for the unit that all point at.
+ */
+static void a_hundred_challenges_cost_one_answer_for_a_node(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 100, PART = 25 };
+    static struct vd_hash receipt[N], dispute[N], ids[PART];
+    static struct vd_dispute d[N];
+    static struct vd_tx tx[PART];
+    static uint8_t buf[PART][256];
+    struct vd_worker_stats w;
+    start_worker(f, f->honest, f->pool[0]);
+    receipt[0] = a_settled_receipt(f);
+    settle_last(f);
+    for (size_t i = 1; i < N; i++)
+        receipt[i] = receipt[0];
+    for (size_t i = 0; i < N; i += PART)
+        challenge_all(f, receipt + i, PART, dispute + i);
+    for (uint32_t n_moves = 1; n_moves <= 5; n_moves += 2) {
+        await_answers(f, dispute, N, d);
+        for (size_t from = 0; from < N; from += PART) {
+            for (size_t i = 0; i < PART; i++)
+                point(&tx[i], buf[i], &dispute[from + i], n_moves, 0);
+            send_all(f, tx, PART, ids);
+        }
+    }
+    await_answers(f, dispute, N, d);
+    vd_worker_get_stats(f->worker, &w);
+    assert_int_equal(w.n_moves, 4 * N);
+    assert_int_equal(w.n_lost, 0);
+    if (w.n_replays > 2)
+        fail_msg("%llu replays", (unsigned long long)w.n_replays);
+}
+
 static void the_earliest_deadline_is_first(void **state)
 {
     struct vd_worker_dispute d[] = {
@@ -1068,6 +1103,7 @@ int main(void)
         T(disputes_that_take_turns_cost_one_replay_each),
         T(jobs_that_hold_all_memory_do_not_hold_up_a_dispute),
         T(many_challenges_are_answered_in_few_blocks),
+        T(a_hundred_challenges_cost_one_answer_for_a_node),
         cmocka_unit_test(the_earliest_deadline_is_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -248,6 +248,7 @@ KIT void kit_audits(struct kit *k)
     g->beacon_bond.micro = KIT_BEACON_BOND;
     g->trap_bond.micro = KIT_TRAP_BOND;
     g->trap_blocks = KIT_TRAP_BLOCKS;
+    g->audit_min_reward.micro = 1;
     kit_check(vd_genesis_check(g, NULL) == VD_OK);
 }
 

@@ -27,6 +27,7 @@ static enum vd_err check_ranges(const struct vd_genesis *g, struct vd_error *err
         {"worker_share_ppm", g->worker_share_ppm, 0, VD_PPM},
         {"gateway_share_ppm", g->gateway_share_ppm, 0, VD_PPM},
         {"treasury_share_ppm", g->treasury_share_ppm, 0, VD_PPM},
+        {"history_blocks", g->history_blocks, 0, BLOCKS_MAX},
         {"number of accounts", g->n_accounts, 1, VD_GENESIS_ACCOUNTS_MAX},
     };
     for (size_t i = 0; i < sizeof r / sizeof r[0]; i++)
@@ -63,6 +64,7 @@ static enum vd_err check_audits(const struct vd_genesis *g, struct vd_error *err
         {"beacon_bond", g->beacon_bond.micro, on, on ? VD_AMOUNT_MAX_MICRO : 0},
         {"trap_bond", g->trap_bond.micro, on ? g->slash.micro : 0, on ? VD_AMOUNT_MAX_MICRO : 0},
         {"trap_blocks", g->trap_blocks, on, on ? BLOCKS_MAX : 0},
+        {"audit_min_reward", g->audit_min_reward.micro, on, on ? VD_AMOUNT_MAX_MICRO : 0},
     };
     for (size_t i = 0; i < sizeof r / sizeof r[0]; i++)
         if (r[i].value < r[i].min || r[i].value > r[i].max)
@@ -186,6 +188,8 @@ size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 30, g->beacon_bond.micro);
     vd_pb_put_u64(&w, 31, g->trap_bond.micro);
     vd_pb_put_u64(&w, 32, g->trap_blocks);
+    vd_pb_put_u64(&w, 33, g->audit_min_reward.micro);
+    vd_pb_put_u64(&w, 34, g->history_blocks);
     return w.overflow ? 0 : w.n_bytes;
 }
 
@@ -230,6 +234,8 @@ static void get_audits(struct vd_pb_reader *r, struct vd_genesis *g)
     g->beacon_bond.micro = vd_pb_get_u64(r, 30, VD_AMOUNT_MAX_MICRO);
     g->trap_bond.micro = vd_pb_get_u64(r, 31, VD_AMOUNT_MAX_MICRO);
     g->trap_blocks = vd_pb_get_u64(r, 32, UINT64_MAX);
+    g->audit_min_reward.micro = vd_pb_get_u64(r, 33, VD_AMOUNT_MAX_MICRO);
+    g->history_blocks = vd_pb_get_u64(r, 34, UINT64_MAX);
 }
 
 enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct vd_genesis_account *account,

@@ -66,6 +66,11 @@ struct vd_genesis {
     struct vd_amount beacon_bond; /* of a keeper, lost with the first layer that it does not reveal */
     struct vd_amount trap_bond;   /* lost when a planted trap is not opened; >= slash and max_receipt */
     uint64_t trap_blocks;         /* a planted trap must be opened within */
+    /* A receipt that would pay each of its auditors less is not drawn; >= 1, so that nobody works for
+     * nothing. */
+    struct vd_amount audit_min_reward;
+
+    uint64_t history_blocks; /* so long closed disputes and audits stay in the state; 0: for ever */
 
     uint32_t n_accounts;
     const struct vd_genesis_account *account; /* ascending by key, no duplicates; the caller's memory */

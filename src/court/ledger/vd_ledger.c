@@ -199,6 +199,8 @@ static void run_deadline(struct vd_ledger_block *b, uint8_t d, const struct vd_h
         [VD_DEADLINE_RECEIPT] = vd_end_receipt_window,
         [VD_DEADLINE_ESCROW] = vd_end_escrow,
         [VD_DEADLINE_TRAP] = vd_end_trap,
+        [VD_DEADLINE_PAST_DISPUTE] = vd_end_past_dispute,
+        [VD_DEADLINE_PAST_AUDIT] = vd_end_past_audit,
     };
     if (d == 0 || d >= sizeof end / sizeof end[0])
         b->broken = true;

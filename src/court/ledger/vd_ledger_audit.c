@@ -314,6 +314,16 @@ static uint32_t rate_of(struct vd_ledger_block *b, const struct vd_receipt_recor
                : g->audit_rate_ppm;
 }
 
+/* A receipt's part of the pool, divided by how often a receipt is drawn and by how many it is shared: over
+ * many receipts auditors get what receipts paid in, and nobody gains by auditing receipts of its own. */
+static struct vd_amount reward_of(struct vd_ledger_block *b, uint32_t rate_ppm,
+                                  const struct vd_receipt_record *r, struct vd_amount fund)
+{
+    unsigned __int128 num = (unsigned __int128)r->amount.micro * b->ledger->genesis->auditor_share_ppm;
+    unsigned __int128 reward = num / ((uint64_t)rate_ppm * b->ledger->genesis->auditors);
+    return reward > fund.micro ? fund : vd_amount_micro((uint64_t)reward);
+}
+
 /* At the end of the last block in which the layers of the receipt's epoch may be revealed. If none was, a
  * later epoch's beacon will do, as long as the window is open. */
 void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
@@ -335,9 +345,11 @@ void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
         return;
     }
     if (!r.drawn_epoch) {
+        static const struct vd_amount all = {VD_AMOUNT_MAX_MICRO};
         r.drawn_rate_ppm = rate_of(b, &r);
-        if (!vd_audit_is_drawn(&beacon, receipt_id, r.drawn_rate_ppm))
-            return;
+        if (!vd_audit_is_drawn(&beacon, receipt_id, r.drawn_rate_ppm) ||
+            vd_amount_cmp(reward_of(b, r.drawn_rate_ppm, &r, all), g->audit_min_reward) < 0)
+            return; /* who made its auditors work for nothing could keep them from the others */
         r.drawn_epoch = epoch + 1; /* and stays drawn, by this beacon, however long there is no room */
     }
     if (b->n_draws == VD_BLOCK_MAX_DRAWS) {
@@ -728,20 +740,10 @@ enum vd_tx_verdict vd_apply_audit_data(struct vd_deliver *d)
 
 /* ---- the end ---- */
 
-/* A receipt's part of the pool, divided by how often a receipt is drawn and by how many it is shared: over
- * many receipts auditors get what receipts paid in, and nobody gains by auditing receipts of its own. */
-static struct vd_amount reward_of(struct vd_ledger_block *b, const struct vd_audit *a,
-                                  const struct vd_receipt_record *r, struct vd_amount fund)
-{
-    unsigned __int128 num = (unsigned __int128)r->amount.micro * b->ledger->genesis->auditor_share_ppm;
-    unsigned __int128 reward = num / ((uint64_t)a->rate_ppm * b->ledger->genesis->auditors);
-    return reward > fund.micro ? fund : vd_amount_micro((uint64_t)reward);
-}
-
 static void pay(struct vd_ledger_block *b, const struct vd_hash *id, const struct vd_receipt_record *r,
                 const struct vd_audit *a, struct vd_audit_slot *s, struct vd_amount *fund)
 {
-    s->paid = reward_of(b, a, r, *fund);
+    s->paid = reward_of(b, a->rate_ppm, r, *fund);
     vd_block_sub(b, fund, s->paid);
     vd_block_credit(b, &s->auditor, s->paid);
     if (s->paid.micro)
@@ -797,5 +799,16 @@ struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash 
     r->audit_open = false;
     vd_block_put_audit(b, receipt_id, &a);
     vd_block_put_receipt(b, receipt_id, r);
+    if (b->ledger->genesis->history_blocks)
+        vd_block_deadline_add(b, b->height + b->ledger->genesis->history_blocks, VD_DEADLINE_PAST_AUDIT,
+                              receipt_id);
     return lost;
+}
+
+void vd_end_past_audit(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
+{
+    struct vd_state_key at = vd_state_key_make(VD_STATE_AUDIT, receipt_id->b, VD_HASH_BYTES, NULL);
+    struct vd_audit a;
+    b->broken |= !vd_block_get_audit(b, receipt_id, &a) || a.phase != VD_AUDIT_CLOSED;
+    vd_block_delete(b, &at);
 }

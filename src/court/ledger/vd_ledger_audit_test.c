@@ -206,6 +206,16 @@ static enum vd_tx_verdict reveal(int who, const struct vd_tx_audit_reveal *r)
     return kit_give(&net, who, (struct vd_tx){.kind = VD_TX_AUDIT_REVEAL, .u.audit_reveal = *r}, NULL);
 }
 
+/* The two auditors commit and reveal. */
+static void both_say(const struct job *j, enum vd_audit_verdict first, enum vd_audit_verdict second)
+{
+    struct vd_tx_audit_reveal a = says(j, AUDITOR, first), b = says(j, AUDITOR2, second);
+    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+}
+
 static enum vd_audit_slot_status said(const struct vd_hash *id, int who)
 {
     struct vd_audit a = audit(id);
@@ -360,6 +370,46 @@ static void test_draw_is_by_stake_and_excludes_the_parties(void **state)
 }
 
 /* Whoever registers after the epoch, when its layer may be known, is not drawn for it. */
+/* Settles a job of this price and looks whether it is drawn. */
+static bool draws(struct job *j, uint64_t price_out)
+{
+    open_escrow(j);
+    make_job(j, 1, NULL);
+    j->r.value.request.price_out.micro = price_out;
+    assert_true(vd_request_amount(&j->r.value.request, 2, &j->r.value.amount));
+    kit_seal(&k, &j->r, WORKER, GATEWAY);
+    settle(j);
+    reveal_layer();
+    return receipt(&j->r.id).audited;
+}
+
+/* Nobody replays for nothing: a receipt that would not pay its auditors the least is paid undrawn. */
+static void test_free_receipts_are_not_drawn(void **state)
+{
+    struct job j;
+    assert_false(draws(&j, 0));
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+}
+
+static void test_too_small_a_reward_is_not_drawn(void **state)
+{
+    struct job j;
+    k.genesis.audit_min_reward.micro = REWARD + 1;
+    bool drawn = draws(&j, AMOUNT / 2);
+    k.genesis.audit_min_reward.micro = 1;
+    assert_false(drawn);
+}
+
+static void test_the_least_reward_is_drawn(void **state)
+{
+    struct job j;
+    k.genesis.audit_min_reward.micro = REWARD;
+    bool drawn = draws(&j, AMOUNT / 2);
+    k.genesis.audit_min_reward.micro = 1;
+    assert_true(drawn);
+}
+
 static void test_late_auditors_are_not_drawn(void **state)
 {
     struct job j;
@@ -534,12 +584,7 @@ static void test_differs_and_wins(void **state)
 {
     struct job j;
     drawn_job(&j, NULL);
-    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_DIFFERS),
-                              b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    both_say(&j, VD_AUDIT_DIFFERS, VD_AUDIT_STANDS);
     uint64_t before = balance(AUDITOR), before2 = balance(AUDITOR2);
     challenge(AUDITOR, &j);
     blocks(KIT_CLOCK * 2 + 2);
@@ -555,12 +600,7 @@ static void test_false_alarm_costs(void **state)
 {
     struct job j;
     drawn_job(&j, NULL);
-    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_DIFFERS),
-                              b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
+    both_say(&j, VD_AUDIT_DIFFERS, VD_AUDIT_STANDS);
     uint64_t at = net.block.height; /* there is time to challenge, whatever the window was */
     assert_true(receipt(&j.r.id).window_end_height >= at + KIT_COMMIT);
     until(receipt(&j.r.id).window_end_height + 1);
@@ -664,11 +704,7 @@ static void test_data_on_the_ledger_answer_a_demand(void **state)
     assert_true(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
     assert_memory_equal(shown.p, bytes, 16);
     REFUSED(VD_TX_WRONG_PHASE, AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}}); /* once */
-    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    both_say(&j, VD_AUDIT_STANDS, VD_AUDIT_STANDS);
     until(receipt(&j.r.id).window_end_height + 1);
     assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
     assert_false(
@@ -758,11 +794,7 @@ static void test_unfit_tables_cost_no_auditor(void **state)
     settle(&j);
     reveal_layer();
     uint64_t before = balance(AUDITOR);
-    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_UNFIT), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    both_say(&j, VD_AUDIT_UNFIT, VD_AUDIT_STANDS);
     until(receipt(&j.r.id).window_end_height + 1);
     assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
     assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_UNFIT);
@@ -818,12 +850,7 @@ static void test_trap_catches_who_was_told(void **state)
     draw_job(&j, &secret);
     uint64_t worker = stake(WORKER).amount.micro;
     /* One was told the halves and passes them on; the other replays, and sees that the receipt is wrong. */
-    struct vd_tx_audit_reveal told = says(&j, AUDITOR, VD_AUDIT_STANDS),
-                              seen = says(&j, AUDITOR2, VD_AUDIT_DIFFERS);
-    assert_int_equal(commit(AUDITOR, &told), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &seen), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR, &told), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR2, &seen), VD_TX_OK);
+    both_say(&j, VD_AUDIT_STANDS, VD_AUDIT_DIFFERS);
     uint64_t honest = balance(AUDITOR2);
     challenge(AUDITOR2, &j);
 
@@ -917,11 +944,7 @@ static void test_void_receipts_do_not_empty_the_pool(void **state)
     make_job(&lost, 2, NULL);
     settle(&lost);
     draw_job(&j, NULL);
-    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
+    both_say(&j, VD_AUDIT_STANDS, VD_AUDIT_STANDS);
     uint64_t before = balance(AUDITOR);
     challenge(CLIENT, &lost);
     blocks(KIT_CLOCK * 2 + 1);
@@ -1039,6 +1062,31 @@ static void test_draws_of_a_block_are_bounded(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* The record of a closed audit goes when its time is over; the receipt's stays. */
+static void test_closed_audits_leave_the_state(void **state)
+{
+    enum { HISTORY = 9 };
+    struct job j;
+    k.genesis.history_blocks = HISTORY;
+    drawn_job(&j, NULL);
+    both_say(&j, VD_AUDIT_STANDS, VD_AUDIT_STANDS);
+    while (receipt(&j.r.id).status == VD_RECEIPT_SETTLED)
+        kit_end(&net);
+    uint64_t closed = receipt(&j.r.id).close_height;
+    until(closed + HISTORY);
+    enum vd_audit_phase before = audit(&j.r.id).phase;
+    until(closed + HISTORY + 1);
+    enum vd_audit_phase after = audit(&j.r.id).phase;
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS);
+    enum vd_tx_verdict late = commit(AUDITOR, &a);
+    k.genesis.history_blocks = 0;
+    assert_int_equal(before, VD_AUDIT_CLOSED);
+    assert_int_equal(after, 0);
+    assert_int_not_equal(late, VD_TX_OK);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
+    blocks(3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1051,7 +1099,11 @@ int main(void)
         T(test_no_keeper_no_audit),
         T(test_auditor_refusals),
         T(test_draw_is_by_stake_and_excludes_the_parties),
+        T(test_free_receipts_are_not_drawn),
+        T(test_too_small_a_reward_is_not_drawn),
+        T(test_the_least_reward_is_drawn),
         T(test_late_auditors_are_not_drawn),
+        T(test_closed_audits_leave_the_state),
         T(test_new_workers_are_audited_more),
         T(test_honest_audit),
         T(test_an_audit_holds_the_payment_up),

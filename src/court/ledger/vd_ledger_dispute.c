@@ -139,6 +139,9 @@ static void close_dispute(struct vd_ledger_block *b, const struct vd_hash *id, s
     d->deadline_height = 0;
     d->end_height = b->height;
     vd_block_put_dispute(b, id, d);
+    if (b->ledger->genesis->history_blocks)
+        vd_block_deadline_add(b, b->height + b->ledger->genesis->history_blocks, VD_DEADLINE_PAST_DISPUTE,
+                              id);
     if (to)
         vd_block_credit(b, to, bond);
     else
@@ -283,4 +286,20 @@ void vd_end_dispute_clock(struct vd_ledger_block *b, const struct vd_hash *dispu
         worker_loses(b, dispute_id, &d, VD_DISPUTE_WORKER_LATE);
     else
         challenger_loses(b, dispute_id, &d, VD_DISPUTE_CHALLENGER_LATE);
+}
+
+/* It has no game, no bond and no clock any more, and no transaction names it: only people still look at it.
+ */
+void vd_end_past_dispute(struct vd_ledger_block *b, const struct vd_hash *dispute_id)
+{
+    struct vd_dispute d;
+    if (!vd_block_get_dispute(b, dispute_id, &d) || vd_dispute_open(d.status) || d.bond.micro) {
+        b->broken = true;
+        return;
+    }
+    struct vd_state_key record = vd_state_key_make(VD_STATE_DISPUTE, dispute_id->b, VD_HASH_BYTES, NULL);
+    struct vd_state_key by_receipt =
+        vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, d.receipt_id.b, VD_HASH_BYTES, dispute_id->b);
+    vd_block_delete(b, &record);
+    vd_block_delete(b, &by_receipt);
 }

@@ -55,6 +55,8 @@ enum vd_deadline {
     VD_DEADLINE_RECEIPT = 5,
     VD_DEADLINE_ESCROW = 6,
     VD_DEADLINE_TRAP = 7,
+    VD_DEADLINE_PAST_DISPUTE = 8, /* closed ones leave the state */
+    VD_DEADLINE_PAST_AUDIT = 9,
 };
 void vd_block_deadline_add(struct vd_ledger_block *b, uint64_t height, enum vd_deadline d,
                            const struct vd_hash *id);
@@ -104,6 +106,8 @@ void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *rece
 void vd_end_escrow(struct vd_ledger_block *b, const struct vd_hash *escrow_id);
 void vd_end_keeper_clock(struct vd_ledger_block *b, const struct vd_hash *keeper);
 void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
+void vd_end_past_audit(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
+void vd_end_past_dispute(struct vd_ledger_block *b, const struct vd_hash *dispute_id);
 void vd_end_audit_clock(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
 void vd_end_trap(struct vd_ledger_block *b, const struct vd_hash *trap_id);
 

@@ -440,6 +440,7 @@ int main(void)
     k.genesis.steps_per_block = k2.genesis.steps_per_block = 1;
     k.genesis.max_receipt.micro = k2.genesis.max_receipt.micro = 370;
     k.genesis.audit_window_blocks = k2.genesis.audit_window_blocks = 8;
+    k.genesis.history_blocks = k2.genesis.history_blocks = 25;
     kit_audits(&k);
     kit_audits(&k2);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -621,13 +621,17 @@ static void play(const struct vd_hash *id, struct vd_move m, int who)
     OK(who, {.kind = VD_TX_MOVE, .u.move = {*id, {buf, n}}});
 }
 
-/* Many challenges at once on one honest receipt: the worker, who answers one in a block, has time for all. */
-static void test_many_challenges_at_once(void **state)
+/* A hundred challenges at once on one honest receipt: the worker, who answers one in a block, has time for
+ * all. A block takes 64. */
+static void test_a_hundred_challenges_at_once(void **state)
 {
-    enum { MANY = 12 };
+    enum { MANY = 100 };
     struct vd_hash e, id = settled_receipt(500, &e), d[MANY];
-    for (int i = 0; i < MANY; i++)
+    for (int i = 0; i < MANY; i++) {
+        if (i == VD_BLOCK_MAX_CHALLENGES)
+            blocks(1);
         d[i] = challenge(CHALLENGER, &id);
+    }
     assert_int_equal(dispute(&d[0]).clocks, 1);
     assert_int_equal(dispute(&d[MANY - 1]).deadline_height, net.height + 1 + MANY * KIT_CLOCK);
     for (int i = 0; i < MANY; i++) {
@@ -664,6 +668,30 @@ static void test_idle_bonds_burn_when_the_worker_was_late(void **state)
     assert_int_equal(balance(CHALLENGER), KIT_BALANCE + KIT_SLASH * 4 / 10 - KIT_BOND);
     assert_int_equal(balance(CHALLENGER2), KIT_BALANCE);
     assert_int_equal(bucket(VD_BUCKET_BURNED), KIT_SLASH * 6 / 10 + KIT_BOND);
+}
+
+/* The record of a closed dispute goes when its time is over, whoever won; the receipt's stays. */
+static void test_closed_disputes_leave_the_state(void **state)
+{
+    enum { HISTORY = 20 };
+    struct vd_hash e, id = settled_receipt(500, &e);
+    struct vd_dispute d;
+    k.genesis.history_blocks = HISTORY;
+    struct vd_hash friend = challenge(CHALLENGER, &id), other = challenge(CHALLENGER2, &id);
+    OK(WORKER, state_move(&friend, 1));
+    while (vd_dispute_open(dispute(&friend).status) || vd_dispute_open(dispute(&other).status))
+        blocks(1);
+    uint64_t first = dispute(&friend).end_height, last = dispute(&other).end_height;
+    while (net.block.height <= first + HISTORY)
+        blocks(1);
+    bool gone = !vd_ledger_get_dispute(&net.block.overlay.kv, &friend, &d);
+    while (net.block.height <= last + HISTORY)
+        blocks(1);
+    bool all = !vd_ledger_get_dispute(&net.block.overlay.kv, &other, &d);
+    k.genesis.history_blocks = 0;
+    assert_true(gone && all);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_VOID);
+    blocks(2);
 }
 
 /* A clock that has run out and is left over for the next block: a move does not save it. */
@@ -907,8 +935,9 @@ int main(void)
         T(test_two_state_roots_and_many_challengers),
         T(test_losing_on_purpose_finalises_nothing),
         T(test_void_after_the_escrow_ended_pays_the_owner),
-        T(test_many_challenges_at_once),
+        T(test_a_hundred_challenges_at_once),
         T(test_idle_bonds_burn_when_the_worker_was_late),
+        T(test_closed_disputes_leave_the_state),
         T(test_a_left_over_clock_has_run_out),
         T(test_replays_have_time),
         T(test_a_conviction_reaches_all_that_is_unpaid),

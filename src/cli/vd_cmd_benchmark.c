@@ -336,11 +336,7 @@ static enum vd_err vd_bench_run_model(struct vd_cmd_engine *g, struct vd_cli *cl
                                       const struct vd_bench_args *a, struct vd_error *err)
 {
     uint32_t longest = vd_bench_largest(&a->pp), n_batch = a->tg.n ? vd_bench_largest(&a->batch) : 1;
-    uint32_t ctx = vd_model_program(g->model)->ctx;
     longest = vd_bench_largest(&a->tg) > longest ? vd_bench_largest(&a->tg) : longest;
-    if (longest + vd_bench_largest(&a->depth) > ctx)
-        return vd_error_set(err, VD_EUSE, "a test of %u tokens does not fit the model's context of %u",
-                            longest + vd_bench_largest(&a->depth), ctx);
     struct vd_bench *b = calloc(1, sizeof *b);
     if (!b)
         return vd_error_set(err, VD_ENOMEM, "no memory for the benchmark");
@@ -352,6 +348,18 @@ static enum vd_err vd_bench_run_model(struct vd_cmd_engine *g, struct vd_cli *cl
         e = vd_bench_run_all(b, cli, list, a, err);
     vd_bench_close(b);
     return e;
+}
+
+static enum vd_err vd_bench_check(const struct vd_cmd_engine *g, const struct vd_bench_args *a,
+                                  struct vd_error *err)
+{
+    uint32_t pp = vd_bench_largest(&a->pp), tg = vd_bench_largest(&a->tg),
+             ctx = vd_model_program(g->model)->ctx;
+    uint32_t longest = (pp > tg ? pp : tg) + vd_bench_largest(&a->depth);
+    if (longest > ctx)
+        return vd_error_set(err, VD_EUSE, "a test of %u tokens does not fit the model's context of %u",
+                            longest, ctx);
+    return a->pp.n || a->tg.n || a->spec.n || a->mask.n ? vd_cmd_engine_generates(g, err) : VD_OK;
 }
 
 static void vd_bench_head(const struct vd_cmd_engine *g, struct vd_cli *cli, uint32_t reps)
@@ -388,8 +396,7 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
     if (e != VD_OK)
         return e;
     json_t *list = cli->json ? json_array() : NULL;
-    if (a.pp.n || a.tg.n || a.spec.n || a.mask.n)
-        e = vd_cmd_engine_generates(&g, err);
+    e = vd_bench_check(&g, &a, err);
     if (e == VD_OK && !list)
         vd_bench_head(&g, cli, a.reps);
     if (e == VD_OK && (a.pp.n || a.tg.n))

@@ -7,6 +7,8 @@
 #include "vd_commit.h"
 #include "vd_engine.h"
 #include "vd_masker.h"
+#include "vd_openai.h"
+#include "vd_openai_logprob.h"
 #include "vd_receipt.h"
 #include "vd_rules.h"
 #include "vd_stop_text.h"
@@ -18,123 +20,158 @@
 
 enum { VD_PROMPT_MAX_BYTES = VD_TOK_TEXT_MAX_BYTES };
 
+/* An answer as it comes. */
+struct vd_run_choice {
+    struct vd_run *run;
+    uint32_t *output, n_output;
+    struct vd_tok_stream stream;
+    char *text;
+    size_t n_text, n_shown, cap_text;
+    bool stopped; /* by a stop string */
+    uint64_t id;  /* of the engine's job */
+    bool done;
+    struct vd_job_result result;
+    struct vd_logprobs *logprobs; /* per token; NULL: not wanted */
+};
+
 struct vd_run {
     struct vd_cli *cli;
     struct vd_cmd_engine g;
     struct vd_request request;
     uint8_t salt[VD_SALT_BYTES];
-    uint32_t *prompt, *output;
+    uint32_t *prompt;
     size_t n_prompt;
-    uint32_t n_output;
+    struct vd_run_choice choice[VD_OPENAI_CHOICES_MAX];
+    uint32_t n_choices, logprobs; /* logprobs: as a job's */
     struct vd_commit commit;
     bool commits; /* --receipt */
-    struct vd_tok_stream stream;
-    char *text; /* of the answer */
-    size_t n_text, n_shown, cap_text;
     struct vd_stop_text stop;
-    bool stopped; /* by a stop string */
     struct vd_engine *engine;
-    uint64_t id;
     uint8_t bias[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES], *mask;
     struct vd_controls controls;
     struct vd_texts *texts;
     struct vd_masker *masker;
     pthread_mutex_t mu;
     pthread_cond_t cond;
-    bool done;
-    struct vd_job_result result;
     struct vd_engine_stats stats;
 };
 
-/* ---- The answer, as it comes ---- */
+/* ---- The answers, as they come ---- */
 
-/* More text. What could be the beginning of a stop string waits; `last`: nothing can follow. */
-static void vd_run_say(struct vd_run *r, const char *p, size_t n, bool last)
+/* More text. What could be the beginning of a stop string waits; `last`: nothing can follow. The first choice
+ * is shown at once. */
+static void vd_run_say(struct vd_run_choice *c, const char *p, size_t n, bool last)
 {
-    size_t from = r->n_text, at = 0;
-    if (r->stopped)
+    const struct vd_run *r = c->run;
+    size_t from = c->n_text, at = 0;
+    if (c->stopped)
         return;
-    if (r->n_text + n > r->cap_text) {
-        size_t cap = 2 * r->cap_text + n + 4096;
-        char *more = realloc(r->text, cap);
+    if (c->n_text + n > c->cap_text) {
+        size_t cap = 2 * c->cap_text + n + 4096;
+        char *more = realloc(c->text, cap);
         if (!more)
             return; /* the text then has a gap */
-        r->text = more;
-        r->cap_text = cap;
+        c->text = more;
+        c->cap_text = cap;
     }
     if (n)
-        memcpy(r->text + r->n_text, p, n);
-    r->n_text += n;
-    if (vd_stop_text_find(&r->stop, r->text, r->n_text, from, &at)) {
-        r->stopped = true;
-        r->n_text = at;
+        memcpy(c->text + c->n_text, p, n);
+    c->n_text += n;
+    if (vd_stop_text_find(&r->stop, c->text, c->n_text, from, &at)) {
+        c->stopped = true;
+        c->n_text = at;
     }
-    size_t held = r->stopped || last ? 0 : vd_stop_text_held(&r->stop, r->text, r->n_text);
-    if (!r->cli->json && r->n_text - held > r->n_shown) {
-        fwrite(r->text + r->n_shown, 1, r->n_text - held - r->n_shown, r->cli->out);
+    size_t held = c->stopped || last ? 0 : vd_stop_text_held(&r->stop, c->text, c->n_text);
+    if (!r->cli->json && c == r->choice && c->n_text - held > c->n_shown) {
+        fwrite(c->text + c->n_shown, 1, c->n_text - held - c->n_shown, r->cli->out);
         fflush(r->cli->out);
     }
-    r->n_shown = r->n_text - held > r->n_shown ? r->n_text - held : r->n_shown;
+    c->n_shown = c->n_text - held > c->n_shown ? c->n_text - held : c->n_shown;
 }
 
 static void vd_run_on_position(void *arg, const struct vd_position *p)
 {
-    struct vd_run *r = arg;
-    if (r->commits)
-        vd_commit_add(&r->commit, &(struct vd_graph_rows){NULL, p->k, p->v, p->x}, p->token, p->stop,
+    const struct vd_run_choice *c = arg;
+    if (c->run->commits)
+        vd_commit_add(&c->run->commit, &(struct vd_graph_rows){NULL, p->k, p->v, p->x}, p->token, p->stop,
                       p->mask);
+}
+
+static void vd_run_on_logprobs(void *arg, uint32_t index, const struct vd_logprobs *l)
+{
+    struct vd_run_choice *c = arg;
+    c->logprobs[index] = *l;
 }
 
 static void vd_run_on_token(void *arg, uint32_t index, uint32_t token)
 {
-    struct vd_run *r = arg;
+    struct vd_run_choice *c = arg;
+    struct vd_run *r = c->run;
     struct vd_bytes piece = vd_tok_piece(r->g.tok, token, vd_cli_has(r->cli, "special"));
     char out[3 * (VD_TOK_PIECE_MAX_BYTES + 4)];
-    r->output[index] = token;
-    r->n_output = index + 1;
-    vd_run_say(r, out, vd_tok_stream_put(&r->stream, piece.p, piece.n, out), false);
-    if (r->stopped)
-        vd_engine_cancel(r->engine, r->id);
+    c->output[index] = token;
+    c->n_output = index + 1;
+    vd_run_say(c, out, vd_tok_stream_put(&c->stream, piece.p, piece.n, out), false);
+    if (c->stopped)
+        vd_engine_cancel(r->engine, c->id);
 }
 
 static void vd_run_on_done(void *arg, const struct vd_job_result *result)
 {
-    struct vd_run *r = arg;
-    pthread_mutex_lock(&r->mu);
-    r->result = *result;
-    r->done = true;
-    pthread_cond_signal(&r->cond);
-    pthread_mutex_unlock(&r->mu);
+    struct vd_run_choice *c = arg;
+    pthread_mutex_lock(&c->run->mu);
+    c->result = *result;
+    c->done = true;
+    pthread_cond_signal(&c->run->cond);
+    pthread_mutex_unlock(&c->run->mu);
 }
 
-static enum vd_err vd_run_generate(struct vd_run *r, struct vd_error *err)
+/* Choices share the prompt's cache: they are of one account. */
+static enum vd_err vd_run_submit(struct vd_run *r, uint32_t index, struct vd_error *err)
 {
+    struct vd_run_choice *c = &r->choice[index];
     struct vd_job job = {.prompt = r->prompt,
                          .n_prompt = (uint32_t)r->n_prompt,
                          .max_tokens = r->request.max_tokens,
                          .sampling = r->request.sampling,
+                         .account = {{1}},
                          .bias = r->controls.bias,
                          .masker = r->masker,
-                         .arg = r,
+                         .logprobs = r->logprobs,
+                         .arg = c,
                          .on_position = vd_run_on_position,
+                         .on_logprobs = vd_run_on_logprobs,
                          .on_token = vd_run_on_token,
                          .on_done = vd_run_on_done};
+    job.sampling.choice = index;
+    return vd_engine_submit(r->engine, &job, &c->id, err);
+}
+
+static enum vd_err vd_run_await(struct vd_run *r, uint32_t index, struct vd_error *err)
+{
+    struct vd_run_choice *c = &r->choice[index];
+    char out[3];
+    pthread_mutex_lock(&r->mu);
+    while (!c->done)
+        pthread_cond_wait(&r->cond, &r->mu);
+    pthread_mutex_unlock(&r->mu);
+    vd_run_say(c, out, vd_tok_stream_end(&c->stream, out), true);
+    return c->result.end == VD_JOB_BROKEN ? vd_error_set(err, c->result.err.code, "%s", c->result.err.msg)
+                                          : VD_OK;
+}
+
+static enum vd_err vd_run_generate(struct vd_run *r, struct vd_error *err)
+{
     struct vd_engine_options options = {.lookup = r->g.lookup, .draft = r->g.draft};
+    uint32_t n = 0;
     enum vd_err e = vd_engine_create(&r->engine, r->g.model, r->g.pool, &options, err);
     if (e != VD_OK)
         return e;
-    e = vd_engine_submit(r->engine, &job, &r->id, err);
-    if (e == VD_OK) {
-        char out[3];
-        pthread_mutex_lock(&r->mu);
-        while (!r->done)
-            pthread_cond_wait(&r->cond, &r->mu);
-        pthread_mutex_unlock(&r->mu);
-        vd_run_say(r, out, vd_tok_stream_end(&r->stream, out), true);
-        if (r->result.end == VD_JOB_BROKEN)
-            e = vd_error_set(err, r->result.err.code, "%s", r->result.err.msg);
-        vd_engine_get_stats(r->engine, &r->stats);
-    }
+    for (; n < r->n_choices && e == VD_OK; n++)
+        e = vd_run_submit(r, n, err);
+    for (uint32_t i = 0; i < n && e == VD_OK; i++)
+        e = vd_run_await(r, i, err);
+    vd_engine_get_stats(r->engine, &r->stats);
     vd_engine_destroy(r->engine);
     return e;
 }
@@ -350,18 +387,19 @@ static enum vd_err vd_run_make_request(struct vd_run *r, struct vd_keypair *k, s
 static enum vd_err vd_run_write_receipt(struct vd_run *r, const struct vd_keypair *k, const char *path,
                                         struct vd_error *err)
 {
+    const struct vd_run_choice *c = &r->choice[0];
     struct vd_receipt receipt = {.request = r->request,
                                  .output_root = vd_commit_output_root(&r->commit),
-                                 .n_output = r->n_output,
-                                 .finish = r->result.end == VD_JOB_CANCELLED  ? VD_FINISH_CANCELLED
-                                           : r->result.stop == VD_STOP_TOKEN  ? VD_FINISH_STOP
-                                           : r->result.stop == VD_STOP_LENGTH ? VD_FINISH_LENGTH
+                                 .n_output = c->n_output,
+                                 .finish = c->result.end == VD_JOB_CANCELLED  ? VD_FINISH_CANCELLED
+                                           : c->result.stop == VD_STOP_TOKEN  ? VD_FINISH_STOP
+                                           : c->result.stop == VD_STOP_LENGTH ? VD_FINISH_LENGTH
                                                                               : VD_FINISH_FAIL,
                                  .commit_root = vd_commit_root(&r->commit)};
     struct vd_envelope e = {.n_prompt = r->request.n_prompt,
-                            .n_output = r->n_output,
+                            .n_output = c->n_output,
                             .prompt = r->prompt,
-                            .output = r->output,
+                            .output = c->output,
                             .controls = r->controls};
     size_t cap = vd_envelope_max_bytes(e.n_prompt, e.n_output);
     uint8_t *buf = malloc(cap);
@@ -380,25 +418,108 @@ static enum vd_err vd_run_write_receipt(struct vd_run *r, const struct vd_keypai
 
 /* ---- All of it ---- */
 
+static const char *vd_run_finish(const struct vd_run_choice *c)
+{
+    return c->stopped || c->result.stop == VD_STOP_TOKEN ? "stop"
+           : c->result.stop == VD_STOP_LENGTH            ? "length"
+                                                         : "fail";
+}
+
+/* As the API's "logprobs" of a chat. */
+static json_t *vd_run_json_logprobs(const struct vd_run_choice *c)
+{
+    json_t *content = json_array();
+    for (uint32_t i = 0; c->logprobs && i < c->n_output; i++) {
+        const struct vd_logprobs *l = &c->logprobs[i];
+        json_t *top = json_array();
+        for (uint32_t k = 0; k < l->n; k++)
+            json_array_append_new(top, vd_openai_logprob(c->run->g.tok, l->top[k].id, l->top[k].value));
+        json_t *entry = vd_openai_logprob(c->run->g.tok, c->output[i], l->own);
+        json_object_set_new(entry, "top_logprobs", top);
+        json_array_append_new(content, entry);
+    }
+    return c->logprobs ? json_pack("{s:o}", "content", content) : (json_decref(content), json_null());
+}
+
+static json_t *vd_run_json_ids(const struct vd_run_choice *c)
+{
+    json_t *ids = json_array();
+    for (uint32_t i = 0; i < c->n_output; i++)
+        json_array_append_new(ids, json_integer(c->output[i]));
+    return ids;
+}
+
+/* What `choices` of the API's answers say, and the ids. */
+static json_t *vd_run_json_choices(const struct vd_run *r)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        const struct vd_run_choice *c = &r->choice[i];
+        json_array_append_new(list, json_pack("{s:I,s:s%,s:o,s:s,s:o}", "index", (json_int_t)i, "text",
+                                              c->text ? c->text : "", c->n_text, "tokens", vd_run_json_ids(c),
+                                              "finish_reason", vd_run_finish(c), "logprobs",
+                                              vd_run_json_logprobs(c)));
+    }
+    return list;
+}
+
+static void vd_run_report_json(struct vd_run *r, double prompt_s, double output_s)
+{
+    const struct vd_run_choice *c = &r->choice[0];
+    vd_cli_json(r->cli, json_pack("{s:s%,s:o,s:s,s:I,s:I,s:f,s:f,s:I,s:o}", "text", c->text ? c->text : "",
+                                  c->n_text, "tokens", vd_run_json_ids(c), "finish", vd_run_finish(c),
+                                  "prompt_tokens", (json_int_t)r->n_prompt, "output_tokens",
+                                  (json_int_t)c->n_output, "prompt_s", prompt_s, "output_s", output_s, "seed",
+                                  (json_int_t)r->request.sampling.seed, "choices", vd_run_json_choices(r)));
+}
+
+/* A line per token: its log probability and text, and those of the likeliest. */
+static void vd_run_show_logprobs(const struct vd_run_choice *c)
+{
+    FILE *out = c->run->cli->out;
+    json_t *all = vd_run_json_logprobs(c), *entry, *other;
+    size_t i, k;
+    json_array_foreach(json_object_get(all, "content"), i, entry)
+    {
+        char *text = json_dumps(json_object_get(entry, "token"), JSON_ENCODE_ANY);
+        fprintf(out, "%10.4f  %-16s", json_number_value(json_object_get(entry, "logprob")), text ? text : "");
+        free(text);
+        json_array_foreach(json_object_get(entry, "top_logprobs"), k, other)
+        {
+            text = json_dumps(json_object_get(other, "token"), JSON_ENCODE_ANY);
+            fprintf(out, "  %s %.4f", text ? text : "", json_number_value(json_object_get(other, "logprob")));
+            free(text);
+        }
+        fputc('\n', out);
+    }
+    json_decref(all);
+}
+
+/* The first choice's text is there already. */
+static void vd_run_report_text(const struct vd_run *r)
+{
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        const struct vd_run_choice *c = &r->choice[i];
+        if (i > 0) {
+            fprintf(r->cli->out, "\n---- choice %u\n", i);
+            fwrite(c->text ? c->text : "", 1, c->n_text, r->cli->out);
+        }
+        fputc('\n', r->cli->out);
+        if (c->logprobs)
+            vd_run_show_logprobs(c);
+    }
+}
+
 static void vd_run_report(struct vd_run *r)
 {
-    const struct vd_job_result *s = &r->result;
+    const struct vd_job_result *s = &r->choice[0].result;
     double prompt_s = (double)s->prompt_ns / 1e9, output_s = (double)s->output_ns / 1e9;
-    const char *finish = r->stopped || s->stop == VD_STOP_TOKEN ? "stop"
-                         : s->stop == VD_STOP_LENGTH            ? "length"
-                                                                : "fail";
+    uint32_t n_output = r->choice[0].n_output;
     if (r->cli->json) {
-        json_t *ids = json_array();
-        for (uint32_t i = 0; i < r->n_output; i++)
-            json_array_append_new(ids, json_integer(r->output[i]));
-        vd_cli_json(r->cli,
-                    json_pack("{s:s%,s:o,s:s,s:I,s:I,s:f,s:f,s:I}", "text", r->text ? r->text : "", r->n_text,
-                              "tokens", ids, "finish", finish, "prompt_tokens", (json_int_t)r->n_prompt,
-                              "output_tokens", (json_int_t)r->n_output, "prompt_s", prompt_s, "output_s",
-                              output_s, "seed", (json_int_t)r->request.sampling.seed));
+        vd_run_report_json(r, prompt_s, output_s);
         return;
     }
-    fputc('\n', r->cli->out);
+    vd_run_report_text(r);
     if (vd_cli_has(r->cli, "verbose") && r->stats.n_guessed_tokens)
         fprintf(stderr, "%llu tokens guessed, %llu of them right\n",
                 (unsigned long long)r->stats.n_guessed_tokens, (unsigned long long)r->stats.n_right_tokens);
@@ -406,9 +527,36 @@ static void vd_run_report(struct vd_run *r)
         fprintf(
             stderr,
             "%zu prompt tokens in %.2f s (%.0f/s), %u output tokens in %.2f s (%.0f/s), end: %s, seed %llu\n",
-            r->n_prompt, prompt_s, (double)r->n_prompt / prompt_s, r->n_output, output_s,
-            r->n_output / (output_s > 0 ? output_s : 1), finish,
+            r->n_prompt, prompt_s, (double)r->n_prompt / prompt_s, n_output, output_s,
+            n_output / (output_s > 0 ? output_s : 1), vd_run_finish(&r->choice[0]),
             (unsigned long long)r->request.sampling.seed);
+}
+
+static enum vd_err vd_run_make_choices(struct vd_run *r, struct vd_error *err)
+{
+    uint32_t n = r->request.max_tokens;
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        struct vd_run_choice *c = &r->choice[i];
+        c->run = r;
+        c->output = calloc(n, sizeof *c->output);
+        c->logprobs = r->logprobs ? calloc(n, sizeof *c->logprobs) : NULL;
+        if (!c->output || (r->logprobs && !c->logprobs))
+            return vd_error_set(err, VD_ENOMEM, "no memory for %u tokens", n);
+    }
+    return VD_OK;
+}
+
+static enum vd_err vd_run_read_choices(struct vd_run *r, struct vd_error *err)
+{
+    uint32_t top = 0;
+    r->n_choices = 1;
+    enum vd_err e = vd_cli_u32(r->cli, "choices", 1, VD_OPENAI_CHOICES_MAX, &r->n_choices, err);
+    if (e == VD_OK)
+        e = vd_cli_u32(r->cli, "logprobs", 0, VD_LOGPROBS_MAX, &top, err);
+    r->logprobs = vd_cli_has(r->cli, "logprobs") ? 1 + top : 0;
+    if (e == VD_OK && r->n_choices > 1 && vd_cli_has(r->cli, "receipt"))
+        return vd_error_set(err, VD_EUSE, "--receipt is of one answer: leave --choices out");
+    return e;
 }
 
 static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
@@ -416,6 +564,8 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
     const char *path = vd_cli_text(r->cli, "receipt", NULL);
     struct vd_keypair k = {0};
     enum vd_err e = vd_run_read_sampling(r, err);
+    if (e == VD_OK)
+        e = vd_run_read_choices(r, err);
     if (e == VD_OK)
         e = vd_run_controls(r, err);
     if (e == VD_OK && path)
@@ -445,11 +595,9 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
             r->request.max_tokens, r->n_prompt, ctx, ctx - r->n_prompt + 1);
     if (r->request.max_tokens > ctx - r->n_prompt + 1)
         r->request.max_tokens = ctx - (uint32_t)r->n_prompt + 1;
-    r->output = calloc(r->request.max_tokens, sizeof *r->output);
-    if (!r->output)
-        return vd_error_set(err, VD_ENOMEM, "no memory for %u tokens", r->request.max_tokens);
+    e = vd_run_make_choices(r, err);
     r->commits = path != NULL;
-    if (path)
+    if (e == VD_OK && path)
         e = vd_run_make_request(r, &k, err);
     if (e == VD_OK)
         e = vd_run_generate(r, err);
@@ -474,8 +622,11 @@ static enum vd_err vd_run_run(struct vd_cli *cli, struct vd_error *err)
     pthread_cond_destroy(&r->cond);
     pthread_mutex_destroy(&r->mu);
     free(r->prompt);
-    free(r->output);
-    free(r->text);
+    for (uint32_t i = 0; i < VD_OPENAI_CHOICES_MAX; i++) {
+        free(r->choice[i].output);
+        free(r->choice[i].text);
+        free(r->choice[i].logprobs);
+    }
     vd_masker_free(r->masker);
     vd_texts_free(r->texts);
     free(r->mask);
@@ -498,6 +649,8 @@ static const struct vd_cli_opt vd_run_opts[] = {
     {"presence-penalty", 0, "X", "off the logit of a token that the answer has, -2 to 2", false},
     {"frequency-penalty", 0, "X", "the same for each time that it has it", false},
     {"logit-bias", 0, "ID=X", "added to a token's logit, -100 to 100", true},
+    {"choices", 0, "N", "so many answers side by side, up to 16: the API's \"n\" (default 1)", false},
+    {"logprobs", 0, "N", "log probabilities of the tokens and of the N likeliest, 0 to 20", false},
     {"stop", 0, "TEXT", "end before this text", true},
     {"json-object", 0, NULL, "the answer is a JSON object", false},
     {"json-schema", 0, "FILE", "the answer is JSON of this schema", false},
@@ -514,11 +667,15 @@ const struct vd_cmd vd_cmd_run = {
     .group = "Models and text",
     .usage = "MODEL",
     .summary = "an answer on this machine, streamed",
-    .help = "The same model, prompt, sampling and seed give the same bits on every machine, with any threads "
-            "and kernel.\n"
-            "--receipt writes what a worker would sign: anyone with the model can check it.\n\n"
-            "    veridem run SmolLM2 -p 'What is a ledger?' -n 64 --receipt answer.receipt\n"
-            "    veridem verify answer.receipt --model SmolLM2",
+    .help =
+        "The same model, prompt, sampling and seed give the same bits on every machine, with any threads "
+        "and kernel.\n"
+        "The first answer is streamed; with --choices the others follow it. --json gives all of them in\n"
+        "\"choices\", with \"index\", \"text\", \"finish_reason\" and \"logprobs\" as the API names them, "
+        "and \"tokens\".\n"
+        "--receipt writes what a worker would sign: anyone with the model can check it.\n\n"
+        "    veridem run SmolLM2 -p 'What is a ledger?' -n 64 --receipt answer.receipt\n"
+        "    veridem verify answer.receipt --model SmolLM2",
     .opts = vd_run_opts,
     .min_args = 1,
     .max_args = 1,

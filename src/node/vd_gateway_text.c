@@ -5,13 +5,13 @@
 #include "vd_derive.h"
 #include "vd_embed.h"
 #include "vd_gguf.h"
+#include "vd_openai_logprob.h"
 #include "vd_rules.h"
 #include "vd_template.h"
 #include "vd_texts.h"
 #include "vd_tool_call.h"
 
 #include <jansson.h>
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -385,44 +385,21 @@ bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_form
 
 /* ---- log probabilities ---- */
 
-/* A token's text as JSON can hold it: what is no UTF-8 by itself is U+FFFD. */
-static json_t *token_text(const struct vd_gateway_text *t, uint32_t id)
+static float value_of(const uint8_t *bits)
 {
-    struct vd_bytes piece = vd_tok_piece(t->tok, id, true);
-    struct vd_tok_stream s = {{0}, 0};
-    char out[VD_GATEWAY_TEXT_TOKEN_MAX + 3];
-    size_t n = vd_tok_stream_put(&s, piece.p, piece.n, out);
-    n += vd_tok_stream_end(&s, out + n);
-    return json_stringn(out, n);
-}
-
-static json_t *token_bytes(const struct vd_gateway_text *t, uint32_t id)
-{
-    struct vd_bytes piece = vd_tok_piece(t->tok, id, true);
-    json_t *list = json_array();
-    for (size_t i = 0; i < piece.n; i++)
-        json_array_append_new(list, json_integer(piece.p[i]));
-    return list;
-}
-
-/* JSON has no infinity; OpenAI's -9999.0 stands for what cannot happen. */
-static json_t *number_of(const uint8_t *bits)
-{
-    float x = vd_f32_from_bits(vd_le32_load(bits));
-    return json_real(isfinite(x) ? (double)x : -9999.0);
+    return vd_f32_from_bits(vd_le32_load(bits));
 }
 
 static json_t *chat_entry(const struct vd_gateway_text *t, uint32_t id, const uint8_t *p)
 {
-    json_t *top = json_array();
+    json_t *top = json_array(), *entry = vd_openai_logprob(t->tok, id, value_of(p));
     for (unsigned i = 0; i < p[4]; i++) {
         uint32_t other = vd_le32_load(p + 5 + 8 * i);
         if (vd_gateway_text_valid(t, other))
-            json_array_append_new(top, json_pack("{s:o, s:o, s:o}", "token", token_text(t, other), "logprob",
-                                                 number_of(p + 9 + 8 * i), "bytes", token_bytes(t, other)));
+            json_array_append_new(top, vd_openai_logprob(t->tok, other, value_of(p + 9 + 8 * i)));
     }
-    return json_pack("{s:o, s:o, s:o, s:o}", "token", token_text(t, id), "logprob", number_of(p), "bytes",
-                     token_bytes(t, id), "top_logprobs", top);
+    json_object_set_new(entry, "top_logprobs", top);
+    return entry;
 }
 
 static json_t *completion_top(const struct vd_gateway_text *t, const uint8_t *p)
@@ -430,9 +407,10 @@ static json_t *completion_top(const struct vd_gateway_text *t, const uint8_t *p)
     json_t *top = json_object();
     for (unsigned i = 0; i < p[4]; i++) {
         uint32_t other = vd_le32_load(p + 5 + 8 * i);
-        json_t *name = vd_gateway_text_valid(t, other) ? token_text(t, other) : NULL;
+        json_t *name = vd_gateway_text_valid(t, other) ? vd_openai_token_text(t->tok, other) : NULL;
         if (name)
-            json_object_set_new(top, json_string_value(name), number_of(p + 9 + 8 * i));
+            json_object_set_new(top, json_string_value(name),
+                                vd_openai_logprob_value(value_of(p + 9 + 8 * i)));
         json_decref(name);
     }
     return top;
@@ -451,8 +429,8 @@ struct json_t *vd_gateway_text_logprobs(const struct vd_gateway_text *t, enum vd
             json_array_append_new(content, chat_entry(t, ids[i], p));
             continue;
         }
-        json_array_append_new(tokens, token_text(t, ids[i]));
-        json_array_append_new(own, number_of(p));
+        json_array_append_new(tokens, vd_openai_token_text(t->tok, ids[i]));
+        json_array_append_new(own, vd_openai_logprob_value(value_of(p)));
         json_array_append_new(top, completion_top(t, p));
     }
     json_t *all = kind == VD_OPENAI_CHAT ? json_pack("{s:O, s:n}", "content", content, "refusal")

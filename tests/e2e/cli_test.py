@@ -230,6 +230,23 @@ def test_the_same_bits_everywhere():
     assert run_json(*short, "--kernel", "scalar")["tokens"] == first["tokens"][:3]
 
 
+def test_choices():
+    ask = ["run", "SmolLM2", "-p", "Name a colour.", "-n", "12", "--temp", "0.9", "--seed", "5"]
+    alone = run_json(*ask)
+    both = run_json(*ask, "--choices", "3", "--logprobs", "2")
+    assert [c["index"] for c in both["choices"]] == [0, 1, 2] and len({tuple(c["tokens"]) for c in both["choices"]}) == 3
+    assert both["choices"][0]["tokens"] == alone["tokens"] == both["tokens"] and alone["choices"][0]["logprobs"] is None
+    for c in both["choices"]:
+        entries = c["logprobs"]["content"]
+        assert len(entries) == len(c["tokens"]) and all(e["logprob"] <= e["top_logprobs"][0]["logprob"] <= 0 for e in entries)
+        assert c["finish_reason"] == "stop" or "".join(e["token"] for e in entries) == c["text"]
+    text, _ = run(*ask, "--choices", "2")
+    assert text == both["choices"][0]["text"] + "\n\n---- choice 1\n" + both["choices"][1]["text"] + "\n", text
+    run(*ask, "--choices", "17", status=2)
+    run(*ask, "--logprobs", "21", status=2)
+    run(*ask, "--choices", "2", "--receipt", HOME / "no.receipt", status=2)
+
+
 def test_receipts():
     path = HOME / "a.receipt"
     run("run", "SmolLM2", "-p", "What is a ledger?", "-n", "24", "--receipt", path)
@@ -310,6 +327,9 @@ def test_receipt_has_two_forms():
 def test_bench():
     tests = run_json("bench", "SmolLM2", "--pp", "16", "--tg", "4", "--batch", "1,2", "--threads", "1", "--reps", "1")
     assert [t["test"] for t in tests] == ["pp16", "tg4", "tg4x2"]
+    tests += (jobs := run_json("bench", "SmolLM2", "--spec", "24", "--mask", "24", "--embed", "16", "--threads", "1", "--reps", "1"))
+    assert [t["test"] for t in jobs] == ["gen24", "gen24+lookup", "gen24", "gen24+mask", "emb16x1"]
+    assert 0 < jobs[3]["of_token"] < 0.5 and jobs[4]["texts_per_s"] > 0, jobs
     assert all(t["tok_per_s"]["min"] <= t["tok_per_s"]["median"] <= t["tok_per_s"]["max"] for t in tests)
 
 
@@ -317,7 +337,7 @@ def main():
     try:
         for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
                      test_a_ledger_and_what_is_in_its_way, test_a_gateways_keys_are_found, test_model_fetch,
-                     need_model, test_text, test_the_same_bits_everywhere,
+                     need_model, test_text, test_the_same_bits_everywhere, test_choices,
                      test_receipts, test_parts_and_differences, test_run_refuses_before_it_works, test_receipt_has_two_forms, test_bench):
             began = time.monotonic()
             test()

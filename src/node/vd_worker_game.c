@@ -67,10 +67,7 @@ static uint64_t trace_bytes(const struct vd_game_trace *t)
 {
     if (!t->trace)
         return 0;
-    const struct vd_trace *trace = vd_trace_model_trace(t->trace);
-    return ((uint64_t)vd_graph_groups(&trace->graph) * (trace->n_members + 1) +
-            2 * trace->graph.job.n_steps) *
-           VD_HASH_BYTES;
+    return vd_trace_bytes(vd_trace_model_trace(t->trace));
 }
 
 static void unit_free(struct vd_game_unit *u)

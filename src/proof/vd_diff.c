@@ -172,7 +172,7 @@ static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop
 static enum vd_err read_outputs(struct vd_trace *t, struct outputs *o, const uint8_t *ops, unsigned n,
                                 struct vd_error *err)
 {
-    struct vd_trace_sink sink = {o, keep_outputs, keep_no_token, keep_pooled};
+    struct vd_trace_sink sink = {o, keep_outputs, keep_no_token, keep_pooled, NULL};
     for (unsigned i = 0; i < n; i++) {
         if (ops[i] != VD_GRAPH_NO_OP)
             vd_graph_op(&t->graph, o->step, o->unit, ops[i], &o->op[i]);
@@ -248,21 +248,37 @@ static enum vd_err load(struct vd_trace *t, const struct vd_diff *d, bool *forei
     return *foreign ? VD_OK : e;
 }
 
+/* The first unit of a group that differs. */
+static enum vd_err find_member(struct vd_trace *a, struct vd_trace *b, uint32_t group, struct vd_diff *out,
+                               struct vd_error *err)
+{
+    uint32_t k = 0;
+    enum vd_err e = vd_trace_hold(a, group, 1, err);
+    if (e == VD_OK)
+        e = vd_trace_hold(b, group, 1, err);
+    if (e != VD_OK)
+        return e;
+    while (vd_hash_eq(vd_trace_group_of(a, group) + k, vd_trace_group_of(b, group) + k))
+        k++;
+    out->differ = true;
+    vd_graph_at(&a->graph, (struct vd_graph_place){group, k}, &out->step, &out->unit);
+    return VD_OK;
+}
+
 enum vd_err vd_diff_find(struct vd_trace *a, struct vd_trace *b, struct vd_diff *out, struct vd_error *err)
 {
     *out = (struct vd_diff){0};
     if (!same_shape(&a->graph, &b->graph))
         return vd_error_set(err, VD_EUSE,
                             "the two models have not the same sizes: no position of one is one of the other");
-    for (uint32_t i = 0; i < vd_graph_groups(&a->graph) && !out->differ; i++)
-        for (uint32_t k = 0; k < vd_graph_members(&a->graph, i) && !out->differ; k++)
-            if (!vd_hash_eq(vd_trace_group_of(a, i) + k, vd_trace_group_of(b, i) + k)) {
-                out->differ = true;
-                vd_graph_at(&a->graph, (struct vd_graph_place){i, k}, &out->step, &out->unit);
-            }
-    if (!out->differ)
+    uint32_t group = 0, n_groups = vd_graph_groups(&a->graph);
+    while (group < n_groups && vd_hash_eq(&a->group[group], &b->group[group]))
+        group++;
+    if (group == n_groups)
         return VD_OK;
-    enum vd_err e = load(a, out, &out->foreign[0], err);
+    enum vd_err e = find_member(a, b, group, out, err);
+    if (e == VD_OK)
+        e = load(a, out, &out->foreign[0], err);
     if (e == VD_OK)
         e = load(b, out, &out->foreign[1], err);
     if (e != VD_OK)

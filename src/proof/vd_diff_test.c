@@ -122,7 +122,7 @@ static void pass_token(void *arg, uint32_t step, uint32_t token, enum vd_stop st
 static enum vd_err run_bent(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
                             struct vd_error *err)
 {
-    struct vd_trace_sink mine = {NULL, bend, pass_token, NULL};
+    struct vd_trace_sink mine = {NULL, bend, pass_token, NULL, NULL};
     bent.sink = sink;
     return toy_run(arg, n_steps, &mine, err);
 }

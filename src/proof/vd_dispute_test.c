@@ -377,6 +377,29 @@ static void lies_in_early_cache_rows(void **state)
     }
 }
 
+/* A trace that keeps next to nothing: unit hashes of 64 of its 69 steps, cache rows of one chunk. */
+static struct fixture fixture_that_forgets(void)
+{
+    struct fixture f = fixture_new(&both, VD_ROPE_HALVES);
+    vd_trace_destroy(f.trace);
+    f.job->keep_bytes = 1;
+    f.trace = toy_trace(f.job);
+    assert_true(f.trace->n_held < f.job->graph.job.n_steps);
+    assert_memory_equal(&f.trace->commit_root, &f.claim.commit_root, VD_HASH_BYTES);
+    return f;
+}
+
+static void lies_in_a_job_that_is_not_kept(void **state)
+{
+    struct fixture f = fixture_that_forgets();
+    uint32_t last = f.job->graph.job.n_steps - 1;
+    lie_everywhere(&f, last, 1);
+    lie_everywhere(&f, last, 3);
+    lie_everywhere(&f, 2, 0);
+    lie_everywhere(&f, 3, 1);
+    fixture_free(&f);
+}
+
 /* ---- false challenges and openings ---- */
 
 /* Leads a game on an honest worker to one record, as a challenger with any aim may, up to the TILE move. */
@@ -640,6 +663,20 @@ static enum vd_game_result bind_at(struct fixture *f, const struct vd_ref_claim 
     assert_int_equal(move_of(&m, claim, &tile_move), VD_GAME_ACCEPTED);
     assert_int_equal(vd_player_worker_answer(f->trace, &m.game, &tile_move, NULL), VD_OK);
     return move_of(&m, claim, &tile_move);
+}
+
+static void false_challenges_to_a_job_that_is_not_kept(void **state)
+{
+    struct fixture f = fixture_that_forgets();
+    uint32_t last = f.job->graph.job.n_steps - 1;
+    false_challenges_in(&f, last, 3);
+    false_challenges_in(&f, last, 1);
+    false_challenges_in(&f, 0, 1);
+    false_challenges_in(&f, 64, 1);
+    false_challenges_in(&f, 5, 0);
+    for (uint32_t s = 0; s < f.job->graph.job.n_steps; s += 17)
+        assert_int_equal(bind_at(&f, &f.claim, s), VD_GAME_CHALLENGER_BIND);
+    fixture_free(&f);
 }
 
 static void honest_receipt_binds_everywhere(void **state)
@@ -1029,7 +1066,7 @@ static void failed_job(void **state)
     }
 }
 
-/* The hashes of a long job, and the scores of many heads over a long cache, go beyond a trace's memory. */
+/* The scores of many heads over a long cache go beyond a trace's memory; its hashes and rows do not. */
 static void what_a_trace_can_hold(void **state)
 {
     struct vd_program p = toy_program(VD_ROPE_ADJACENT);
@@ -1041,28 +1078,26 @@ static void what_a_trace_can_hold(void **state)
     assert_true(vd_trace_fits(&g));
     g.job.n_prompt = 1 << 18;
     g.job.n_steps = g.job.n_prompt + 63;
-    assert_false(vd_trace_fits(&g));
-    p.n_layers = 2;
     assert_true(vd_trace_fits(&g));
+    p.n_layers = 2;
     p.n_heads = 256;
     p.head_dim = 256;
     assert_false(vd_trace_fits(&g));
 }
 
 /* What a worker needs in a dispute beyond what it needs to generate: below 256 MiB for the models that the
- * tests run, at their whole context. */
+ * tests run, at their whole context, and for Llama-3's. */
 static void memory_of_a_dispute(void **state)
 {
     static const struct {
         const char *name;
         uint32_t layers, width, heads, kv_heads, head_dim, ff, vocab, ctx;
-        bool bounded;
     } all[] = {
-        {"SmolLM2-135M", 30, 576, 9, 3, 64, 1536, 49152, 8192, true},
-        {"gemma-3-270m", 18, 640, 4, 1, 256, 2048, 262144, 32768, true},
-        {"Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 128256, 32768, true},
-        {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 32768, true},
-        {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072, false},
+        {"SmolLM2-135M", 30, 576, 9, 3, 64, 1536, 49152, 8192},
+        {"gemma-3-270m", 18, 640, 4, 1, 256, 2048, 262144, 32768},
+        {"Llama-3-8B", 32, 4096, 32, 8, 128, 14336, 128256, 32768},
+        {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 32768},
+        {"Llama-3-70B", 80, 8192, 64, 8, 128, 28672, 128256, 131072},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         struct vd_program p = toy_program(VD_ROPE_HALVES);
@@ -1080,7 +1115,7 @@ static void memory_of_a_dispute(void **state)
         double mib = (double)vd_trace_most_bytes(&g) / (1 << 20);
         print_message("    %s at %u positions: %.0f MiB\n", all[i].name, p.ctx, mib);
         assert_true(vd_trace_fits(&g));
-        assert_true(!all[i].bounded || mib < 256);
+        assert_true(mib < 256);
     }
 }
 
@@ -1095,11 +1130,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(lies_in_sampling),
         cmocka_unit_test(lies_before_sampling),
         cmocka_unit_test(lies_in_early_cache_rows),
+        cmocka_unit_test(lies_in_a_job_that_is_not_kept),
         cmocka_unit_test(workers_of_another_program),
         cmocka_unit_test(disputes_under_every_feature),
         cmocka_unit_test(absent_operators),
         cmocka_unit_test(rows_that_do_not_exist_are_not_opened),
         cmocka_unit_test(false_challenges),
+        cmocka_unit_test(false_challenges_to_a_job_that_is_not_kept),
         cmocka_unit_test(honest_receipt_binds_everywhere),
         cmocka_unit_test(lying_tokens),
         cmocka_unit_test(lying_ends),

@@ -219,7 +219,7 @@ static void put_leaves(struct opener *f, const struct vd_trace_read *r, uint32_t
 {
     struct vd_hash own[VD_PROGRAM_WIDTH_MAX / VD_GRAPH_POOL_ELEMS];
     struct vd_trace_at at = {vd_trace_salt(f->t->job_salt, step), step, r->what.unit, r->what.op};
-    const uint8_t *rows = r->rows + (size_t)(step - r->what.first) * r->step_bytes;
+    const uint8_t *rows = vd_trace_read_rows(r, step);
     size_t leaf_bytes = (size_t)r->op.leaf_records * r->op.record_bytes;
     uint64_t n_leaves = vd_graph_leaves(&r->op);
     assert(n_leaves <= sizeof own / sizeof own[0]);
@@ -228,7 +228,7 @@ static void put_leaves(struct opener *f, const struct vd_trace_read *r, uint32_t
     for (uint64_t k = k0; k < k0 + n; k++)
         put(&f->w, rows + k * leaf_bytes, vd_graph_leaf_bytes(&r->op, k));
     prove(&f->w, own, NULL, n_leaves, k0, n);
-    put_other_outs(f, step, r->what.unit, r->what.op, r->outs[step - r->what.first]);
+    put_other_outs(f, step, r->what.unit, r->what.op, r->outs[step - r->first]);
 }
 
 static enum vd_err open_row(struct opener *f, const struct vd_graph_input *in)
@@ -236,6 +236,9 @@ static enum vd_err open_row(struct opener *f, const struct vd_graph_input *in)
     const struct vd_trace_read *r = vd_trace_read_of(&f->t->u, in);
     struct climb c = {.t = f->t, .game = f->game, .w = &f->w};
     uint64_t k0 = in->first / r->op.leaf_records, k1 = (in->first + in->count - 1) / r->op.leaf_records;
+    enum vd_err e = vd_trace_hold(f->t, f->t->u.step, 1, f->err);
+    if (e != VD_OK)
+        return e;
     put_leaves(f, r, f->t->u.step, k0, k1 - k0 + 1);
     climb_add(&c, f->t->u.step, r->what.unit, false);
     climb_end(&c);
@@ -254,9 +257,12 @@ static void put_mask_state(struct opener *f, const struct vd_graph_input *in)
 
 static enum vd_err open_steps(struct opener *f, const struct vd_graph_input *in)
 {
-    const struct vd_trace_unit_data *u = &f->t->u;
+    struct vd_trace_unit_data *u = &f->t->u;
     bool is_state = in->back == 0 && u->op[in->op].kind == VD_OP_MASK_STATE;
     struct climb c = {.t = f->t, .game = f->game, .w = &f->w};
+    enum vd_err e = vd_trace_fetch(f->t, (uint32_t)in->first, in->count, f->err);
+    if (e != VD_OK)
+        return e;
     for (uint32_t j = 0; j < in->count; j++) {
         uint32_t step = (uint32_t)in->first + j, unit = u->unit - in->back;
         struct vd_hash salt = vd_trace_salt(f->t->job_salt, step);
@@ -441,6 +447,9 @@ enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, siz
     struct writer w = {buf, cap_bytes, 0, false};
     struct climb c = {.t = t, .w = &w};
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
+    enum vd_err held = vd_trace_hold(t, step, 1, err);
+    if (held != VD_OK)
+        return held;
     put_hash(&w, &salt);
     for (uint32_t i = 0; i < count; i++)
         put_hash(&w, vd_trace_unit_of(t, step, block + i));

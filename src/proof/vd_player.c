@@ -68,11 +68,18 @@ static struct vd_merkle_span units_span(const struct play *p)
 
 /* ---- the worker ---- */
 
+static enum vd_err hold_units(struct play *p)
+{
+    return vd_trace_hold(p->t, (uint32_t)p->game->steps.span.first, 1, p->err);
+}
+
 static enum vd_err open_units(struct play *p)
 {
+    enum vd_err e = hold_units(p);
     p->move.kind = VD_MOVE_UNITS;
-    show_nodes(p, nodes_below(p, units_span(p), units_of(p)));
-    return VD_OK;
+    if (e == VD_OK)
+        show_nodes(p, nodes_below(p, units_span(p), units_of(p)));
+    return e;
 }
 
 static enum vd_err open_ops(struct play *p)
@@ -279,6 +286,15 @@ static enum vd_err point_commit(struct play *p)
     return VD_OK;
 }
 
+static enum vd_err point_unit(struct play *p)
+{
+    enum vd_err e = hold_units(p);
+    if (e != VD_OK)
+        return e;
+    nodes_below(p, p->game->units.span, units_of(p));
+    return point(p, VD_MOVE_UNIT, p->nodes);
+}
+
 static enum vd_err point_op(struct play *p)
 {
     struct vd_hash salt = vd_trace_salt(p->t->job_salt, p->game->step);
@@ -332,8 +348,7 @@ static enum vd_err challenger_move(struct play *p)
         nodes_below(p, p->game->steps.span, p->t->group);
         return point(p, VD_MOVE_STEP, p->nodes);
     case VD_PHASE_C_UNIT:
-        nodes_below(p, p->game->units.span, units_of(p));
-        return point(p, VD_MOVE_UNIT, p->nodes);
+        return point_unit(p);
     case VD_PHASE_C_OP:
         return point_op(p);
     case VD_PHASE_C_LEAF:

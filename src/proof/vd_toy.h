@@ -49,6 +49,7 @@ struct vd_toy_job {
     uint32_t prompt[TOY_MAX_POS], output[TOY_MAX_OUTPUT];
     enum vd_finish finish;
     struct vd_controls controls;
+    uint64_t keep_bytes; /* of its trace; 0: it keeps everything */
     struct vd_toy_lie lie;
     /* Another way to lie (vd_tamper.h); as vd_trace_source's after_op. */
     void (*after)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
@@ -467,6 +468,7 @@ static inline void toy_run_unit(struct vd_toy_job *j, uint32_t step, uint32_t un
 {
     struct vd_trace t = {
         .graph = toy_graph(j), .prompt = j->prompt, .output = j->output, .source = toy_source(j)};
+    t.source.rows = NULL; /* all are given */
     if (vd_trace_controls_open(&t, NULL) != VD_OK)
         abort();
     if (vd_trace_unit_prepare(&t, step, unit, NULL) != VD_OK)
@@ -566,14 +568,23 @@ static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_t
                          s + 1 == g->job.n_prompt ? toy_vector(j) : NULL);
         else if (head)
             sink->token(sink->arg, s, vd_le32_load(j->token[s]), (enum vd_stop)vd_le32_load(j->token[s] + 4));
+        if (sink->done)
+            sink->done(sink->arg, s);
     }
     return VD_OK;
+}
+
+static inline void toy_kept_rows(void *arg, uint32_t step, uint32_t unit, struct vd_graph_rows *out)
+{
+    *out = toy_rows(arg, step, unit);
 }
 
 static inline struct vd_trace_source toy_source(struct vd_toy_job *j)
 {
     return (struct vd_trace_source){.arg = j,
                                     .run = toy_run,
+                                    .rows = j->keep_bytes ? toy_kept_rows : NULL,
+                                    .keep_bytes = j->keep_bytes,
                                     .weight_row = toy_weight_row,
                                     .weight_proof = toy_weight_proof,
                                     .controls = j->controls,

@@ -1,6 +1,10 @@
 /* Two runs of the source at most: one hashes every unit, the other keeps the rows that one unit can read.
  * Then the unit's operators are computed in order, record by record, by the very function that the referee
- * uses: what the tracer commits to is by construction what the referee will find. */
+ * uses: what the tracer commits to is by construction what the referee will find.
+ *
+ * Of a long job not everything is kept, and what a move needs of the rest is made again by a third or fourth
+ * run: the unit hashes of old steps, and the rows of old steps for the opening of a tile. While a unit is
+ * computed, rows come from the source's cache, a chunk at a time: no tile reads of two. */
 #include "vd_trace.h"
 
 #include "vd_commit.h"
@@ -10,7 +14,10 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { MEMORY_MAX = 1 << 30 }; /* of one unit's records, or of the hashes */
+enum {
+    MEMORY_MAX = 1 << 30, /* of one unit's records, or of the hashes */
+    CHUNK = 64            /* no tile reads of more steps */
+};
 
 /* ---- all units ---- */
 
@@ -39,20 +46,80 @@ static void hash_pooled(void *arg, uint32_t step, const float *sum, const float 
         vd_unit_pool(&t->graph, &salt, step, sum, vector, vector ? t->pool_outs : NULL);
 }
 
-void vd_trace_hash_groups(struct vd_trace *t)
+static void hash_group(struct vd_trace *t, uint32_t i)
+{
+    struct vd_hash root = vd_merkle_root(vd_trace_group_of(t, i), vd_graph_members(&t->graph, i));
+    t->group[i] = vd_trace_step(i, &root);
+}
+
+static void hash_commit(struct vd_trace *t, uint32_t s)
 {
     const struct vd_graph *g = &t->graph;
-    uint32_t last_block = vd_graph_last_block(g), n_groups = vd_graph_groups(g);
-    for (uint32_t i = 0; i < n_groups; i++) {
-        struct vd_hash root = vd_merkle_root(vd_trace_group_of(t, i), vd_graph_members(g, i));
-        t->group[i] = vd_trace_step(i, &root);
-    }
-    for (uint32_t s = 0; s < g->job.n_steps; s++)
-        t->commit[s] =
-            vd_commit_leaf(s, vd_trace_unit_of(t, s, last_block),
-                           vd_graph_has_head(g, s) ? vd_trace_unit_of(t, s, vd_graph_head_unit(g)) : NULL);
-    t->state_root = vd_merkle_root(t->group, n_groups);
-    t->commit_root = vd_merkle_root(t->commit, g->job.n_steps);
+    t->commit[s] =
+        vd_commit_leaf(s, vd_trace_unit_of(t, s, vd_graph_last_block(g)),
+                       vd_graph_has_head(g, s) ? vd_trace_unit_of(t, s, vd_graph_head_unit(g)) : NULL);
+}
+
+static void hash_roots(struct vd_trace *t)
+{
+    t->state_root = vd_merkle_root(t->group, vd_graph_groups(&t->graph));
+    t->commit_root = vd_merkle_root(t->commit, t->graph.job.n_steps);
+}
+
+void vd_trace_hash_groups(struct vd_trace *t)
+{
+    for (uint32_t i = 0; i < vd_graph_groups(&t->graph); i++)
+        hash_group(t, i);
+    for (uint32_t s = 0; s < t->graph.job.n_steps; s++)
+        hash_commit(t, s);
+    hash_roots(t);
+}
+
+/* Whether old groups make room for new ones. */
+static bool forgets(const struct vd_trace *t)
+{
+    return t->n_held < vd_graph_groups(&t->graph);
+}
+
+/* A group of a decoder is a step; its place may be taken from here on. */
+static void hash_done(void *arg, uint32_t step)
+{
+    struct vd_trace *t = arg;
+    if (!forgets(t))
+        return;
+    hash_group(t, step);
+    hash_commit(t, step);
+}
+
+/* A run that holds what comes last, and does for the loaded unit what `sink` says. */
+static enum vd_err run_to(struct vd_trace *t, uint32_t n_steps, const struct vd_trace_sink *sink,
+                          struct vd_error *err)
+{
+    enum vd_err e = t->source.run(t->source.arg, n_steps, sink, err);
+    if (forgets(t))
+        t->held_end = e == VD_OK ? n_steps : 0;
+    return e;
+}
+
+static void rest(struct vd_trace *t)
+{
+    if (t->source.rest)
+        t->source.rest(t->source.arg);
+}
+
+static bool holds(const struct vd_trace *t, uint32_t first, uint32_t n)
+{
+    return !forgets(t) || (first + n <= t->held_end && first + t->n_held >= t->held_end);
+}
+
+enum vd_err vd_trace_hold(struct vd_trace *t, uint32_t first, uint32_t n, struct vd_error *err)
+{
+    const struct vd_trace_sink sink = {t, hash_row, hash_token, hash_pooled, hash_done};
+    if (holds(t, first, n))
+        return VD_OK;
+    enum vd_err e = run_to(t, first + n, &sink, err);
+    rest(t);
+    return e;
 }
 
 /* ---- tokens and tables ---- */
@@ -128,10 +195,36 @@ static uint32_t most_members(const struct vd_graph *g)
     return first > last ? first : last;
 }
 
-/* A hash for each unit of every step. */
-static uint64_t hash_bytes(const struct vd_graph *graph)
+static uint64_t keep_bytes(const struct vd_trace_source *source)
 {
-    return (uint64_t)vd_graph_groups(graph) * most_members(graph) * sizeof(struct vd_hash);
+    return source->keep_bytes ? source->keep_bytes : VD_TRACE_KEEP_BYTES;
+}
+
+/* How many groups are held: all where a group is not a step, or rows cannot be had again. */
+static uint32_t most_held(const struct vd_graph *g, const struct vd_trace_source *source)
+{
+    uint64_t n = keep_bytes(source) / (most_members(g) * sizeof(struct vd_hash));
+    uint64_t least = source->in_flight < CHUNK ? CHUNK : source->in_flight;
+    n = n < least ? least : n;
+    return vd_program_is_encoder(g->program) || !source->rows || n > vd_graph_groups(g) ? vd_graph_groups(g)
+                                                                                        : (uint32_t)n;
+}
+
+static uint64_t held_bytes(const struct vd_graph *g, const struct vd_trace_source *source)
+{
+    return (uint64_t)most_held(g, source) * most_members(g) * sizeof(struct vd_hash);
+}
+
+/* Of every step, and of every group. */
+static uint64_t step_bytes(const struct vd_graph *g)
+{
+    return (sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES + 4) * (uint64_t)g->job.n_steps +
+           sizeof(struct vd_hash) * (uint64_t)vd_graph_groups(g);
+}
+
+uint64_t vd_trace_bytes(const struct vd_trace *t)
+{
+    return held_bytes(&t->graph, &t->source) + step_bytes(&t->graph);
 }
 
 enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph, const uint32_t *prompt,
@@ -140,7 +233,7 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
 {
     size_t n = graph->job.n_steps;
     assert(vd_graph_valid(graph));
-    if (hash_bytes(graph) > MEMORY_MAX)
+    if (held_bytes(graph, source) > MEMORY_MAX)
         return vd_error_set(err, VD_ELIMIT, "a trace of %zu positions and %u units needs more than 1 GiB", n,
                             vd_graph_head_unit(graph) + 1);
     struct vd_trace *t = calloc(1, sizeof *t);
@@ -151,7 +244,8 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
         t->source = *source;
         t->n_members = most_members(graph);
         memcpy(t->job_salt, job_salt, sizeof t->job_salt);
-        t->unit = calloc(1, hash_bytes(graph));
+        t->n_held = most_held(graph, source);
+        t->unit = calloc(1, held_bytes(graph, source));
         t->group = calloc(vd_graph_groups(graph), sizeof *t->group);
         t->commit = calloc(n, sizeof *t->commit);
         t->token_record = calloc(n, VD_TOKEN_RECORD_BYTES);
@@ -160,15 +254,20 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
         vd_trace_destroy(t);
         return vd_error_set(err, VD_ENOMEM, "no memory for the trace of %zu positions", n);
     }
-    struct vd_trace_sink sink = {t, hash_row, hash_token, hash_pooled};
+    const struct vd_trace_sink sink = {t, hash_row, hash_token, hash_pooled, hash_done};
     enum vd_err e = vd_trace_controls_open(t, err);
-    if (e == VD_OK)
-        e = source->run(source->arg, graph->job.n_steps, &sink, err);
+    if (e == VD_OK) {
+        e = run_to(t, graph->job.n_steps, &sink, err);
+        rest(t);
+    }
     if (e != VD_OK) {
         vd_trace_destroy(t);
         return e;
     }
-    vd_trace_hash_groups(t);
+    if (forgets(t))
+        hash_roots(t);
+    else
+        vd_trace_hash_groups(t);
     *out = t;
     return VD_OK;
 }
@@ -209,14 +308,15 @@ static uint64_t lay_out(struct vd_trace_unit_data *u, uint8_t *base)
         u->records[o] = carve(&c, u->op[o].n_records * u->op[o].record_bytes);
     for (unsigned i = 0; i < u->n_reads; i++) {
         struct vd_trace_read *r = &u->read[i];
-        r->rows = carve(&c, (uint64_t)r->what.n * r->step_bytes);
-        r->outs = carve(&c, (uint64_t)r->what.n * sizeof r->outs[0]);
+        r->rows = carve(&c, (uint64_t)r->n_max * r->step_bytes);
+        r->outs = carve(&c, (uint64_t)r->n_max * sizeof r->outs[0]);
     }
     return c.used;
 }
 
 /* Fills in u's operators, reads and sizes; returns the bytes that its arrays need. */
-static uint64_t describe(const struct vd_graph *g, struct vd_trace_unit_data *u)
+static uint64_t describe(const struct vd_graph *g, const struct vd_trace_source *source,
+                         struct vd_trace_unit_data *u)
 {
     struct vd_graph_read read[VD_GRAPH_READS_MAX];
     u->n_ops = vd_graph_ops(g, u->step, u->unit);
@@ -228,9 +328,21 @@ static uint64_t describe(const struct vd_graph *g, struct vd_trace_unit_data *u)
         r->what = read[i];
         vd_graph_op(g, read[i].first, read[i].unit, read[i].op, &r->op);
         r->step_bytes = (size_t)r->op.n_records * r->op.record_bytes;
+        bool cached = source->rows && (r->op.kind == VD_OP_KROW || r->op.kind == VD_OP_VROW);
+        bool all = !cached || r->what.n * (r->step_bytes + sizeof r->outs[0]) <= keep_bytes(source) / 2;
+        r->n_max = all || r->what.n < CHUNK ? r->what.n : CHUNK;
+        r->first = r->what.first;
+        r->n = r->n_max == r->what.n ? r->n_max : 0;
     }
     return lay_out(u, NULL);
 }
+
+/* What a model has (vd_trace_model.c): its rows can be had again. */
+static void some_rows(void *arg, uint32_t step, uint32_t unit, struct vd_graph_rows *out)
+{
+    (void)arg, (void)step, (void)unit, (void)out;
+}
+static const struct vd_trace_source some_source = {.rows = some_rows};
 
 /* No unit of a step is larger than the same unit of the last one. */
 static uint64_t largest_unit_bytes(const struct vd_graph *graph)
@@ -240,7 +352,7 @@ static uint64_t largest_unit_bytes(const struct vd_graph *graph)
     assert(vd_graph_valid(graph));
     for (uint32_t unit = 0; unit < vd_graph_units(graph, last); unit++) {
         struct vd_trace_unit_data u = {.step = last, .unit = unit};
-        uint64_t n_bytes = describe(graph, &u);
+        uint64_t n_bytes = describe(graph, &some_source, &u);
         most = n_bytes > most ? n_bytes : most;
     }
     return most;
@@ -248,14 +360,12 @@ static uint64_t largest_unit_bytes(const struct vd_graph *graph)
 
 bool vd_trace_fits(const struct vd_graph *graph)
 {
-    return hash_bytes(graph) <= MEMORY_MAX && largest_unit_bytes(graph) <= MEMORY_MAX;
+    return held_bytes(graph, &some_source) <= MEMORY_MAX && largest_unit_bytes(graph) <= MEMORY_MAX;
 }
 
 uint64_t vd_trace_most_bytes(const struct vd_graph *graph)
 {
-    uint64_t of_a_step = sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES + 4;
-    return hash_bytes(graph) + vd_graph_groups(graph) * sizeof(struct vd_hash) +
-           of_a_step * graph->job.n_steps + largest_unit_bytes(graph);
+    return held_bytes(graph, &some_source) + step_bytes(graph) + largest_unit_bytes(graph);
 }
 
 enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)
@@ -263,7 +373,7 @@ enum vd_err vd_trace_unit_prepare(struct vd_trace *t, uint32_t step, uint32_t un
     struct vd_trace_unit_data *u = &t->u;
     free(u->memory);
     *u = (struct vd_trace_unit_data){.step = step, .unit = unit};
-    uint64_t n_bytes = describe(&t->graph, u);
+    uint64_t n_bytes = describe(&t->graph, &t->source, u);
     if (n_bytes > MEMORY_MAX)
         return vd_error_set(err, VD_ELIMIT, "step %u, unit %u: its records need more than 1 GiB", step, unit);
     u->memory = calloc(1, n_bytes);
@@ -285,34 +395,87 @@ static void keep(struct vd_trace *t, uint32_t step, uint32_t unit, const struct 
     bool hashed = pooled; /* the only root under a pooling unit that is read is the one that is */
     for (unsigned i = 0; i < t->u.n_reads; i++) {
         struct vd_trace_read *r = &t->u.read[i];
-        if (r->what.unit != unit || step < r->what.first || step - r->what.first >= r->what.n)
+        if (r->what.unit != unit || step < r->first || step - r->first >= r->n)
             continue;
         if (!hashed) {
             salt = vd_trace_salt(t->job_salt, step);
             vd_unit_rows(&t->graph, &salt, step, unit, rows, outs);
             hashed = true;
         }
-        vd_unit_records(&r->op, rows, r->rows + (size_t)(step - r->what.first) * r->step_bytes);
-        memcpy(r->outs[step - r->what.first], outs, sizeof outs);
+        vd_unit_records(&r->op, rows, r->rows + (size_t)(step - r->first) * r->step_bytes);
+        memcpy(r->outs[step - r->first], outs, sizeof outs);
     }
 }
 
 static void keep_row(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows)
 {
+    if (forgets(arg))
+        hash_row(arg, step, unit, rows);
     keep(arg, step, unit, rows, false);
 }
 
 static void keep_sum(void *arg, uint32_t step, const float *sum, const float *vector)
 {
     struct vd_trace *t = arg;
-    (void)vector;
+    if (forgets(t))
+        hash_pooled(t, step, sum, vector);
     if (sum)
         keep(t, step, vd_graph_head_unit(&t->graph), &(struct vd_graph_rows){.x = sum}, true);
 }
 
-static void keep_no_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
+static void keep_token(void *arg, uint32_t step, uint32_t token, enum vd_stop stop)
 {
-    (void)arg, (void)step, (void)token, (void)stop;
+    if (forgets(arg))
+        hash_token(arg, step, token, stop);
+}
+
+static enum vd_err run_for_unit(struct vd_trace *t, uint32_t n_steps, struct vd_error *err)
+{
+    const struct vd_trace_sink sink = {t, keep_row, keep_token, keep_sum, hash_done};
+    return run_to(t, n_steps, &sink, err);
+}
+
+/* The chunk of a step, as much of it as is read. */
+static void move_to_chunk(struct vd_trace_read *r, uint64_t step)
+{
+    uint64_t first = step / CHUNK * CHUNK, end = first + CHUNK, last = (uint64_t)r->what.first + r->what.n;
+    r->first = (uint32_t)(first < r->what.first ? r->what.first : first);
+    r->n = (uint32_t)((end < last ? end : last) - r->first);
+}
+
+static bool keeps(const struct vd_trace_read *r, uint64_t first, uint32_t n)
+{
+    return first >= r->first && first + n <= (uint64_t)r->first + r->n;
+}
+
+/* While the unit is computed: rows without their roots, from the source's last run. */
+static void read_chunk(struct vd_trace *t, struct vd_trace_read *r, uint64_t step)
+{
+    move_to_chunk(r, step);
+    for (uint32_t i = 0; i < r->n; i++) {
+        struct vd_graph_rows rows = {0};
+        t->source.rows(t->source.arg, r->first + i, r->what.unit, &rows);
+        vd_unit_records(&r->op, &rows, r->rows + i * r->step_bytes);
+    }
+}
+
+enum vd_err vd_trace_fetch(struct vd_trace *t, uint32_t first, uint32_t n, struct vd_error *err)
+{
+    bool kept = true;
+    for (unsigned i = 0; i < t->u.n_reads; i++) {
+        struct vd_trace_read *r = &t->u.read[i];
+        if (r->n_max == r->what.n || (t->u.rooted && keeps(r, first, n)))
+            continue;
+        move_to_chunk(r, first);
+        kept = false;
+    }
+    if (kept)
+        return vd_trace_hold(t, first, n, err);
+    enum vd_err e = run_for_unit(
+        t, (first / CHUNK + 1) * CHUNK < t->u.step ? (first / CHUNK + 1) * CHUNK : t->u.step, err);
+    t->u.rooted = e == VD_OK;
+    rest(t);
+    return e;
 }
 
 /* ---- one unit: its operators ---- */
@@ -330,11 +493,10 @@ static void put_text(const struct vd_trace *t, uint32_t id, uint8_t *out)
         memcpy(out + 2, text.p, text.n);
 }
 
-const struct vd_trace_read *vd_trace_read_of(const struct vd_trace_unit_data *u,
-                                             const struct vd_graph_input *in)
+static struct vd_trace_read *read_of(struct vd_trace_unit_data *u, const struct vd_graph_input *in)
 {
     uint64_t step = in->kind == VD_IN_KV ? in->first : u->step;
-    const struct vd_trace_read *r = u->read;
+    struct vd_trace_read *r = u->read;
     while (r->what.unit != u->unit - in->back || r->what.op != in->op || step < r->what.first ||
            step - r->what.first >= r->what.n)
         r++;
@@ -342,15 +504,21 @@ const struct vd_trace_read *vd_trace_read_of(const struct vd_trace_unit_data *u,
     return r;
 }
 
-static void point_at_steps(const struct vd_trace *t, const struct vd_graph_input *in,
-                           struct vd_tile_data *data)
+const struct vd_trace_read *vd_trace_read_of(struct vd_trace_unit_data *u, const struct vd_graph_input *in)
+{
+    return read_of(u, in);
+}
+
+static void point_at_steps(struct vd_trace *t, const struct vd_graph_input *in, struct vd_tile_data *data)
 {
     if (in->back == 0 && t->u.op[in->op].kind == VD_OP_MASK_STATE) {
         data->row[0] = vd_trace_mask_state(t, (uint32_t)in->first);
         return;
     }
-    const struct vd_trace_read *r = vd_trace_read_of(&t->u, in);
-    const uint8_t *first = r->rows + (in->first - r->what.first) * r->step_bytes;
+    struct vd_trace_read *r = read_of(&t->u, in);
+    if (!keeps(r, in->first, in->count))
+        read_chunk(t, r, in->first);
+    const uint8_t *first = vd_trace_read_rows(r, in->first);
     for (uint32_t j = 0; j < in->count; j++)
         data->row[j] = first + j * r->step_bytes + (size_t)in->leaf * r->op.leaf_records * r->op.record_bytes;
 }
@@ -364,7 +532,7 @@ static void point_at(struct vd_trace *t, const struct vd_graph_input *in, unsign
         data->in[i] = u->records[in->op] + in->first * u->op[in->op].record_bytes;
         return;
     case VD_IN_ROW: {
-        const struct vd_trace_read *r = vd_trace_read_of(u, in);
+        const struct vd_trace_read *r = read_of(&t->u, in);
         data->in[i] = r->rows + in->first * r->op.record_bytes;
         return;
     }
@@ -457,13 +625,15 @@ enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, stru
     enum vd_err e = vd_trace_unit_prepare(t, step, unit, err);
     if (e != VD_OK)
         return e;
-    if (t->u.n_reads > 0) {
-        struct vd_trace_sink sink = {t, keep_row, keep_no_token, keep_sum};
-        e = t->source.run(t->source.arg, vd_graph_steps_for(&t->graph, step), &sink, err);
-        if (e != VD_OK)
-            return e;
-    }
-    vd_trace_unit_run(t);
+    if (t->u.n_reads > 0)
+        e = run_for_unit(t, vd_graph_steps_for(&t->graph, step), err);
+    else
+        e = vd_trace_hold(t, step, 1, err);
+    if (e == VD_OK)
+        vd_trace_unit_run(t);
+    rest(t);
+    if (e != VD_OK)
+        return e;
     struct vd_hash h = unit_hash(t);
     if (!vd_hash_eq(&h, vd_trace_unit_of(t, step, unit)))
         return vd_error_set(err, VD_EINTERNAL,

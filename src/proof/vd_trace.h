@@ -6,8 +6,12 @@
  * operator by operator with src/num on the file's own weight bytes, and its unit hash must be the engine's
  * (else VD_EINTERNAL: a kernel differs from num, and this machine must not fight disputes).
  *
- * Where rows and weights come from is a vd_trace_source; vd_trace_model.h makes one of a model. Memory: 32
- * bytes per unit of every step, and the records of one unit. Thread rule: one thread at a time per trace. */
+ * Where rows and weights come from is a vd_trace_source; vd_trace_model.h makes one of a model.
+ *
+ * Memory: two hashes and some bytes for every step; 32 bytes per unit of the steps that are held, which are
+ * the last of a run, up to VD_TRACE_KEEP_BYTES (less is asked for again, by another run); the records of one
+ * unit; and the rows of other steps that it reads, all or, where they are more than that, of one chunk, the
+ * others being the source's own cache. Thread rule: one thread at a time per trace. */
 #ifndef VD_TRACE_H
 #define VD_TRACE_H
 
@@ -25,12 +29,22 @@ struct vd_trace_sink {
     void (*row)(void *arg, uint32_t step, uint32_t unit, const struct vd_graph_rows *rows);
     void (*token)(void *arg, uint32_t step, uint32_t token, enum vd_stop stop);
     void (*pooled)(void *arg, uint32_t step, const float *sum, const float *vector);
+    /* Everything of this step has come: of a decoder, step by step. NULL: the caller does not care. */
+    void (*done)(void *arg, uint32_t step);
 };
+
+enum { VD_TRACE_KEEP_BYTES = 32 << 20 };
 
 struct vd_trace_source {
     void *arg;
     /* Runs steps [0, n_steps) (as vd_graph_steps_for says) and hands everything to the sink. */
     enum vd_err (*run)(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink, struct vd_error *err);
+    /* NULL: a trace keeps all rows itself. Else the K and V records of a step of the last run, in out->k and
+     * out->v: valid until the next call, and readable until the next run or `rest`. */
+    void (*rows)(void *arg, uint32_t step, uint32_t unit, struct vd_graph_rows *out);
+    void (*rest)(void *arg); /* they are not needed any more */
+    uint32_t in_flight;      /* so many steps may have begun and not be done; read only with `rows` */
+    uint64_t keep_bytes;     /* 0: VD_TRACE_KEEP_BYTES */
     /* The file's own bytes of a row of a tensor. */
     struct vd_bytes (*weight_row)(void *arg, uint32_t tensor, uint32_t row);
     enum vd_err (*weight_proof)(void *arg, uint32_t tensor, uint32_t row, uint32_t part,
@@ -45,12 +59,13 @@ struct vd_trace_source {
     void (*after_op)(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_t *records, size_t n_bytes);
 };
 
-/* What a unit reads of another: an operator's records at `what.n` steps, one after the other, and the roots
- * under the unit hashes there. */
+/* What a unit reads of another: an operator's records at `what.n` steps, and the roots under the unit hashes
+ * there. Kept of steps [first, first + n), one after the other. */
 struct vd_trace_read {
     struct vd_graph_read what;
     struct vd_graph_op op;
     size_t step_bytes; /* of all records of one step */
+    uint32_t first, n, n_max;
     uint8_t *rows;
     struct vd_hash (*outs)[VD_GRAPH_OUTS_MAX];
 };
@@ -64,6 +79,7 @@ struct vd_trace_unit_data {
     struct vd_hash op_root[VD_GRAPH_OPS_MAX];
     unsigned n_reads;
     struct vd_trace_read read[VD_GRAPH_READS_MAX];
+    bool rooted; /* the roots of what is kept of a longer read are too */
     void *memory;
     uint64_t memory_bytes;
 };
@@ -74,7 +90,8 @@ struct vd_trace {
     const uint32_t *prompt, *output;
     struct vd_trace_source source;
     uint32_t n_members;                          /* of the largest group: row length of `unit` */
-    struct vd_hash *unit;                        /* unit hashes, group after group: vd_trace_unit_of */
+    uint32_t n_held, held_end;                   /* groups below held_end are held, n_held at most */
+    struct vd_hash *unit;                        /* their unit hashes: vd_trace_unit_of */
     struct vd_hash *group;                       /* leaves of the state tree */
     struct vd_hash *commit;                      /* leaves of the commit tree */
     uint8_t *token_record;                       /* TOKEN records: [8 * step] */
@@ -99,10 +116,15 @@ bool vd_trace_fits(const struct vd_graph *graph);
 /* The most that a trace of this job takes: its hashes, and the largest of its units with all inputs. */
 uint64_t vd_trace_most_bytes(const struct vd_graph *graph);
 
-/* The unit hashes of a group; one unit's. */
+/* Makes sure that the unit hashes of these steps, at most one chunk of 64, are held; else another run of the
+ * source. What was held before may not be any more. */
+enum vd_err vd_trace_hold(struct vd_trace *t, uint32_t first, uint32_t n, struct vd_error *err);
+/* Bytes of the trace without the loaded unit. */
+uint64_t vd_trace_bytes(const struct vd_trace *t);
+/* The unit hashes of a group that is held; one unit's. */
 static inline struct vd_hash *vd_trace_group_of(const struct vd_trace *t, uint32_t group)
 {
-    return t->unit + (size_t)group * t->n_members;
+    return t->unit + (size_t)(group % t->n_held) * t->n_members;
 }
 static inline struct vd_hash *vd_trace_unit_of(const struct vd_trace *t, uint32_t step, uint32_t unit)
 {
@@ -126,8 +148,15 @@ static inline const uint8_t *vd_trace_mask_state(const struct vd_trace *t, uint3
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
 
 /* What an input (VD_IN_ROW, VD_IN_KV but of MASK_STATE) of the loaded unit is part of. */
-const struct vd_trace_read *vd_trace_read_of(const struct vd_trace_unit_data *u,
-                                             const struct vd_graph_input *in);
+const struct vd_trace_read *vd_trace_read_of(struct vd_trace_unit_data *u, const struct vd_graph_input *in);
+
+/* What is kept of what the loaded unit reads at a step. vd_trace_fetch makes sure that it is, with the roots
+ * and the unit hashes of these steps, at most one chunk of 64. */
+static inline const uint8_t *vd_trace_read_rows(const struct vd_trace_read *r, uint64_t step)
+{
+    return r->rows + (step - r->first) * r->step_bytes;
+}
+enum vd_err vd_trace_fetch(struct vd_trace *t, uint32_t first, uint32_t n, struct vd_error *err);
 
 /* The two halves of it, for who has the inputs otherwise: makes t->u with its arrays empty; computes all
  * operators from what is read. Only graph, job_salt, prompt, output and source of *t are read. The caller

@@ -14,6 +14,7 @@ struct vd_trace_model {
     struct vd_feed_seq seq;
     const struct vd_trace_sink *sink; /* of the running call */
     struct vd_embed *embed;           /* of the running call, if the result is a vector */
+    uint8_t *k, *v;                   /* one step's rows */
     struct vd_trace *trace;
 };
 
@@ -27,15 +28,16 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
                    enum vd_stop stop, const struct vd_automaton_state *mask)
 {
     struct vd_trace_model *t = arg;
-    if (!vd_graph_has_head(&t->graph, step))
-        return;
-    if (t->embed) {
+    bool head = vd_graph_has_head(&t->graph, step);
+    if (head && t->embed) {
         vd_embed_add(t->embed, vd_ctx_hidden(t->feed.ctx, ctx_row));
         bool last = step + 1 == t->graph.job.n_prompt;
         t->sink->pooled(t->sink->arg, step, vd_embed_sum(t->embed), last ? vd_embed_vector(t->embed) : NULL);
-    } else {
+    } else if (head) {
         t->sink->token(t->sink->arg, step, token, stop);
     }
+    if (t->sink->done)
+        t->sink->done(t->sink->arg, step);
 }
 
 static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace_sink *sink,
@@ -45,6 +47,7 @@ static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace
     struct vd_feed_seq *seq = &t->seq;
     enum vd_err e = VD_OK;
     t->sink = sink;
+    vd_feed_seq_reset(seq);
     seq->n_steps = n_steps;
     if (vd_graph_pools(&t->graph))
         e = vd_embed_create(&t->embed, t->model, t->graph.job.sampling.pooling, err);
@@ -52,8 +55,19 @@ static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace
         e = vd_feed_run(&t->feed, &seq, 1, err);
     vd_embed_free(t->embed);
     t->embed = NULL;
-    vd_feed_seq_reset(seq);
     return e;
+}
+
+static void source_rows(void *arg, uint32_t step, uint32_t unit, struct vd_graph_rows *out)
+{
+    struct vd_trace_model *t = arg;
+    vd_kv_read(t->seq.kv, unit - 1, step, t->k, t->v);
+    *out = (struct vd_graph_rows){.k = t->k, .v = t->v};
+}
+
+static void source_rest(void *arg)
+{
+    vd_feed_seq_reset(&((struct vd_trace_model *)arg)->seq);
 }
 
 static struct vd_bytes source_weight_row(void *arg, uint32_t tensor, uint32_t row)
@@ -82,6 +96,14 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
                                 struct vd_kv_pool *cache, const struct vd_proof_job *job,
                                 struct vd_error *err)
 {
+    return vd_trace_model_open_within(out, model, ctx, cache, job, VD_TRACE_KEEP_BYTES, err);
+}
+
+enum vd_err vd_trace_model_open_within(struct vd_trace_model **out, struct vd_model *model,
+                                       struct vd_ctx *ctx, struct vd_kv_pool *cache,
+                                       const struct vd_proof_job *job, uint64_t keep_bytes,
+                                       struct vd_error *err)
+{
     struct vd_graph graph;
     if (!vd_feed_graph(&graph, model, job))
         return vd_error_set(err, VD_EUSE, "the model cannot run this job (its lengths do not fit)");
@@ -93,11 +115,16 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
     t->seq = (struct vd_feed_seq){.graph = &t->graph,
                                   .prompt = job->prompt,
                                   .output = job->output,
+                                  .keep = true, /* until `rest` */
                                   .arg = t,
                                   .row = on_row,
                                   .tap = on_tap};
     bool fits = true;
     enum vd_err e = vd_feed_open(&t->feed, ctx, cache, err);
+    t->k = malloc(vd_model_k_row_bytes(model));
+    t->v = malloc(vd_model_v_row_bytes(model));
+    if (e == VD_OK && (!t->k || !t->v))
+        e = vd_error_set(err, VD_ENOMEM, "no memory for a trace");
     if (e == VD_OK)
         e = vd_feed_controls(&t->feed, &t->seq, job, &fits, err);
     if (e == VD_OK && !fits)
@@ -108,6 +135,10 @@ enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *mo
     }
     struct vd_trace_source source = {.arg = t,
                                      .run = source_run,
+                                     .rows = source_rows,
+                                     .rest = source_rest,
+                                     .in_flight = (uint32_t)vd_ctx_max_rows(ctx),
+                                     .keep_bytes = keep_bytes,
                                      .weight_row = source_weight_row,
                                      .weight_proof = source_weight_proof,
                                      .controls = job->controls,
@@ -129,6 +160,8 @@ void vd_trace_model_close(struct vd_trace_model *t)
     vd_trace_destroy(t->trace);
     vd_feed_seq_close(&t->seq);
     vd_feed_close(&t->feed);
+    free(t->k);
+    free(t->v);
     free(t);
 }
 

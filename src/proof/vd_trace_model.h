@@ -14,6 +14,11 @@ struct vd_trace_model;
 enum vd_err vd_trace_model_open(struct vd_trace_model **out, struct vd_model *model, struct vd_ctx *ctx,
                                 struct vd_kv_pool *cache, const struct vd_proof_job *job,
                                 struct vd_error *err);
+/* The same, keeping no more of hashes and of rows than this, each, where that is possible. */
+enum vd_err vd_trace_model_open_within(struct vd_trace_model **out, struct vd_model *model,
+                                       struct vd_ctx *ctx, struct vd_kv_pool *cache,
+                                       const struct vd_proof_job *job, uint64_t keep_bytes,
+                                       struct vd_error *err);
 void vd_trace_model_close(struct vd_trace_model *t); /* NULL is allowed */
 struct vd_trace *vd_trace_model_trace(struct vd_trace_model *t);
 

@@ -15,6 +15,44 @@ enum { PROMPT = 70, TOKENS = 3 };
 
 static struct vd_pool *pool;
 
+/* A trace that keeps next to nothing has the same roots, and the same of every unit. */
+static void check_forgetful(struct vd_trace *t, struct vd_model *model, struct vd_ctx *ctx,
+                            struct vd_kv_pool *cache, const struct vd_proof_job *job)
+{
+    struct vd_trace_model *tm;
+    struct vd_error err = {0};
+    if (vd_trace_model_open_within(&tm, model, ctx, cache, job, 1, &err) != VD_OK)
+        fail_msg("%s", err.msg);
+    struct vd_trace *f = vd_trace_model_trace(tm);
+    uint32_t n = t->graph.job.n_steps;
+    assert_true(vd_program_is_encoder(t->graph.program) || f->n_held < n);
+    assert_memory_equal(&t->state_root, &f->state_root, VD_HASH_BYTES);
+    assert_memory_equal(&t->commit_root, &f->commit_root, VD_HASH_BYTES);
+    const uint32_t at[][2] = {
+        {n - 1, 1}, {2, 0}, {n - 1, 2}, {1, 1}, {n - 2, vd_graph_units(&t->graph, n - 2) - 1}};
+    for (unsigned i = 0; i < sizeof at / sizeof at[0]; i++) {
+        if (vd_trace_load(t, at[i][0], at[i][1], &err) != VD_OK ||
+            vd_trace_load(f, at[i][0], at[i][1], &err) != VD_OK)
+            fail_msg("%s", err.msg);
+        assert_memory_equal(t->u.op_root, f->u.op_root, t->u.n_ops * sizeof t->u.op_root[0]);
+        assert_int_equal(vd_kv_pool_used_pages(cache), 0);
+    }
+    assert_int_equal(vd_trace_load(f, n - 1, 1, &err), VD_OK);
+    assert_int_equal(vd_trace_load(t, n - 1, 1, &err), VD_OK);
+    for (uint32_t s = 0; s < n - 1; s += 13) {
+        assert_int_equal(vd_trace_fetch(f, s, 1, &err), VD_OK);
+        assert_memory_equal(vd_trace_unit_of(t, s, 1), vd_trace_unit_of(f, s, 1), VD_HASH_BYTES);
+        for (unsigned i = 0; i < t->u.n_reads; i++) {
+            const struct vd_trace_read *a = &t->u.read[i], *b = &f->u.read[i];
+            if (s < a->what.first || s - a->what.first >= a->what.n)
+                continue;
+            assert_memory_equal(vd_trace_read_rows(a, s), vd_trace_read_rows(b, s), a->step_bytes);
+            assert_memory_equal(a->outs[s - a->first], b->outs[s - b->first], sizeof a->outs[0]);
+        }
+    }
+    vd_trace_model_close(tm);
+}
+
 /* Loads units of early and late steps, which fails where engine and operators differ. */
 static void check_model(const char *name, const struct vd_test_model *form)
 {
@@ -46,7 +84,9 @@ static void check_model(const char *name, const struct vd_test_model *form)
         for (uint32_t u = 0; u < vd_graph_units(&t->graph, steps[s]); u++)
             if (vd_trace_load(t, steps[s], u, &err) != VD_OK)
                 fail_msg("%s: %s", name, err.msg);
+    check_forgetful(t, model, ctx, cache, &job);
     vd_trace_model_close(tm);
+    assert_int_equal(vd_kv_pool_used_pages(cache), 0);
     vd_kv_pool_destroy(cache);
     vd_ctx_destroy(ctx);
     vd_model_close(model);

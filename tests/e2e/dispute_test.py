@@ -2,6 +2,7 @@
 """Disputes between real processes: a cheat is caught down to the tile and pays, whoever dies meanwhile; silence loses; a false
 challenge costs its bond and changes nothing else."""
 
+import json
 import pathlib
 import sys
 import time
@@ -157,6 +158,24 @@ def test_worker_dies_in_a_dispute(net, gateway, key, model, **_):
     cheat.stop()
 
 
+def test_cheat_with_a_vector_is_caught(net, gateway, key, model, **_):
+    """The cheat is paid for a vector, and loses by a dispute over it."""
+    cheat = new_cheat(net, gateway, "cheat-7")
+    for i in range(20):
+        status, _, body = vn.request(gateway, "POST", "/v1/embeddings", {"model": model, "input": f"A ship on a quiet sea ({i})"}, key=key)
+        check(status == 200, "no vector:", body[:300])
+        answer = json.loads(body)
+        r = e2e.get_receipt(gateway, key, answer["veridem"]["receipts"][0])
+        if r["request"]["worker"] == cheat.key:
+            break
+    check(r["request"]["worker"] == cheat.key and r["request"]["sampling"]["pooling"], r["request"])
+    path = e2e.envelope(net, gateway, key, r["id"])
+    seen = vn.run_json("verify", path, "--model", vn.MODEL, ok=(1,))
+    check(seen["signatures_valid"] and seen["stands"] is False, seen)
+    show = caught(net, gateway, key, r, cheat)
+    check(any("layer 17" in m["where"] for m in show["moves"]), "the layer that was spoilt is not named:", show["moves"])
+
+
 def test_silence_loses(net, gateway, key, model, later, **_):
     """A cheat that vanishes when it is challenged. The clock runs while the other tests go on."""
     cheat = new_cheat(net, gateway, "cheat-5")
@@ -217,7 +236,7 @@ def test_nobody_else_was_hurt(net, **_):
     check(vn.run_json("ledger", "check", "--home", net.dir / "ledger")["valid"], "the chain does not replay")
 
 
-TESTS = [test_cheat_is_caught, test_silence_loses, test_verifier_dies_in_a_dispute, test_worker_dies_in_a_dispute, test_gateway_is_away,
+TESTS = [test_cheat_is_caught, test_cheat_with_a_vector_is_caught, test_silence_loses, test_verifier_dies_in_a_dispute, test_worker_dies_in_a_dispute, test_gateway_is_away,
          test_false_challenge, test_silence_has_lost, test_nobody_else_was_hurt]
 
 
@@ -228,7 +247,7 @@ def main():
             print(f"{need} is missing: run scripts/build", file=sys.stderr)
             return 1
     with vn.Network(params={"block_time_ms": 150, "audit_window_blocks": 200, "move_clock_blocks": 120}) as net:
-        names = ["gateway", "worker-1", "verifier", "wrong", *(f"cheat-{i}" for i in range(1, 7))]
+        names = ["gateway", "worker-1", "verifier", "wrong", *(f"cheat-{i}" for i in range(1, 8))]
         net.genesis(**{name: 1000 for name in names}, treasury=0)
         net.ledger()
         gateway = net.gateway(escrow=200)

@@ -10,6 +10,8 @@
  * what follows), G a new game, S marks a position, B goes back to it, M a move and D one that is only tried
  * (a byte: 0 goes on, 1 rejected, 2 the worker loses, 3 the challenger loses; then the move), T the record
  * that the referee computed for the last TILE. */
+#define TOY_POSITIONS 1300
+
 #include <stdio.h>
 
 #include "vd_player.h"
@@ -158,6 +160,25 @@ static void begin(struct side *s)
     answer(s);
 }
 
+/* Points at one among the nodes shown below `span`, as often as it takes, until `leaf` is reached: a tree of
+ * more than 1,024 leaves is shown in two moves. The last pointer is not made if `last` is another kind. */
+static void descend(struct side *s, const struct vd_game_path *path, uint64_t leaf, enum vd_move_kind kind,
+                    bool last)
+{
+    static struct vd_merkle_span node[VD_GAME_SHOWN_MAX];
+    for (bool there = false; !there;) {
+        size_t n = vd_merkle_spans(path->span, VD_GAME_LEVELS, node, VD_GAME_SHOWN_MAX), i = 0;
+        while (i + 1 < n && leaf >= node[i].first + node[i].count)
+            i++;
+        there = node[i].count == 1;
+        if (there && !last)
+            return;
+        point(s, (struct vd_move){.kind = kind, .index = i});
+        if (!there)
+            answer(s);
+    }
+}
+
 /* ---- games down to a record ---- */
 
 static void challenge_record(struct side *s, const struct vd_graph_op *op, uint32_t o, uint64_t record)
@@ -165,12 +186,11 @@ static void challenge_record(struct side *s, const struct vd_graph_op *op, uint3
     static uint8_t opening[VD_OPENING_MAX_BYTES];
     struct vd_game_tile tile;
     point(s, (struct vd_move){.kind = VD_MOVE_OP, .index = o});
-    while (game.phase != VD_PHASE_C_TILE) {
-        if (vd_game_turn(&game) == VD_GAME_WORKER)
-            answer(s);
-        else
-            point(s, (struct vd_move){.kind = VD_MOVE_LEAF, .index = record / op->leaf_records});
-    }
+    answer(s);
+    if (game.phase == VD_PHASE_C_LEAF)
+        descend(s, &game.leaves, record / op->leaf_records, VD_MOVE_LEAF, true);
+    if (game.phase != VD_PHASE_C_TILE)
+        answer(s);
     struct vd_move m = {.kind = VD_MOVE_TILE, .index = record % op->leaf_records, .data = {opening, 0}};
     need(vd_opening_tile(s->trace, &game, o, record, opening, sizeof opening, &m.data.n, NULL) == VD_OK,
          "an opening cannot be made");
@@ -202,7 +222,7 @@ static void challenge_unit(struct side *s, uint32_t step, uint32_t unit, unsigne
 {
     static struct vd_game at_unit;
     begin(s);
-    point(s, (struct vd_move){.kind = VD_MOVE_STEP, .index = step});
+    descend(s, &game.steps, step, VD_MOVE_STEP, true);
     answer(s);
     point(s, (struct vd_move){.kind = VD_MOVE_UNIT, .index = unit});
     answer(s);
@@ -234,6 +254,7 @@ static void bind_everywhere(struct side *s)
         if (i % 2) {
             point(s, (struct vd_move){.kind = VD_MOVE_BIND_NODE});
             answer(s);
+            descend(s, &game.steps, steps[i / 2], VD_MOVE_BIND_NODE, false);
         }
         point(s, (struct vd_move){.kind = VD_MOVE_BIND, .index = steps[i / 2]});
         answer(s);
@@ -581,6 +602,34 @@ static void disputes_of_vectors(void)
     }
 }
 
+/* Trees of more than 1,024 leaves: a job of more steps, whose state and commit tree are shown in two moves,
+ * and a vector of more elements. */
+static void disputes_of_large_trees(void)
+{
+    static const struct vd_sampling greedy = {.top_p_micro = 1000000};
+    static const uint8_t types[] = {VD_WTYPE_Q8_0};
+    static const struct where at[] = {{LAST, 0}, {LAST, 1}, {LAST, 2}, {1030, 1}, {500, 1}};
+    static const struct where end[] = {{LAST, 2}};
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    p.n_layers = 1;
+    p.vocab = 100;
+    toy_types(&p, types, 1);
+    struct vd_toy_model *model = toy_model_new(&p, 3, 0.1f);
+    struct vd_toy_job *job = toy_job_new(model, 1100, TOKENS, &greedy);
+    struct side s = side_new(job, "a long job");
+    for (unsigned i = 0; i < sizeof at / sizeof at[0]; i++)
+        challenge_unit(&s, at[i].step < 1103 ? at[i].step : 1102, at[i].unit, 1);
+    bind_everywhere(&s);
+    side_free(&s);
+    toy_model_free(model);
+    p.width = 1056;
+    p.ff_width = 32;
+    toy_types(&p, types, 1);
+    model = toy_model_new(&p, 3, 0.1f);
+    challenge_job(toy_vector_new(model, 3, VD_POOLING_LAST), "a long vector", end, 1, 1);
+    toy_model_free(model);
+}
+
 /* Salts, commit trees, ends; tokens that the vocabulary does not have. */
 static void disputes_about_receipts(const struct vd_sampling *sampling)
 {
@@ -632,6 +681,7 @@ int main(void)
     disputes_of_masks();
     disputes_of_vectors();
     disputes_of_long_rows();
+    disputes_of_large_trees();
     disputes_about_nothing();
     disputes_about_failure();
     static const struct vd_sampling masked = {

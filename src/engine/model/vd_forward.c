@@ -9,6 +9,9 @@
  * Norms and quantisation of a few rows are so small that every thread does them again for itself instead of
  * waiting.
  *
+ * With experts a tile of rows would read most experts' weights for a few rows each: such models take all
+ * calls as few rows, where all rows of an expert stand together.
+ *
  * Where other programs want the cores too, waiting for each other is what costs most, and a few rows are run
  * by one thread alone when that has shown to be faster (vd_pace.h).
  *
@@ -26,7 +29,7 @@
 #include <time.h>
 
 enum {
-    FEW_ROWS = 48, /* per thread: from here on there are many rows */
+    FEW_ROWS = 48, /* per thread: from here on there are many rows, but for models with experts */
 };
 
 /* ------------------------- creation ------------------------- */
@@ -83,14 +86,13 @@ static void carve_thread(struct carve *c, const struct vd_ctx *ctx, struct threa
 {
     const struct vd_model *m = ctx->m;
     const struct vd_dims *dims = &m->dims;
-    size_t sorted = dims->n_experts ? TILE_ROWS * dims->n_used : 0;
+    size_t experts = dims->n_experts ? 1 : 0;
     t->h = carve(c, TILE_ROWS * dims->d * sizeof(float));
-    t->gate = carve(c, TILE_ROWS * dims->n_used * dims->ff * sizeof(float));
+    t->gate = carve(c, (1 - experts) * TILE_ROWS * dims->ff * sizeof(float));
     t->up = carve(c, TILE_ROWS * FF_STEP * sizeof(float));
-    carve_acts(c, m, TILE_ROWS * dims->n_used, widest(dims), &t->act);
-    t->router = carve(c, TILE_ROWS * dims->n_experts * sizeof(float));
-    t->sorted = carve(c, sorted * dims->d * sizeof(float));
-    carve_route(c, dims, vd_fw_max(TILE_ROWS, ctx->max_few), &t->route);
+    carve_acts(c, m, TILE_ROWS, widest(dims), &t->act);
+    t->sorted = carve(c, experts * REDUNDANT_ROWS * dims->d * sizeof(float));
+    carve_route(c, dims, ctx->max_few, &t->route);
     t->scratch = carve(c, m->kern->scratch_bytes(widest(dims), dims->hd));
     t->k = carve(c, vd_model_k_row_bytes(m));
     t->v = carve(c, vd_model_v_row_bytes(m));
@@ -145,7 +147,8 @@ enum vd_err vd_ctx_create(struct vd_ctx **out, const struct vd_model *m, struct 
     ctx->n_threads = vd_pool_threads(pool);
     ctx->max_rows = max_rows;
     ctx->max_logits = vd_fw_min(max_logits, max_rows);
-    ctx->max_few = vd_fw_min(max_rows, (size_t)FEW_ROWS * ctx->n_threads);
+    ctx->max_paced = vd_fw_min(max_rows, (size_t)FEW_ROWS * ctx->n_threads);
+    ctx->max_few = m->dims.n_experts ? max_rows : ctx->max_paced;
     ctx->last = &ctx->all;
     ctx->ld_qkv = vd_fw_max(m->dims.q_cols + 2 * m->dims.k_cols, m->dims.d);
     struct carve c = {NULL, 0};
@@ -319,10 +322,11 @@ static void run(struct vd_ctx *ctx)
         vd_pool_region(ctx->pool, vd_fw_many_rows, ctx);
         return;
     }
-    bool alone = ctx->n_threads > 1 && vd_pace_alone(&ctx->pace, n);
+    bool paced = ctx->n_threads > 1 && n <= ctx->max_paced, alone = paced && vd_pace_alone(&ctx->pace, n);
     double start = now_ns();
     vd_pool_region(alone ? ctx->solo : ctx->pool, vd_fw_few_rows, ctx);
-    vd_pace_note(&ctx->pace, n, alone, now_ns() - start);
+    if (paced)
+        vd_pace_note(&ctx->pace, n, alone, now_ns() - start);
 }
 
 enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size_t n_rows,

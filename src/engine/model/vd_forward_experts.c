@@ -38,26 +38,34 @@ struct vd_kern_rhs vd_fw_gather(const struct vd_model *m, const struct route *r,
     return vd_fw_quant(m, forms, to, d, d, i0, i1, act);
 }
 
+/* Gate and up, activated: rows [base + f, + step) of the weights for places [a, end), which read rows of rhs
+ * from t on. */
+static void up_step(const struct vd_model *m, const struct vd_layer *l, const struct vd_kern_rhs *rhs,
+                    size_t base, size_t f, size_t step, size_t a, size_t end, size_t t, float *gate,
+                    struct thread_buf *buf)
+{
+    size_t ff = m->dims.ff, row = base + f;
+    for (size_t n; a < end; a += n, t += n) {
+        n = vd_fw_min(TILE_ROWS, end - a);
+        m->kern->matmul(&l->gate, row, row + step, rhs, t, t + n,
+                        vd_fw_moved_back(gate + a * ff, t * ff + base), ff, buf->scratch);
+        m->kern->matmul(&l->up, row, row + step, rhs, t, t + n, vd_fw_moved_back(buf->up, t * FF_STEP + row),
+                        FF_STEP, buf->scratch);
+        for (size_t k = 0; k < n; k++)
+            m->glu(gate + (a + k) * ff + f, buf->up + k * FF_STEP, step, gate + (a + k) * ff + f);
+    }
+}
+
 /* One row needs no sorting: all its experts read row 0. */
 void vd_fw_experts_up(const struct vd_model *m, const struct vd_layer *l, const struct route *r, bool one_row,
                       const struct vd_kern_rhs *rhs, size_t f0, size_t f1, float *gate,
                       struct thread_buf *buf)
 {
-    size_t ff = m->dims.ff;
     for (size_t i = 0; i < r->n_runs; i++) {
-        size_t base = r->run[i].expert * ff, end = r->run[i].first + r->run[i].count;
-        for (size_t a = r->run[i].first; a < end; a += TILE_ROWS) {
-            size_t n = vd_fw_min(TILE_ROWS, end - a), t = one_row ? 0 : a;
-            for (size_t f = f0; f < f1; f += FF_STEP) {
-                size_t step = vd_fw_min(FF_STEP, f1 - f), row = base + f;
-                m->kern->matmul(&l->gate, row, row + step, rhs, t, t + n,
-                                vd_fw_moved_back(gate + a * ff, t * ff + base), ff, buf->scratch);
-                m->kern->matmul(&l->up, row, row + step, rhs, t, t + n,
-                                vd_fw_moved_back(buf->up, t * FF_STEP + row), FF_STEP, buf->scratch);
-                for (size_t k = 0; k < n; k++)
-                    m->glu(gate + (a + k) * ff + f, buf->up + k * FF_STEP, step, gate + (a + k) * ff + f);
-            }
-        }
+        size_t base = r->run[i].expert * m->dims.ff, first = r->run[i].first;
+        for (size_t f = f0; f < f1; f += FF_STEP)
+            up_step(m, l, rhs, base, f, vd_fw_min(FF_STEP, f1 - f), first, first + r->run[i].count,
+                    one_row ? 0 : first, gate, buf);
     }
 }
 

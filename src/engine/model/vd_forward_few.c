@@ -199,12 +199,48 @@ static void few_attend_task(struct vd_ctx *ctx, const struct rows *r, size_t lay
     }
 }
 
+/* Neighbouring positions share cache lines, so each thread takes a stretch of rows. */
+static void put_rows(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
+                     size_t layer)
+{
+    size_t t0, t1;
+    vd_team_range(team, thread, r->n, VD_KERN_TOKS, &t0, &t1);
+    for (size_t g = 0; g < ctx->m->dims.n_kv; g++)
+        vd_fw_put_kv(ctx, r, layer, g, t0, t1);
+}
+
+/* Attention where a run has many rows: tasks are (run, tile of rows, kv head), the last rows first, which
+ * attend to the most positions. All K and V rows are stored. Ends with a barrier. */
+static void attend_tiles(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
+                         struct thread_buf *buf)
+{
+    size_t task = vd_team_next(team), base = 0, n_kv = ctx->m->dims.n_kv;
+    for (size_t i = 0; i < r->n_runs; i++) {
+        size_t t0 = r->run[i].first, end = t0 + r->run[i].count;
+        size_t n_tiles = (r->run[i].count + TILE_ROWS - 1) / TILE_ROWS;
+        for (; task < base + n_tiles * n_kv; task = vd_team_next(team)) {
+            size_t t = t0 + (n_tiles - 1 - (task - base) / n_kv) * TILE_ROWS;
+            vd_fw_attend(ctx, r, layer, (task - base) % n_kv, t, vd_fw_min(t + TILE_ROWS, end), buf);
+        }
+        base += n_tiles * n_kv;
+    }
+    vd_team_barrier(team);
+}
+
 /* Attention for the rows of r, whose K and V rows are stored here if `put`; ends with a barrier. */
 static void few_attention(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
                           size_t layer, bool put, struct thread_buf *buf)
 {
     size_t task, n_tasks = r->n_runs * ctx->m->dims.n_kv;
     bool split = split_pays(ctx, team, r, layer, n_tasks);
+    if (r->n / r->n_runs > TILE_ROWS) {
+        if (put) {
+            put_rows(ctx, team, thread, r, layer);
+            vd_team_barrier(team);
+        }
+        attend_tiles(ctx, team, r, layer, buf);
+        return;
+    }
     while ((task = vd_team_next(team)) < n_tasks)
         few_attend_task(ctx, r, layer, task, put, split, buf);
     vd_team_barrier(team);
@@ -289,10 +325,8 @@ static void few_rest(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, 
 /* The last layer when not all rows want its output. */
 static void few_last(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, struct thread_buf *buf)
 {
-    size_t layer = ctx->m->dims.n_layers - 1, n_kv = ctx->m->dims.n_kv;
-    for (size_t t = thread; t < ctx->all.n; t += vd_team_threads(team))
-        for (size_t g = 0; g < n_kv; g++)
-            vd_fw_put_kv(ctx, &ctx->all, layer, g, t, t + 1);
+    size_t layer = ctx->m->dims.n_layers - 1;
+    put_rows(ctx, team, thread, &ctx->all, layer);
     for (size_t i = thread; i < ctx->subset.n; i += vd_team_threads(team))
         vd_fw_gather_row(ctx, i);
     vd_team_barrier(team);

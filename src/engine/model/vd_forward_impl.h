@@ -60,11 +60,10 @@ struct route {
 /* What one thread needs for itself. */
 struct thread_buf {
     float *h;        /* TILE_ROWS x d */
-    float *gate;     /* TILE_ROWS x n_used x ff */
+    float *gate;     /* TILE_ROWS x ff; not for experts */
     float *up;       /* TILE_ROWS x FF_STEP */
-    struct acts act; /* TILE_ROWS x n_used rows of the widest input */
-    float *router;   /* experts: TILE_ROWS x n_experts logits */
-    float *sorted;   /* experts: TILE_ROWS x n_used x d, inputs, then outputs */
+    struct acts act; /* TILE_ROWS rows of the widest input */
+    float *sorted;   /* experts: REDUNDANT_ROWS x d, inputs */
     struct route route;
     void *scratch;  /* kern's */
     uint8_t *k, *v; /* records for the tap */
@@ -97,7 +96,8 @@ struct vd_ctx {
     struct vd_pool *pool, *solo; /* solo: one thread, for when that is faster */
     struct vd_pace pace;
     unsigned n_threads;
-    size_t max_rows, max_logits, max_few;
+    size_t max_rows, max_logits;
+    size_t max_few, max_paced; /* rows of a call that counts as few; that may be run by one thread */
     size_t ld_qkv;
     struct rows all;    /* the rows of the call */
     struct rows subset; /* room for ctx->last when it is not all */

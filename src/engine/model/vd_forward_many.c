@@ -55,21 +55,6 @@ static void tile_feed_forward(const struct vd_model *m, const struct vd_layer *l
     tile_product(m, &l->down, l->down_forms, buf->gate, ff, n, buf);
 }
 
-/* The same with experts. */
-static void tile_experts(const struct vd_model *m, const struct vd_layer *l, const float *x, size_t n,
-                         struct thread_buf *buf)
-{
-    const struct vd_dims *dims = &m->dims;
-    size_t n_sorted = n * dims->n_used, n_experts = dims->n_experts;
-    struct vd_kern_rhs rhs = vd_fw_norm_quant(m, l->router_forms, x, l->ffn_norm, 0, n, buf->h, &buf->act);
-    m->kern->matmul(&l->router, 0, n_experts, &rhs, 0, n, buf->router, n_experts, buf->scratch);
-    vd_fw_route(m, buf->router, n, &buf->route);
-    rhs = vd_fw_gather(m, &buf->route, l->ff_forms, buf->h, 0, n_sorted, buf->sorted, &buf->act);
-    vd_fw_experts_up(m, l, &buf->route, false, &rhs, 0, dims->ff, buf->gate, buf);
-    rhs = vd_fw_quant(m, l->down_forms, buf->gate, dims->ff, dims->ff, 0, n_sorted, &buf->act);
-    vd_fw_experts_down(m, l, &buf->route, &rhs, 0, dims->d, n, buf->sorted, buf->h, buf);
-}
-
 static void tile_rest(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t t0, size_t t1,
                       struct thread_buf *buf)
 {
@@ -80,7 +65,7 @@ static void tile_rest(struct vd_ctx *ctx, const struct rows *r, size_t layer, si
     tile_attend(ctx, r, layer, t0, t1, buf);
     tile_product(m, &l->o, l->o_forms, r->qkv + t0 * ld, ld, n, buf);
     vd_fw_add_rows(m, vd_fw_end_of_attn(l), buf->h, n, x);
-    (m->dims.n_experts ? tile_experts : tile_feed_forward)(m, l, x, n, buf);
+    tile_feed_forward(m, l, x, n, buf);
     vd_fw_add_rows(m, vd_fw_end_of_ffn(l), buf->h, n, x);
 }
 

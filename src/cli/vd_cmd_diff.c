@@ -79,7 +79,8 @@ static enum vd_err vd_diff_side_open(struct vd_diff_cmd *d, struct vd_diff_side 
     if (e == VD_OK)
         e = vd_model_open(&s->model, s->path, s->kern, s->pool, err);
     if (e == VD_OK)
-        e = vd_ctx_create(&s->ctx, s->model, s->pool, VD_DIFF_ROWS, VD_DIFF_LOGITS, err);
+        e = vd_ctx_create(&s->ctx, s->model, s->pool, vd_replay_rows(s->model, VD_DIFF_ROWS), VD_DIFF_LOGITS,
+                          err);
     if (e == VD_OK)
         e = vd_kv_pool_create(&s->cache, s->model, (size_t)1 << 30, err);
     if (e == VD_OK)

@@ -84,7 +84,8 @@ static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, stru
         return e;
     e = vd_model_root(g.model, g.pool, &root, err);
     if (e == VD_OK)
-        e = vd_ctx_create(&ctx, g.model, g.pool, VD_VERIFY_ROWS, VD_VERIFY_LOGITS, err);
+        e = vd_ctx_create(&ctx, g.model, g.pool, vd_replay_rows(g.model, VD_VERIFY_ROWS), VD_VERIFY_LOGITS,
+                          err);
     if (e == VD_OK)
         e = vd_kv_pool_create(&cache, g.model, (size_t)1 << 30, err);
     uint64_t loaded = vd_clock_ns();

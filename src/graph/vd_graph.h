@@ -225,6 +225,12 @@ static inline bool vd_graph_pools(const struct vd_graph *g)
 {
     return g->job.sampling.pooling != VD_POOLING_NONE;
 }
+/* Whether that step's row goes into the vector, of a job whose result is one. */
+static inline bool vd_graph_is_pooled(const struct vd_graph *g, uint32_t step)
+{
+    enum vd_pooling pooling = g->job.sampling.pooling;
+    return pooling == VD_POOLING_MEAN || step == (pooling == VD_POOLING_CLS ? 0 : g->job.n_prompt - 1);
+}
 static inline uint64_t vd_graph_leaves(const struct vd_graph_op *o)
 {
     return (o->n_records + o->leaf_records - 1) / o->leaf_records;

@@ -231,7 +231,8 @@ static enum vd_err vd_verifier_open_desks(struct vd_verifier *v, const struct vd
     for (size_t i = 0; e == VD_OK && i < c->n_models; i++) {
         struct vd_verifier_desk *d = &v->desk[v->n_desks++];
         d->m = c->model[i];
-        e = vd_ctx_create(&d->ctx, d->m.model, d->m.pool, VD_VERIFIER_ROWS, VD_VERIFIER_LOGITS, err);
+        e = vd_ctx_create(&d->ctx, d->m.model, d->m.pool, vd_replay_rows(d->m.model, VD_VERIFIER_ROWS),
+                          VD_VERIFIER_LOGITS, err);
         if (e == VD_OK)
             e = vd_kv_pool_create(&d->cache, d->m.model, VD_VERIFIER_CACHE_BYTES, err);
     }

@@ -410,6 +410,7 @@ static void lead_to(struct fixture *f, struct match *m, uint32_t step, uint32_t 
     static uint8_t opening[VD_OPENING_MAX_BYTES];
     struct vd_error err = {0};
     struct vd_graph_op o;
+    struct vd_graph_place at = vd_graph_place(&f->job->graph, step, unit);
     vd_graph_op(&f->job->graph, step, unit, op, &o);
     memset(m, 0, sizeof *m);
     vd_game_open(&m->game);
@@ -420,10 +421,10 @@ static void lead_to(struct fixture *f, struct match *m, uint32_t step, uint32_t 
         } else {
             switch (m->game.phase) {
             case VD_PHASE_C_STATE:
-                c = (struct vd_move){.kind = VD_MOVE_STEP, .index = step};
+                c = (struct vd_move){.kind = VD_MOVE_STEP, .index = at.group};
                 break;
             case VD_PHASE_C_UNIT:
-                c = (struct vd_move){.kind = VD_MOVE_UNIT, .index = unit};
+                c = (struct vd_move){.kind = VD_MOVE_UNIT, .index = at.member};
                 break;
             case VD_PHASE_C_OP:
                 c = (struct vd_move){.kind = VD_MOVE_OP, .index = op};
@@ -759,6 +760,102 @@ static void lengths_of_vectors(void **state)
     g = f.job->graph;
     g.job.n_steps++;
     assert_false(vd_graph_valid(&g));
+    fixture_free(&f);
+}
+
+/* ---- encoders ---- */
+
+static struct fixture fixture_of_encoder(bool nomic, enum vd_pooling pooling, uint32_t n_prompt)
+{
+    struct vd_program p = toy_encoder(nomic);
+    struct fixture f;
+    f.model = toy_model_new(&p, 6, 0.1f);
+    f.job = toy_vector_new(f.model, n_prompt, pooling);
+    f.trace = toy_trace(f.job);
+    f.claim = toy_claim(f.job, f.trace);
+    return f;
+}
+
+/* A lie and a false challenge in every operator of every unit, at the first, a middle and the last position,
+ * and the receipt binds at every step. */
+static void disputes_over_encoders(void **state)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        uint32_t n = i < 3 ? 3 : 1 + i % 2;
+        struct fixture f = fixture_of_encoder(i & 1, (enum vd_pooling)(1 + i % 3), n);
+        const struct vd_graph *g = &f.job->graph;
+        for (uint32_t s = 0; s < n; s++) {
+            for (uint32_t u = 0; u < vd_graph_units(g, s); u++) {
+                bool all = in_full() || (s + i) % 3 == u % 3;
+                if (all)
+                    lie_everywhere(&f, s, u);
+                if (all || u == vd_graph_head_unit(g))
+                    false_challenges_in(&f, s, u);
+            }
+            assert_int_equal(bind_at(&f, &f.claim, s), VD_GAME_CHALLENGER_BIND);
+        }
+        struct match m;
+        assert_int_equal(play(&m, &f.claim, f.trace, f.trace), VD_EFALSE);
+        f.job->output[3] ^= 1;
+        struct vd_ref_claim claim = toy_claim(f.job, f.trace);
+        expect_unbound(&f, &claim, f.trace, n - 1);
+        fixture_free(&f);
+    }
+    print_message("    %u worker moves, openings up to %zu bytes\n", most_moves, most_opening);
+}
+
+/* Attention over two chunks of keys, most of which stand behind the query. */
+static void attention_over_every_position(void **state)
+{
+    static const enum vd_op kinds[] = {VD_OP_SCORE, VD_OP_CHUNK, VD_OP_CHUNK_V, VD_OP_MERGE};
+    struct fixture f = fixture_of_encoder(true, VD_POOLING_MEAN, 66);
+    const struct vd_graph *g = &f.job->graph;
+    for (uint32_t op = 0; op < 4; op++) {
+        struct vd_graph_op o;
+        struct match m;
+        vd_graph_op(g, 2, 4, op, &o);
+        assert_int_equal(o.kind, kinds[op]);
+        expect_pinned(&f, (struct vd_toy_lie){true, 2, 4, op, o.n_records - 1, o.record_bytes});
+        lead_to(&f, &m, 2, 2, op, o.n_records - 1, &tile_move);
+        corrupt_opening(&f, &m);
+        assert_int_equal(move_of(&m, &f.claim, &tile_move), VD_GAME_CHALLENGER_TILE);
+    }
+    fixture_free(&f);
+}
+
+/* Who computes another program is pinned at the first operator that differs. */
+static void encoders_of_another_program(void **state)
+{
+    static const struct {
+        enum vd_op op;
+        uint32_t unit;
+    } want[] = {{VD_OP_NORM_SCALE, 0}, {VD_OP_SCORE, 2}, {VD_OP_ROPE, 1}, {VD_OP_GEGLU, 2}};
+    struct fixture f = fixture_of_encoder(true, VD_POOLING_CLS, 3);
+    for (unsigned i = 0; i < 4; i++) {
+        struct vd_program p = f.model->program;
+        struct vd_toy_job *liar = toy_job_copy(f.job, 0);
+        struct match m;
+        struct vd_graph_op o;
+        if (i == 0)
+            p.eps = 0.25f;
+        else if (i == 1)
+            p.attn_scale *= 1.5f;
+        else if (i == 2)
+            p.rope_steps[0][0] += UINT64_C(1) << 60;
+        else
+            p.act = VD_ACT_GELU;
+        liar->graph.program = &p;
+        struct vd_trace *t = toy_trace(liar);
+        struct vd_ref_claim claim = toy_claim(liar, t);
+        claim.graph.program = &f.model->program;
+        assert_int_equal(play(&m, &claim, t, f.trace), VD_OK);
+        assert_int_equal(m.result, VD_GAME_WORKER_TILE);
+        vd_graph_op(&liar->graph, m.game.step, m.game.unit, m.game.op, &o);
+        assert_int_equal(m.game.unit, want[i].unit);
+        assert_int_equal(o.kind, want[i].op);
+        vd_trace_destroy(t);
+        toy_job_free(liar);
+    }
     fixture_free(&f);
 }
 
@@ -1142,6 +1239,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(lying_ends),
         cmocka_unit_test(lies_about_a_vector),
         cmocka_unit_test(lengths_of_vectors),
+        cmocka_unit_test(disputes_over_encoders),
+        cmocka_unit_test(attention_over_every_position),
+        cmocka_unit_test(encoders_of_another_program),
         cmocka_unit_test(tokens_after_the_end),
         cmocka_unit_test(cancelled),
         cmocka_unit_test(lying_commit_root),

@@ -52,6 +52,12 @@ static uint32_t token_at(const struct vd_feed_seq *s, uint32_t step)
     return token < vocab ? token : vocab - 1;
 }
 
+/* Every position reads all the others: they go through one batch together, and no prefix is another's. */
+static bool is_whole(const struct vd_feed_seq *s)
+{
+    return vd_program_is_encoder(s->graph->program);
+}
+
 /* ---- who takes what from whom ---- */
 
 static uint32_t common(const struct vd_feed_seq *a, const struct vd_feed_seq *b)
@@ -80,7 +86,7 @@ void vd_feed_plan(struct vd_feed_seq **seq, size_t n)
         most = most < seq[i]->n_steps ? most : seq[i]->n_steps - 1;
         same = same < most ? same : most;
         bool mean = seq[i]->graph->job.sampling.pooling == VD_POOLING_MEAN; /* needs all rows itself */
-        seq[i]->n_shared = same >= SHARE_MIN && !seq[i]->tap && !mean ? same : 0;
+        seq[i]->n_shared = same >= SHARE_MIN && !seq[i]->tap && !mean && !is_whole(seq[i]) ? same : 0;
     }
 }
 
@@ -171,6 +177,8 @@ static void follow_mask(struct vd_feed_seq *s, uint32_t step)
 static void take_rows(struct vd_feed *f, struct vd_feed_seq *s)
 {
     struct vd_feed_batch *b = f->batch;
+    if (is_whole(s) && s->n_steps > vd_ctx_max_rows(f->ctx) - b->n)
+        return;
     for (; s->n_fed < s->n_steps && b->n < vd_ctx_max_rows(f->ctx); s->n_fed++) {
         bool head = has_logits(s, s->n_fed);
         if (head && b->n_logits == vd_ctx_max_logits(f->ctx))
@@ -276,8 +284,13 @@ static enum vd_err run_batch(struct vd_feed *f, bool tapped, struct vd_error *er
 enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, struct vd_error *err)
 {
     bool tapped = false;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         tapped |= seq[i]->tap != NULL;
+        if (is_whole(seq[i]) && seq[i]->n_steps > vd_ctx_max_rows(f->ctx))
+            return vd_error_set(err, VD_ELIMIT,
+                                "a sequence of %u positions goes through one batch of %zu rows",
+                                seq[i]->n_steps, vd_ctx_max_rows(f->ctx));
+    }
     for (;;) {
         enum vd_err e = fill(f, seq, n, err);
         if (e == VD_OK && f->batch->n == 0)

@@ -16,6 +16,12 @@ const char *vd_replay_text(enum vd_replay_verdict v)
     return (unsigned)v < sizeof text / sizeof text[0] ? text[v] : "?";
 }
 
+size_t vd_replay_rows(const struct vd_model *model, size_t rows)
+{
+    const struct vd_program *p = vd_model_program(model);
+    return vd_program_is_encoder(p) && p->ctx > rows ? p->ctx : rows;
+}
+
 void vd_replay_differ(struct vd_replay_one *r, enum vd_replay_verdict v, uint32_t step, uint32_t want,
                       uint32_t got)
 {
@@ -58,10 +64,10 @@ static void compare_vector(struct vd_replay_one *r, uint32_t step, const float *
 static void pool_row(struct vd_replay_one *r, uint32_t step, const struct vd_graph_rows *rows)
 {
     const float *sum = NULL, *vector = NULL;
-    if (vd_graph_has_head(&r->graph, step)) {
+    if (vd_graph_is_pooled(&r->graph, step))
         vd_embed_add(r->embed, rows->x);
+    if (vd_graph_has_head(&r->graph, step))
         sum = vd_embed_sum(r->embed);
-    }
     if (step + 1 == r->graph.job.n_steps) {
         vector = vd_embed_vector(r->embed);
         compare_vector(r, step, vector);

@@ -40,6 +40,10 @@ enum vd_replay_verdict {
 };
 const char *vd_replay_text(enum vd_replay_verdict v);
 
+/* How many rows a context must take for this model, if `rows` are enough for one that can be fed in portions:
+ * an encoder's sequences go through it whole. */
+size_t vd_replay_rows(const struct vd_model *model, size_t rows);
+
 struct vd_replay_result {
     enum vd_replay_verdict verdict; /* the first difference in the order of steps, the commit root last */
     uint32_t step;                  /* TOKEN, STOP, VECTOR: where */

@@ -29,8 +29,9 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
 {
     struct vd_trace_model *t = arg;
     bool head = vd_graph_has_head(&t->graph, step);
-    if (head && t->embed) {
+    if (t->embed && vd_graph_is_pooled(&t->graph, step))
         vd_embed_add(t->embed, vd_ctx_hidden(t->feed.ctx, ctx_row));
+    if (head && t->embed) {
         bool last = step + 1 == t->graph.job.n_prompt;
         t->sink->pooled(t->sink->arg, step, vd_embed_sum(t->embed), last ? vd_embed_vector(t->embed) : NULL);
     } else if (head) {

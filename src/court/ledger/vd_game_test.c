@@ -146,6 +146,82 @@ static void two_descents(void **state)
     assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
 }
 
+/* An encoder's job of 2,048 positions: a stage has so many unit hashes that two moves show the way to one. */
+static void two_descents_in_a_group(void **state)
+{
+    enum { N = 2048, AT = 1501, STAGE = 2 };
+    static struct vd_hash unit[N], node[VD_GAME_SHOWN_MAX];
+    static struct vd_merkle_span span[VD_GAME_SHOWN_MAX];
+    static struct vd_program p = {.arith_version = 1,
+                                  .kind = VD_PROGRAM_ENCODER,
+                                  .n_layers = 1,
+                                  .width = 32,
+                                  .n_heads = 1,
+                                  .n_kv_heads = 1,
+                                  .head_dim = 32,
+                                  .ff_width = 32,
+                                  .vocab = 10,
+                                  .ctx = N,
+                                  .eps = 1e-5f,
+                                  .attn_scale = 1,
+                                  .embed_scale = 1,
+                                  .act = VD_ACT_GELU,
+                                  .layer_norm = true,
+                                  .n_positions = N,
+                                  .types = {0}};
+    p.n_tensors = vd_program_norm_tensor(&p);
+    assert_null(vd_program_check(&p));
+    struct vd_ref_claim claim = {
+        .graph = {&p,
+                  {.n_prompt = N,
+                   .n_output = 32,
+                   .n_steps = N,
+                   .max_tokens = 32,
+                   .sampling = {.pooling = VD_POOLING_MEAN, .top_p_micro = 1000000}}}};
+    assert_true(vd_graph_valid(&claim.graph));
+    struct vd_hash group[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        for (uint32_t k = 0; k < N; k++) {
+            unit[k] = (struct vd_hash){{(uint8_t)i}};
+            vd_le32_store(unit[k].b + 8, k);
+        }
+        struct vd_hash root = vd_merkle_root(unit, N);
+        group[i] = vd_trace_step(i, &root);
+    }
+    for (uint32_t k = 0; k < N; k++)
+        unit[k].b[0] = STAGE;
+    size_t n = vd_merkle_spans((struct vd_merkle_span){0, N}, VD_GAME_LEVELS, span, VD_GAME_SHOWN_MAX);
+    for (size_t i = 0; i < n; i++)
+        node[i] = vd_merkle_root(unit + span[i].first, span[i].count);
+    vd_game_open(&game);
+    struct vd_move m = {
+        .kind = VD_MOVE_STATE, .root = vd_merkle_root(group, 4), .nodes = {group[0].b, 4 * 32}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    m = (struct vd_move){.kind = VD_MOVE_STEP, .index = STAGE};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    m = (struct vd_move){.kind = VD_MOVE_UNITS,
+                         .nodes = {unit[0].b, n * 32}}; /* not all, and not the nodes */
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_REJECT_FIT);
+    m.nodes.p = node[0].b;
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    m = (struct vd_move){.kind = VD_MOVE_UNIT, .index = AT / 2};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    assert_int_equal(game.phase, VD_PHASE_W_UNITS);
+    static uint8_t bytes[VD_GAME_MAX_BYTES];
+    size_t n_bytes = vd_game_encode(&game, bytes, sizeof bytes);
+    struct vd_game copy;
+    assert_true(n_bytes > 0 && vd_game_decode((struct vd_bytes){bytes, n_bytes}, &claim, &copy));
+    m = (struct vd_move){.kind = VD_MOVE_UNITS, .nodes = {unit[AT + 1].b, 2 * 32}};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_REJECT_FIT);
+    m.nodes.p = unit[AT - 1].b;
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    m = (struct vd_move){.kind = VD_MOVE_UNIT, .index = AT % 2};
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&m)), VD_GAME_ACCEPTED);
+    assert_int_equal(game.phase, VD_PHASE_W_OPS);
+    assert_int_equal(game.step, AT);
+    assert_int_equal(game.unit, STAGE);
+}
+
 /* A job of one step: its state root is the leaf itself, so nodes of the root zero would fit. Taken, it would
  * leave the worker free to show another root in the next dispute. */
 static void no_zero_state_root(void **state)
@@ -197,11 +273,9 @@ static void classes_of_results(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_round_trip),
-        cmocka_unit_test(moves_have_only_their_own_fields),
-        cmocka_unit_test(two_descents),
-        cmocka_unit_test(no_zero_state_root),
-        cmocka_unit_test(stored_games_are_checked),
+        cmocka_unit_test(moves_round_trip),   cmocka_unit_test(moves_have_only_their_own_fields),
+        cmocka_unit_test(two_descents),       cmocka_unit_test(two_descents_in_a_group),
+        cmocka_unit_test(no_zero_state_root), cmocka_unit_test(stored_games_are_checked),
         cmocka_unit_test(classes_of_results),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

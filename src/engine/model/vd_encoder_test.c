@@ -256,7 +256,7 @@ static void check_tap(void *arg, size_t row, uint32_t unit, const struct vd_grap
 {
     struct tap_check *t = arg;
     const struct vd_program *p = t->ref->p;
-    uint32_t hd = p->head_dim, spread = hd / 8 + hd; /* bytes of a head of QROW and KROW */
+    uint32_t hd = p->head_dim, spread = hd / 8 + hd; /* bytes of a head of KROW, and of QROW's blocks */
     bool qkv = unit % 2;                             /* else the row after the embedding or a layer */
     bool ok = (told->q != NULL) == qkv && (told->k != NULL) == qkv && (told->v != NULL) == qkv;
     ok &= (told->x == NULL) == qkv;
@@ -264,8 +264,10 @@ static void check_tap(void *arg, size_t row, uint32_t unit, const struct vd_grap
         ok = memcmp(told->x, t->ref->x[unit / 2][row], p->width * sizeof(float)) == 0;
     for (uint32_t h = 0; ok && qkv && h < p->n_heads; h++) {
         const struct ref_row *r = &t->ref->rows[unit / 2][row];
-        ok &= head_equal(told->q + h * spread, r->q + h * hd, r->qd + h * hd / 32, hd / 32, hd) &&
-              head_equal(told->k + h * spread, r->k + h * hd, r->kd + h * hd / 32, hd / 32, hd) &&
+        for (uint32_t b = 0; b < hd / 32; b++)
+            ok &= head_equal(told->q + h * spread + 36 * b, r->q + h * hd + 32 * b, r->qd + h * hd / 32 + b,
+                             1, 32);
+        ok &= head_equal(told->k + h * spread, r->k + h * hd, r->kd + h * hd / 32, hd / 32, hd) &&
               head_equal(told->v + h * (4 + hd), r->v + h * hd, &r->vd[h], 1, hd);
     }
     t->calls++;

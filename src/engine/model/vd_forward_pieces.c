@@ -133,11 +133,12 @@ static void keep_queries(const struct vd_ctx *ctx, const struct rows *r, size_t 
     size_t head_bytes = row_bytes / dims->n_heads, n_blocks = dims->hd / VD_KERN_BLOCK;
     for (size_t t = t0; t < t1; t++)
         for (size_t h = 0; h < group; h++, query++) {
-            float d[VD_KERN_HEAD_MAX / VD_KERN_BLOCK];
             uint8_t *to = r->q + t * row_bytes + (g * group + h) * head_bytes;
-            vd_num_quant8_spread(query->q, dims->hd, (int8_t *)to + 4 * n_blocks, d);
-            for (size_t b = 0; b < n_blocks; b++)
-                vd_le32_store(to + 4 * b, vd_f32_bits(d[b]));
+            for (size_t b = 0; b < n_blocks; b++, to += 4 + VD_KERN_BLOCK) {
+                float d;
+                vd_num_quant8_spread(query->q + b * VD_KERN_BLOCK, VD_KERN_BLOCK, (int8_t *)to + 4, &d);
+                vd_le32_store(to, vd_f32_bits(d));
+            }
         }
 }
 

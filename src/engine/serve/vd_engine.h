@@ -52,7 +52,7 @@ struct vd_position {
     enum vd_stop stop;
     const struct vd_automaton_state *mask; /* the mask's state before the token; NULL: no mask, or x NULL */
     /* Of a job whose result is a vector, d floats each: POOL's row (NULL unless the mean is wanted), and, at
-     * the last position (of CLS the first), the vector. */
+     * the last position, the vector. */
     const float *sum, *vector;
 };
 

@@ -266,7 +266,7 @@ static bool is_pooled(const struct job *j, uint32_t pos)
 static void tell_pooled(struct vd_engine *e, struct job *j, uint32_t pos, const float *x)
 {
     bool pooled = x && is_pooled(j, pos);
-    bool last = pooled && (pos + 1 == j->spec.n_prompt || j->spec.sampling.pooling == VD_POOLING_CLS);
+    bool last = x && pos + 1 == j->spec.n_prompt;
     struct vd_position p = {.pos = pos, .k = e->k, .v = e->v, .x = x, .token = VD_SAMPLE_FAIL};
     if (!j->spec.on_position)
         return;

@@ -359,8 +359,8 @@ static void plain_vector(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache
         if (counts) {
             vd_embed_add(embed, at.x);
             at.sum = vd_embed_sum(embed);
-            at.vector = pooling == VD_POOLING_CLS || pos + 1 == n ? vd_embed_vector(embed) : NULL;
         }
+        at.vector = pos + 1 == n ? vd_embed_vector(embed) : NULL;
         hash_position(&s, c->m, &at);
     }
     c->out->n_tokens = p->width;

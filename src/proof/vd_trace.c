@@ -328,7 +328,8 @@ static uint64_t describe(const struct vd_graph *g, const struct vd_trace_source 
         r->what = read[i];
         vd_graph_op(g, read[i].first, read[i].unit, read[i].op, &r->op);
         r->step_bytes = (size_t)r->op.n_records * r->op.record_bytes;
-        bool cached = source->rows && (r->op.kind == VD_OP_KROW || r->op.kind == VD_OP_VROW);
+        bool cached = source->rows && !vd_program_is_encoder(g->program) &&
+                      (r->op.kind == VD_OP_KROW || r->op.kind == VD_OP_VROW);
         bool all = !cached || r->what.n * (r->step_bytes + sizeof r->outs[0]) <= keep_bytes(source) / 2;
         r->n_max = all || r->what.n < CHUNK ? r->what.n : CHUNK;
         r->first = r->what.first;

@@ -10,7 +10,11 @@
 
 #include "vd_bytes.h"
 
-#define VD_ARITH_VERSION 1
+/* The version of every rule in this folder, and what fixes it: the SHA-256 of its conformance vectors
+ * (tests/data/arithmetic-1.txt, which vd_conform_test runs through every table of kernels). A change of any
+ * result is a new version with vectors of its own; these stay. */
+#define VD_ARITH_VERSION        1
+#define VD_ARITH_VECTORS_SHA256 "b6e9d570da3fd06ecffba693f26ed9a2251ced810a31c50bbf20a5066fc87ac9"
 
 /* Products and norms are summed per segment of this many elements of the input dimension; the last may be
  * shorter. */

@@ -114,11 +114,12 @@ static const uint8_t *split_space_lines(const uint8_t *p, const uint8_t *end)
     return after_line ? after_line : split_space(p, end);
 }
 
-/* Llama 3's expression, with the two things in which its descendants differ: the digits that stay together,
- * and whether marks count as letters. */
+/* Llama 3's expression, with the things in which its descendants differ: the digits that stay together,
+ * whether marks count as letters, whether 's and its like are words, and whether line ends stay with the
+ * signs before them. */
 struct words {
     uint32_t digits_max;
-    bool marks;
+    bool marks, no_contractions, bare_signs;
 };
 
 static bool is_wordy(uint32_t flags, bool marks)
@@ -129,7 +130,7 @@ static bool is_wordy(uint32_t flags, bool marks)
 
 static const uint8_t *split_words(const uint8_t *p, const uint8_t *end, struct words w)
 {
-    size_t n = contraction_any_case(p, end), len, next_len;
+    size_t n = w.no_contractions ? 0 : contraction_any_case(p, end), len, next_len;
     if (n)
         return p + n;
     uint32_t flags = peek(p, end, &len), next = peek(p + len, end, &next_len);
@@ -149,26 +150,53 @@ static const uint8_t *split_words(const uint8_t *p, const uint8_t *end, struct w
         return split_space_lines(p, end);
     while (class_of(flags = peek(q, end, &len)) == CLASS_REST && !is_wordy(flags, w.marks))
         q += len;
-    return skip_newlines(q, end);
+    return w.bare_signs ? q : skip_newlines(q, end);
 }
 
 /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
  * \s+(?!\S)|\s+ */
 static const uint8_t *split_llama3(const uint8_t *p, const uint8_t *end)
 {
-    return split_words(p, end, (struct words){3, false});
+    return split_words(p, end, (struct words){.digits_max = 3});
 }
 
 /* The same with \p{N} for \p{N}{1,3}. */
 static const uint8_t *split_qwen2(const uint8_t *p, const uint8_t *end)
 {
-    return split_words(p, end, (struct words){1, false});
+    return split_words(p, end, (struct words){.digits_max = 1});
 }
 
 /* As Qwen 2's with [\p{L}\p{M}]+ for \p{L}+ and [^\s\p{L}\p{M}\p{N}]+ for [^\s\p{L}\p{N}]+. */
 static const uint8_t *split_qwen35(const uint8_t *p, const uint8_t *end)
 {
-    return split_words(p, end, (struct words){1, true});
+    return split_words(p, end, (struct words){.digits_max = 1, .marks = true});
+}
+
+/* Llama 3's with \p{N}+ for \p{N}{1,3}. */
+static const uint8_t *split_minicpm5(const uint8_t *p, const uint8_t *end)
+{
+    return split_words(p, end, (struct words){.digits_max = UINT32_MAX});
+}
+
+/* Qwen 2's without its contractions. */
+static const uint8_t *split_ufakzeka(const uint8_t *p, const uint8_t *end)
+{
+    return split_words(p, end, (struct words){.digits_max = 1, .no_contractions = true});
+}
+
+/* Qwen 2's with " ?[^\s\p{L}\p{N}\r\n]+" for " ?[^\s\p{L}\p{N}]+[\r\n]*". */
+static const uint8_t *split_seed_coder(const uint8_t *p, const uint8_t *end)
+{
+    return split_words(p, end, (struct words){.digits_max = 1, .bare_signs = true});
+}
+
+/* [^\n]+|[\n]+ */
+static const uint8_t *split_lines(const uint8_t *p, const uint8_t *end)
+{
+    bool newline = *p == '\n';
+    while (p < end && (*p == '\n') == newline)
+        p++;
+    return p;
 }
 
 /* ---- GPT-4o's and Mistral's tekken: words end where capitals begin ---- */
@@ -231,7 +259,7 @@ static const uint8_t *split_capitals(const uint8_t *p, const uint8_t *end, struc
  * where U is a letter but a to z, L one but A to Z */
 static const uint8_t *split_tekken(const uint8_t *p, const uint8_t *end)
 {
-    return split_capitals(p, end, (struct cased_words){1, false});
+    return split_capitals(p, end, (struct cased_words){.digits_max = 1});
 }
 
 /* The same with (?i:'s|'t|'re|'ve|'m|'ll|'d)? after each word, and \p{N}{1,3} for \p{N}. */
@@ -323,6 +351,37 @@ static const uint8_t *match_signs(const uint8_t *p, const uint8_t *end)
            (is_category(f, VD_UCAT_PUNCTUATION) || (*p < 0x80 && is_category(f, VD_UCAT_SYMBOL))))
         p += len;
     return p;
+}
+
+/* [\p{P}\$\+<=>\^~\|]+ */
+static const uint8_t *match_default_signs(const uint8_t *p, const uint8_t *end)
+{
+    size_t len;
+    uint32_t f;
+    while (
+        (f = peek(p, end, &len)) != UINT32_MAX &&
+        (is_category(f, VD_UCAT_PUNCTUATION) || (*p < 0x80 && *p != '`' && is_category(f, VD_UCAT_SYMBOL))))
+        p += len;
+    return p;
+}
+
+/* " ?[^(\s|.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C)]+" */
+static const uint8_t *match_bloom(const uint8_t *p, const uint8_t *end)
+{
+    static const uint32_t ends[] = {'(',    '|',    '.',    ',',    '!',   '?',   ')',
+                                    0x2026, 0x3002, 0xFF0C, 0x3001, 0x964, 0x6D4, 0x60C};
+    const uint8_t *from = p + (p < end && *p == ' '), *q = from;
+    while (q < end) {
+        uint32_t c;
+        size_t len = vd_utf8_read(q, (size_t)(end - q), &c);
+        bool stops = (vd_unicode_flags(c) & VD_UFLAG_SPACE) != 0;
+        for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+            stops |= c == ends[i];
+        if (stops)
+            break;
+        q += len;
+    }
+    return q > from ? q : p;
 }
 
 struct range {
@@ -464,6 +523,8 @@ ISOLATE(split_three_digits, match_three_digits)
 ISOLATE(split_deepseek_han, match_deepseek_han)
 ISOLATE(split_deepseek3, match_deepseek3)
 ISOLATE(split_signs, match_signs)
+ISOLATE(split_default_signs, match_default_signs)
+ISOLATE(split_bloom, match_bloom)
 ISOLATE(split_newline, match_newline)
 ISOLATE(split_letters, match_spaced_letters)
 ISOLATE(split_punctuation, match_spaced_punctuation)
@@ -537,6 +598,39 @@ static const struct vd_pretok rows[] = {
     {.name = "deepseek-coder",
      .stages = {split_newline, split_letters, split_punctuation, split_deepseek_east, split_digit}},
     {.name = "falcon", .stages = {split_signs, split_gpt2, split_three}},
+    {.name = "jina-es", .stages = {split_gpt2}},
+    {.name = "jina-de", .stages = {split_gpt2}},
+    {.name = "jina-v2-es", .stages = {split_gpt2}},
+    {.name = "jina-v2-de", .stages = {split_gpt2}},
+    {.name = "gigachat", .stages = {split_gpt2}},
+    {.name = "a.x-4.0", .stages = {split_gpt2}},
+    {.name = "mellum", .stages = {split_gpt2}},
+    {.name = "jais", .stages = {split_gpt2}},
+    {.name = "trillion", .stages = {split_gpt2}},
+    {.name = "granite-docling", .stages = {split_gpt2}},
+    {.name = "mellum2", .stages = {split_digit, split_gpt2}},
+    {.name = "falcon-h1", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "midm-2.0", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "jina-v5-nano", .stages = {split_llama3}, .whole_words = true, .add_bos = true},
+    {.name = "glm5", .stages = {split_llama3}, .whole_words = true},
+    {.name = "kormo", .stages = {split_qwen2}},
+    {.name = "f2llmv2", .stages = {split_qwen2}},
+    {.name = "bailingmoe", .stages = {split_qwen2}}, /* \s*[\r\n] ends where \s*[\r\n]+ does */
+    {.name = "bailingmoe2", .stages = {split_qwen2}},
+    {.name = "llada-moe", .stages = {split_qwen2}},
+    {.name = "ufakzeka", .stages = {split_ufakzeka}},
+    {.name = "seed-coder", .stages = {split_seed_coder}},
+    {.name = "laguna", .stages = {split_lines, split_qwen2}},
+    {.name = "minicpm5", .stages = {split_three_digits, split_minicpm5}, .whole_words = true},
+    {.name = "kanana2", .stages = {split_gpt4o}},
+    {.name = "talkie", .stages = {split_gpt4o}},
+    {.name = "joyai-llm", .stages = DEEPSEEK_3},
+    {.name = "hy_v4", .stages = DEEPSEEK_3},
+    {.name = "bloom", .stages = {split_bloom}},
+    {.name = "poro-chat", .stages = {split_bloom}},
+    {.name = "gpt3-finnish", .stages = {split_bloom}},
+    {.name = "viking", .stages = {split_bloom, split_digit}},
+    {.name = "default", .stages = {split_default_signs, split_gpt2, split_digits, split_three}},
     {.name = NULL},
 };
 

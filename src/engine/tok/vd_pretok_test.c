@@ -30,6 +30,8 @@ static const char words[] = "I'LL  go\u00e9 12345 x\u0301y!?\r\n\n  \tz -- \u4e2
 static const char code[] = "if(a1<=2){ // $x\n\tf(1234567) }";
 static const char east[] = "\u3001\u30ab\u3000\u0416a\u00b5 \u2018q\u0969\u0661\u20ac";
 
+static const char signs[] = "a `b`, (c. d\u3002e \u060c  f1";
+
 static const char capitals[] = "HTTPServer iPhone DON'T it's \u00c9COLE x\u00c9A a/b !//\n/z";
 
 static void test_rows(void **state)
@@ -83,6 +85,32 @@ static void test_rows(void **state)
         {"deepseek-v3", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|123|456|7|)| }|"},
         {"deepseek-v3", east, "\u3001|\u30ab|\u3000\u0416a\u00b5| \u2018|q|\u0969\u0661|\u20ac|"},
         {"deepseek-v3", capitals, "HTTPServer| iPhone| DON|'T| it|'s| \u00c9COLE| x\u00c9A| a|/b| !//\n|/z|"},
+        {"bloom", words, "I'LL| | go\u00e9| 12345| x\u0301y|!?\r\n\n  \t|z| --| \u4e2d\u6587| 'd|  |"},
+        {"bloom", code, "if|(|a1<=2|)|{| //| $x|\n\t|f|(|1234567|)| }|"},
+        {"bloom", signs, "a| `b`|, (|c|.| d|\u3002|e| \u060c | f1|"},
+        {"viking", words, "I'LL| | go\u00e9| |1|2|3|4|5| x\u0301y|!?\r\n\n  \t|z| --| \u4e2d\u6587| 'd|  |"},
+        {"viking", code, "if|(|a|1|<=|2|)|{| //| $x|\n\t|f|(|1|2|3|4|5|6|7|)| }|"},
+        {"viking", signs, "a| `b`|, (|c|.| d|\u3002|e| \u060c | f|1|"},
+        {"default", words,
+         "I|'|LL| | go\u00e9| |123|45| x|\u0301|y|!?|\r\n\n  |\t|z| |--| \u4e2d\u6587| |'|d|  |"},
+        {"default", code, "if|(|a|1|<=|2|){| |//| |$|x|\n|\t|f|(|123|456|7|)| |}|"},
+        {"default", signs, "a| `|b|`|,| |(|c|.| d|\u3002|e| |\u060c| | f|1|"},
+        {"laguna", words,
+         "I|'LL| | go\u00e9| |1|2|3|4|5| x|\u0301y|!?\r|\n\n|  |\tz| --| \u4e2d\u6587| '|d|  |"},
+        {"laguna", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|1|2|3|4|5|6|7|)| }|"},
+        {"laguna", signs, "a| `|b|`,| (|c|.| d|\u3002e| \u060c| | f|1|"},
+        {"seed-coder", words,
+         "I|'LL| | go\u00e9| |1|2|3|4|5| x|\u0301y|!?|\r\n\n|  |\tz| --| \u4e2d\u6587| '|d|  |"},
+        {"seed-coder", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|1|2|3|4|5|6|7|)| }|"},
+        {"seed-coder", signs, "a| `|b|`,| (|c|.| d|\u3002e| \u060c| | f|1|"},
+        {"ufakzeka", words,
+         "I|'LL| | go\u00e9| |1|2|3|4|5| x|\u0301y|!?\r\n\n|  |\tz| --| \u4e2d\u6587| '|d|  |"},
+        {"ufakzeka", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|1|2|3|4|5|6|7|)| }|"},
+        {"ufakzeka", signs, "a| `|b|`,| (|c|.| d|\u3002e| \u060c| | f|1|"},
+        {"minicpm5", words,
+         "I|'LL| | go\u00e9| |123|45| x|\u0301y|!?\r\n\n|  |\tz| --| \u4e2d\u6587| '|d|  |"},
+        {"minicpm5", code, "if|(a|1|<=|2|){| //| $|x|\n|\tf|(|123|456|7|)| }|"},
+        {"minicpm5", signs, "a| `|b|`,| (|c|.| d|\u3002e| \u060c| | f|1|"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct shown s = {.n = 0};

@@ -394,7 +394,7 @@ static enum vd_err load_pieces(struct loader *l)
 /* Lists the known names for a message. */
 static enum vd_err unknown_pre(const struct loader *l, struct vd_gguf_str pre)
 {
-    char known[300] = "";
+    char known[1024] = "";
     for (const struct vd_pretok *r = vd_pretok_all(); r->name; r++) {
         strncat(known, known[0] ? ", " : "", sizeof known - strlen(known) - 1);
         strncat(known, r->name, sizeof known - strlen(known) - 1);

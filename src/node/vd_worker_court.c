@@ -189,12 +189,20 @@ struct vd_court_move {
     unsigned n_replays;
 };
 
-/* On the engine's thread, between two steps, but not in its cache. */
+/* The engine's own cache where the jobs leave room in it; else, since a dispute cannot wait, the court's. */
+static struct vd_kv_pool *vd_court_pick_cache(const struct vd_court_move *m, struct vd_kv_pool *engine_cache)
+{
+    size_t n_pages = m->trace->c.claim.graph.job.n_steps / VD_KV_PAGE_POS + 1;
+    size_t left = vd_kv_pool_max_pages(engine_cache) - vd_kv_pool_used_pages(engine_cache);
+    return n_pages <= left ? engine_cache : m->offer->court_cache;
+}
+
+/* On the engine's thread, between two steps. */
 static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *engine_cache)
 {
     struct vd_court_move *m = arg;
     m->n_replays = m->trace->trace == NULL;
-    m->result = vd_game_trace_open(m->trace, ctx, m->offer->court_cache, m->err);
+    m->result = vd_game_trace_open(m->trace, ctx, vd_court_pick_cache(m, engine_cache), m->err);
     if (m->result != VD_OK)
         return;
     struct vd_trace *t = vd_trace_model_trace(m->trace->trace);
@@ -279,8 +287,7 @@ static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *disp
                                  const struct vd_game *game, struct vd_error *err)
 {
     struct vd_player_move *move = malloc(sizeof *move);
-    struct vd_court_move m = {
-        .w = w, .offer = offer, .trace = trace, .game = game, .out = move, .err = err};
+    struct vd_court_move m = {.w = w, .offer = offer, .trace = trace, .game = game, .out = move, .err = err};
     uint64_t began = vd_clock_ns();
     char hex[17];
     if (!move)

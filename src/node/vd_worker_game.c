@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of all traces and units that are kept; one alone may have more. */
-static const uint64_t cache_bytes_max = 1 << 30;
+/* Of all traces and units that are kept, with what the next move takes; one dispute alone may have more. */
+static const uint64_t cache_bytes_max = 256 << 20;
 
 enum vd_err vd_game_case_init(struct vd_game_case *c, const struct vd_envelope *envelope, uint32_t *tokens,
                               const struct vd_model *model, struct vd_error *err)
@@ -98,13 +98,13 @@ static struct vd_game_unit *unit_place(struct vd_game_traces *ts)
     return oldest;
 }
 
-/* Frees what was used longest ago until the rest has room; never what was used last. */
-static void trim(struct vd_game_traces *ts)
+/* Frees what was used longest ago until the rest has room beside `more` bytes; never what was used last. */
+static void trim(struct vd_game_traces *ts, uint64_t more)
 {
     for (;;) {
         struct vd_game_unit *unit = NULL;
         struct vd_game_trace *trace = NULL;
-        uint64_t bytes = 0, used = ts->used;
+        uint64_t bytes = more, used = ts->used;
         for (size_t i = 0; i < VD_GAME_UNITS_MAX; i++) {
             bytes += unit_bytes(&ts->unit[i].u);
             if (ts->unit[i].u.memory && ts->unit[i].used < used) {
@@ -161,6 +161,7 @@ enum vd_err vd_game_traces_put(struct vd_game_traces *ts, const struct vd_envelo
     t->model = model;
     t->used = ++ts->used;
     *place = *out = t;
+    trim(ts, vd_trace_most_bytes(&t->c.claim.graph));
     return VD_OK;
 }
 
@@ -189,15 +190,21 @@ void vd_game_traces_clear(struct vd_game_traces *ts)
 enum vd_err vd_game_trace_open(struct vd_game_trace *t, struct vd_ctx *ctx, struct vd_kv_pool *cache,
                                struct vd_error *err)
 {
-    return t->trace ? VD_OK : vd_trace_model_open(&t->trace, t->model, ctx, cache, &t->c.job, err);
+    if (!t->trace)
+        return vd_trace_model_open(&t->trace, t->model, ctx, cache, &t->c.job, err);
+    vd_trace_model_use(t->trace, cache);
+    return VD_OK;
 }
 
 void vd_game_unit_in(struct vd_game_traces *ts, struct vd_game_trace *t, const struct vd_game *game)
 {
     struct vd_game_unit *kept = unit_of(ts, &t->c.receipt_id, game->step, game->unit);
     struct vd_trace *trace = vd_trace_model_trace(t->trace);
-    if (!kept)
+    t->used = ++ts->used;
+    if (!kept) {
+        trim(ts, vd_trace_most_bytes(&trace->graph) - vd_trace_bytes(trace));
         return;
+    }
     free(trace->u.memory);
     trace->u = kept->u;
     memset(kept, 0, sizeof *kept);
@@ -212,5 +219,5 @@ void vd_game_unit_out(struct vd_game_traces *ts, struct vd_game_trace *t)
     else
         *unit_place(ts) = (struct vd_game_unit){t->c.receipt_id, ts->used, trace->u};
     memset(&trace->u, 0, sizeof trace->u);
-    trim(ts);
+    trim(ts, 0);
 }

@@ -66,7 +66,7 @@ enum vd_err vd_game_traces_put(struct vd_game_traces *ts, const struct vd_envelo
                                struct vd_error *err);
 void vd_game_traces_drop(struct vd_game_traces *ts, struct vd_game_trace *t);
 void vd_game_traces_clear(struct vd_game_traces *ts);
-/* Replays, unless that was done already. */
+/* Replays, unless that was done already. What is replayed later is so in this cache too. */
 enum vd_err vd_game_trace_open(struct vd_game_trace *t, struct vd_ctx *ctx, struct vd_kv_pool *cache,
                                struct vd_error *err);
 /* Around a move in a dispute about an open trace: the unit that the game is at goes in, if it is kept, and

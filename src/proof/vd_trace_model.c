@@ -154,6 +154,12 @@ enum vd_err vd_trace_model_open_within(struct vd_trace_model **out, struct vd_mo
     return VD_OK;
 }
 
+void vd_trace_model_use(struct vd_trace_model *t, struct vd_kv_pool *cache)
+{
+    vd_feed_seq_reset(&t->seq);
+    t->feed.cache = cache;
+}
+
 void vd_trace_model_close(struct vd_trace_model *t)
 {
     if (!t)

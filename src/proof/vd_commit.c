@@ -113,7 +113,8 @@ void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint3
         {.n_prompt = n_prompt, .n_steps = UINT32_MAX, .max_tokens = max_tokens, .sampling = *sampling}};
     memcpy(c->job_salt, job_salt, sizeof c->job_salt);
     c->n_steps = c->n_output = 0;
-    c->salt = vd_trace_salt(job_salt, 0);
+    vd_trace_salts(job_salt, 0, VD_COMMIT_SALTS, c->salts);
+    c->salt = c->salts[0];
     vd_merkle_stream_init(&c->steps);
     vd_merkle_stream_init(&c->output);
 }
@@ -134,7 +135,9 @@ static uint32_t begin(struct vd_commit *c, const struct vd_graph_rows *rows, str
     uint32_t s = c->n_steps++;
     assert(vd_graph_has_row(&c->graph, s) == (rows->x != NULL));
     *salt = c->salt;
-    c->salt = vd_trace_salt(c->job_salt, s + 1);
+    if ((s + 1) % VD_COMMIT_SALTS == 0)
+        vd_trace_salts(c->job_salt, s + 1, VD_COMMIT_SALTS, c->salts);
+    c->salt = c->salts[(s + 1) % VD_COMMIT_SALTS];
     *unit = vd_unit_rows(&c->graph, salt, s, vd_graph_last_block(&c->graph), rows, NULL);
     return s;
 }

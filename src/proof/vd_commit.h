@@ -13,12 +13,15 @@
 #include "vd_merkle.h"
 #include "vd_trace_hash.h"
 
+enum { VD_COMMIT_SALTS = 16 }; /* made together */
+
 struct vd_commit {
     struct vd_graph graph; /* n_output and n_steps are not known yet and not used */
     uint8_t job_salt[VD_JOB_SALT_BYTES];
     uint32_t n_steps, n_output;
     struct vd_hash
         salt; /* salt(n_steps), made one position ahead, since a token is hashed under the next salt */
+    struct vd_hash salts[VD_COMMIT_SALTS]; /* of positions from a multiple of that on, salt's among them */
     struct vd_merkle_stream steps, output;
     struct vd_hash vector;        /* the output root of a vector */
     struct vd_hash unit[2], leaf; /* of the position added last: block, head (zeros: none), commit leaf */

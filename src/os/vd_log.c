@@ -15,6 +15,7 @@ static const char *const level_colour[] = {"\033[2m", "", "\033[33m", "\033[31m"
 struct line {
     char p[VD_LOG_LINE_MAX];
     size_t n;
+    bool full; /* something did not fit, so nothing is added any more */
 };
 
 /* The last bytes stay free for the end of the line. */
@@ -22,7 +23,8 @@ enum { LINE_TAIL = 16 };
 
 static void put(struct line *l, const char *s, size_t n)
 {
-    if (n > VD_LOG_LINE_MAX - LINE_TAIL - l->n)
+    l->full = l->full || n > VD_LOG_LINE_MAX - LINE_TAIL - l->n;
+    if (l->full)
         return;
     memcpy(l->p + l->n, s, n);
     l->n += n;
@@ -87,7 +89,8 @@ static const char *next_key(const char *fmt)
     return *fmt ? fmt + 1 : fmt;
 }
 
-/* Keys come from the format alone, so that no value can bring one of its own. */
+/* Keys come from the format alone, so that no value can bring one of its own. A field for which the line has
+ * no room is left out whole, with those behind it: half of one would leave a string without its end. */
 static void put_fields(struct line *l, const char *s, const char *fmt, bool json)
 {
     size_t k = key_len(fmt);
@@ -96,6 +99,7 @@ static void put_fields(struct line *l, const char *s, const char *fmt, bool json
         size_t n_next = key_len(next);
         while (*end && !(*end == ' ' && n_next && strncmp(end + 1, next, n_next + 1) == 0))
             end++;
+        size_t before = l->n;
         bool quote = json || memchr(value, ' ', (size_t)(end - value));
         put_str(l, json ? ",\"" : " ");
         put(l, s, k);
@@ -103,6 +107,10 @@ static void put_fields(struct line *l, const char *s, const char *fmt, bool json
         put(l, "\"", quote);
         put_escaped(l, value, (size_t)(end - value));
         put(l, "\"", quote);
+        if (l->full) {
+            l->n = before;
+            return;
+        }
         s = *end ? end + 1 : end;
         fmt = next;
         k = n_next;

@@ -6,8 +6,9 @@
  *
  * An event is a fixed text; everything that varies goes into fields. A value is cut at VD_LOG_VALUE_MAX
  * bytes, and control characters, quotes and bytes that are not UTF-8 are escaped, so that nobody outside can
- * forge a line. Prompts, answers and secret keys are never logged: no function here takes them, and no caller
- * may put them into a field.
+ * forge a line. A line has at most VD_LOG_LINE_MAX bytes; fields that do not fit are left out. Prompts,
+ * answers and secret keys are never logged: no function here takes them, and no caller may put them into a
+ * field.
  *
  * Ownership: a struct vd_log is the caller's and is passed by pointer; NULL logs nothing. Thread rule: a line
  * is one write, so any number of threads and processes may share a descriptor. A line that cannot be written

@@ -58,6 +58,37 @@ static void test_long(void **state)
     vd_log_event(NULL, VD_LOG_ERROR, "nobody listens", NULL);
 }
 
+/* Values that grow when they are escaped can fill a line: what has no room is left out, and the rest is still
+ * one JSON object whose strings end. */
+static void test_full_line(void **state)
+{
+    char value[VD_LOG_VALUE_MAX + 1], got[VD_LOG_LINE_MAX + 1];
+    for (size_t n = VD_LOG_VALUE_MAX - 16; n <= VD_LOG_VALUE_MAX; n++) { /* every remainder of an escape */
+        int fd[2];
+        memset(value, 1, n);
+        value[n] = 0;
+        assert_int_equal(pipe(fd), 0);
+        struct vd_log log = vd_log_init(fd[1], "gateway", VD_LOG_INFO, true);
+        vd_log_event(&log, VD_LOG_WARN, "an event", "a=%s b=%s c=%d", value, value, 7);
+        close(fd[1]);
+        ssize_t length = read(fd[0], got, sizeof got - 1);
+        close(fd[0]);
+        assert_true(length > 0 && length <= VD_LOG_LINE_MAX);
+        got[length] = 0;
+        bool inside = false;
+        for (const char *p = got; *p != '\n'; p++) {
+            if (inside && *p == '\\')
+                p++;
+            else if (*p == '"')
+                inside = !inside;
+        }
+        assert_false(inside);
+        assert_string_equal(got + length - 3, "\"}\n");
+        assert_non_null(strstr(got, "\"a\":"));
+        assert_null(strstr(got, "\"b\":"));
+    }
+}
+
 static void test_levels(void **state)
 {
     enum vd_log_level l;
@@ -76,8 +107,8 @@ static void test_clock(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text), cmocka_unit_test(test_json),
-                                       cmocka_unit_test(test_long), cmocka_unit_test(test_levels),
-                                       cmocka_unit_test(test_clock)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text),   cmocka_unit_test(test_json),
+                                       cmocka_unit_test(test_long),   cmocka_unit_test(test_full_line),
+                                       cmocka_unit_test(test_levels), cmocka_unit_test(test_clock)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

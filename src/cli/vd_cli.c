@@ -6,6 +6,7 @@
 #include "vd_bytes.h"
 #include "vd_file.h"
 #include "vd_key.h"
+#include "vd_unicode.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -206,15 +207,36 @@ static void vd_cli_print_json(FILE *out, const json_t *value)
     fputc('\n', out);
 }
 
-static int vd_cli_finish(struct vd_cli *cli, enum vd_err e, const struct vd_error *err, FILE *errors)
+/* A message may quote a file's name or content, or be cut inside a character: what is not UTF-8 becomes
+ * U+FFFD. */
+static void vd_cli_print_json_error(FILE *out, enum vd_err e, const char *msg)
 {
+    char text[3 * VD_ERROR_MSG_MAX];
+    size_t left = strlen(msg), n = 0;
+    while (left > 0) {
+        int len = vd_utf8_check((const uint8_t *)msg, left);
+        size_t used = len > 0 ? (size_t)len : len < 0 ? (size_t)-len : left;
+        memcpy(text + n, len > 0 ? msg : "\xEF\xBF\xBD", len > 0 ? used : 3);
+        n += len > 0 ? used : 3;
+        msg += used;
+        left -= used;
+    }
+    json_t *v = json_pack("{s:{s:s,s:s%}}", "error", "code", vd_err_name(e), "message", text, n);
+    vd_cli_print_json(out, v);
+    json_decref(v);
+}
+
+static int vd_cli_finish(struct vd_cli *cli, enum vd_err e, struct vd_error *err, FILE *errors)
+{
+    if (cli->no_result && e == VD_OK)
+        e = vd_error_set(
+            err, VD_EFORMAT,
+            "the answer holds a text that is not UTF-8, which JSON needs; without --json it comes");
     if (cli->result) {
         vd_cli_print_json(cli->out, cli->result);
         json_decref(cli->result);
     } else if (e != VD_OK && cli->json) {
-        json_t *v = json_pack("{s:{s:s,s:s}}", "error", "code", vd_err_name(e), "message", err->msg);
-        vd_cli_print_json(cli->out, v);
-        json_decref(v);
+        vd_cli_print_json_error(cli->out, e, err->msg);
     }
     if (e != VD_OK)
         fprintf(errors, "%s: %s\n", cli->path, err->msg[0] ? err->msg : vd_err_text(e));
@@ -371,8 +393,9 @@ enum vd_err vd_cli_micro(const struct vd_cli *cli, const char *name, uint64_t ma
 
 void vd_cli_json(struct vd_cli *cli, json_t *value)
 {
-    assert(cli->json && !cli->result && value);
+    assert(cli->json && !cli->result && !cli->no_result);
     cli->result = value;
+    cli->no_result = !value;
 }
 
 enum vd_err vd_cli_slurp(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,

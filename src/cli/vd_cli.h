@@ -54,6 +54,7 @@ struct vd_cli {
     bool json;
     FILE *out;
     json_t *result; /* set by vd_cli_json; printed at the end */
+    bool no_result; /* it could not be made */
     int n_args;
     const char *arg[VD_CLI_ARGS_MAX];
     int n_given; /* options in the order given */
@@ -90,7 +91,8 @@ enum vd_err vd_cli_parse_micro(const char *what, const char *text, uint64_t max_
 /* 64 hexadecimal digits. */
 enum vd_err vd_cli_parse_hash(const char *what, const char *text, uint8_t out[32], struct vd_error *err);
 
-/* The answer for --json; takes the reference. Only when cli->json. */
+/* The answer for --json; takes the reference. Only when cli->json, and once. NULL, which json_pack gives for
+ * a text that is not UTF-8, makes the command fail with VD_EFORMAT. */
 void vd_cli_json(struct vd_cli *cli, json_t *value);
 
 /* Reads all of `path` ("-": standard input), at most max_bytes, NUL-terminated; free() it. */

@@ -14,6 +14,7 @@ static struct {
     char text[64], second[64];
     int n_args;
     enum vd_err result;
+    bool echo; /* the JSON answer holds the text */
 } got;
 
 static enum vd_err probe_run(struct vd_cli *cli, struct vd_error *err)
@@ -29,7 +30,9 @@ static enum vd_err probe_run(struct vd_cli *cli, struct vd_error *err)
     got.n_args = cli->n_args;
     if (got.result)
         return vd_error_set(err, got.result, "as told");
-    if (cli->json)
+    if (cli->json && got.echo)
+        vd_cli_json(cli, json_pack("{s:s}", "text", got.text));
+    else if (cli->json)
         vd_cli_json(cli, json_pack("{s:i}", "args", cli->n_args));
     else
         fprintf(cli->out, "ran\n");
@@ -196,6 +199,22 @@ static void json_is_one_value_also_on_failure(void **state)
     got.result = VD_OK;
 }
 
+/* File names and what stands in files need not be UTF-8. */
+static void json_of_what_is_not_utf8(void **state)
+{
+    assert_int_equal(run("veridem --json probe a --number \xff"
+                         "5"),
+                     2);
+    assert_non_null(strstr(out_text, "--number is \\uFFFD5, but"));
+    got.echo = true;
+    assert_int_equal(run("veridem --json probe a --text M\xc3\xbcll"), 0);
+    assert_string_equal(out_text, "{\"text\":\"M\\u00FCll\"}\n");
+    assert_int_equal(run("veridem --json probe a --text M\xfcll"), 3);
+    assert_non_null(strstr(out_text, "\"VD_EFORMAT\""));
+    assert_non_null(strstr(err_text, "UTF-8"));
+    got.echo = false;
+}
+
 static void credits_read_well(void **state)
 {
     char b[VD_CLI_CREDITS_MAX];
@@ -211,7 +230,7 @@ int main(void)
         cmocka_unit_test(options_in_every_form),      cmocka_unit_test(wrong_use_is_2_and_named),
         cmocka_unit_test(a_command_may_hold_and_run), cmocka_unit_test(decimals_are_exact),
         cmocka_unit_test(help_on_every_level),        cmocka_unit_test(json_is_one_value_also_on_failure),
-        cmocka_unit_test(credits_read_well),
+        cmocka_unit_test(json_of_what_is_not_utf8),   cmocka_unit_test(credits_read_well),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

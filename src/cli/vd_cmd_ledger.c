@@ -107,8 +107,10 @@ static enum vd_err vd_genesis_set_param(struct vd_genesis *g, const char *text, 
     if (eq && n == 8 && memcmp(text, "treasury", n) == 0)
         return vd_cli_parse_hash("treasury", eq + 1, g->treasury.b, err);
     if (eq && n == 7 && memcmp(text, "network", n) == 0) {
-        snprintf(g->network, sizeof g->network, "%s", eq + 1);
-        return VD_OK;
+        return snprintf(g->network, sizeof g->network, "%s", eq + 1) < (int)sizeof g->network
+                   ? VD_OK
+                   : vd_error_set(err, VD_EUSE, "--param network=%.64s...: at most %d bytes", eq + 1,
+                                  VD_GENESIS_NAME_MAX);
     }
     return vd_error_set(err, VD_EUSE,
                         "--param %.64s: no such parameter; `veridem ledger init --help` lists them", text);
@@ -266,9 +268,10 @@ static enum vd_err vd_ledger_check_run(struct vd_cli *cli, struct vd_error *err)
     char home[VD_PATH_MAX], dir[VD_PATH_MAX + 16];
     uint64_t n = 0;
     enum vd_err e = vd_cmd_role_find_home(home, cli, "ledger", "chain", err);
-    snprintf(dir, sizeof dir, "%s/chain", home);
-    if (e == VD_OK)
+    if (e == VD_OK) {
+        snprintf(dir, sizeof dir, "%s/chain", home);
         e = vd_chain_verify(dir, 0, &n, err);
+    }
     if (e != VD_OK)
         return e;
     if (cli->json)

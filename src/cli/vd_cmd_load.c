@@ -175,21 +175,26 @@ void vd_cmd_text_close(struct vd_cmd_text *t)
     memset(t, 0, sizeof *t);
 }
 
-enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
-                               struct vd_error *err)
+/* Kernels and threads; `err` is not NULL. */
+static enum vd_err vd_compute_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err)
 {
-    char path[VD_PATH_MAX];
     uint32_t threads = 0;
     memset(g, 0, sizeof *g);
     enum vd_err e = vd_cli_u32(cli, "threads", 1, VD_POOL_THREADS_MAX, &threads, err);
-    if (e == VD_OK)
-        e = vd_cmd_model_path(path, name, err);
     if (e != VD_OK)
         return e;
     g->kern = vd_kern_pick(vd_cli_text(cli, "kernel", NULL), err);
     e = g->kern ? vd_kern_selfcheck(g->kern, err) : err->code;
+    return e == VD_OK ? vd_pool_create(&g->pool, threads, err) : e;
+}
+
+enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli, const char *name,
+                               struct vd_error *err)
+{
+    char path[VD_PATH_MAX];
+    enum vd_err e = vd_compute_open(g, cli, err);
     if (e == VD_OK)
-        e = vd_pool_create(&g->pool, threads, err);
+        e = vd_cmd_model_path(path, name, err);
     if (e == VD_OK)
         e = vd_model_open(&g->model, path, g->kern, g->pool, err);
     if (e == VD_OK)
@@ -264,30 +269,44 @@ enum vd_err vd_cmd_encode(const struct vd_tok *tok, const char *text, size_t n_b
     return VD_OK;
 }
 
+/* The first of the files whose model has this root, or NULL; one that is no model is passed over. */
+static const char *vd_models_of_root(const struct vd_cmd_models *m, const struct vd_cmd_engine *g,
+                                     const struct vd_hash *root)
+{
+    for (size_t i = 0; i < m->n; i++) {
+        struct vd_model *model;
+        struct vd_hash of_file;
+        if (vd_model_open(&model, m->path[i], g->kern, g->pool, NULL) != VD_OK)
+            continue;
+        bool found = vd_model_root(model, g->pool, &of_file, NULL) == VD_OK && vd_hash_eq(&of_file, root);
+        vd_model_close(model);
+        if (found)
+            return m->path[i];
+    }
+    return NULL;
+}
+
 enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash *root, char out[VD_PATH_MAX],
                                  struct vd_error *err)
 {
     char hex[65];
     struct vd_cmd_models m;
-    bool found = false;
-    enum vd_err e = vd_cmd_models_list(&m, err);
-    if (e != VD_OK)
-        return e;
-    for (size_t i = 0; !found && i < m.n; i++) {
-        struct vd_cmd_engine g;
-        struct vd_hash of_file;
-        memcpy(out, m.path[i], strlen(m.path[i]) + 1);
-        if (vd_cmd_engine_open(&g, cli, out, NULL) != VD_OK)
-            continue;
-        found = vd_model_root(g.model, g.pool, &of_file, NULL) == VD_OK && vd_hash_eq(&of_file, root);
-        vd_cmd_engine_close(&g);
-    }
-    vd_hex_encode(hex, root->b, VD_HASH_BYTES);
-    e = found ? VD_OK
-              : vd_error_set(err, VD_ENOTFOUND,
+    struct vd_cmd_engine g;
+    enum vd_err e = vd_compute_open(&g, cli, err);
+    if (e == VD_OK)
+        e = vd_cmd_models_list(&m, err);
+    if (e == VD_OK) {
+        const char *found = vd_models_of_root(&m, &g, root);
+        vd_hex_encode(hex, root->b, VD_HASH_BYTES);
+        if (found)
+            memcpy(out, found, strlen(found) + 1);
+        else
+            e = vd_error_set(err, VD_ENOTFOUND,
                              "none of the %zu files that `veridem model list` lists is the model %s; "
                              "--model FILE names one",
                              m.n, hex);
-    vd_cmd_models_free(&m);
+        vd_cmd_models_free(&m);
+    }
+    vd_cmd_engine_close(&g);
     return e;
 }

@@ -56,7 +56,7 @@ enum vd_err vd_cmd_text_open(struct vd_cmd_text *t, const char *name, struct vd_
 void vd_cmd_text_close(struct vd_cmd_text *t);
 
 /* Kernels, threads, model and tokenizer, as --threads and --kernel say, and what guesses, as --spec and
- * --draft say. Closing takes a half-open or zero one. */
+ * --draft say; `err` is not NULL. Closing takes a half-open or zero one. */
 struct vd_cmd_engine {
     const struct vd_kern *kern;
     struct vd_pool *pool;
@@ -75,7 +75,8 @@ enum vd_err vd_cmd_guess_open(struct vd_cmd_engine *g, const struct vd_cli *cli,
 /* The --draft part of it, for commands that have that option only. */
 enum vd_err vd_cmd_draft_open(struct vd_cmd_engine *g, const struct vd_cli *cli, struct vd_error *err);
 
-/* The path of the listed model file that has this root. VD_ENOTFOUND. */
+/* The path of the listed model file that has this root; --threads and --kernel are read for it, and `err` is
+ * not NULL. VD_ENOTFOUND. */
 enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash *root, char out[VD_PATH_MAX],
                                  struct vd_error *err);
 

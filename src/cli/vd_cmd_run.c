@@ -466,11 +466,13 @@ static json_t *vd_run_json_choices(const struct vd_run *r)
 static void vd_run_report_json(struct vd_run *r, double prompt_s, double output_s)
 {
     const struct vd_run_choice *c = &r->choice[0];
-    vd_cli_json(r->cli, json_pack("{s:s%,s:o,s:s,s:I,s:I,s:f,s:f,s:I,s:o}", "text", c->text ? c->text : "",
-                                  c->n_text, "tokens", vd_run_json_ids(c), "finish", vd_run_finish(c),
-                                  "prompt_tokens", (json_int_t)r->n_prompt, "output_tokens",
-                                  (json_int_t)c->n_output, "prompt_s", prompt_s, "output_s", output_s, "seed",
-                                  (json_int_t)r->request.sampling.seed, "choices", vd_run_json_choices(r)));
+    char seed[24]; /* as in a receipt: a text, since a JSON integer has no room for all of them */
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)r->request.sampling.seed);
+    vd_cli_json(r->cli,
+                json_pack("{s:s%,s:o,s:s,s:I,s:I,s:f,s:f,s:s,s:o}", "text", c->text ? c->text : "", c->n_text,
+                          "tokens", vd_run_json_ids(c), "finish", vd_run_finish(c), "prompt_tokens",
+                          (json_int_t)r->n_prompt, "output_tokens", (json_int_t)c->n_output, "prompt_s",
+                          prompt_s, "output_s", output_s, "seed", seed, "choices", vd_run_json_choices(r)));
 }
 
 /* A line per token: its log probability and text, and those of the likeliest. */

@@ -67,7 +67,8 @@ def test_help_on_every_level():
 
 def test_wrong_use_is_2():
     for argv in (["run", "x", "--temp", "-1"], ["run", "x", "--temp", "2.5"], ["run", "x", "--frobnicate"], ["nonsense"],
-                 ["bench", "x", "--pp", "0", "--tg", "0"], ["gateway", "key", "new"], ["ledger", "check"]):
+                 ["bench", "x", "--pp", "0", "--tg", "0"], ["gateway", "key", "new"], ["ledger", "check"],
+                 ["ledger", "init", "--genesis", HOME / "long.json", "--account", "a=" + 64 * "1" + ":1", "--param", "network=" + 99 * "x"]):
         assert json.loads(run(*argv, "--json", status=2)[0])["error"]["code"] == "VD_EUSE", argv
     for argv in (["nonsense"], ["run"], ["key"], ["run", "x", "--frobnicate"], ["tokenize", "a", "b"],
                  ["bench", "x", "--reps", "none"], ["run", "x", "--temp", "1e3"], ["status"], ["ledger", "init"],
@@ -226,6 +227,7 @@ def test_the_same_bits_everywhere():
     first = run_json(*ask, "--threads", "1")
     assert first["output_tokens"] > 3 and first["tokens"] == run_json(*ask, "--threads", "2")["tokens"]
     assert first["tokens"] != run_json(*ask[:-1], "6")["tokens"]
+    assert run_json(*ask[:-1], 2**64 - 1)["seed"] == str(2**64 - 1)  # what --seed takes back
     short = [w if w != "20" else "3" for w in ask]
     assert run_json(*short, "--kernel", "scalar")["tokens"] == first["tokens"][:3]
 

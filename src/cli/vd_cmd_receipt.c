@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 enum vd_err vd_cmd_parse_receipt(const char *path, struct vd_bytes file, struct vd_envelope *e,
                                  uint32_t **tokens, struct vd_error *err)
 {

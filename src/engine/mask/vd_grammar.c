@@ -286,6 +286,12 @@ static vd_expr read_sequence(struct parser *g)
         }
         if (n == ITEMS_MAX)
             return bad(g, "a sequence of more than 512 parts");
+        if (vd_rules_full(g->r)) { /* nothing that follows counts */
+            g->e =
+                vd_error_set(g->err, VD_ELIMIT,
+                             "grammar, line %u: the rules are too many, too large or too deep", line_of(g));
+            return 0;
+        }
         skip(g, g->depth > 0);
         item[n++] = read_repeat(g, e);
     }

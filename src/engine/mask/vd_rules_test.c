@@ -387,6 +387,27 @@ static void test_bad_schemas(void **state)
     refused("{\"type\":\"array\",\"minItems\":4000,\"items\":{\"type\":\"array\",\"minItems\":4000}}", "");
 }
 
+/* What says something is not passed over in silence. */
+static void test_nothing_is_ignored(void **state)
+{
+    char text[1024], name[300];
+    (void)state;
+    schema("{\"minItems\":1}");
+    takes(1, "[1]");
+    refuses(1, "[]");
+    schema("{\"maxItems\":0}");
+    refuses(1, "[1]");
+    schema("{\"prefixItems\":[{},{}],\"minItems\":2,\"maxItems\":2}");
+    takes(1, "[1,2]");
+    refused("{\"prefixItems\":[{},{}],\"minItems\":3}", "minItems");
+    refused("{\"prefixItems\":[{},{}],\"maxItems\":1}", "maxItems");
+    refused("{\"$ref\":\"#/$defs/a/x\",\"$defs\":{\"a\":[{\"const\":1}]}}", "points to nothing");
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = 0;
+    snprintf(text, sizeof text, "{\"$ref\":\"#/$defs/%s\",\"$defs\":{\"%.255s\":{}}}", name, name);
+    refused(text, "points to nothing");
+}
+
 /* Types named twice would be read twice, and so would all that is below them, at each level. */
 static void test_types_twice(void **state)
 {
@@ -445,7 +466,7 @@ int main(void)
         cmocka_unit_test(test_ranges),       cmocka_unit_test(test_number_bounds),
         cmocka_unit_test(test_lengths),      cmocka_unit_test(test_optional_members),
         cmocka_unit_test(test_other_names),  cmocka_unit_test(test_patterns),
-        cmocka_unit_test(test_bad_patterns),
+        cmocka_unit_test(test_bad_patterns), cmocka_unit_test(test_nothing_is_ignored),
     };
     return cmocka_run_group_tests_name("rules", tests, NULL, NULL);
 }

@@ -531,6 +531,8 @@ static vd_expr array_of(struct schema *s, const json_t *o)
     if (prefix) {
         if (!json_is_array(prefix) || (items && !json_is_false(items)))
             return bad(s, "'prefixItems' must be a list, and 'items' beside it false");
+        if (json_array_size(prefix) < min || json_array_size(prefix) > max)
+            return bad(s, "'prefixItems' are fewer than 'minItems' or more than 'maxItems'");
         return tuple_of(s, prefix);
     }
     if (max < min)
@@ -714,8 +716,11 @@ static const json_t *resolve(struct schema *s, const char *ref)
             ref += tilde;
         }
         name[n] = 0;
-        at = json_is_array(at) ? json_array_get(at, (size_t)strtoul(name, NULL, 10))
-                               : json_object_get(at, name);
+        bool all = *ref == 0 || *ref == '/', number = n > 0 && n < 8 && strspn(name, "0123456789") == n;
+        at = !all                 ? NULL /* longer than any name that is looked up */
+             : !json_is_array(at) ? json_object_get(at, name)
+             : number             ? json_array_get(at, (size_t)strtoul(name, NULL, 10))
+                                  : NULL;
     }
     if (!at)
         bad(s, "'$ref' points to nothing");
@@ -823,7 +828,8 @@ static vd_expr types_of(struct schema *s, const json_t *o)
     if (!type) { /* what the keywords are about */
         bool object = json_object_get(o, "properties") || json_object_get(o, "additionalProperties") ||
                       json_object_get(o, "required");
-        bool array = json_object_get(o, "items") || json_object_get(o, "prefixItems");
+        bool array = json_object_get(o, "items") || json_object_get(o, "prefixItems") ||
+                     json_object_get(o, "minItems") || json_object_get(o, "maxItems");
         if (object || array)
             return object ? object_of(s, o) : array_of(s, o);
         if (json_object_get(o, "minLength") || json_object_get(o, "maxLength") ||

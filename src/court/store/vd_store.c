@@ -31,7 +31,7 @@ struct vd_store {
     char dir[VD_PATH_MAX];
     struct vd_store_config config;
     struct vd_lock lock;
-    MDB_env *env;
+    MDB_env *env; /* NULL: it could not be opened anew */
     MDB_dbi table[N_TABLES];
     uint64_t map_bytes;
     /* Views that are open, and the writer that waits to remap until there are none. */
@@ -213,8 +213,15 @@ static enum vd_err sync_dir(const struct vd_store *s, struct vd_error *err)
     return rc ? lmdb_error(s, rc, "sync the folder", err) : VD_OK;
 }
 
-/* Opens the file `path` (a whole path if MDB_NOSUBDIR is among the flags, else the folder) with its tables.
- */
+static void close_env(struct vd_store *s)
+{
+    if (s->env)
+        mdb_env_close(s->env);
+    s->env = NULL;
+}
+
+/* Opens the file `path` (a whole path if MDB_NOSUBDIR is among the flags, else the folder) with its tables,
+ * or leaves no environment behind. */
 static enum vd_err open_env_at(struct vd_store *s, const char *path, unsigned flags, struct vd_error *err)
 {
     int rc = mdb_env_create(&s->env);
@@ -226,7 +233,10 @@ static enum vd_err open_env_at(struct vd_store *s, const char *path, unsigned fl
     mdb_env_set_maxreaders(s->env, READERS_MAX);
     mdb_env_set_mapsize(s->env, s->map_bytes);
     rc = mdb_env_open(s->env, path, flags | MDB_NOTLS, 0600);
-    return rc ? lmdb_error(s, rc, "open", err) : open_tables(s, err);
+    enum vd_err e = rc ? lmdb_error(s, rc, "open", err) : open_tables(s, err);
+    if (e != VD_OK)
+        close_env(s);
+    return e;
 }
 
 static enum vd_err open_env(struct vd_store *s, struct vd_error *err)
@@ -252,9 +262,7 @@ static enum vd_err make_file(struct vd_store *s, struct vd_error *err)
         return VD_OK;
     unlink(made); /* of a start that was interrupted */
     enum vd_err e = open_env_at(s, made, MDB_NOSUBDIR, err);
-    if (s->env)
-        mdb_env_close(s->env);
-    s->env = NULL;
+    close_env(s);
     unlink(lock);
     if (e == VD_OK && rename(made, file) != 0)
         e = lmdb_error(s, errno, "rename data.new", err);
@@ -299,8 +307,7 @@ void vd_store_close(struct vd_store *s)
     if (!s)
         return;
     assert(s->n_views == 0);
-    if (s->env)
-        mdb_env_close(s->env);
+    close_env(s);
     vd_lock_release(&s->lock);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->mutex);
@@ -351,20 +358,20 @@ static uint64_t used_bytes(struct vd_store *s)
 
 enum vd_err vd_store_usage(struct vd_store *s, uint64_t *used, uint64_t *map_bytes, struct vd_error *err)
 {
-    (void)err;
     pthread_mutex_lock(&s->mutex);
-    *used = used_bytes(s);
+    bool open = s->env != NULL;
+    *used = open ? used_bytes(s) : 0;
     *map_bytes = s->map_bytes;
     pthread_mutex_unlock(&s->mutex);
-    return VD_OK;
+    return open ? VD_OK : vd_error_set(err, VD_EIO, "%s: the database could not be opened anew", s->dir);
 }
 
-/* After a failure to write the meta page LMDB refuses every later write (MDB_PANIC): open the file anew. */
+/* After a failure to write the meta page LMDB refuses every later write (MDB_PANIC): open the file anew.
+ * While that fails there is no environment; views fail, and the next block tries again. */
 static enum vd_err reopen(struct vd_store *s, struct vd_error *err)
 {
     remap_begin(s);
-    mdb_env_close(s->env);
-    s->env = NULL;
+    close_env(s);
     enum vd_err e = open_env(s, err);
     remap_end(s);
     return e;

@@ -76,7 +76,7 @@ enum vd_err vd_store_view_prove(struct vd_store_view *v, struct vd_bytes key, st
  */
 bool vd_store_view_same(struct vd_store_view *a, struct vd_store_view *b, struct vd_bytes *key);
 
-/* Bytes of map in use and in all. */
+/* Bytes of map in use and in all. VD_EIO after a failure that left the file closed. */
 enum vd_err vd_store_usage(struct vd_store *s, uint64_t *used_bytes, uint64_t *map_bytes,
                            struct vd_error *err);
 

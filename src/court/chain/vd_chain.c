@@ -258,11 +258,26 @@ static bool wait_tick(struct vd_chain *c, uint64_t tick_ns)
     return go;
 }
 
+/* Nobody can queue any more: the chain is closing, or has stopped. What waits ends in `err`. */
+static void end_queue(struct vd_chain *c, enum vd_err err)
+{
+    struct vd_txq_list rest;
+    do {
+        take_batch(c, &rest);
+        fail_batch(&rest, err);
+        finish_batch(c, &rest);
+    } while (c->queue.waiting.head);
+}
+
 static void *sequencer(void *arg)
 {
     struct vd_chain *c = arg;
     uint64_t step = (uint64_t)c->block_time_ms * 1000000u, tick = vd_clock_ns() + step;
-    while (wait_tick(c, tick) && make_block(c)) {
+    while (wait_tick(c, tick)) {
+        if (!make_block(c)) {
+            end_queue(c, c->status.health); /* which only this thread sets */
+            break;
+        }
         uint64_t now = vd_clock_ns();
         tick = tick + step > now ? tick + step : now; /* late blocks are not made up for */
     }
@@ -418,7 +433,6 @@ enum vd_err vd_chain_open(struct vd_chain **out, const struct vd_chain_config *c
 
 void vd_chain_close(struct vd_chain *c)
 {
-    struct vd_txq_list rest;
     if (!c)
         return;
     pthread_mutex_lock(&c->mutex);
@@ -427,11 +441,7 @@ void vd_chain_close(struct vd_chain *c)
     pthread_mutex_unlock(&c->mutex);
     if (c->started)
         pthread_join(c->thread, NULL);
-    do { /* nobody else may submit any more: stopping is set */
-        take_batch(c, &rest);
-        fail_batch(&rest, VD_ECANCELLED);
-        finish_batch(c, &rest);
-    } while (c->queue.waiting.head);
+    end_queue(c, VD_ECANCELLED);
     vd_store_close(c->store);
     if (c->arena.base)
         munmap(c->arena.base, c->arena.size_bytes);

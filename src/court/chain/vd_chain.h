@@ -67,8 +67,8 @@ const struct vd_ledger *vd_chain_ledger(const struct vd_chain *c); /* holds the 
 
 struct vd_chain_result {
     struct vd_hash tx_id; /* zero if the transaction was malformed */
-    /* VD_OK: decided, see verdict. VD_ENOSPACE, VD_EIO, VD_ECANCELLED: not decided; submit it again later, it
-     * can be applied only once. */
+    /* VD_OK: decided, see verdict. Else not decided: VD_ENOSPACE, VD_EIO, VD_ENOMEM, VD_EAGAIN,
+     * VD_ECANCELLED, or what stopped the chain; submit it again later, it can be applied only once. */
     enum vd_err err;
     enum vd_tx_verdict verdict;
     /* The durable block that holds it (VD_TX_OK; for VD_TX_DUPLICATE the earlier one), else the height of the
@@ -88,8 +88,9 @@ enum vd_err vd_chain_submit(struct vd_chain *c, struct vd_bytes tx, vd_chain_don
 
 struct vd_chain_status {
     struct vd_store_tip tip;
-    enum vd_err
-        health; /* VD_OK, or why blocks do not go on: VD_ENOSPACE (retried), VD_EIO, VD_EINTERNAL (stopped) */
+    /* VD_OK, or why blocks do not go on: VD_ENOSPACE, VD_EIO, VD_ENOMEM, VD_EAGAIN (retried), any other
+     * (stopped) */
+    enum vd_err health;
     struct vd_error why;
     uint32_t queued_txs;
 };

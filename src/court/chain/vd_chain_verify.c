@@ -34,6 +34,8 @@ static enum vd_err check_header(const struct replay *r, const struct vd_block *b
         return differs(r, height, "its header names another height", err);
     if (!vd_hash_eq(&b->header.prev_hash, &prev))
         return differs(r, height, "it does not follow the block before", err);
+    if (height == 0 && b->n_txs)
+        return differs(r, height, "it is the genesis's, and holds transactions", err);
     if (height ? b->header.time_ms < r->last.time_ms : b->header.time_ms != r->genesis.time_ms)
         return differs(r, height, "its time goes back", err);
     return VD_OK;
@@ -163,15 +165,16 @@ static void remove_copy(const char *dir)
 
 enum vd_err vd_chain_verify(const char *dir, uint64_t max_height, uint64_t *n_blocks, struct vd_error *err)
 {
-    char copy[VD_PATH_MAX];
+    char copy[VD_PATH_MAX], file[VD_PATH_MAX];
     struct vd_store_config scratch = {.scratch = true};
     struct replay r = {.dir = dir};
     struct vd_store *from = NULL;
     if (n_blocks)
         *n_blocks = 0;
-    if (snprintf(copy, sizeof copy, "%s/replay", dir) >= (int)sizeof copy)
+    if (snprintf(copy, sizeof copy, "%s/replay", dir) >= (int)sizeof copy ||
+        snprintf(file, sizeof file, "%s/data.mdb", dir) >= (int)sizeof file)
         return vd_error_set(err, VD_ELIMIT, "%s: the path is too long", dir);
-    if (access(dir, F_OK) != 0)
+    if (access(file, F_OK) != 0) /* opening a store would make one */
         return vd_error_set(err, VD_ENOTFOUND, "%s: there is no ledger here", dir);
     enum vd_err e = vd_store_open(&from, dir, NULL, err);
     if (e == VD_OK) {

@@ -849,7 +849,7 @@ static bool call_range(struct vd_run *r, const struct vd_args *a, struct vd_valu
         return vd_run_fail(r, VD_ELIMIT, "range: too many numbers");
     struct vd_value *p = vd_run_alloc(r, ((size_t)n + 1) * sizeof *p);
     for (size_t i = 0; p && i < (size_t)n; i++)
-        p[i] = vd_value_int(v[0] + (int64_t)i * v[2]);
+        p[i] = vd_value_int((int64_t)(v[0] + (__int128)i * v[2]));
     *out = vd_value_list(p, (size_t)n);
     return p != NULL;
 }

@@ -777,7 +777,8 @@ enum vd_err vd_template_run(const struct vd_template *t, const struct vd_value *
     r->err = err;
     r->e = VD_OK;
     r->flow = VD_FLOW_ON;
-    run_list(r, t->body);
+    if (!run_list(r, t->body) && !r->e)
+        vd_run_fail(r, VD_EINTERNAL, "an operation failed without saying why");
     enum vd_err e = r->e;
     *n_bytes = e ? 0 : r->out_n;
     free(base);

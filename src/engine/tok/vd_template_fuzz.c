@@ -1,5 +1,6 @@
 /* Any text as a template over a small chat with a tool and a tool call, with small limits: it ends, and
- * writes no more than it may. */
+ * writes no more than it may. Then with so little memory that whatever writes beyond what it asked for writes
+ * beyond all of it. */
 #include "vd_template.h"
 
 #include <stdlib.h>
@@ -26,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     const struct vd_value globals[] = {TEXT("messages"), vd_value_list(list, 3), TEXT("tools"),
                                        vd_value_list(calls, 1)};
     const struct vd_value map = vd_value_map(globals, 2);
-    const struct vd_template_options limits = {
+    struct vd_template_options limits = {
         .memory_bytes = 1 << 18, .steps = 20000, .has_now = true, .now_s = 1753000000};
     struct vd_template *t;
     struct vd_error err = {0};
@@ -38,6 +39,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     }
     char *out = malloc(4096);
     size_t n;
+    if (out && vd_template_run(t, &map, &limits, out, 4096, &n, &err) == VD_EINTERNAL)
+        abort();
+    limits.memory_bytes = n_bytes ? 16 + 8 * (size_t)data[n_bytes - 1] : 16;
     if (out && vd_template_run(t, &map, &limits, out, 4096, &n, &err) == VD_EINTERNAL)
         abort();
     free(out);

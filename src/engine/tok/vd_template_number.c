@@ -410,6 +410,8 @@ bool vd_number_filter_abs(struct vd_run *r, const struct vd_value *v, const stru
     if (!vd_number_as_int(v, &i))
         return v->type == VD_VALUE_UNDEFINED ? refuse_undefined(r, v, out)
                                              : vd_run_fail(r, VD_EFORMAT, "abs needs a number");
+    if (i == INT64_MIN)
+        return too_large(r);
     *out = vd_value_int(i < 0 ? -i : i);
-    return i != INT64_MIN || too_large(r);
+    return true;
 }

@@ -117,7 +117,8 @@ static size_t write_cased(char *to, uint32_t c, enum vd_letter_case how, bool fi
 
 bool vd_string_case(struct vd_run *r, struct vd_str s, enum vd_letter_case to, struct vd_value *out)
 {
-    size_t n = 0, n_max = 2 * s.n + 4;
+    size_t n = 0,
+           n_max = 3 * s.n; /* a byte that is not UTF-8 becomes the three of U+FFFD; no character doubles */
     char *p = vd_run_alloc(r, n_max);
     bool first = true;
     uint32_t c;
@@ -492,10 +493,11 @@ bool vd_string_escape(struct vd_run *r, struct vd_str s, struct vd_value *out)
 static bool pad(struct vd_run *r, struct vd_str s, int64_t width, struct vd_str fill, int64_t left_share,
                 struct vd_value *out)
 {
-    int64_t n = width - (int64_t)vd_string_count(s);
+    int64_t n = (int64_t)vd_string_count(s);
     uint64_t total;
     *out = vd_value_str(s.p, s.n);
-    if (n <= 0)
+    n = width > n ? width - n : 0;
+    if (n == 0)
         return vd_run_charge(r, s.n / 32);
     if (__builtin_mul_overflow((uint64_t)n, fill.n, &total) || total > r->arena.size_bytes)
         return vd_run_fail(r, VD_ELIMIT, "a width of %lld is too large", (long long)width);
@@ -519,7 +521,7 @@ static bool zfill(struct vd_run *r, struct vd_str s, int64_t width, struct vd_va
     struct vd_str rest = {s.p + sign, s.n - sign}, plus = {s.p, sign};
     if (!sign)
         return pad(r, s, width, vd_str_of("0"), 2, out);
-    return width >= INT64_MIN + 1 && pad(r, rest, width - 1, vd_str_of("0"), 2, out) &&
+    return pad(r, rest, width > 0 ? width - 1 : 0, vd_str_of("0"), 2, out) &&
            vd_op_concat(r, plus, out->s, out);
 }
 

@@ -222,13 +222,47 @@ static void test_limits(void **state)
                      VD_ELIMIT);
 }
 
+/* What only a hostile template does: bytes that are no UTF-8, and numbers at the ends of 64 bits. */
+static void test_hostile(void **state)
+{
+    static const char least[] = "{% set n = -9223372036854775807 - 1 %}";
+    static const struct {
+        const char *text;
+        enum vd_err e;
+    } cases[] = {
+        {"{{ range(n, 9223372036854775807, 4611686018427387904) | length }}", VD_OK},
+        {"{{ (range(n, 9223372036854775807, 4611686018427387904) | list)[3] }}", VD_OK},
+        {"{{ 'abc'.center(n) }}{{ 'abc'.ljust(n) }}{{ 'abc'.zfill(n) }}", VD_OK},
+        {"{{ '+5'.zfill(n) }}{{ '-5'.zfill(n + 1) }}end", VD_OK},
+        {"{{ n | abs }}", VD_EUNSUPPORTED},
+    };
+    static const char *const gives[] = {"4", "4611686018427387904", "abcabcabc", "+5-5end", ""};
+    static char out[OUT_MAX];
+    char text[300];
+    struct vd_error err = {0};
+    size_t n_out;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int n = snprintf(text, sizeof text, "%s%s", least, cases[i].text);
+        assert_int_equal(render(text, (size_t)n, NULL, out, &n_out, &err), cases[i].e);
+        assert_int_equal(n_out, strlen(gives[i]));
+        assert_memory_equal(out, gives[i], n_out);
+    }
+    const struct vd_template_options small = {.memory_bytes = 250}, enough = {.memory_bytes = 400};
+    size_t n = (size_t)sprintf(text, "{{ '");
+    memset(text + n, 0xFF, 100); /* each becomes U+FFFD, of three bytes */
+    n += 100 + (size_t)sprintf(text + n + 100, "' | upper }}");
+    assert_int_equal(render(text, n, &small, out, &n_out, &err), VD_ELIMIT);
+    assert_int_equal(render(text, n, &enough, out, &n_out, &err), VD_OK);
+    assert_int_equal(n_out, 300);
+}
+
 int main(void)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_jinja_vectors),
-        cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_errors_say_what),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_jinja_vectors),   cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_errors_say_what), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_hostile),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }

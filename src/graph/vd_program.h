@@ -34,7 +34,7 @@ enum {
     VD_PROGRAM_FF_MAX = 65536,
     VD_PROGRAM_VOCAB_MAX = 1 << 20,
     VD_PROGRAM_CTX_MAX = 1 << 20,
-    VD_PROGRAM_ENCODER_CTX_MAX = 2048, /* so that a stage's unit hashes are one move of the dispute game */
+    VD_PROGRAM_ENCODER_CTX_MAX = 2048, /* a sequence is run whole */
     VD_PROGRAM_POSITIONS_MAX = 1 << 20,
     VD_PROGRAM_STOP_MAX = 16,
     VD_PROGRAM_ROPE_MAX = VD_PROGRAM_HEAD_DIM_MAX / 2,

@@ -124,6 +124,30 @@ static inline void form_everything(struct vd_program *p, struct vd_rng *rng)
     p->rope_scale[1] = 1.25f;
 }
 
+static inline void make_encoder(struct vd_program *p)
+{
+    p->kind = VD_PROGRAM_ENCODER;
+    p->ctx = VD_PROGRAM_ENCODER_CTX_MAX;
+    p->layer_norm = true;
+}
+static inline void form_bert(struct vd_program *p, struct vd_rng *rng)
+{
+    make_encoder(p);
+    p->act = VD_ACT_GELU;
+    p->token_type = p->ungated = p->qkv_bias = p->out_bias = p->ffn_bias = true;
+    p->n_positions = VD_PROGRAM_ENCODER_CTX_MAX;
+    p->n_rope = p->n_rope_tables = 0;
+    p->rope_pairing = VD_ROPE_NONE;
+    p->rope_scale[0] = 0;
+}
+static inline void form_nomic(struct vd_program *p, struct vd_rng *rng)
+{
+    make_encoder(p);
+    p->token_type = chance(rng, 2);
+    p->ffn_bias = chance(rng, 2);
+    p->width = chance(rng, 3) ? 544 : p->width; /* two segments */
+}
+
 static const struct tamper_form tamper_forms[] = {
     {"llama", form_llama},
     {"yarn", form_yarn},
@@ -140,6 +164,8 @@ static const struct tamper_form tamper_forms[] = {
     {"wide", form_wide},
     {"vocabulary", form_vocabulary},
     {"everything", form_everything},
+    {"bert", form_bert},
+    {"nomic-bert", form_nomic},
 };
 enum { TAMPER_FORMS = sizeof tamper_forms / sizeof tamper_forms[0] };
 
@@ -174,8 +200,9 @@ static inline struct vd_program tamper_program(const struct tamper_form *form, s
     p.n_rope = p.head_dim / 2;
     p.attn_scale = 1.0f / sqrtf((float)p.head_dim);
     form->set(&p, rng);
-    vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps[0]);
-    p.n_tensors = vd_program_norm_tensor(&p) + 1;
+    if (p.n_rope_tables)
+        vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps[0]);
+    p.n_tensors = vd_program_norm_tensor(&p) + !vd_program_is_encoder(&p);
     for (uint32_t i = 0; i < p.n_tensors; i++)
         p.types[i] = vd_program_is_vector(&p, i) ? (uint8_t)VD_WTYPE_F32 : tamper_type(&p, i, rng);
     const char *wrong = vd_program_check(&p);
@@ -217,6 +244,14 @@ struct tamper_base {
     struct vd_ref_claim claim;
 };
 
+/* A job whose result is a vector: an encoder's always, of decoders one in six. */
+static inline enum vd_pooling tamper_pooling(const struct vd_program *p, struct vd_rng *rng)
+{
+    if (vd_program_is_encoder(p))
+        return (enum vd_pooling)(1 + vd_rng_below(rng, 3));
+    return chance(rng, 6) ? (enum vd_pooling)(1 + vd_rng_below(rng, 2)) : VD_POOLING_NONE;
+}
+
 /* One in eight has two chunks of keys, one in three a stop token that is reached. */
 static inline void tamper_base_open(struct tamper_base *b, uint64_t seed)
 {
@@ -226,10 +261,12 @@ static inline void tamper_base_open(struct tamper_base *b, uint64_t seed)
     struct vd_sampling s = tamper_sampling(&rng, p.vocab);
     uint32_t n_prompt = (uint32_t)vd_rng_below(&rng, 8) + (chance(&rng, 8) && p.width <= 256 ? 62 : 1);
     uint32_t max_tokens = 1 + (uint32_t)vd_rng_below(&rng, 5);
+    enum vd_pooling pooling = tamper_pooling(&p, &rng);
     b->model = toy_model_new(&p, seed, 2.0f / sqrtf((float)p.width));
-    b->job = toy_job_new(b->model, n_prompt, max_tokens, &s);
+    b->job = pooling ? toy_vector_new(b->model, n_prompt, pooling)
+                     : toy_job_new(b->model, n_prompt, max_tokens, &s);
     uint32_t n = b->job->graph.job.n_output;
-    if (n && chance(&rng, 3)) {
+    if (!pooling && n && chance(&rng, 3)) {
         b->model->program.stop[0] = b->job->output[vd_rng_below(&rng, n)];
         b->model->program.n_stop = 1;
         toy_hash(b->model);
@@ -404,8 +441,7 @@ static inline void tamper_hook(void *arg, uint32_t step, uint32_t unit, uint32_t
     bool here = step == t->step || (step > t->step && (t->kind == TAMPER_STEPS || t->kind == TAMPER_LAYER));
     if (!here || unit != t->unit)
         return;
-    struct vd_graph g = t->job->graph;
-    g.job.n_steps = TOY_MAX_POS; /* it is still generating */
+    struct vd_graph g = toy_graph(t->job);
     vd_graph_op(&g, step, unit, op, &o);
     if (o.n_records == 0)
         return;
@@ -433,6 +469,11 @@ static inline bool tamper_aim_at(struct tamper *t, uint32_t step, const enum vd_
 static inline void tamper_regenerate(struct vd_toy_job *j, uint32_t from)
 {
     struct vd_graph_job *g = &j->graph.job;
+    if (vd_graph_pools(&j->graph)) {
+        toy_run_steps(j, g->n_steps);
+        memcpy(j->output, toy_vector(j), 4 * (size_t)g->n_output);
+        return;
+    }
     uint32_t first = from < g->n_prompt - 1 ? g->n_prompt - 1 : from;
     g->n_output = first + 1 - g->n_prompt;
     for (uint32_t s = from;; s++) {
@@ -468,7 +509,9 @@ static inline bool lie_computing(struct tamper *t)
                        1))
         return false;
     if (t->kind == TAMPER_LAYER)
-        t->unit = 1 + (uint32_t)vd_rng_below(&t->rng, t->base->model->program.n_layers);
+        t->unit = vd_graph_last_block(&t->base->job->graph) -
+                  (uint32_t)vd_rng_below(&t->rng, t->base->model->program.n_layers) *
+                      (vd_program_is_encoder(&t->base->model->program) ? 2 : 1);
     t->seed = vd_rng_next(&t->rng);
     t->job = toy_job_copy(t->base->job, t->step);
     t->job->after = tamper_hook;
@@ -574,6 +617,11 @@ static inline bool lie_request(struct tamper *t, struct vd_toy_job *j)
     }
     if (t->kind == TAMPER_SAMPLING) {
         struct vd_sampling was = *s;
+        if (was.pooling) {
+            bool encoder = vd_program_is_encoder(j->graph.program);
+            s->pooling = (enum vd_pooling)(1 + vd_rng_below(&t->rng, encoder ? 3 : 2));
+            return s->pooling != was.pooling;
+        }
         *s = tamper_sampling(&t->rng, t->base->model->program.vocab);
         s->has_bias = was.has_bias;
         s->has_mask = was.has_mask;
@@ -634,6 +682,10 @@ static inline bool lie_output(struct tamper *t)
     struct vd_graph_job *g = &t->job->graph.job;
     if (t->kind == TAMPER_TOKEN) {
         uint32_t other = (uint32_t)vd_rng_below(&t->rng, vocab);
+        if (vd_graph_pools(&t->job->graph)) { /* an element, by one bit */
+            t->job->output[at] ^= UINT32_C(1) << vd_rng_below(&t->rng, 31);
+            return true;
+        }
         if (other == t->job->output[at])
             return false;
         t->job->output[at] = chance(&t->rng, 8) ? UINT32_MAX - (uint32_t)vd_rng_below(&t->rng, 3) : other;
@@ -789,6 +841,7 @@ static inline struct vd_receipt tamper_receipt(const struct tamper_base *b, uint
 {
     const struct vd_ref_claim *c = &b->claim;
     const struct vd_graph_job *j = &c->graph.job;
+    uint64_t price_out = vd_graph_pools(&c->graph) ? 0 : TAMPER_PRICE; /* a vector costs nothing more */
     return (struct vd_receipt){
         .request = {.arith_version = VD_ARITH_VERSION,
                     .model_root = c->model_root,
@@ -798,14 +851,16 @@ static inline struct vd_receipt tamper_receipt(const struct tamper_base *b, uint
                     .sampling = j->sampling,
                     .max_tokens = j->max_tokens,
                     .price_in = {TAMPER_PRICE},
-                    .price_out = {TAMPER_PRICE},
+                    .price_out = {price_out},
                     .bias_hash = c->bias_hash,
                     .mask_hash = c->mask_hash},
         .n_output = n_output,
-        .output_root = vd_token_root(b->job->job_salt, j->n_prompt, output, n_output),
+        .output_root = vd_graph_pools(&c->graph)
+                           ? vd_vector_root(b->job->job_salt, j->n_prompt, output, n_output)
+                           : vd_token_root(b->job->job_salt, j->n_prompt, output, n_output),
         .finish = finish,
         .commit_root = *commit_root,
-        .amount = {TAMPER_PRICE * (uint64_t)(j->n_prompt + n_output)},
+        .amount = {TAMPER_PRICE * (uint64_t)j->n_prompt + price_out * (uint64_t)n_output},
     };
 }
 
@@ -924,6 +979,8 @@ static inline bool tamper_is_true(const struct tamper *t)
     const struct vd_graph_job *g = &t->claim.graph.job;
     if (!tamper_receipt_is_valid(&t->receipt) || !vd_hash_eq(&t->claim.commit_root, &t->truth->commit_root))
         return false;
+    if (vd_graph_pools(&t->claim.graph))
+        return memcmp(toy_vector(t->truth_job), t->job->output, 4 * (size_t)g->n_output) == 0;
     for (uint32_t s = g->n_prompt - 1; s < g->n_steps; s++) {
         uint32_t token = vd_le32_load(t->truth_job->token[s]),
                  stop = vd_le32_load(t->truth_job->token[s] + 4);

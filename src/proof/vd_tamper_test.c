@@ -45,7 +45,7 @@ static void open_other_referee(void)
 static struct {
     uint64_t games, lost_tile, lost_bind, lost_clock, lost_other, refused, without_effect, tiles, slowest_ns;
     enum vd_op slowest;
-    uint64_t of_kind[TAMPER_KINDS], by_op[VD_OP_KINDS];
+    uint64_t of_kind[TAMPER_KINDS], of_form[TAMPER_FORMS], vectors, by_op[VD_OP_KINDS];
 } seen;
 
 static uint64_t now_ns(void)
@@ -233,7 +233,8 @@ static void other_state(struct vd_rng *rng, const struct vd_trace *t, struct vd_
     memcpy(node, d.nodes.p, d.nodes.n);
     size_t n = d.nodes.n / VD_HASH_BYTES;
     flip_bit(rng, node[vd_rng_below(rng, n)].b, VD_HASH_BYTES);
-    d.root = vd_merkle_spans_root((struct vd_merkle_span){0, t->graph.job.n_steps}, VD_GAME_LEVELS, node, n);
+    d.root =
+        vd_merkle_spans_root((struct vd_merkle_span){0, vd_graph_groups(&t->graph)}, VD_GAME_LEVELS, node, n);
     d.nodes.p = node[0].b;
     encode(m, &d);
 }
@@ -324,6 +325,8 @@ static enum ending play_liar(struct tamper *t, struct vd_trace *trace, const str
         struct vd_graph_op o;
         vd_graph_op(&t->claim.graph, game.step, game.unit, game.op, &o);
         seen.by_op[o.kind]++;
+        seen.of_form[t->base->seed % TAMPER_FORMS]++;
+        seen.vectors += vd_graph_pools(&t->claim.graph);
     }
     return vd_game_worker_loses(r) ? WORKER_LOST : CHALLENGER_LOST;
 }
@@ -579,6 +582,11 @@ static void liars_lose(void **state)
     for (unsigned i = 0; i < TAMPER_KINDS; i++)
         if (seen.of_kind[i] == 0)
             fail_msg("no tamper of this kind was caught: %s", tamper_name((enum tamper_kind)i));
+    for (unsigned i = 0; i < TAMPER_FORMS; i++)
+        if (seen.of_form[i] == 0)
+            fail_msg("no liar of this form lost by the referee: %s", tamper_forms[i].name);
+    print_message("    %llu of them about vectors\n", (unsigned long long)seen.vectors);
+    assert_true(seen.vectors * 20 > seen.lost_tile);
     assert_true(seen.without_effect * 4 < seen.games);
     assert_true(seen.lost_tile * 4 > seen.games);
     assert_true(ops >= VD_OP_KINDS / 2);
@@ -613,7 +621,8 @@ static void other_tree_size_same_root(void **state)
     uint64_t seed = 0;
     for (;; seed++) {
         tamper_base_open(&b, seed);
-        if (b.trace->graph.job.n_steps == 4 && b.claim.graph.job.n_prompt > 2)
+        if (b.trace->graph.job.n_steps == 4 && b.claim.graph.job.n_prompt > 2 &&
+            !vd_graph_pools(&b.claim.graph))
             break;
         tamper_base_close(&b);
     }

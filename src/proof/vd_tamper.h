@@ -6,6 +6,7 @@
 #ifndef VD_TAMPER_H
 #define VD_TAMPER_H
 
+#include "vd_clock.h"
 #include "vd_receipt.h"
 #include "vd_toy.h"
 
@@ -995,6 +996,36 @@ static inline bool tamper_is_true(const struct tamper *t)
             return false;
     }
     return true;
+}
+
+/* ---- long runs ---- */
+
+/* Which bases to play: `few`, or `many` with VD_LONG, or a portion of these, VD_BASES=FIRST..LAST. */
+struct tamper_range {
+    uint64_t first, end;
+    bool whole;
+    uint64_t told_ns;
+};
+
+static inline struct tamper_range tamper_range(uint64_t few, uint64_t many)
+{
+    struct tamper_range r = {0, getenv("VD_LONG") ? many : few, true, vd_clock_ns()};
+    const char *portion = getenv("VD_BASES");
+    unsigned long long first, last;
+    if (portion && sscanf(portion, "%llu..%llu", &first, &last) == 2 && first <= last && last < many)
+        r = (struct tamper_range){first, last + 1, false, r.told_ns};
+    return r;
+}
+
+/* Says now and then how far a long run is. */
+static inline void tamper_progress(struct tamper_range *r, uint64_t seed, uint64_t n_played, const char *what)
+{
+    uint64_t now = vd_clock_ns();
+    if (!getenv("VD_LONG") || now - r->told_ns < UINT64_C(10000000000))
+        return;
+    r->told_ns = now;
+    fprintf(stderr, "    base %llu of %llu..%llu, %llu %s\n", (unsigned long long)seed,
+            (unsigned long long)r->first, (unsigned long long)r->end - 1, (unsigned long long)n_played, what);
 }
 
 #endif

@@ -239,19 +239,16 @@ static void tamper_in_court(const struct tamper_base *b, uint32_t n)
     tamper_close(&t);
 }
 
-static uint64_t n_bases(void)
-{
-    return getenv("VD_LONG") ? BASES_LONG : BASES;
-}
-
 static void liars_are_convicted(void **state)
 {
-    for (uint64_t seed = 0; seed < n_bases(); seed++) {
+    struct tamper_range r = tamper_range(BASES, BASES_LONG);
+    for (uint64_t seed = r.first; seed < r.end; seed++) {
         struct tamper_base b;
         tamper_base_open(&b, seed);
         for (uint32_t i = 0; i < TAMPERS_OF_BASE; i++)
             tamper_in_court(&b, FIRST_TAMPER + i);
         tamper_base_close(&b);
+        tamper_progress(&r, seed, seen.verdicts + seen.clocks + seen.moot, "disputes");
     }
     print_message(
         "    %llu verdicts, %llu on the clock (%llu moves came too late), %llu moot, %llu friends\n",
@@ -329,12 +326,14 @@ static void false_challenges_in_court(const struct tamper_base *b, uint32_t n)
 
 static void honest_workers_are_paid(void **state)
 {
-    for (uint64_t seed = 0; seed < n_bases(); seed++) {
+    struct tamper_range r = tamper_range(BASES, BASES_LONG);
+    for (uint64_t seed = r.first; seed < r.end; seed++) {
         struct tamper_base b;
         tamper_base_open(&b, seed);
         for (uint32_t i = 0; i < FALSE_OF_BASE; i++)
             false_challenges_in_court(&b, i);
         tamper_base_close(&b);
+        tamper_progress(&r, seed, seen.honest_paid, "receipts");
     }
     print_message("    %llu receipts, two false challenges each\n", (unsigned long long)seen.honest_paid);
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The tamper kit between real processes, on the real model: workers whose weights were tampered with, drawn from seeds, sell answers
 under the honest root. Each loses by the referee's word, and the tile is named. A lie that changes no committed bit is no lie: the
-receipt stands in a replay, and then nobody challenges it. Long form: 100."""
+receipt stands in a replay, and then nobody challenges it. Long form: 100, or VD_BASES=FIRST..LAST of them."""
 
+import os
 import pathlib
 import sys
 
@@ -11,7 +12,8 @@ import veridem_net as vn  # noqa: E402
 import e2e  # noqa: E402
 from e2e import check  # noqa: E402
 
-SEEDS = range(100, 200) if e2e.LONG else range(100, 102)
+FIRST, LAST = map(int, os.environ.get("VD_BASES", "0..99" if e2e.LONG else "0..1").split(".."))
+SEEDS = range(100 + FIRST, 101 + LAST)
 
 
 def disputes(net, receipt):

@@ -233,8 +233,10 @@ static enum vd_err vd_verifier_open_desks(struct vd_verifier *v, const struct vd
         d->m = c->model[i];
         e = vd_ctx_create(&d->ctx, d->m.model, d->m.pool, vd_replay_rows(d->m.model, VD_VERIFIER_ROWS),
                           VD_VERIFIER_LOGITS, err);
-        if (e == VD_OK)
+        if (e == VD_OK) {
+            vd_ctx_set_cancel(d->ctx, &v->cancel);
             e = vd_kv_pool_create(&d->cache, d->m.model, VD_VERIFIER_CACHE_BYTES, err);
+        }
     }
     return e;
 }
@@ -342,6 +344,7 @@ void vd_verifier_stop(struct vd_verifier *v)
         return;
     pthread_mutex_lock(&v->mu);
     v->stopping = true;
+    atomic_store(&v->cancel, true);
     pthread_cond_broadcast(&v->work);
     pthread_cond_broadcast(&v->data);
     pthread_mutex_unlock(&v->mu);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ struct vd_follow {
     pthread_mutex_t mu;
     pthread_cond_t work;
     bool stopping, news;
+    atomic_bool cancel; /* of what the follower computes */
     struct vd_follow_stream *stream[VD_FOLLOW_STREAMS_MAX];
     struct vd_follow_stats stats;
 };
@@ -387,13 +389,16 @@ static void *vd_follow_run(void *arg)
 /* ---- Start and stop ---- */
 
 static enum vd_err vd_follow_open_desk(struct vd_follow_desk *d, const struct vd_verifier_model *m,
-                                       struct vd_error *err)
+                                       const atomic_bool *cancel, struct vd_error *err)
 {
     d->m = *m;
     enum vd_err e = vd_pool_create(&d->pool, vd_pool_threads(m->pool), err);
     if (e == VD_OK)
         e = vd_ctx_create(&d->ctx, m->model, d->pool, FOLLOW_ROWS, FOLLOW_LOGITS, err);
-    return e == VD_OK ? vd_kv_pool_create(&d->cache, m->model, FOLLOW_CACHE_BYTES, err) : e;
+    if (e != VD_OK)
+        return e;
+    vd_ctx_set_cancel(d->ctx, cancel);
+    return vd_kv_pool_create(&d->cache, m->model, FOLLOW_CACHE_BYTES, err);
 }
 
 enum vd_err vd_follow_start(struct vd_follow **out, const struct vd_verifier_model *model, size_t n_models,
@@ -407,7 +412,7 @@ enum vd_err vd_follow_start(struct vd_follow **out, const struct vd_verifier_mod
     pthread_mutex_init(&f->mu, NULL);
     pthread_cond_init(&f->work, NULL);
     for (size_t i = 0; e == VD_OK && i < n_models; i++)
-        e = vd_follow_open_desk(&f->desk[f->n_desks++], &model[i], err);
+        e = vd_follow_open_desk(&f->desk[f->n_desks++], &model[i], &f->cancel, err);
     if (e == VD_OK) {
         f->runs = pthread_create(&f->thread, NULL, vd_follow_run, f) == 0;
         e = f->runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "starting a thread: %s", strerror(errno));
@@ -426,6 +431,7 @@ void vd_follow_stop(struct vd_follow *f)
         return;
     pthread_mutex_lock(&f->mu);
     f->stopping = true;
+    atomic_store(&f->cancel, true);
     pthread_cond_signal(&f->work);
     pthread_mutex_unlock(&f->mu);
     if (f->runs)

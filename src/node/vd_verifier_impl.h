@@ -16,6 +16,7 @@
 #include "vd_worker_jobs.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum {
     VD_VERIFIER_QUEUE_MAX =
@@ -76,6 +77,7 @@ struct vd_verifier {
     size_t n_dialers;
     pthread_t auditor;
     bool auditor_runs;
+    atomic_bool cancel;       /* of what the auditor computes */
     struct vd_follow *follow; /* NULL: it does not */
 
     pthread_mutex_t mu;

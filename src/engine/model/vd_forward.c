@@ -182,6 +182,11 @@ void vd_ctx_destroy(struct vd_ctx *ctx)
     free(ctx);
 }
 
+void vd_ctx_set_cancel(struct vd_ctx *ctx, const atomic_bool *cancel)
+{
+    ctx->cancel = cancel;
+}
+
 size_t vd_ctx_max_rows(const struct vd_ctx *ctx)
 {
     return ctx->max_rows;
@@ -332,6 +337,8 @@ static void run(struct vd_ctx *ctx)
 enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size_t n_rows,
                              const struct vd_tap *tap, struct vd_error *err)
 {
+    if (ctx->cancel && atomic_load(ctx->cancel))
+        return vd_error_set(err, VD_ECANCELLED, "stopping");
     enum vd_err rc = take_rows(ctx, rows, n_rows, err);
     if (rc == VD_OK)
         rc = reserve_runs(ctx, err);

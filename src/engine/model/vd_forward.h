@@ -20,6 +20,8 @@
 #include "vd_graph.h"
 #include "vd_kv.h"
 
+#include <stdatomic.h>
+
 enum vd_row_flags {
     VD_ROW_LOGITS = 1, /* wants the logits (and so the hidden row) */
     VD_ROW_HIDDEN = 2, /* wants the X row after the last layer */
@@ -49,6 +51,9 @@ struct vd_ctx;
 enum vd_err vd_ctx_create(struct vd_ctx **out, const struct vd_model *m, struct vd_pool *pool,
                           size_t max_rows, size_t max_logits, struct vd_error *err);
 void vd_ctx_destroy(struct vd_ctx *ctx); /* NULL is allowed */
+/* While *cancel is true, calls on this context do nothing and return VD_ECANCELLED: so whoever runs many, as
+ * a replay does, ends soon. Borrowed; NULL: never. */
+void vd_ctx_set_cancel(struct vd_ctx *ctx, const atomic_bool *cancel);
 size_t vd_ctx_max_rows(const struct vd_ctx *ctx);
 size_t vd_ctx_max_logits(const struct vd_ctx *ctx);
 const struct vd_model *vd_ctx_model(const struct vd_ctx *ctx);

@@ -109,6 +109,7 @@ struct vd_ctx {
     struct thread_buf *thread;
     const struct vd_row *call; /* of the running call */
     const struct vd_tap *tap;
+    const atomic_bool *cancel;
     void *memory;
     size_t memory_bytes;
 };

@@ -503,6 +503,31 @@ static void mix(const struct vd_test_model *t)
     unlink(path);
 }
 
+/* Nothing is computed while it is cancelled, and afterwards all is as if nothing had been asked. */
+static void cancelled_calls_do_nothing(void **state)
+{
+    char path[VD_PATH_MAX];
+    uint32_t a[N_TOK];
+    struct ref ref = {0};
+    struct engine e;
+    atomic_bool cancel = true;
+    vd_test_model_file(&vd_test_model_default, path);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
+    some_tokens(a, vd_test_model_default.vocab, 9);
+    ref_run(&ref, e.m, a, N_TOK);
+    struct vd_kv *kv = open_kv(&e);
+    struct vd_row row = {kv, 0, a[0], VD_ROW_LOGITS};
+    vd_ctx_set_cancel(e.ctx, &cancel);
+    assert_int_equal(vd_model_forward(e.ctx, &row, 1, NULL, NULL), VD_ECANCELLED);
+    assert_int_equal(vd_kv_len(kv), 0);
+    atomic_store(&cancel, false);
+    feed_compare(&e, kv, a, 0, 20, ref.logits);
+    vd_kv_close(kv);
+    ref_free(&ref);
+    engine_close(&e);
+    unlink(path);
+}
+
 static void mixed_batch(void **state)
 {
     mix(&vd_test_model_default);
@@ -750,6 +775,7 @@ int main(void)
         cmocka_unit_test(mixed_batch_features),
         cmocka_unit_test(any_cut_any_threads),
         cmocka_unit_test(mixed_batch),
+        cmocka_unit_test(cancelled_calls_do_nothing),
         cmocka_unit_test(tap_tells_all),
         cmocka_unit_test(fork_and_truncate),
         cmocka_unit_test(bad_calls_change_nothing),

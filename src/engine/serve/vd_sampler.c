@@ -64,7 +64,7 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
     s->in_bin = malloc(n * sizeof *s->in_bin);
     s->heap = malloc(SHELL_MAX * sizeof *s->heap);
     s->group_max = malloc(SHELL_MAX * sizeof *s->group_max);
-    s->bin = malloc(BINS_MAX * sizeof *s->bin);
+    s->bin = malloc(2 * BINS_MAX * sizeof *s->bin);
     if (!s->adjusted || !s->masked || !s->allowed || !s->seen || !s->w || !s->in_bin || !s->heap ||
         !s->group_max || !s->bin) {
         vd_sampler_free(s);
@@ -198,6 +198,16 @@ static bool take_shell(struct vd_sampler *s, float from)
     heap_make(s);
     s->low = from;
     return true;
+}
+
+/* Whether the first shell reaches into so many groups that neither it nor the order will hold it. */
+static bool looks_flat(const struct vd_sampler *s)
+{
+    float from = s->max - SHELL_TEMPS * s->temp;
+    uint32_t n = 0;
+    for (uint32_t g = 0; g < s->n_groups; g++)
+        n += s->group_max[g] >= from;
+    return n > ORDER_MAX;
 }
 
 static void order_begin(struct vd_sampler *s)
@@ -353,8 +363,11 @@ static bool survivors(struct vd_sampler *s, bool top_k, const struct vd_sampling
         return false;
     if (p->top_p_micro >= VD_SAMPLE_MICRO)
         return true;
-    if (!top_k)
+    if (!top_k) {
         weigh_all(s);
+        if (looks_flat(s))
+            return false;
+    }
     uint64_t mass = top_k ? mass_of_order(s) : mass_of_all(s);
     return order_mass(s, vd_num_sample_top_p_target(mass, p->top_p_micro), !top_k);
 }
@@ -398,19 +411,19 @@ static uint32_t keep_digit(struct vd_sampler *s, uint32_t n, unsigned shift, uin
 static uint32_t first_digit(struct vd_sampler *s, bool by_mass, struct vd_sample_cut in, unsigned shift,
                             const struct vd_sampling *p, uint64_t *target, uint32_t *n)
 {
-    uint32_t n_bins = UINT32_C(1) << (32 - shift), kept = 0;
-    uint64_t mass = 0;
-    memset(s->bin, 0, n_bins * sizeof *s->bin);
-    for (uint32_t i = 0; i < s->n; i++) {
+    uint32_t n_bins = UINT32_C(1) << (32 - shift), n_all = s->n, kept = 0;
+    uint64_t mass = 0, *bin[2] = {s->bin, s->bin + n_bins};
+    memset(s->bin, 0, 2 * n_bins * sizeof *s->bin);
+    for (uint32_t i = 0; i < n_all; i++) { /* by turns: neighbours often share a bin, and would wait */
         uint32_t key = key_of(s->x[i]);
         uint64_t add = by_mass ? s->w[i] : 1;
-        s->bin[key >> shift] += add & (0 - (uint64_t)vd_num_sample_in(key, i, in));
+        bin[i % 2][key >> shift] += add & (0 - (uint64_t)vd_num_sample_in(key, i, in));
     }
     for (uint32_t b = 0; b < n_bins; b++)
-        mass += s->bin[b];
+        mass += bin[0][b] += bin[1][b];
     *target = by_mass ? vd_num_sample_top_p_target(mass, p->top_p_micro) : p->top_k;
     uint32_t digit = pick_bin(s->bin, n_bins, target);
-    for (uint32_t i = 0; i < s->n; i++) {
+    for (uint32_t i = 0; i < n_all; i++) {
         uint32_t key = key_of(s->x[i]);
         s->in_bin[kept] = i;
         kept += (key >> shift == digit) & vd_num_sample_in(key, i, in);

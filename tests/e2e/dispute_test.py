@@ -227,7 +227,7 @@ def test_nobody_else_was_hurt(net, **_):
     """All that is left open ends, the sums are right, and the chain replays."""
     vn.wait_for("all receipts are closed", 120, lambda: net.status()["money"]["pending_micro"] == 0, pause=0.5)
     lost = {d["worker"] for d in vn.run_json("dispute", "list", "--ledger", net.ledger_addr) if d["status"].startswith("worker lost")}
-    check(lost == {net.key(f"cheat-{i}") for i in range(1, 7)}, "not exactly the cheats lost:", lost)
+    check(lost == {net.key(f"cheat-{i}") for i in range(1, 8)}, "not exactly the cheats lost:", lost)
     money = net.status()["money"]
     check(money["bonds_micro"] == 0, "a bond is still held:", money)
     e2e.conserved(net)

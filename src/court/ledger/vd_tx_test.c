@@ -239,7 +239,7 @@ static void test_genesis_refuses(void **state)
     with.audit_commit_blocks = with.audit_reveal_blocks = with.audit_data_blocks = 1;
     with.auditors = 1;
     with.trap_blocks = 1;
-    with.audit_slash.micro = with.beacon_bond.micro = 1;
+    with.audit_slash.micro = with.beacon_bond.micro = with.audit_min_reward.micro = 1;
     with.trap_bond = with.slash;
     assert_int_equal(vd_genesis_check(&with, &err), VD_OK);
 #define REFUSED_WITH(change, word)                                                                           \
@@ -255,6 +255,7 @@ static void test_genesis_refuses(void **state)
     REFUSED_WITH(g.trap_bond.micro--, "trap_bond");
     REFUSED_WITH(g.max_receipt.micro = g.trap_bond.micro + 1, "trap_bond");
     REFUSED_WITH(g.audit_data_blocks = 0, "audit_data_blocks");
+    REFUSED_WITH(g.audit_min_reward.micro = 0, "audit_min_reward");
 #undef REFUSED_WITH
 #undef REFUSED
 }

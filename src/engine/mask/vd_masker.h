@@ -1,7 +1,7 @@
 /* Which tokens a mask allows, fast: the automaton of src/num/vd_automaton.h over the texts of a vocabulary.
  *
  * A token is allowed after a text if its own text can follow there; a stop token iff the answer may end
- * there. What is allowed in a state is computed once and kept, within MASKER's limit of memory.
+ * there. What is allowed in a state is computed once and kept, within limits of memory.
  *
  * Ownership: texts are borrowed, the mask is copied. Thread rule: any number of threads. */
 #ifndef VD_MASKER_H
@@ -9,7 +9,8 @@
 
 #include "vd_texts.h"
 
-enum { VD_MASKER_CACHE_BYTES = 16 << 20 };
+/* Of whole states with their stacks, and of states whatever is on the stack. */
+enum { VD_MASKER_CACHE_BYTES = 8 << 20, VD_MASKER_KNOWN_BYTES = 8 << 20 };
 
 struct vd_masker;
 

@@ -178,6 +178,13 @@ def tree32(lane):
     return lane[0]
 
 
+def lanes(x):
+    lane = [0.0] * 32
+    for i, v in enumerate(x):
+        lane[i % 32] = add(lane[i % 32], v)
+    return tree32(lane)
+
+
 def squares(x):
     lane = [0.0] * 32
     for i, v in enumerate(x):

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 
-from graph import MEAN, Unit, has_head, n_units
+from graph import MEAN, Unit, address, has_head, last_block, n_groups, n_members, outs_of, place
 from merkle import H, Reject, root, spans, spans_root, tag, u32, range_root
 from program import fields
 from referee import Reader, Tile, leaf_hash, read_token, same, step_leaf, token_leaf, unit_hash, vector_leaf
@@ -77,7 +77,7 @@ class Game:
     def w_state(self, m):
         self.expect(m, STATE)
         self.state_root = m.root
-        self.down = Descent(self.claim.n_steps, m.root)
+        self.down = Descent(n_groups(self.claim), m.root)
         self.down.show(m.nodes)
         return 'after_state'
 
@@ -91,7 +91,7 @@ class Game:
         down = self.down = copy_of(self.down)
         if not down.point(m.index):
             return 'nodes'
-        self.step = down.first
+        self.group, self.units = down.first, None
         return 'units'
 
     def w_nodes(self, m):
@@ -102,37 +102,36 @@ class Game:
 
     def w_units(self, m):
         self.expect(m, UNITS)
-        if len(m.nodes) != n_units(self.claim, self.step):
-            raise Reject('another number of units')
-        self.step_root = root(m.nodes)
-        same(step_leaf(self.step, self.step_root), self.down.node)
-        self.units = m.nodes
+        if self.units is None:
+            n = n_members(self.claim, self.group)
+            if len(m.nodes) != len(spans(0, n, LEVELS)):
+                raise Reject('another number of nodes')
+            self.group_root = spans_root(n, LEVELS, m.nodes)
+            same(step_leaf(self.group, self.group_root), self.down.node)
+            self.units = Descent(n, self.group_root)
+        self.units = copy_of(self.units)
+        self.units.show(m.nodes)
         return 'unit'
 
     def c_unit(self, m):
         self.expect(m, UNIT)
-        if m.index >= len(self.units):
-            raise Reject('no such unit')
-        self.unit = Unit(self.claim, self.step, m.index)
+        self.units = copy_of(self.units)
+        if not self.units.point(m.index):
+            return 'units'
+        self.step, unit = address(self.claim, self.group, self.units.first)
+        self.unit = Unit(self.claim, self.step, unit)
         return 'ops'
 
     def w_ops(self, m):
         self.expect(m, OPS)
-        u, p = self.unit, self.claim.program
+        u = self.unit
         if len(m.nodes) != len(u.ops):
             raise Reject('another number of operators')
         for op, r in zip(u.ops, m.nodes):
             if op.n == 0 and r != ZERO:
                 raise Reject('a root of an absent operator')
-        if u.unit == 0:
-            outs = [m.nodes[0]]
-        elif u.unit <= p.n_layers:
-            outs = [m.nodes[21], m.nodes[22], m.nodes[57] if len(u.ops) > 57 else ZERO]
-        elif self.claim.pooling:
-            outs = [r for o, r in enumerate(m.nodes) if u.ops[o].kind in ('POOL', 'VECTOR') and u.ops[o].n]
-        else:
-            outs = ([m.nodes[u.mask_state]] if self.claim.mask_hash else []) + [m.nodes[-1]]
-        same(unit_hash(m.salt, u.step, u.unit, outs), self.units[u.unit])
+        outs = [ZERO if o is None else m.nodes[o] for o in outs_of(self.claim, u.step, u.unit)]
+        same(unit_hash(m.salt, u.step, u.unit, outs), self.units.node)
         self.salt, self.op_roots = m.salt, m.nodes
         return 'op'
 
@@ -179,7 +178,7 @@ class Game:
             raise Reject('no such record')
         op = self.unit.ops[self.op]
         worker = self.records[m.index * op.size:(m.index + 1) * op.size]
-        tile = Tile(self.unit, self.op, self.down.first * op.leaf + m.index, self.salt, self.state_root, self.step_root,
+        tile = Tile(self.unit, self.op, self.down.first * op.leaf + m.index, self.salt, self.state_root, self.group_root,
                     self.op_roots, self.token, m.data, self.cache)
         self.record = tile.compute()
         return CHALLENGER_LOSES if self.record == worker else WORKER_LOSES
@@ -223,12 +222,17 @@ class Game:
     def w_bind_open(self, m):
         self.expect(m, BIND_OPEN)
         c, i, r = self.claim, self.step, Reader(m.data)
-        head, L = has_head(c, i), c.program.n_layers
+        head, L = has_head(c, i), last_block(c.program)
         salt, units = r.hash(), [r.hash()]
         if head:
             units.append(r.hash())
-        step_root = range_root(n_units(c, i), L, units, r.hash)
-        same(range_root(c.n_steps, i, [step_leaf(i, step_root)], r.hash), self.state_root)
+        groups, at = [], 0
+        while at < len(units):
+            g, first = place(c, i, L + at)
+            run = [h for k, h in enumerate(units) if place(c, i, L + k)[0] == g]
+            groups.append(step_leaf(g, range_root(n_members(c, g), first, run, r.hash)))
+            at += len(run)
+        same(range_root(n_groups(c), g + 1 - len(groups), groups, r.hash), self.state_root)
         commit = H(b'\0' + tag('veridem/commit'), u32(i), units[0], units[1] if head else ZERO)
         same(range_root(c.n_steps, i, [commit], r.hash), c.commit_root)
         if c.pooling:

@@ -2,10 +2,12 @@
 
 from program import WTYPES
 
-ROW = -1  # instead of an operator: the X row of the unit before
+# Instead of an operator: the row of the unit before, of the one before that, and QROW of the unit before.
+ROW, ROW2, QUERIES = -1, -2, -3
 KROW, VROW, LAST_ADD = 21, 22, 57
 POOL = 3
-MEAN = 2
+MEAN, CLS = 2, 3
+QROW_E, KROW_E, VROW_E = 13, 14, 15  # of an encoder's unit of queries, keys and values
 
 
 class Op:
@@ -24,13 +26,15 @@ class Unit:
         self.claim, self.p, self.step, self.unit, self.ops = claim, claim.program, step, unit, []
         self.tile_logits = 4096
         if unit == 0:
-            self.put('EMBED', self.p.d, src=None)
-        elif unit <= self.p.n_layers:
+            self.embedding()
+        elif unit > last_block(self.p):
+            self.pooling() if claim.pooling else self.head()
+        elif self.p.encoder:
+            (self.qkv if unit % 2 else self.rest)(self.p.layer[(unit - 1) // 2])
+        else:
             self.block(unit - 1)
             if unit == self.p.n_layers and not has_head(claim, step):
                 del self.ops[VROW + 1:]
-        else:
-            self.pooling() if claim.pooling else self.head()
 
     def put(self, kind, n, size=4, leaf=1024, src=ROW, here=True, **more):
         for name in ('src', 'src2', 'scale', 'route'):
@@ -42,9 +46,66 @@ class Unit:
         return len(self.ops) - 1
 
     def real(self, i):
-        while i is not None and i != ROW and self.ops[i].n == 0:
+        while i is not None and i >= 0 and self.ops[i].n == 0:
             i = self.ops[i].src
         return i
+
+    def embedding(self):
+        p = self.p
+        x = self.put('EMBED', p.d, src=None)
+        if not p.encoder:
+            return
+        x = self.put('BIAS', p.d, src=x, here=bool(p.token_type), tensor=p.type_row)
+        x = self.put('POSITION', p.d, src=x, here=bool(p.n_positions), tensor=p.positions)
+        self.layer_norm(x, p.embed_norm)
+
+    def layer_norm(self, src, tensors):
+        d = self.p.d
+        part = self.put('MEAN_PART', -(-d // 512), src=src, cols=d)
+        mean = self.put('MEAN', 1, leaf=1, src=part, cols=d)
+        var = self.put('VAR_PART', -(-d // 512), src=src, cols=d, mean=mean)
+        scale = self.put('NORM_SCALE', 1, leaf=1, src=var, cols=d)
+        return self.put('LN_MUL', d, src=src, scale=scale, mean=mean, tensor=tensors[0], bias=tensors[1])
+
+    def biased(self, y, n, tensor):
+        return self.put('BIAS', n, src=y, here=tensor is not None, tensor=tensor)
+
+    def qkv(self, t):
+        p = self.p
+        H, G, D = p.H, p.G, p.D
+        vector = self.quants(ROW, p.d, (t['q'], t['k'], t['v']))
+        q, k, v = (self.biased(self.product(vector, t[name], n), n, t.get(name + '_bias'))
+                   for name, n in (('q', H * D), ('k', G * D), ('v', G * D)))
+        q, k = (self.put('ROPE', n * D, src=x, here=bool(p.n_rope), table=0) for x, n in ((q, H), (k, G)))
+        self.put('QROW', H * D // 32, 36, 64, q)
+        self.put('KROW', G, 4 * (D // 32) + D, 1, k)
+        self.put('VROW', G, 4 + D, 1, v)
+
+    def rest(self, t):
+        p = self.p
+        d, H, D, F = p.d, p.H, p.D, p.F
+        self.begin, self.end = 0, self.claim.n_steps
+        self.n_keys, self.first_chunk, self.C = self.end, 0, -(-self.end // 64)
+        attn = self.attention(QUERIES)
+        y = self.biased(self.product(self.quants(attn, H * D, (t['o'],)), t['o'], d), d, t.get('o_bias'))
+        y = self.put('ADD', d, src=ROW2, src2=y)
+        x = self.layer_norm(y, t['post_attn'])
+        vector = self.quants(x, d, (t.get('gate'), t['up']))
+        gate = self.product(vector, t.get('gate'), F, 'gate' in t)
+        gate = self.biased(gate, F, t.get('gate_bias'))
+        up = self.biased(self.product(vector, t['up'], F), F, t.get('up_bias'))
+        act = self.put('GELU', F, src=up) if p.ungated else self.put('ACT', F, src=gate, src2=up)
+        y = self.biased(self.product(self.quants(act, F, (t['down'],)), t['down'], d), d, t.get('down_bias'))
+        y = self.put('ADD', d, src=x, src2=y)
+        self.layer_norm(y, t['post_ffn'])
+
+    def attention(self, q):
+        H, D = self.p.H, self.p.D
+        score = self.put('SCORE', H * self.n_keys, leaf=256, src=q)
+        chunk = self.put('CHUNK', H * self.C, 12 + 128, 16, score)
+        chunk_v = self.put('CHUNK_V', H * self.C, 4 * D, 1024 // D, chunk)
+        merge = self.put('MERGE', H * self.C, 8 + 4 * D, 1024 // D, chunk, src2=chunk_v)
+        return self.put('ATTN', H * D, src=merge)
 
     def norm(self, src, tensor, here=True):
         d = self.p.d
@@ -88,11 +149,7 @@ class Unit:
         self.n_keys = self.end - self.begin
         self.first_chunk = self.begin // 64
         self.C = self.step // 64 - self.first_chunk + 1
-        score = self.put('SCORE', H * self.n_keys, leaf=256, src=q)
-        chunk = self.put('CHUNK', H * self.C, 12 + 128, 16, score)
-        chunk_v = self.put('CHUNK_V', H * self.C, 4 * D, 1024 // D, chunk)
-        merge = self.put('MERGE', H * self.C, 8 + 4 * D, 1024 // D, chunk, src2=chunk_v)
-        attn = self.put('ATTN', H * D, src=merge)
+        attn = self.attention(q)
         y = self.product(self.quants(attn, H * D, (t['o'],)), t['o'], d)
         y = self.norm(y, t.get('post_attn'), bool(p.post_norms))
         middle = self.put('ADD', d, src=ROW, src2=y)
@@ -144,8 +201,8 @@ class Unit:
     def pooling(self):
         c, d = self.claim, self.p.d
         last = self.step == c.p - 1
-        x = self.norm(ROW, self.p.output_norm)
-        v = self.put('POOL', d // 32, 128, 1, x, c.pooling == MEAN)
+        x = self.norm(ROW, self.p.output_norm, not self.p.encoder)
+        v = self.put('POOL', d // 32, 128, 1, x, c.pooling != 1)
         if last:
             part = self.put('NORM_PART', -(-d // 512), src=v, cols=d)
             scale = self.put('L2', 1, leaf=1, src=part)
@@ -157,10 +214,66 @@ def has_head(claim, step):
     return step >= claim.p - 1 or claim.pooling == MEAN
 
 
+def last_block(p):
+    return p.n_layers * (2 if p.encoder else 1)
+
+
 def n_units(claim, step):
-    return claim.program.n_layers + (2 if has_head(claim, step) else 1)
+    return last_block(claim.program) + (2 if has_head(claim, step) else 1)
 
 
-def has_x(claim, step, unit):
-    """Whether a unit has an X row."""
-    return unit < claim.program.n_layers or has_head(claim, step)
+def row_op(p, unit):
+    """The operator that is a unit's row."""
+    if p.encoder:
+        return 35 if unit else 7
+    return LAST_ADD if unit else 0
+
+
+def cache_ops(p):
+    """KROW and VROW, and how many units back they are."""
+    return (KROW_E, VROW_E, 1) if p.encoder else (KROW, VROW, 0)
+
+
+def outs_of(claim, step, unit):
+    """The operators whose roots a unit hash binds; None: 32 zero bytes."""
+    p, last = claim.program, last_block(claim.program)
+    if unit > last and claim.pooling:
+        return ([POOL] if claim.pooling == MEAN else []) + ([6] if step == claim.p - 1 else [])
+    if unit > last:
+        u = Unit(claim, step, unit)
+        return ([u.mask_state] if claim.mask_hash else []) + [len(u.ops) - 1]
+    if p.encoder and unit % 2:
+        return [QROW_E, KROW_E, VROW_E]
+    if unit == 0 or p.encoder:
+        return [row_op(p, unit)]
+    return [KROW, VROW, LAST_ADD if unit < last or has_head(claim, step) else None]
+
+
+# ---- groups of units: the leaves of the state tree ----
+
+def n_groups(claim):
+    return last_block(claim.program) + 2 if claim.program.encoder else claim.n_steps
+
+
+def alone(claim, unit):
+    return unit > last_block(claim.program) and claim.pooling != MEAN
+
+
+def n_members(claim, group):
+    if not claim.program.encoder:
+        return n_units(claim, group)
+    return 1 if alone(claim, group) else claim.n_steps
+
+
+def place(claim, step, unit):
+    """(group, member)"""
+    if not claim.program.encoder:
+        return step, unit
+    return unit, 0 if alone(claim, unit) else step
+
+
+def address(claim, group, member):
+    """(step, unit)"""
+    if not claim.program.encoder:
+        return group, member
+    return claim.p - 1 if alone(claim, group) else member, group

@@ -73,21 +73,23 @@ class Tensor:
 
 class Program:
     def __init__(self, b):
-        f = fields(b, set(range(1, 29)) - {13, 14, 21}, {13, 21, 29}, {14, 30})
+        f = fields(b, (set(range(1, 29)) - {13, 14, 21}) | set(range(31, 37)), {13, 21, 29}, {14, 30})
         get = lambda n: f.get(n, 0)
         self.raw = b
-        if get(1) != 1 or get(2) != 1:
+        if get(1) != 1 or get(2) not in (1, 2):
             raise Reject('another arithmetic or kind')
         (self.n_layers, self.d, self.H, self.G, self.D, self.F, self.V, self.ctx, self.pairing,
          self.n_rope) = (get(n) for n in range(3, 13))
-        steps = struct.unpack('<%dQ' % (len(f[13]) // 8), f[13])
-        self.rope_steps = [steps[i:i + self.n_rope] for i in range(0, len(steps), self.n_rope)]
-        self.rope_scale = [of_bits(u) for u in f[14]]
+        steps = struct.unpack('<%dQ' % (len(f.get(13, b'')) // 8), f.get(13, b''))
+        self.rope_steps = [steps[i:i + self.n_rope] for i in range(0, len(steps), self.n_rope or 1)]
+        self.rope_scale = [of_bits(u) for u in f.get(14, [])]
         (self.eps, self.attn_scale, self.attn_cap, self.logit_cap, self.embed_scale) = (of_bits(get(n)) for n in range(15, 20))
         self.window, self.layer_flags = get(20), f.get(21, bytes(self.n_layers))
         self.act, self.qk_norm, self.qkv_bias, self.post_norms = get(22), get(23), get(24), get(25)
         self.E, self.used, self.route_norm = get(26), get(27), get(28)
         self.U = self.used if self.E else 1
+        self.encoder = get(2) == 2
+        self.n_positions, self.token_type, self.layer_norm, self.out_bias, self.ffn_bias, self.ungated = (get(n) for n in range(31, 37))
         self.types, self.stop = f[29], f.get(30, [])
         self._tensors()
 
@@ -103,13 +105,23 @@ class Program:
             return None
 
         self.embd = put(self.V, d)
+        self.type_row = put(1, d) if self.token_type else None
+        self.positions = put(self.n_positions, d) if self.n_positions else None
+        if self.encoder:
+            self.embed_norm = (put(1, d), put(1, d))
         for _ in range(self.n_layers):
-            t = {'attn_norm': put(1, d), 'q': put(q, d), 'k': put(kv, d), 'v': put(kv, d)}
+            t = {} if self.encoder else {'attn_norm': put(1, d)}
+            t.update(q=put(q, d), k=put(kv, d), v=put(kv, d))
             if self.qkv_bias:
                 t.update(q_bias=put(1, q), k_bias=put(1, kv), v_bias=put(1, kv))
             if self.qk_norm:
                 t.update(q_norm=put(1, self.D), k_norm=put(1, self.D))
             t['o'] = put(d, q)
+            if self.out_bias:
+                t['o_bias'] = put(1, d)
+            if self.encoder:
+                self._encoder_rest(t, put)
+                continue
             if self.post_norms:
                 t['post_attn'] = put(1, d)
             t['ffn_norm'] = put(1, d)
@@ -119,13 +131,25 @@ class Program:
             if self.post_norms:
                 t['post_ffn'] = put(1, d)
             self.layer.append(t)
-        self.output_norm = put(1, d)
-        self.output = put(self.V, d) or self.embd
-        if len(self.tensors) != len(self.types) or self.output_norm is None:
+        self.output_norm = None if self.encoder else put(1, d)
+        self.output = None if self.encoder else put(self.V, d) or self.embd
+        if len(self.tensors) != len(self.types) or (self.output_norm is None and not self.encoder):
             raise Reject('a number of tensors that the program does not have')
         for t in self.tensors:
             if t.type not in WTYPES or t.cols % WTYPES[t.type].block:
                 raise Reject('a type that a tensor cannot have')
+
+    def _encoder_rest(self, t, put):
+        t['post_attn'] = (put(1, self.d), put(1, self.d))
+        for name, rows, cols in (('gate', self.F, self.d), ('up', self.F, self.d), ('down', self.d, self.F)):
+            if name == 'gate' and self.ungated:
+                continue
+            t[name] = put(rows, cols)
+            if self.ffn_bias:
+                t[name + '_bias'] = put(1, rows)
+        t['post_ffn'] = (put(1, self.d), put(1, self.d))
+        self.layer.append(t)
+
 
 
 def signed(n):

@@ -4,7 +4,7 @@ import struct
 
 import arithmetic as ar
 from binary32 import add, cap, div, fma, from_int, gelu, mul, pack, silu, sqrt
-from graph import KROW, LAST_ADD, POOL, ROW, VROW, has_x, n_units
+from graph import CLS, QROW_E, QUERIES, ROW, ROW2, cache_ops, n_groups, n_members, outs_of, place, row_op
 from merkle import H, Reject, range_root, tag, u16, u32
 from program import WTYPES
 
@@ -93,12 +93,12 @@ def read_token(r, claim, salt, position):
 class Tile:
     """Where a dispute arrived, and the opening of the record's inputs."""
 
-    def __init__(self, unit, op, record, salt, state_root, step_root, op_roots, token, opening, cache):
+    def __init__(self, unit, op, record, salt, state_root, group_root, op_roots, token, opening, cache):
         if len(opening) > OPENING_MAX:
             raise Reject('too long')
         self.u, self.claim, self.p = unit, unit.claim, unit.p
         self.op, self.o, self.i = unit.ops[op], op, record
-        self.salt, self.state_root, self.step_root, self.op_roots = salt, state_root, step_root, op_roots
+        self.salt, self.state_root, self.group_root, self.op_roots = salt, state_root, group_root, op_roots
         self.token, self.r, self.cache = token, Reader(opening), cache
 
     def compute(self):
@@ -120,8 +120,11 @@ class Tile:
         return data[at:at + count * size], hashes, k0
 
     def records(self, src, first, count):
-        if src == ROW:
-            return self.row(first, count)
+        if src in (ROW, ROW2):
+            unit = self.u.unit + src
+            return self.row(unit, row_op(self.p, unit), self.p.d, 4, 1024, first, count)
+        if src == QUERIES:
+            return self.row(self.u.unit - 1, QROW_E, self.p.H * self.p.D // 32, 36, 64, first, count)
         op = self.u.ops[src]
         data, hashes, k0 = self.leaves(self.u.unit, src, op.n, op.size, op.leaf, first, count)
         same(range_root(op.leaves(), k0, hashes, self.r.hash), self.op_roots[src])
@@ -129,7 +132,7 @@ class Tile:
 
     def floats(self, src, first, count=1):
         """Elements, of which a POOL record holds 32."""
-        if src != ROW and self.u.ops[src].kind == 'POOL':
+        if src >= 0 and self.u.ops[src].kind == 'POOL':
             i = first // 32
             b = self.records(src, i, (first + count - 1) // 32 + 1 - i)
             return floats(b)[first - 32 * i:first - 32 * i + count]
@@ -138,44 +141,55 @@ class Tile:
     def all(self, src):
         return self.records(src, 0, self.u.ops[src].n)
 
-    def row(self, first, count):
-        unit = self.u.unit - 1
-        o = LAST_ADD if unit else 0
-        data, hashes, k0 = self.leaves(unit, o, self.p.d, 4, 1024, first, count)
-        outs = [range_root(-(-self.p.d // 1024), k0, hashes, self.r.hash)]
-        if unit:
-            outs = [self.r.hash(), self.r.hash()] + outs
-        h = unit_hash(self.salt, self.u.step, unit, outs)
-        same(range_root(n_units(self.claim, self.u.step), unit, [h], self.r.hash), self.step_root)
+    def row(self, unit, o, n, size, per_leaf, first, count):
+        """Records of another unit of this step."""
+        data, hashes, k0 = self.leaves(unit, o, n, size, per_leaf, first, count)
+        root = range_root(-(-n // per_leaf), k0, hashes, self.r.hash)
+        self.way_up([self.u.step], unit, lambda step: self.unit_of(self.salt, step, unit, o, root))
         return data
 
-    def earlier(self, which, n, size, k, first, count):
-        """Record k of operator `which` of this unit at steps [first, first + count)."""
-        unit, out, steps = self.u.unit, [], []
-        head = unit > self.p.n_layers
-        for j in range(first, first + count):
+    def unit_of(self, salt, step, unit, o, root):
+        """A unit's hash from the root of one of its operators and the others, which come next."""
+        outs = [bytes(32) if i is None else root if i == o else self.r.hash() for i in outs_of(self.claim, step, unit)]
+        return unit_hash(salt, step, unit, outs)
+
+    def way_up(self, steps, unit, read):
+        """From a unit at some steps, each of which `read` gives the hash of, up to a root that is known."""
+        c, groups, members, g = self.claim, [], [], None
+        for i, step in enumerate(steps):
+            g, m = place(c, step, unit)
+            members.append(read(step))
+            if i + 1 < len(steps) and place(c, steps[i + 1], unit)[0] == g:
+                continue
+            root = range_root(n_members(c, g), m + 1 - len(members), members, self.r.hash)
+            groups.append(step_leaf(g, root))
+            members = []
+        if g == place(c, self.u.step, self.u.unit)[0]:
+            same(root, self.group_root)
+        else:
+            same(range_root(n_groups(c), g + 1 - len(groups), groups, self.r.hash), self.state_root)
+
+    def earlier(self, which, n, size, k, first, count, back=0):
+        """Leaf k of n, of `size` bytes, of operator `which` of a unit at steps [first, first + count)."""
+        unit, out = self.u.unit - back, []
+
+        def read(step):
             salt, record = self.r.hash(), self.r.take(size)
-            root = range_root(n, k, [leaf_hash(salt, j, unit, which, k, record)], self.r.hash)
-            if which == POOL:
-                outs = [root]
-            elif head:
-                outs = [root, self.r.hash()]
-            else:
-                other = self.r.hash()
-                outs = [root, other] if which == KROW else [other, root]
-                outs.append(self.r.hash() if has_x(self.claim, j, unit) else bytes(32))
-            h = unit_hash(salt, j, unit, outs)
-            steps.append(step_leaf(j, range_root(n_units(self.claim, j), unit, [h], self.r.hash)))
             out.append(record)
+            root = range_root(n, k, [leaf_hash(salt, step, unit, which, k, record)], self.r.hash)
+            return self.unit_of(salt, step, unit, which, root)
+
         if count:
-            same(range_root(self.claim.n_steps, first, steps, self.r.hash), self.state_root)
+            self.way_up(range(first, first + count), unit, read)
         return out
 
-    def cache_rows(self, which, group, first, end):
-        """K or V records of positions [first, end), the last of which may be this step's own."""
-        size = self.u.ops[which].size
-        own = end > self.u.step
-        rows = self.earlier(which, self.p.G, size, group, first, end - first - own)
+    def cache_rows(self, is_v, group, first, end):
+        """K or V records of positions [first, end), the last of which may be this unit's own."""
+        which, D = cache_ops(self.p)[is_v], self.p.D
+        back = cache_ops(self.p)[2]
+        size = D + 4 * (1 if is_v else D // 32)
+        own = not back and end > self.u.step
+        rows = self.earlier(which, self.p.G, size, group, first, end - first - own, back)
         return rows + [self.records(which, group, 1)] if own else rows
 
     def weights(self, tensor, row, part):
@@ -227,12 +241,49 @@ class Tile:
     def tile_norm_scale(self):
         return pack(ar.norm_scale(ar.in_order(floats(self.all(self.op.src))), self.op.cols, self.p.eps))
 
+    def tile_position(self):
+        (x,) = self.floats(self.op.src, self.i)
+        return pack(add(x, self.weight(self.op.tensor, self.u.step, self.i)))
+
+    def segment(self):
+        first = 512 * self.i
+        return self.floats(self.op.src, first, min(512, self.op.cols - first))
+
+    def tile_mean_part(self):
+        return pack(ar.lanes(self.segment()))
+
+    def tile_mean(self):
+        return pack(div(ar.in_order(floats(self.all(self.op.src))), float(self.op.cols)))
+
+    def tile_var_part(self):
+        x, (mean,) = self.segment(), self.floats(self.op.mean, 0)
+        return pack(ar.squares([add(v, -mean) for v in x]))
+
+    def tile_ln_mul(self):
+        (x,), (mean,), (r,) = self.floats(self.op.src, self.i), self.floats(self.op.mean, 0), self.floats(self.op.scale, 0)
+        w, b = self.weight(self.op.tensor, 0, self.i), self.weight(self.op.bias, 0, self.i)
+        return pack(fma(mul(add(x, -mean), r), w, b))
+
+    def tile_gelu(self):
+        (x,) = self.floats(self.op.src, self.i)
+        return pack(gelu(x))
+
     def tile_pool(self):
+        if self.claim.pooling == CLS:
+            return self.first_row(32 * self.i)
         before = None
         if self.u.step > 0:
             before = floats(self.earlier(self.o, self.op.n, 128, self.i, self.u.step - 1, 1)[0])
         y = self.floats(self.op.src, 32 * self.i, 32)
         return b''.join(map(pack, map(add, before, y) if before else y))
+
+    def first_row(self, at):
+        """32 elements of step 0's row."""
+        d, unit = self.p.d, self.u.unit - 1
+        leaf = at // 1024
+        size = 4 * min(1024, d - 1024 * leaf)
+        (b,) = self.earlier(row_op(self.p, unit), -(-d // 1024), size, leaf, 0, 1, 1)
+        return b''.join(map(pack, floats(b[4 * (at % 1024):4 * (at % 1024) + 128])))
 
     def tile_l2(self):
         q = ar.in_order(floats(self.all(self.op.src)))
@@ -328,7 +379,7 @@ class Tile:
         D, (head, j) = self.p.D, divmod(self.i, self.u.n_keys)
         q = scaled(self.records(self.op.src, head * (D // 32), D // 32), 36)
         at = self.u.begin + j
-        k = self.cache_rows(KROW, self.group(head), at, at + 1)[0]
+        k = self.cache_rows(False, self.group(head), at, at + 1)[0]
         scales, k = floats(k[:4 * (D // 32)]), struct.unpack('%db' % D, k[4 * (D // 32):])
         return pack(ar.score(q, scales, k, self.p.attn_scale, self.p.attn_cap))
 
@@ -339,7 +390,7 @@ class Tile:
     def v_rows(self, head, first, end):
         D = self.p.D
         return [(struct.unpack('<f', b[:4])[0], struct.unpack('%db' % D, b[4:]))
-                for b in self.cache_rows(VROW, self.group(head), first, end)]
+                for b in self.cache_rows(True, self.group(head), first, end)]
 
     def tile_chunk(self):
         head, chunk = divmod(self.i, self.u.C)

@@ -222,9 +222,10 @@ static void challenge_unit(struct side *s, uint32_t step, uint32_t unit, unsigne
 {
     static struct vd_game at_unit;
     begin(s);
-    descend(s, &game.steps, step, VD_MOVE_STEP, true);
+    struct vd_graph_place at = vd_graph_place(&s->claim.graph, step, unit);
+    descend(s, &game.steps, at.group, VD_MOVE_STEP, true);
     answer(s);
-    point(s, (struct vd_move){.kind = VD_MOVE_UNIT, .index = unit});
+    point(s, (struct vd_move){.kind = VD_MOVE_UNIT, .index = at.member});
     answer(s);
     item('S', NULL, 0);
     at_unit = game;
@@ -602,6 +603,31 @@ static void disputes_of_vectors(void)
     }
 }
 
+/* Encoders: of a step's units all, at three steps; and attention over two chunks. */
+static void disputes_of_encoders(void)
+{
+    static const struct {
+        bool nomic;
+        enum vd_pooling pooling;
+        uint32_t n_prompt;
+    } all[] = {{false, VD_POOLING_CLS, 4}, {true, VD_POOLING_MEAN, 66}, {false, VD_POOLING_LAST, 1}};
+    static const struct where at[] = {{LAST, 5}, {LAST, 4}, {LAST, 3}, {LAST, 0}, {1, 1}, {0, 2}};
+    for (unsigned i = 0; i < 3; i++) {
+        struct vd_program p = toy_encoder(all[i].nomic);
+        struct vd_toy_model *model = toy_model_new(&p, 3, 0.1f);
+        struct vd_toy_job *job = toy_vector_new(model, all[i].n_prompt, all[i].pooling);
+        struct side s = side_new(job, "encoders");
+        for (unsigned k = 0; k < sizeof at / sizeof at[0]; k++) {
+            uint32_t last = all[i].n_prompt - 1;
+            challenge_unit(&s, at[k].step < last ? at[k].step : last, at[k].unit,
+                           all[i].n_prompt > 9 ? 1 : 2);
+        }
+        bind_everywhere(&s);
+        side_free(&s);
+        toy_model_free(model);
+    }
+}
+
 /* Trees of more than 1,024 leaves: a job of more steps, whose state and commit tree are shown in two moves,
  * and a vector of more elements. */
 static void disputes_of_large_trees(void)
@@ -675,6 +701,7 @@ static void disputes_about_receipts(const struct vd_sampling *sampling)
 int main(void)
 {
     disputes_of_the_plain_toy();
+    disputes_of_encoders();
     disputes_under_features();
     disputes_in_sampling();
     disputes_of_types();

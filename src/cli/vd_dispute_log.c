@@ -19,8 +19,7 @@ struct vd_dispute_reader {
     uint64_t seen; /* height of the last block whose events came */
     bool full;
     /* The block at hand. */
-    uint8_t *block;
-    size_t block_bytes;
+    struct vd_dispute_block block;
     uint64_t block_height;
     struct vd_bytes *tx; /* VD_BLOCK_MAX_TXS */
     struct vd_block decoded;
@@ -91,33 +90,42 @@ static enum vd_err vd_dispute_follow(struct vd_dispute_reader *r, const struct v
 
 /* ---- Blocks ---- */
 
+bool vd_dispute_add_part(struct vd_dispute_block *b, const struct vd_ledger_answer *a)
+{
+    size_t size = a->n_items == 2 && a->item[0].n == 4 ? vd_le32_load(a->item[0].p) : 0;
+    if (size == 0 || size > VD_BLOCK_MAX_BYTES || (b->n_bytes && size != b->size) || a->item[1].n == 0 ||
+        a->item[1].n > size - b->n_bytes)
+        return false;
+    memcpy(b->p + b->n_bytes, a->item[1].p, a->item[1].n);
+    b->n_bytes += a->item[1].n;
+    b->size = size;
+    return true;
+}
+
 static enum vd_err vd_dispute_block(struct vd_dispute_reader *r, uint64_t height, struct vd_error *err)
 {
-    size_t size = 1;
+    struct vd_dispute_block *b = &r->block;
     enum vd_err e = VD_OK;
-    if (r->block_height == height && r->block_bytes)
+    if (r->block_height == height && b->n_bytes)
         return VD_OK;
-    for (r->block_bytes = 0; e == VD_OK && r->block_bytes < size;) {
+    b->n_bytes = b->size = 0;
+    do {
         uint8_t key[12];
         struct vd_ledger_answer a;
         struct vd_wire_query q = {.kind = VD_QUERY_BLOCK, .key = {key, sizeof key}};
         vd_le64_store(key, height);
-        vd_le32_store(key + 8, (uint32_t)r->block_bytes);
+        vd_le32_store(key + 8, (uint32_t)b->n_bytes);
         e = vd_ledger_client_query(r->c, &q, VD_LEDGER_QUERY_TIMEOUT_MS, &a, err);
         if (e != VD_OK)
             break;
-        size = a.n_items == 2 && a.item[0].n == 4 ? vd_le32_load(a.item[0].p) : 0;
-        if (size == 0 || size > VD_BLOCK_MAX_BYTES || a.item[1].n == 0 || a.item[1].n > size - r->block_bytes)
+        if (!vd_dispute_add_part(b, &a))
             e = vd_error_set(err, VD_EFORMAT, "the ledger's answer for block %llu is malformed",
                              (unsigned long long)height);
-        else
-            memcpy(r->block + r->block_bytes, a.item[1].p, a.item[1].n);
-        r->block_bytes += e == VD_OK ? a.item[1].n : 0;
         vd_ledger_answer_free(&a);
-    }
+    } while (e == VD_OK && b->n_bytes < b->size);
     r->block_height = height;
     if (e == VD_OK &&
-        !vd_block_decode((struct vd_bytes){r->block, r->block_bytes}, &r->decoded, r->tx, VD_BLOCK_MAX_TXS))
+        !vd_block_decode((struct vd_bytes){b->p, b->n_bytes}, &r->decoded, r->tx, VD_BLOCK_MAX_TXS))
         e = vd_error_set(err, VD_EFORMAT, "block %llu does not decode", (unsigned long long)height);
     return e;
 }
@@ -337,12 +345,12 @@ enum vd_err vd_dispute_log_read(struct vd_dispute_log **out, const struct vd_cli
     struct vd_dispute_reader *r = calloc(1, sizeof *r);
     struct vd_dispute_log *log = calloc(1, sizeof *log);
     if (r) {
-        r->block = malloc(VD_BLOCK_MAX_BYTES);
+        r->block.p = malloc(VD_BLOCK_MAX_BYTES);
         r->tx = calloc(VD_BLOCK_MAX_TXS, sizeof *r->tx);
         r->program = malloc(sizeof *r->program);
         r->game = malloc(sizeof *r->game);
     }
-    bool memory = r && log && r->block && r->tx && r->program && r->game;
+    bool memory = r && log && r->block.p && r->tx && r->program && r->game;
     enum vd_err e = memory ? VD_OK : vd_error_set(err, VD_ENOMEM, "no memory to read a dispute");
     if (memory)
         e = vd_cmd_ledger_open(&r->c, cli, NULL, NULL, err);
@@ -356,7 +364,7 @@ enum vd_err vd_dispute_log_read(struct vd_dispute_log **out, const struct vd_cli
         vd_ledger_client_stop(r->c);
     }
     if (r) {
-        free(r->block);
+        free(r->block.p);
         free(r->tx);
         free(r->program);
         free(r->game);

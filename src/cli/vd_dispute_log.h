@@ -42,6 +42,16 @@ struct vd_dispute_log {
     } event[VD_DISPUTE_EVENTS_MAX];
 };
 
+/* A block that comes in parts: n_bytes of its `size` are there, at p (VD_BLOCK_MAX_BYTES). Starts from zeros.
+ */
+struct vd_dispute_block {
+    uint8_t *p;
+    size_t n_bytes, size;
+};
+/* Adds the part that the ledger answered with. False: the answer is malformed, or of another size than the
+ * parts before it. */
+bool vd_dispute_add_part(struct vd_dispute_block *b, const struct vd_ledger_answer *a);
+
 /* free() it. */
 enum vd_err vd_dispute_log_read(struct vd_dispute_log **out, const struct vd_cli *cli,
                                 const struct vd_hash *id, struct vd_error *err);

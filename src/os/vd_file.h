@@ -39,9 +39,10 @@ enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_
 
 /* Replaces `path` by the n bytes at p: readers see the old content or the new, never a mixture, and after
  * VD_OK the new one survives a power cut (write to a temporary file beside it, fsync, rename, fsync of the
- * folder). On any error the old content stands and no temporary file is left. `mode` is the new file's
- * permissions, the umask aside. VD_ENOSPACE when the disk or the quota is full. A symbolic link stays, and
- * the file that it leads to is replaced; a device, pipe or socket stays and is written to, plainly. */
+ * folder). On an error no temporary file is left and the old content stands, unless it is the folder that
+ * could not be synced: then the new content is there, and a power cut may take it away. `mode` is the new
+ * file's permissions, the umask aside. VD_ENOSPACE when the disk or the quota is full. A symbolic link stays,
+ * and the file that it leads to is replaced; a device, pipe or socket stays and is written to, plainly. */
 enum vd_err vd_file_write_atomic(const char *path, const void *p, size_t n_bytes, unsigned mode,
                                  struct vd_error *err);
 

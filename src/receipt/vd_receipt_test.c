@@ -192,6 +192,54 @@ static void test_refusals(void **state)
     assert_int_equal(vd_envelope_check(&f->envelope, &out), VD_RECEIPT_BAD_GATEWAY_SIG);
 }
 
+/* A vector's receipt: no sampling, no price per element, and an end that is its length. */
+static struct fixture *make_vector(void)
+{
+    struct fixture *f = make();
+    struct vd_request *q = &f->receipt.request;
+    q->sampling = (struct vd_sampling){.top_p_micro = VD_SAMPLE_MICRO, .pooling = VD_POOLING_LAST};
+    f->envelope.controls = (struct vd_controls){{NULL, 0}, {NULL, 0}};
+    vd_request_set_controls(q, &f->envelope.controls);
+    q->price_out.micro = 0;
+    f->receipt.output_root = vd_vector_root(f->envelope.job_salt, 5, f->output, 3);
+    f->receipt.amount.micro = 5 * 10;
+    return f;
+}
+
+static void test_vectors(void **state)
+{
+    struct fixture *f = make_vector();
+    (void)state;
+    assert_int_equal(check(f), VD_RECEIPT_OK);
+    assert_int_equal(vd_receipt_n_steps(&f->receipt), 5);
+    f->receipt.output_root = vd_token_root(f->envelope.job_salt, 5, f->output, 3);
+    assert_int_equal(check(f), VD_RECEIPT_BAD_OUTPUT);
+    f = make_vector(), f->receipt.finish = VD_FINISH_STOP;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make_vector(), f->receipt.request.price_out.micro = 1, f->receipt.amount.micro += 3;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make_vector(), f->receipt.request.max_tokens = f->receipt.n_output = VD_VECTOR_MAX + 1;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    const struct vd_sampling wrong[] = {
+        {.temp_micro = 1, .top_p_micro = VD_SAMPLE_MICRO},
+        {.top_k = 1, .top_p_micro = VD_SAMPLE_MICRO},
+        {.top_p_micro = VD_SAMPLE_MICRO - 1},
+        {.top_p_micro = VD_SAMPLE_MICRO, .min_p_micro = 1},
+        {.top_p_micro = VD_SAMPLE_MICRO, .seed = 1},
+        {.top_p_micro = VD_SAMPLE_MICRO, .choice = 1},
+        {.top_p_micro = VD_SAMPLE_MICRO, .presence_micro = 1},
+        {.top_p_micro = VD_SAMPLE_MICRO, .repeat_micro = VD_REPEAT_MICRO_MAX, .repeat_last_n = 1},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        f = make_vector(), f->receipt.request.sampling = wrong[i];
+        f->receipt.request.sampling.pooling = VD_POOLING_LAST;
+        assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    }
+    f = make_vector(), f->envelope.controls.bias = (struct vd_bytes){f->table, 8};
+    vd_request_set_controls(&f->receipt.request, &f->envelope.controls);
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+}
+
 /* Not only the fields that a test can fill with tokens: every length and price at its limit. */
 static void test_largest(void **state)
 {
@@ -302,6 +350,7 @@ int main(void)
         cmocka_unit_test(test_round_trip_and_size),
         cmocka_unit_test(test_every_bit),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_largest),
         cmocka_unit_test(test_prefix),
         cmocka_unit_test(test_prefix_envelope),

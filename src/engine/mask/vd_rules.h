@@ -76,8 +76,8 @@ enum vd_err vd_grammar_compile(const char *text, size_t n, const struct vd_hash 
 enum { VD_GRAMMAR_TEXT_MAX_BYTES = 256 << 10 };
 
 /* A JSON schema (text). What a keyword allows and this does not is refused with the keyword's path, so that
- * nothing but annotations is ignored; docs/guide/api.md has the list. "{}" is any JSON value. NULL text: any JSON
- * object. */
+ * nothing but annotations is ignored; docs/guide/api.md has the list. "{}" is any JSON value. NULL text: any
+ * JSON object. */
 enum vd_err vd_schema_compile(const char *text, size_t n, const struct vd_hash *texts_root, uint8_t *out,
                               size_t *n_out, struct vd_error *err);
 

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     TRAP_PROMPT_MIN = 16, /* tokens, and up to 63 more; of the output as well */

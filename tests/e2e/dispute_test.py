@@ -223,6 +223,30 @@ def test_false_challenge(net, gateway, key, model, **_):
     e2e.conserved(net)
 
 
+def peak_mib(role):
+    """The most memory that the role's process ever had, in MiB."""
+    status = pathlib.Path(f"/proc/{role.proc.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) / 1024
+
+
+def test_long_false_challenge(net, gateway, key, model, **_):
+    """A false challenge over 4,096 positions: at most 7 moves, and the worker takes at most 256 MiB more than it took to generate."""
+    worker = net.roles["worker-1"]
+    r = receipt_of(net, gateway, key, model, worker, "Count them. " + "one two three four five six seven eight " * 510, n=24)
+    positions = r["request"]["prompt_tokens"] + r["output_tokens"] - 1
+    check(4096 <= positions <= 4352, f"{positions} positions")
+    before = peak_mib(worker)
+    wrong = net.roles["wrong"]
+    wrong.start()
+    show = wait_over(net, r["id"])
+    wrong.stop()
+    by_verdict(show)
+    check(show["status"].startswith("challenger lost"), show["status"], show["verdict"])
+    more = peak_mib(worker) - before
+    check(more <= 256, f"the dispute took {more:.0f} MiB more than generating")
+    print(f"     {positions} positions: {len(show['moves'])} moves, {more:.0f} MiB more than generating")
+
+
 def test_nobody_else_was_hurt(net, **_):
     """All that is left open ends, the sums are right, and the chain replays."""
     vn.wait_for("all receipts are closed", 120, lambda: net.status()["money"]["pending_micro"] == 0, pause=0.5)
@@ -237,7 +261,7 @@ def test_nobody_else_was_hurt(net, **_):
 
 
 TESTS = [test_cheat_is_caught, test_cheat_with_a_vector_is_caught, test_silence_loses, test_verifier_dies_in_a_dispute, test_worker_dies_in_a_dispute, test_gateway_is_away,
-         test_false_challenge, test_silence_has_lost, test_nobody_else_was_hurt]
+         test_false_challenge, test_long_false_challenge, test_silence_has_lost, test_nobody_else_was_hurt]
 
 
 def main():

@@ -22,6 +22,8 @@
 
 enum {
     GW_EXCLUDED_MAX = 16,
+    GW_PAST_MAX =
+        256, /* attempts that ended without a receipt, and that a follower may still be looking at */
     GW_WRONG_MAX = 64, /* workers that a follower found wrong, and that get no jobs any more */
     GW_ATTEMPTS_MAX = 16,
     GW_ALIVE_POLL_MS = 200,    /* how soon a client that hung up is noticed */
@@ -177,6 +179,11 @@ struct vd_gateway {
     pthread_cond_t once_changed;
     struct vd_pubkey wrong[GW_WRONG_MAX]; /* ring */
     size_t n_wrong;                       /* so far */
+    struct gw_past {
+        struct vd_hash job;
+        struct vd_pubkey worker;
+    } past[GW_PAST_MAX]; /* ring */
+    size_t n_past;       /* so far */
     struct vd_hash delivered[GW_DELIVERED];
     size_t delivered_at;
 

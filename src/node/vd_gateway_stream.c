@@ -130,6 +130,7 @@ void gw_stream_pass(struct vd_gateway *g, unsigned type, struct vd_bytes body)
 void gw_stream_over(struct vd_gateway *g, const struct gw_job *j)
 {
     uint8_t buf[64];
+    g->past[g->n_past++ % GW_PAST_MAX] = (struct gw_past){j->id, j->worker};
     struct vd_wire_cancel m = {.job = j->id};
     struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
     if (vd_wire_put_cancel(&w, &m))
@@ -145,15 +146,25 @@ bool gw_stream_is_wrong(const struct vd_gateway *g, const struct vd_pubkey *work
     return false;
 }
 
-/* The job ends here; its worker is told why, and not asked again. */
-static void stop_worker(struct vd_gateway *g, struct gw_job *j)
+/* The worker is told why, on whichever link it has now, and not asked again. */
+static void stop_worker(struct vd_gateway *g, const struct vd_pubkey *worker)
 {
-    if (!gw_stream_is_wrong(g, &j->worker))
-        g->wrong[g->n_wrong++ % GW_WRONG_MAX] = j->worker;
+    if (!gw_stream_is_wrong(g, worker))
+        g->wrong[g->n_wrong++ % GW_WRONG_MAX] = *worker;
     g->stats.n_wrong++;
-    gw_job_wake(j, GW_WRONG);
-    if (j->session)
-        vd_link_close(j->session->link, VD_EFALSE, "a token is not the one that the model chooses");
+    for (struct gw_session *s = g->sessions; s; s = s->next)
+        if (s->role == VD_ROLE_WORKER && vd_pubkey_eq(&s->key, worker))
+            vd_link_close(s->link, VD_EFALSE, "a token is not the one that the model chooses");
+}
+
+/* The worker of an attempt that is over: one that says something wrong and leaves must not begin anew. */
+static const struct vd_pubkey *past_worker(const struct vd_gateway *g, const struct vd_hash *job)
+{
+    size_t n = g->n_past < GW_PAST_MAX ? g->n_past : GW_PAST_MAX;
+    for (size_t i = 0; i < n; i++)
+        if (vd_hash_eq(&g->past[i].job, job))
+            return &g->past[i].worker;
+    return NULL;
 }
 
 bool gw_stream_on_refuse(struct vd_gateway *g, struct gw_session *s, const struct vd_wire_refuse *m)
@@ -164,9 +175,14 @@ bool gw_stream_on_refuse(struct vd_gateway *g, struct gw_session *s, const struc
     follows = s->follows;
     for (struct gw_job *j = g->jobs; j && follows && !found; j = j->next) {
         found = j->phase == GW_RUNNING && vd_hash_eq(&j->id, &m->what) && m->code == VD_REFUSE_WRONG;
-        if (found)
-            stop_worker(g, j);
+        if (found) {
+            gw_job_wake(j, GW_WRONG);
+            stop_worker(g, &j->worker);
+        }
     }
+    const struct vd_pubkey *past = past_worker(g, &m->what);
+    if (follows && !found && past && m->code == VD_REFUSE_WRONG)
+        stop_worker(g, past);
     pthread_mutex_unlock(&g->mu);
     vd_hex_encode(hex, m->what.b, VD_HASH_BYTES);
     if (follows)

@@ -1038,6 +1038,9 @@ struct liar {
     const uint32_t
         *stream; /* or these, with a statement of another commit root behind each 64th, and no end */
     uint32_t n_stream;
+    bool leaves;        /* behind the stream */
+    unsigned refuse_ms; /* refuses a job to resume after so long, and says nothing before; 0: it does not */
+    const struct vd_keypair *key; /* NULL: WORKER_B's */
     unsigned n_jobs, n_accepts;
     struct vd_error why; /* its link ended */
 };
@@ -1114,6 +1117,16 @@ static void liar_frame(void *arg, struct vd_link *l, unsigned type, struct vd_by
     assert_int_equal(vd_request_decode(m.request, &q), VD_RECEIPT_OK);
     if (a->stream) {
         liar_streams(a, l, &m, &q);
+        if (a->leaves)
+            vd_link_close(l, VD_OK, "");
+    } else if (a->refuse_ms) {
+        uint8_t buf[256];
+        struct vd_wire_refuse no = {.what = vd_sha256_of(m.request.p, m.request.n), .code = VD_REFUSE_RESUME};
+        struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+        assert_true(m.resume.n > 0);
+        vd_clock_sleep_ms(a->refuse_ms);
+        vd_wire_put_refuse(&w, &no);
+        liar_send(l, VD_WIRE_REFUSE, &w);
     } else if (a->says_tokens) {
         liar_answers(l, &m, &q);
     } else {
@@ -1141,7 +1154,7 @@ static struct vd_link *liar_up(struct liar *a)
 {
     static struct vd_wire_hello hello;
     static uint8_t buf[512];
-    struct vd_link_config c = {.key = &t.key[WORKER_B],
+    struct vd_link_config c = {.key = a->key ? a->key : &t.key[WORKER_B],
                                .cb = {.arg = a, .on_frame = liar_frame, .on_close = liar_close}};
     struct vd_link *l;
     struct vd_error err;
@@ -1298,6 +1311,12 @@ static char *wrong_stream(const uint32_t *tokens, uint32_t n)
     return text;
 }
 
+static void *ask_long(void *reply)
+{
+    *(struct reply *)reply = post(CHAT, LONG_QUESTION);
+    return NULL;
+}
+
 static struct vd_envelope honest_answer(uint32_t **tokens)
 {
     struct reply r = post(CHAT, LONG_QUESTION);
@@ -1314,7 +1333,7 @@ static void test_a_wrong_statement_is_found(void **state)
     struct vd_envelope e = honest_answer(&tokens);
     char *message = wrong_stream(e.output, VD_PREFIX_EVERY_TOK), *at = strstr(message, "/v1/receipts/");
     assert_non_null(at);
-    at[strspn(at, "/v1receipts") + 64] = 0;
+    at[strlen("/v1/receipts/") + 64] = 0;
     struct reply r = http(at, t.secret, NULL, NULL, 0);
     const char *status;
     int n;
@@ -1354,6 +1373,56 @@ static void test_a_wrong_token_is_found(void **state)
     free(tokens);
 }
 
+static void wait_workers(uint64_t n)
+{
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    while (stats().n_workers != n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(2);
+    assert_int_equal(stats().n_workers, n);
+}
+
+/* A worker gives wrong tokens and leaves. Who is asked to go on takes its time and then refuses them, as it
+ * must: it was not wrong. The first one, when it comes back, was. */
+static void test_who_resumes_is_not_blamed(void **state)
+{
+    uint32_t *tokens;
+    struct vd_envelope e = honest_answer(&tokens);
+    e.output[10] = e.output[10] == 300 ? 301 : 300;
+    struct liar wrong = {.stream = e.output, .n_stream = 20, .leaves = true};
+    struct liar slow = {.refuse_ms = 1500, .key = &t.key[WORKER_A]};
+    struct vd_verifier *v = follower_up();
+    pthread_mutex_init(&wrong.mu, NULL);
+    pthread_mutex_init(&slow.mu, NULL);
+    settle();
+    worker_down(0);
+    wait_workers(0);
+    struct vd_gateway_stats before = stats();
+    struct vd_link *first = liar_up(&wrong), *second = NULL;
+    pthread_t asks;
+    struct reply r = {.status = 0};
+    assert_int_equal(pthread_create(&asks, NULL, ask_long, &r), 0);
+    wait_workers(0);
+    second = liar_up(&slow);
+    pthread_join(asks, NULL);
+    expect_error(r, 502, "worker_failed", NULL);
+    vd_link_finish(first);
+    vd_link_finish(second);
+    assert_int_equal(slow.n_jobs, 1);
+    assert_int_not_equal(slow.why.code, VD_EFALSE);
+    assert_int_equal(followed(v).n_streams_wrong, 1);
+    assert_int_equal(stats().n_wrong, before.n_wrong + 1);
+    worker_up(0);
+    first = liar_up(&wrong);
+    r = post(CHAT, LONG_QUESTION); /* by the honest one, whose key the slow one had */
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    assert_int_equal(wrong.n_jobs, 1);
+    vd_link_finish(first);
+    vd_verifier_stop(v);
+    settle();
+    free(tokens);
+}
+
 int main(void)
 {
     struct vd_error err;
@@ -1386,6 +1455,8 @@ int main(void)
         cmocka_unit_test(test_a_wrong_statement_is_found),
         cmocka_unit_test(test_restart_of_the_gateway), /* which forgets who was wrong */
         cmocka_unit_test(test_a_wrong_token_is_found),
+        cmocka_unit_test(test_restart_of_the_gateway),
+        cmocka_unit_test(test_who_resumes_is_not_blamed),
         cmocka_unit_test(test_slow_clients),
         cmocka_unit_test(test_stop_under_way),
     };

@@ -31,6 +31,8 @@ struct vd_follow_stream {
     uint8_t request[VD_REQUEST_MAX_BYTES], salt[VD_SALT_BYTES];
     size_t n_request;
     uint32_t *prompt, *output, n_output; /* one block of memory */
+    uint32_t n_resume;                   /* of the output: an earlier worker's */
+    bool spoke;                          /* this worker has said something itself */
     uint8_t *tables;
     struct vd_controls controls;
     struct vd_receipt_prefix said[VD_FOLLOW_SAID_MAX];
@@ -93,7 +95,7 @@ static bool vd_follow_copy(struct vd_follow_stream *s, const struct vd_wire_job 
     s->output = s->prompt + q->n_prompt;
     if (m->resume.n)
         memcpy(s->output, m->resume.v, m->resume.n * sizeof *s->output);
-    s->n_output = (uint32_t)m->resume.n;
+    s->n_output = s->n_resume = (uint32_t)m->resume.n;
     if (c->bias.n)
         memcpy(s->tables, c->bias.p, c->bias.n);
     if (c->mask.n)
@@ -333,16 +335,19 @@ static void vd_follow_look(struct vd_follow *f, struct vd_follow_stream *s, cons
     pthread_mutex_unlock(&f->mu);
 }
 
-/* Under mu: the new tokens up to the next statement; with none left, the end. False: nothing. */
+/* Under mu: the new tokens up to the next statement; with none left, the end. False: nothing. An earlier
+ * worker's tokens are this one's when it goes on from them: an honest one refuses those that are wrong, and
+ * must not be found wrong before it could. */
 static bool vd_follow_portion_of(struct vd_follow_stream *s, struct vd_follow_portion *p)
 {
-    uint32_t to = s->n_said ? s->said[0].n_output : s->n_output;
+    s->spoke |= s->n_output > s->n_resume || s->n_said || s->end == VD_FOLLOW_RECEIPT;
+    uint32_t known = s->spoke ? s->n_output : 0, to = s->n_said ? s->said[0].n_output : known;
     *p = (struct vd_follow_portion){.n_tokens = to - s->n_done, .said = s->n_said > 0};
     if (p->said) {
         p->prefix = s->said[0];
         memmove(&s->said[0], &s->said[1], --s->n_said * sizeof s->said[0]);
     }
-    if (to == s->n_output && !s->n_said)
+    if (to == known && !s->n_said)
         p->end = s->end;
     return p->n_tokens || p->said || p->end != VD_FOLLOW_GOES_ON || (!s->begun && !s->over);
 }

@@ -6,7 +6,8 @@
  *     place    receipt id -> its key in `queue`
  *     once     slot -> fingerprint, until, created, counts, finish, receipt id, amount, reply id, text
  *     spent    key id -> u64
- *     meta     "schema", "queue-next", "seq" escrow id -> u64
+ *     said     u64 big-endian, a place in a ring -> job id of a statement in `receipt`
+ *     meta     "schema", "queue-next", "said-next", "seq" escrow id -> u64
  *
  * Integers are little-endian but for queue keys. */
 #include "vd_gateway_store.h"
@@ -21,15 +22,15 @@
 #include <stdlib.h>
 
 enum {
-    TABLES = 6,
+    TABLES = 7,
     MAP_FIRST_BYTES = 64 << 20,
     READERS = 1024,
     RECEIPT_HEAD = 1 + VD_KEY_ID_BYTES + 8 + 8,
     ONCE_HEAD = VD_HASH_BYTES + 8 + 8 + 4 + 4 + 1 + VD_HASH_BYTES + 8 + 64,
 };
 
-static const char *const table_name[TABLES] = {"receipt", "queue", "place", "once", "spent", "meta"};
-enum table { RECEIPT, QUEUE, PLACE, ONCE, SPENT, META };
+static const char *const table_name[TABLES] = {"receipt", "queue", "place", "once", "spent", "said", "meta"};
+enum table { RECEIPT, QUEUE, PLACE, ONCE, SPENT, SAID, META };
 
 struct vd_gwstore {
     MDB_env *env;
@@ -286,14 +287,41 @@ static int put_once(struct vd_gwstore *s, MDB_txn *t, const struct vd_gwstore_on
     return 0;
 }
 
+/* A statement costs its worker nothing, so there must be an end to them: a new one takes the place of the
+ * oldest. */
+static int enter_statement(struct vd_gwstore *s, MDB_txn *t, const struct vd_hash *id)
+{
+    uint64_t next;
+    uint8_t place[8];
+    MDB_val counter = val("said-next", 9), key = val(place, sizeof place), old, v = val(id->b, VD_HASH_BYTES);
+    int rc = get_u64(s, t, META, counter, &next);
+    if (rc)
+        return rc;
+    be64_store(place, next % VD_GWSTORE_STATEMENTS_MAX);
+    rc = mdb_get(t, s->dbi[SAID], &key, &old);
+    if (!rc) {
+        struct vd_hash gone; /* a copy: what LMDB gives may move when it writes */
+        assert(old.mv_size == sizeof gone);
+        memcpy(&gone, old.mv_data, sizeof gone);
+        old = val(gone.b, sizeof gone);
+        rc = mdb_del(t, s->dbi[RECEIPT], &old, NULL);
+    }
+    if (rc && rc != MDB_NOTFOUND)
+        return rc;
+    rc = mdb_put(t, s->dbi[SAID], &key, &v, 0);
+    return rc ? rc : put_u64(s, t, META, counter, next + 1);
+}
+
 static int finish_body(struct vd_gwstore *s, MDB_txn *t, void *arg)
 {
     struct finish *f = arg;
     int rc = put_receipt(s, t, f->r);
     if (rc == MDB_KEYEXIST)
         return 0; /* the same receipt again changes nothing */
-    if (rc || f->r->state == VD_GW_PREFIX)
-        return rc; /* nothing is owed for it */
+    if (!rc && f->r->state == VD_GW_PREFIX)
+        return enter_statement(s, t, &f->r->id); /* nothing is owed for it */
+    if (rc)
+        return rc;
     rc = enqueue(s, t, &f->r->id);
     if (!rc)
         rc = add_spent(s, t, &f->r->key, f->r->amount.micro, false);

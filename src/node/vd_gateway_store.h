@@ -13,7 +13,11 @@
 #include "vd_err.h"
 #include "vd_receipt.h"
 
-enum { VD_GWSTORE_SCHEMA = 1, VD_KEY_ID_BYTES = 16 };
+enum {
+    VD_GWSTORE_SCHEMA = 1,
+    VD_KEY_ID_BYTES = 16,
+    VD_GWSTORE_STATEMENTS_MAX = 1024, /* the last ones are kept */
+};
 
 struct vd_key_id {
     uint8_t b[VD_KEY_ID_BYTES]; /* of an API key: the first bytes of its hash */

@@ -129,6 +129,33 @@ static void test_receipts_until_settled(void **state)
     assert_int_equal(vd_gwstore_receipt_get(s, &unknown, &got, NULL), VD_ENOTFOUND);
 }
 
+/* A worker could fill the disk with what it says and never answers for. */
+static void test_statements_have_an_end(void **state)
+{
+    static struct vd_gwstore_pending p[64];
+    struct vd_gwstore_receipt r = receipt(1, 10), got;
+    struct vd_hash first = {{1}};
+    assert_int_equal(vd_gwstore_finish(s, &r, NULL, NULL), VD_OK);
+    struct vd_hash paid = r.id;
+    r.state = VD_GW_PREFIX;
+    for (uint32_t i = 0; i <= VD_GWSTORE_STATEMENTS_MAX; i++) {
+        r.id = first;
+        vd_le32_store(r.id.b + 4, i);
+        assert_int_equal(vd_gwstore_finish(s, &r, NULL, NULL), VD_OK);
+        assert_int_equal(vd_gwstore_finish(s, &r, NULL, NULL), VD_OK); /* twice takes one place */
+    }
+    again();
+    assert_int_equal(vd_gwstore_receipt_get(s, &first, &got, NULL), VD_ENOTFOUND);
+    vd_le32_store(first.b + 4, 1);
+    const struct vd_hash kept[] = {first, r.id, paid};
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(vd_gwstore_receipt_get(s, &kept[i], &got, NULL), VD_OK);
+        free(got.envelope);
+    }
+    assert_int_equal(n_pending(p, 0), 1);
+    assert_int_equal(spent(), 10);
+}
+
 static void test_sequences_never_twice(void **state)
 {
     struct vd_hash a = {{1}}, b = {{2}};
@@ -253,6 +280,7 @@ static void test_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {T(test_receipts_until_settled),
+                                       T(test_statements_have_an_end),
                                        T(test_sequences_never_twice),
                                        T(test_answers_for_retries),
                                        T(test_map_grows),

@@ -525,6 +525,7 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
 
 void gw_answers_join(struct gw_answer *const *a, size_t n, struct gw_siblings *s)
 {
+    s->n_new = (uint32_t)n;
     for (size_t i = 0; i < n; i++) {
         a[i]->job.bell = a[0]->job.bell;
         a[i]->job.siblings = s;

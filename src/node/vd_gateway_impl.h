@@ -77,6 +77,7 @@ enum gw_phase {
 /* The choices of one request: one goes where another is, since the prompt is known there, and one for which
  * nothing is left waits for the others. Under g->mu. */
 struct gw_siblings {
+    uint32_t n_new;          /* that no worker has had */
     uint32_t n_placed;       /* that a worker has */
     struct vd_pubkey worker; /* the latest */
 };

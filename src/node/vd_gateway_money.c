@@ -58,10 +58,21 @@ static bool no_escrow(struct vd_gateway *g, struct vd_amount most, struct vd_ope
     return false;
 }
 
+/* What must be there when this job is placed: of the choices of one request the first wants it for all that
+ * nobody has had, or the client would pay for some and get an error for the rest. */
+static struct vd_amount wanted(const struct gw_job *j, struct vd_amount more)
+{
+    struct vd_amount all;
+    bool first = j->siblings && j->n_attempts == 0;
+    if (!first)
+        return more;
+    return vd_amount_mul(&all, more, j->siblings->n_new) ? all : vd_amount_micro(UINT64_MAX);
+}
+
 bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most,
                       struct vd_openai_error *e)
 {
-    struct vd_amount more = less(most, j->budget), sum;
+    struct vd_amount more = less(most, j->budget), all = wanted(j, more), sum;
     struct vd_amount free_part = less(less(g->balance, g->unsettled), g->reserved);
     struct gw_key_use *u = gw_key_use_of(g, &j->key);
     if (!u)
@@ -69,14 +80,14 @@ bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount m
                               "The gateway's store cannot be read; try again later.");
     bool limited =
         j->key_limit.micro && (!vd_amount_add(&sum, u->spent, u->reserved) ||
-                               !vd_amount_add(&sum, sum, more) || vd_amount_cmp(sum, j->key_limit) > 0);
+                               !vd_amount_add(&sum, sum, all) || vd_amount_cmp(sum, j->key_limit) > 0);
     if (limited)
         return vd_openai_fail(
             e, 429, "insufficient_quota", NULL,
             "This API key's spending limit does not cover this request (it can cost %llu micro-credits).",
-            (unsigned long long)most.micro);
-    if (!g->has_escrow || vd_amount_cmp(more, free_part) > 0)
-        return no_escrow(g, most, e);
+            (unsigned long long)(vd_amount_cmp(all, most) > 0 ? all.micro : most.micro));
+    if (!g->has_escrow || vd_amount_cmp(all, free_part) > 0)
+        return no_escrow(g, vd_amount_cmp(all, most) > 0 ? all : most, e);
     g->reserved.micro += more.micro; /* more <= balance: no wrap */
     u->reserved.micro += more.micro;
     j->budget.micro += more.micro;

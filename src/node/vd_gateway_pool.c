@@ -585,6 +585,8 @@ static bool give(struct vd_gateway *g, struct gw_job *j, struct gw_session *s, c
     if (j->sampling.pooling)
         j->n_output = 0; /* another worker's vector is its own to answer for */
     j->progress_ms = vd_clock_ms();
+    if (j->siblings && j->n_attempts == 0)
+        j->siblings->n_new--;
     j->n_attempts++;
     if (!send_job(g, j, s->link)) {
         j->session = NULL;

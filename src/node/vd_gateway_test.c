@@ -864,6 +864,16 @@ static void test_limits_of_a_key(void **state)
     assert_int_equal(n_ok + n_limited, KEY_PARALLEL + 3);
     expect_error(http(CHAT, t.poor, ASK("hi", ""), NULL, 0), 429, "insufficient_quota", NULL);
     settle();
+    struct vd_gateway_stats before = stats(); /* one choice could be paid for, three could not: none is */
+    expect_error(http(CHAT, t.poor, ASK("hi", ",\"max_tokens\":6,\"n\":3"), NULL, 0), 429,
+                 "insufficient_quota", NULL);
+    settle();
+    assert_int_equal(stats().n_answers, before.n_answers);
+    assert_int_equal(stats().escrow_balance.micro, before.escrow_balance.micro);
+    struct reply one = http(CHAT, t.poor, ASK("hi", ",\"max_tokens\":6"), NULL, 0);
+    assert_int_equal(one.status, 200);
+    free(one.body);
+    settle();
 }
 
 /* The worker goes away in mid-answer; another says the same and goes on. */

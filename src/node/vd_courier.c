@@ -2,7 +2,6 @@
  * of these. */
 #include "vd_courier.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,7 +72,7 @@ enum vd_err vd_courier_start(struct vd_courier **out, struct vd_ledger_client *l
     c->runs = pthread_create(&c->thread, NULL, run, c) == 0;
     if (!c->runs) {
         vd_courier_stop(c);
-        return vd_error_set(err, VD_EAGAIN, "starting a thread: %s", strerror(errno));
+        return vd_error_set(err, VD_EAGAIN, "the system refused a thread");
     }
     *out = c;
     return VD_OK;

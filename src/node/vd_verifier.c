@@ -6,7 +6,6 @@
 #include "vd_clock.h"
 #include "vd_verifier_impl.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +133,14 @@ static void vd_verifier_on_fail(void *arg, const struct vd_error *why)
     vd_log_event(&v->log, say ? VD_LOG_WARN : VD_LOG_DEBUG, "no link to a gateway", "why=%s", why->msg);
 }
 
+/* Under mu. Whether this is the answer to what was asked, and by the one who was. */
+static bool vd_verifier_awaits(const struct vd_verifier *v, const struct vd_link *link,
+                               const struct vd_hash *receipt_id)
+{
+    return v->fetch.waiting && !v->fetch.done && v->fetch.from == link &&
+           vd_hash_eq(receipt_id, &v->fetch.receipt_id);
+}
+
 static void vd_verifier_on_data(struct vd_verifier *v, struct vd_link *link, struct vd_bytes body)
 {
     struct vd_wire_audit_data m;
@@ -143,7 +150,7 @@ static void vd_verifier_on_data(struct vd_verifier *v, struct vd_link *link, str
     }
     uint8_t *copy = malloc(m.envelope.n + 1);
     pthread_mutex_lock(&v->mu);
-    if (copy && v->fetch.waiting && !v->fetch.done && vd_hash_eq(&m.receipt_id, &v->fetch.receipt_id)) {
+    if (copy && vd_verifier_awaits(v, link, &m.receipt_id)) {
         memcpy(copy, m.envelope.p, m.envelope.n);
         v->fetch.envelope = copy;
         v->fetch.n_bytes = m.envelope.n;
@@ -163,7 +170,7 @@ static void vd_verifier_on_refuse(struct vd_verifier *v, struct vd_link *link, s
         return;
     }
     pthread_mutex_lock(&v->mu);
-    if (v->fetch.waiting && !v->fetch.done && vd_hash_eq(&m.what, &v->fetch.receipt_id)) {
+    if (vd_verifier_awaits(v, link, &m.what)) {
         snprintf(v->fetch.refused, sizeof v->fetch.refused, "the gateway refuses: %s",
                  vd_wire_refuse_text(m.code));
         v->fetch.done = true;
@@ -328,7 +335,7 @@ enum vd_err vd_verifier_start(struct vd_verifier **out, const struct vd_verifier
     if (e == VD_OK) {
         v->auditor_runs = pthread_create(&v->auditor, NULL, vd_verifier_auditor, v) == 0;
         if (!v->auditor_runs)
-            e = vd_error_set(err, VD_EAGAIN, "starting a thread: %s", strerror(errno));
+            e = vd_error_set(err, VD_EAGAIN, "the system refused a thread");
     }
     if (e != VD_OK) {
         vd_verifier_stop(v);

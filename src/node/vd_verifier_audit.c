@@ -32,6 +32,7 @@ static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, con
     pthread_mutex_lock(&v->mu);
     memset(&v->fetch, 0, sizeof v->fetch);
     v->fetch.waiting = true;
+    v->fetch.from = link;
     v->fetch.receipt_id = a->receipt_id;
     pthread_mutex_unlock(&v->mu);
     enum vd_err e = vd_wire_put_audit_get(&w, &m)

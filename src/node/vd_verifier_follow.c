@@ -5,7 +5,6 @@
 #include "vd_replay.h"
 #include "vd_wire.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -420,7 +419,7 @@ enum vd_err vd_follow_start(struct vd_follow **out, const struct vd_verifier_mod
         e = vd_follow_open_desk(&f->desk[f->n_desks++], &model[i], &f->cancel, err);
     if (e == VD_OK) {
         f->runs = pthread_create(&f->thread, NULL, vd_follow_run, f) == 0;
-        e = f->runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "starting a thread: %s", strerror(errno));
+        e = f->runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "the system refused a thread");
     }
     if (e != VD_OK) {
         vd_follow_stop(f);

@@ -91,6 +91,7 @@ struct vd_verifier {
     struct vd_verifier_stats stats;
     struct { /* the one answer that the auditor waits for */
         bool waiting, done;
+        const struct vd_link *from; /* who was asked: nobody else answers; compared only */
         struct vd_hash receipt_id;
         uint8_t *envelope; /* malloc'ed */
         size_t n_bytes;

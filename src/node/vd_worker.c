@@ -4,7 +4,6 @@
 
 #include "vd_worker_impl.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,7 +165,7 @@ static enum vd_err vd_worker_start_threads(struct vd_worker *w, struct vd_error 
     if (e != VD_OK)
         return e;
     w->court_runs = w->finisher_runs && pthread_create(&w->court, NULL, vd_worker_court, w) == 0;
-    return w->court_runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "starting a thread: %s", strerror(errno));
+    return w->court_runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "the system refused a thread");
 }
 
 /* Its pages are taken when a dispute comes, and a few are kept then. */

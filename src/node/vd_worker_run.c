@@ -658,13 +658,14 @@ static bool vd_job_receipt(const struct vd_worker_job *j, enum vd_finish finish,
     return out->receipt.body_bytes > 0;
 }
 
-/* Signs, stores, sends. False: there is no receipt, and nothing is owed. */
+/* Signs, stores, sends. False: there is no receipt, and nothing is owed: *amount is left as it is. */
 static bool vd_job_deliver(struct vd_worker *w, struct vd_worker_job *j, struct vd_link *link,
                            enum vd_finish finish, struct vd_amount *amount)
 {
     struct vd_envelope e;
     struct vd_error err;
-    if (!vd_job_receipt(j, finish, &e, amount))
+    struct vd_amount owed;
+    if (!vd_job_receipt(j, finish, &e, &owed))
         return false;
     if (vd_worker_jobs_put(&w->jobs, &e, &err) != VD_OK) {
         vd_log_event(&w->log, VD_LOG_ERROR, "a receipt could not be kept and is not sent", "error=%s",
@@ -674,6 +675,7 @@ static bool vd_job_deliver(struct vd_worker *w, struct vd_worker_job *j, struct 
     struct vd_wire_receipt m = {
         .job = j->id, .receipt = {e.receipt.body, e.receipt.body_bytes}, .worker_sig = e.receipt.worker_sig};
     VD_WORKER_SEND(w, link, VD_WIRE_RECEIPT, vd_wire_put_receipt, &m, VD_RECEIPT_MAX_BYTES + 256);
+    *amount = owed;
     return true;
 }
 

@@ -50,10 +50,12 @@ struct fixture {
     struct vd_worker *worker;
     struct vd_verifier *verifier;
     struct vd_worker_peer ledger_peer, gateway_peer;
+    struct vd_keypair stranger_key; /* of another gateway that the verifier is linked to */
+    struct vd_link_listener *stranger;
     uint64_t sequence;
 
     pthread_mutex_t mu;
-    struct vd_link *worker_link;
+    struct vd_link *worker_link, *stranger_link;
     uint32_t cancel_after; /* tokens; 0: never */
     struct answer a;
     uint32_t prompt[PROMPT];
@@ -182,10 +184,26 @@ static void gw_receipt(struct fixture *f, struct vd_link *link, struct vd_bytes 
     SEND(link, VD_WIRE_ACCEPT, vd_wire_put_accept, &ok, 256);
 }
 
+/* The stranger answers what it was not asked. */
+static void stranger_meddles(struct fixture *f, const struct vd_hash *receipt_id)
+{
+    struct vd_wire_audit_data d = {.receipt_id = *receipt_id, .envelope = {receipt_id->b, VD_HASH_BYTES}};
+    struct vd_wire_refuse r = {.what = *receipt_id, .code = VD_REFUSE_NOT_FOUND};
+    pthread_mutex_lock(&f->mu);
+    struct vd_link *link = f->stranger_link;
+    pthread_mutex_unlock(&f->mu);
+    if (!link)
+        return;
+    SEND(link, VD_WIRE_AUDIT_DATA, vd_wire_put_audit_data, &d, 256);
+    SEND(link, VD_WIRE_REFUSE, vd_wire_put_refuse, &r, 256);
+    vd_clock_sleep_ms(100);
+}
+
 static void gw_audit(struct fixture *f, struct vd_link *link, struct vd_bytes body)
 {
     struct vd_wire_audit_get m;
     assert_true(vd_wire_get_audit_get(&m, body));
+    stranger_meddles(f, &m.receipt_id);
     for (size_t i = 0; i < f->n_kept; i++) {
         if (!vd_hash_eq(&f->kept[i].id, &m.receipt_id))
             continue;
@@ -237,6 +255,15 @@ static void gw_close(void *arg, struct vd_link *link, const struct vd_error *why
     pthread_mutex_unlock(&f->mu);
     if (ours)
         vd_link_unref(link);
+}
+
+static void stranger_frame(void *arg, struct vd_link *link, unsigned type, struct vd_bytes body)
+{
+    struct fixture *f = arg;
+    pthread_mutex_lock(&f->mu);
+    if (type == VD_WIRE_HELLO && !f->stranger_link)
+        f->stranger_link = vd_link_ref(link);
+    pthread_mutex_unlock(&f->mu);
 }
 
 /* ---- Setting up ---- */
@@ -364,7 +391,17 @@ static bool verifier_is_linked(struct fixture *f)
 {
     struct vd_verifier_stats s;
     vd_verifier_get_stats(f->verifier, &s);
-    return s.n_links == 1;
+    return s.n_links == (f->stranger ? 2 : 1);
+}
+
+/* Another gateway, to which verifiers are linked that start from now on. */
+static void start_stranger(struct fixture *f)
+{
+    struct vd_error err;
+    uint8_t seed[VD_SEED_BYTES] = {99};
+    vd_key_from_seed(&f->stranger_key, seed);
+    struct vd_link_config c = {.key = &f->stranger_key, .cb = {.arg = f, .on_frame = stranger_frame}};
+    sure(vd_link_listen(&f->stranger, &c, HOST, 0, &err), &err);
 }
 
 static void start_verifier(struct fixture *f)
@@ -372,12 +409,15 @@ static void start_verifier(struct fixture *f)
     struct vd_error err;
     static char home[128];
     struct vd_verifier_model m = {f->checker, f->pool[2], f->root};
+    struct vd_worker_peer gateway[2] = {f->gateway_peer};
+    if (f->stranger)
+        gateway[1] = (struct vd_worker_peer){HOST, vd_link_listener_port(f->stranger), &f->stranger_key.pub};
     snprintf(home, sizeof home, "%s/verifier", f->dir);
     struct vd_verifier_config c = {.key = &f->verifier_key,
                                    .home = home,
                                    .ledger = f->ledger_peer,
-                                   .gateway = &f->gateway_peer,
-                                   .n_gateways = 1,
+                                   .gateway = gateway,
+                                   .n_gateways = f->stranger ? 2 : 1,
                                    .model = &m,
                                    .n_models = 1,
                                    .audit_rate_ppm = UINT32_MAX};
@@ -410,6 +450,9 @@ static int teardown(void **state)
     vd_worker_stop(f->worker);
     vd_verifier_stop(f->verifier);
     vd_link_listener_stop(f->listener);
+    if (f->stranger_link)
+        vd_link_unref(f->stranger_link);
+    vd_link_listener_stop(f->stranger);
     vd_ledger_client_stop(f->ledger);
     vd_ledgerd_stop(f->ledgerd);
     vd_model_close(f->honest);
@@ -663,6 +706,29 @@ static void a_cancelled_job_is_receipted_as_far_as_it_went(void **state)
     assert_true(wait_for(one_final_and_one_stands, f));
 }
 
+/* Else the stake would answer for it until the worker is started anew. */
+static void a_receipt_that_cannot_be_kept_costs_nothing(void **state)
+{
+    struct fixture *f = *state;
+    char jobs[128], away[128];
+    snprintf(jobs, sizeof jobs, "%s/worker/jobs", f->dir);
+    snprintf(away, sizeof away, "%s/worker/away", f->dir);
+    start_worker(f, f->honest, f->pool[0]);
+    assert_int_equal(rename(jobs, away), 0);
+    ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+    assert_true(f->a.refused && f->a.code == VD_REFUSE_INTERNAL);
+    assert_int_equal(rename(away, jobs), 0);
+    pthread_mutex_lock(&f->worker->mu);
+    uint64_t pending = f->worker->escrow[0].pending_micro, exposed = f->worker->exposed_micro;
+    size_t n_escrows = f->worker->n_escrows;
+    pthread_mutex_unlock(&f->worker->mu);
+    assert_int_equal(n_escrows, 1);
+    assert_int_equal(pending, 0);
+    assert_int_equal(exposed, 0);
+    ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+    assert_true(f->a.receipt);
+}
+
 static void another_worker_goes_on_from_the_tokens_given(void **state)
 {
     struct fixture *f = *state;
@@ -833,6 +899,30 @@ static void data_that_fail_the_check_are_no_reason_to_challenge(void **state)
     vd_verifier_get_stats(f->verifier, &v);
     assert_int_equal(v.n_differ, 0);
     assert_int_equal(v.n_challenges, 0);
+}
+
+static bool one_is_judged(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_stand + v.n_bad_data + v.n_unavailable == 1;
+}
+
+/* Else whoever runs a gateway that verifiers are linked to could keep a cheat elsewhere from being audited.
+ */
+static void only_the_gateway_that_was_asked_answers(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    start_worker(f, f->honest, f->pool[0]);
+    start_stranger(f);
+    start_verifier(f);
+    ask(f, (struct question){.max_tokens = 8, .price_out = 3});
+    settle_last(f);
+    assert_true(wait_for(one_is_judged, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_non_null(f->stranger_link);
+    assert_int_equal(v.n_stand, 1);
 }
 
 static void only_what_can_be_proved_is_challenged(void **state)
@@ -1092,12 +1182,14 @@ int main(void)
         T(a_sequence_is_good_for_one_job),
         T(a_second_job_at_capacity_is_refused),
         T(a_cancelled_job_is_receipted_as_far_as_it_went),
+        T(a_receipt_that_cannot_be_kept_costs_nothing),
         T(another_worker_goes_on_from_the_tokens_given),
         T(a_statement_comes_with_each_64_tokens),
         T(a_prefix_is_reused_within_an_account),
         T(a_cheat_is_found_and_slashed),
         T(what_waits_is_replayed_together),
         T(data_that_fail_the_check_are_no_reason_to_challenge),
+        T(only_the_gateway_that_was_asked_answers),
         cmocka_unit_test(only_what_can_be_proved_is_challenged),
         T(an_idle_challenge_costs_its_bond),
         T(disputes_that_take_turns_cost_one_replay_each),

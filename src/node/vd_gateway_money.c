@@ -247,7 +247,8 @@ static void top_up(struct vd_gateway *g)
         vd_log_event(&g->log, VD_LOG_WARN, "the escrow cannot be topped up", "why=%s", err.msg);
 }
 
-/* The escrow as it is now; `settled` has gone from both sides. False: not known. */
+/* The escrow as it is now; `settled` has gone from both sides. Without one (its owner closes it, and what was
+ * asked before is settled after) there is no balance to look at. False: not known. */
 static bool refresh_escrow(struct vd_gateway *g, struct vd_amount settled)
 {
     struct vd_escrow x;
@@ -255,8 +256,12 @@ static bool refresh_escrow(struct vd_gateway *g, struct vd_amount settled)
     pthread_mutex_lock(&g->mu);
     bool has = g->has_escrow;
     id = g->escrow;
+    if (!has)
+        g->unsettled = less(g->unsettled, settled);
     pthread_mutex_unlock(&g->mu);
-    if (!has || vd_ledger_client_escrow(g->ledger, &id, &x, NULL) != VD_OK)
+    if (!has)
+        return true;
+    if (vd_ledger_client_escrow(g->ledger, &id, &x, NULL) != VD_OK)
         return false;
     pthread_mutex_lock(&g->mu);
     g->balance = x.balance;

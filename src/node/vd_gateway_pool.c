@@ -181,7 +181,6 @@ struct gw_job *gw_job_of(struct vd_gateway *g, const struct gw_session *s, const
     return NULL;
 }
 
-/* False: the worker broke a rule. Tokens that an earlier worker gave already must be the same. */
 /* Of the next n tokens. A worker that was asked for them and gives none, or not so many, is broken. */
 static bool take_logprobs(struct gw_job *j, struct vd_bytes b, size_t n)
 {
@@ -199,6 +198,7 @@ static bool take_logprobs(struct gw_job *j, struct vd_bytes b, size_t n)
     return b.n == 0;
 }
 
+/* False: the worker broke a rule. Tokens that an earlier worker gave already must be the same. */
 static bool take_tokens(struct gw_job *j, const struct vd_wire_token *m)
 {
     if (m->index != j->n_expected || m->ids.n > j->max_tokens - j->n_expected ||

@@ -51,6 +51,7 @@ static struct {
     struct vd_model *model;
     struct vd_hash root;
     char path[VD_PATH_MAX];
+    uint64_t escrow_micro; /* that the gateway opens itself; 0: none */
     char secret[VD_API_KEY_TEXT_MAX], other[VD_API_KEY_TEXT_MAX], poor[VD_API_KEY_TEXT_MAX];
 } t;
 
@@ -147,7 +148,7 @@ static void gateway_up(void)
                                   .http_host = HOST,
                                   .model = &m,
                                   .n_models = 1,
-                                  .escrow = {ESCROW},
+                                  .escrow = {t.escrow_micro},
                                   .settle_ms = 50,
                                   .key_parallel_max = KEY_PARALLEL,
                                   .receive_ms = RECEIVE_MS,
@@ -169,6 +170,7 @@ static int network_up(void **state)
     snprintf(t.home, sizeof t.home, "%s/gateway", t.dir);
     snprintf(ledger_dir, sizeof ledger_dir, "%s/ledger", t.dir);
     make_genesis();
+    t.escrow_micro = ESCROW;
     struct vd_ledgerd_config l = {
         .dir = ledger_dir, .genesis = &t.genesis, .key = &t.key[LEDGER], .host = HOST};
     must(vd_ledgerd_start(&t.ledgerd, &l, &err), &err);
@@ -940,6 +942,106 @@ static void test_restart_of_the_gateway(void **state)
     settle();
 }
 
+/* ---- escrows of others ---- */
+
+static struct vd_ledger_client *client_of(int role)
+{
+    struct vd_error err;
+    struct vd_ledger_client *c;
+    struct vd_ledger_client_config lc = {.key = &t.key[role],
+                                         .host = HOST,
+                                         .port = vd_ledgerd_port(t.ledgerd),
+                                         .ledger_key = &t.key[LEDGER].pub,
+                                         .role = VD_ROLE_CLIENT};
+    must(vd_ledger_client_start(&c, &lc, &err), &err);
+    must(vd_ledger_client_wait(c, WAIT_MS, &err), &err);
+    return c;
+}
+
+/* As a role that sends nothing else at the moment. */
+static struct vd_hash send_as(int role, struct vd_tx tx)
+{
+    struct vd_error err;
+    struct vd_ledger_outcome o;
+    struct vd_ledger_client *c = client_of(role);
+    must(vd_ledger_client_send(c, &tx, WAIT_MS, &o, &err), &err);
+    vd_ledger_client_stop(c);
+    return o.tx_id;
+}
+
+static bool note_first(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct vd_hash *id = arg;
+    assert_int_equal(key.n, 1 + VD_PUBKEY_BYTES + VD_HASH_BYTES);
+    memcpy(id->b, key.p + 1 + VD_PUBKEY_BYTES, VD_HASH_BYTES);
+    return false;
+}
+
+/* Of the gateway, while it is down; from now on it opens none. */
+static void close_own_escrow(void)
+{
+    struct vd_error err;
+    struct vd_tx tx = {.kind = VD_TX_ESCROW_CLOSE};
+    struct vd_ledger_client *c = client_of(GATEWAY);
+    struct vd_state_key all =
+        vd_state_key_make(VD_INDEX_GATEWAY_ESCROW, t.key[GATEWAY].pub.b, VD_PUBKEY_BYTES, NULL);
+    must(vd_ledger_client_list(c, &all, note_first, &tx.u.escrow_close.escrow_id, &err), &err);
+    vd_ledger_client_stop(c);
+    send_as(GATEWAY, tx);
+    t.escrow_micro = 0;
+}
+
+static struct vd_hash open_escrow(uint64_t micro)
+{
+    struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {t.key[GATEWAY].pub, {micro}}};
+    return send_as(FOLLOWER, tx);
+}
+
+static bool health_says(const char *what)
+{
+    struct reply r = http("/health", NULL, NULL, NULL, 0);
+    bool says = strstr(r.body, what) != NULL;
+    free(r.body);
+    return says;
+}
+
+/* An escrow is closed while an answer is made, which is settled all the same; when another is opened, the
+ * gateway goes on with that. */
+static void test_an_escrow_that_is_closed(void **state)
+{
+    struct asker a = {.body = ASK("Count to a hundred.", ",\"max_tokens\":150,\"seed\":1")};
+    pthread_t thread;
+    worker_down(0);
+    vd_gateway_stop(t.gateway);
+    close_own_escrow();
+    struct vd_tx close_it = {.kind = VD_TX_ESCROW_CLOSE, .u.escrow_close = {open_escrow(ESCROW)}};
+    gateway_up();
+    worker_up(0);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    while (!health_says("\"ok\"") && vd_clock_ms() < until)
+        vd_clock_sleep_ms(20);
+    pthread_create(&thread, NULL, ask, &a);
+    while (stats().n_running == 0 && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    send_as(FOLLOWER, close_it);
+    while (!health_says("no escrow") && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    uint64_t n_running = stats().n_running;
+    pthread_join(thread, NULL);
+    assert_int_equal(n_running, 1);
+    assert_int_equal(a.r.status, 200);
+    free(a.r.body);
+    vd_clock_sleep_ms(500); /* it is settled now */
+    open_escrow(ESCROW);
+    until = vd_clock_ms() + WAIT_MS;
+    while (!health_says("\"ok\"") && vd_clock_ms() < until)
+        vd_clock_sleep_ms(20);
+    struct reply r = post(CHAT, ASK("And now?", ",\"max_tokens\":4"));
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    settle();
+}
+
 /* Whoever waits is told, in the form that it expects. */
 static void test_stop_under_way(void **state)
 {
@@ -1468,6 +1570,7 @@ int main(void)
         cmocka_unit_test(test_restart_of_the_gateway),
         cmocka_unit_test(test_who_resumes_is_not_blamed),
         cmocka_unit_test(test_slow_clients),
+        cmocka_unit_test(test_an_escrow_that_is_closed),
         cmocka_unit_test(test_stop_under_way),
     };
     return cmocka_run_group_tests(tests, network_up, network_down);

@@ -120,6 +120,11 @@ uint32_t vd_gateway_text_context(const struct vd_gateway_text *t)
     return t->program.ctx;
 }
 
+bool vd_gateway_text_generates(const struct vd_gateway_text *t)
+{
+    return !vd_program_is_encoder(&t->program);
+}
+
 uint32_t vd_gateway_text_width(const struct vd_gateway_text *t)
 {
     return t->program.width;
@@ -268,7 +273,7 @@ static bool given_ids(const struct vd_gateway_text *t, const struct vd_openai_re
 bool vd_gateway_text_prompt(const struct vd_gateway_text *t, const struct vd_openai_request *r,
                             uint32_t **ids, uint32_t *n_ids, struct vd_openai_error *e)
 {
-    if (vd_program_is_encoder(&t->program) && r->kind != VD_OPENAI_EMBEDDING)
+    if (!vd_gateway_text_generates(t) && r->kind != VD_OPENAI_EMBEDDING)
         return vd_openai_fail(e, 400, "unsupported_value", "model",
                               "The model '%s' is an encoder: it gives vectors and generates nothing; use "
                               "/v1/embeddings.",

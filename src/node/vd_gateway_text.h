@@ -15,6 +15,7 @@ enum vd_err vd_gateway_text_open(struct vd_gateway_text **out, const char *path,
 void vd_gateway_text_close(struct vd_gateway_text *t); /* NULL is allowed */
 
 uint32_t vd_gateway_text_context(const struct vd_gateway_text *t);
+bool vd_gateway_text_generates(const struct vd_gateway_text *t); /* false: an encoder, it only embeds */
 uint32_t vd_gateway_text_width(const struct vd_gateway_text *t); /* elements of a vector */
 /* How the model's vectors are pooled; NONE: in a way that is not known here. */
 enum vd_pooling vd_gateway_text_pooling(const struct vd_gateway_text *t);

@@ -43,6 +43,7 @@ static void encoders_only_embed(void **state)
     char path[VD_PATH_MAX];
     struct vd_gateway_text *t = open_text("bert", path);
     assert_int_equal(vd_gateway_text_pooling(t), VD_POOLING_CLS);
+    assert_false(vd_gateway_text_generates(t));
     assert_int_equal(status_of(t, VD_OPENAI_EMBEDDING, 64, &e), 0);
     assert_int_equal(status_of(t, VD_OPENAI_EMBEDDING, 65, &e), 400);
     assert_string_equal(e.code, "context_length_exceeded");
@@ -63,6 +64,7 @@ static void decoders_leave_room(void **state)
     char path[VD_PATH_MAX];
     struct vd_gateway_text *t = open_text("llama", path);
     assert_int_equal(vd_gateway_text_pooling(t), VD_POOLING_LAST);
+    assert_true(vd_gateway_text_generates(t));
     assert_int_equal(status_of(t, VD_OPENAI_EMBEDDING, 64, &e), 0);
     assert_int_equal(status_of(t, VD_OPENAI_COMPLETION, 63, &e), 0);
     assert_int_equal(status_of(t, VD_OPENAI_COMPLETION, 64, &e), 400);

@@ -309,6 +309,12 @@ static enum vd_err advance(struct gw_trapper *t, const struct trap *x, bool *ove
 
 /* ---- making one ---- */
 
+/* What a model could not have been asked would be no trap: one sees at a glance that nobody ran it. */
+static bool may_be_trap(const struct gw_model *m)
+{
+    return vd_gateway_text_generates(m->text) && vd_gateway_text_context(m->text) >= TRAP_STEPS_MAX;
+}
+
 static bool pick_model(struct vd_gateway *g, const struct gw_model **m, struct vd_wire_offer *price)
 {
     uint32_t from;
@@ -317,7 +323,7 @@ static bool pick_model(struct vd_gateway *g, const struct gw_model **m, struct v
     pthread_mutex_lock(&g->mu);
     for (size_t i = 0; i < g->n_models && !found; i++) {
         *m = &g->model[(from + i) % g->n_models];
-        found = gw_workers_of(g, &(*m)->root, price) > 0;
+        found = may_be_trap(*m) && gw_workers_of(g, &(*m)->root, price) > 0;
     }
     pthread_mutex_unlock(&g->mu);
     return found;

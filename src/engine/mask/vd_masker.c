@@ -86,16 +86,31 @@ static const struct step *steps_of(struct vd_masker *m, uint16_t state)
     return *t;
 }
 
+/* Where a byte leads, also when there is no memory for a table: a mask that lacks tokens would be a wrong
+ * answer. */
+static struct step step_by(struct vd_masker *m, uint16_t state, uint8_t byte)
+{
+    const struct step *t = steps_of(m, state);
+    uint32_t first, end;
+    if (t)
+        return t[byte];
+    vd_automaton_edges(&m->a, state, &first, &end);
+    for (; first < end; first++) {
+        struct vd_automaton_edge e = vd_automaton_edge(&m->a, first);
+        if (e.low <= byte && byte <= e.high)
+            return (struct step){e.to, e.back};
+    }
+    return (struct step){VD_AUTOMATON_DEAD, VD_AUTOMATON_PLAIN};
+}
+
 enum taken { REFUSED, TAKEN, BELOW /* it depends on what is below the stack */ };
 
 /* vd_automaton_step, and what it would do with more on the stack. */
 static enum taken take(struct vd_masker *m, struct vd_automaton_state *s, uint8_t byte)
 {
     for (unsigned move = 0; move <= VD_AUTOMATON_MOVES; move++) {
-        const struct step *t = steps_of(m, s->at);
-        if (!t)
-            return REFUSED;
-        if (t[byte].to == VD_AUTOMATON_DEAD) {
+        const struct step t = step_by(m, s->at, byte);
+        if (t.to == VD_AUTOMATON_DEAD) {
             if (!vd_automaton_is_end(&m->a, s->at))
                 return REFUSED;
             if (s->depth == 0)
@@ -104,12 +119,12 @@ static enum taken take(struct vd_masker *m, struct vd_automaton_state *s, uint8_
             s->stack[s->depth] = 0;
             continue;
         }
-        s->at = t[byte].to;
-        if (t[byte].back == VD_AUTOMATON_PLAIN)
+        s->at = t.to;
+        if (t.back == VD_AUTOMATON_PLAIN)
             return TAKEN;
         if (s->depth == VD_AUTOMATON_STACK)
             return REFUSED;
-        s->stack[s->depth++] = t[byte].back;
+        s->stack[s->depth++] = t.back;
         m->deepest = s->depth > m->deepest ? s->depth : m->deepest;
     }
     return REFUSED;

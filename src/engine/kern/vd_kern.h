@@ -91,7 +91,7 @@ struct vd_kern_score {
 };
 
 struct vd_kern {
-    const char *name; /* "scalar", "avx2", "avx512", "neon", "neon-i8mm" */
+    const char *name; /* "scalar", "avx2", "avxvnni", "avx512", "neon", "neon-i8mm" */
 
     /* ---- scratch ---- */
 

@@ -34,7 +34,7 @@ struct state {
     const struct vd_kern_query *rows;
     size_t n, n_chunks; /* rows, and chunks of a step: n * n_chunks <= TILE */
     struct vd_kern_score score;
-    bool fetch;                       /* the next step's chunks are worth fetching, so many bytes */
+    bool fetch;                       /* the next step's chunks are worth fetching, so many lines */
     size_t fetch_k, fetch_p, fetch_v; /* with each 16 positions of K, lane of weights, and panel of V */
     __mmask16 started;                /* rows that have met a chunk */
     int8_t *q;                        /* [n][hd] */
@@ -44,7 +44,9 @@ struct state {
     float m[TILE], l[TILE];                      /* running, by row */
     /* of the step */
     struct vd_wide_kv chunk[TILE];
-    const char *ahead[TILE];      /* the chunks a step on; NULL if there is none */
+    const char *ahead[TILE + 1];  /* the chunks a step on, what is left of the first; NULL behind the last */
+    const char **next;            /* the one being fetched, */
+    size_t next_lines;            /* and its lines that are left */
     float *dst[TILE];             /* where o goes: into o above, or a chunk record */
     float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
     uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
@@ -65,15 +67,14 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
     return vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN);
 }
 
-/* Three eighths of a chunk are fetched with the scores of the one before it, two with its weights, the rest
+/* Three eighths of a step are fetched with the scores of the one before it, two with its weights, the rest
  * with its values. */
 static void share_fetch(struct state *st)
 {
     const size_t n_blocks = st->kv->hd / VD_KERN_BLOCK, n_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
-    const size_t k = n_lines * 3 / (8 * 4), p = n_lines * 2 / (8 * st->n);
-    st->fetch_k = k * 64;
-    st->fetch_p = p * 64;
-    st->fetch_v = (n_lines - 4 * k - p * st->n + n_blocks - 1) / n_blocks * 64;
+    st->fetch_k = (n_lines * 3 / 8 + 3) / 4;
+    st->fetch_p = (n_lines * 2 / 8 + st->n - 1) / st->n;
+    st->fetch_v = (n_lines * 3 / 8 + n_blocks - 1) / n_blocks;
 }
 
 static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,
@@ -107,6 +108,24 @@ VD_INLINE void fetch_bytes(const char *p, size_t n_bytes)
 {
     for (size_t i = 0; i < n_bytes; i += 64)
         _mm_prefetch(p + i, _MM_HINT_T0);
+}
+
+/* The next n lines of the next step, in the order of their addresses. */
+VD_INLINE void fetch_on(struct state *st, size_t n)
+{
+    const char *p = *st->next;
+    if (p == NULL)
+        return;
+    if (n > st->next_lines)
+        n = st->next_lines;
+    for (size_t i = 0; i < n; i++)
+        _mm_prefetch(p + 64 * i, _MM_HINT_T0);
+    *st->next = p + 64 * n;
+    st->next_lines -= n;
+    if (st->next_lines == 0) {
+        st->next++;
+        st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
+    }
 }
 
 /* The first step's chunks of [c, c1): nobody fetched them before. */
@@ -178,11 +197,9 @@ VD_INLINE void score_blocks(struct state *st, size_t k, size_t g, size_t b, int 
 static void scores(struct state *st, size_t k, size_t i0, size_t i1)
 {
     const size_t n_blocks = st->kv->hd / 32;
-    const char *ahead = st->ahead[k];
     for (size_t g = 0; g < 4; g++) {
         size_t b = 0;
-        if (ahead != NULL)
-            fetch_bytes(ahead + g * st->fetch_k, st->fetch_k);
+        fetch_on(st, st->fetch_k);
         for (; b + 2 <= n_blocks; b += 2)
             score_blocks(st, k, g, b, 2, i0, i1);
         if (b < n_blocks)
@@ -239,8 +256,7 @@ static void chunk_weights(struct state *st, size_t i0, size_t i1)
         if (row == st->n)
             row = 0, chunk++;
         const float *vd = st->chunk[chunk].vd;
-        if (st->ahead[chunk] != NULL)
-            fetch_bytes(st->ahead[chunk] + 4 * st->fetch_k + row * st->fetch_p, st->fetch_p);
+        fetch_on(st, st->fetch_p);
         VD_UNROLL
         for (int k = 0; k < 4; k++) {
             __mmask16 in = (__mmask16)(st->lanes[i] >> 16 * k);
@@ -354,11 +370,8 @@ static panel_fn *const panel_fns[PANEL_ROWS] = {value_panel_1, value_panel_2, va
                                                 value_panel_4, value_panel_5, value_panel_6};
 
 /* Of lanes [i, i1), all of the step's chunk k: runs of active ones; one between them keeps its o. */
-static void values(const struct state *st, size_t k, size_t i, size_t i1, unsigned active, unsigned fresh)
+static void values(struct state *st, size_t k, size_t i, size_t i1, unsigned active, unsigned fresh)
 {
-    const char *ahead = st->ahead[k];
-    if (ahead != NULL)
-        ahead += 4 * st->fetch_k + st->n * st->fetch_p;
     while (i < i1) {
         size_t n = (size_t)__builtin_ctz(~(active >> i)); /* active lanes from i on */
         if (n == 0) {
@@ -369,15 +382,24 @@ static void values(const struct state *st, size_t k, size_t i, size_t i1, unsign
         n = n < PANEL_ROWS ? n : PANEL_ROWS;
         for (size_t e = 0; e < st->kv->hd; e += PANEL) {
             int32_t sum[PANEL_ROWS][PANEL];
-            if (ahead != NULL)
-                fetch_bytes(ahead + e / PANEL * st->fetch_v, st->fetch_v);
+            fetch_on(st, st->fetch_v);
             panel_fns[n - 1](st, &st->chunk[k], i, e, sum);
             for (size_t r = 0; r < n; r++)
                 value_out(st, i + r, fresh >> (i + r) & 1, sum[r], st->dst[i + r] + e);
         }
-        ahead = NULL;
         i += n;
     }
+}
+
+/* From now on the step's chunks from c on, before c1, are fetched. */
+static void fetch_next(struct state *st, size_t c, size_t c1)
+{
+    size_t k = 0;
+    for (; st->fetch && k < st->n_chunks && c + k < c1; k++)
+        st->ahead[k] = vd_kern_chunk_at(st->kv, c + k);
+    st->ahead[k] = NULL;
+    st->next = st->ahead;
+    st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
 }
 
 /* Everything of a step's n_chunks chunks from c on, but the merge of m and l. Returns the lanes that meet
@@ -385,10 +407,9 @@ static void values(const struct state *st, size_t k, size_t i, size_t i1, unsign
 static unsigned step_softmax(struct state *st, size_t c, size_t n_chunks, size_t c1)
 {
     unsigned active = 0;
+    fetch_next(st, c + st->n_chunks, c1);
     for (size_t k = 0; k < n_chunks; k++) {
-        const size_t next = c + k + st->n_chunks;
         st->chunk[k] = vd_wide_kv(vd_kern_chunk_at(st->kv, c + k), st->kv->hd);
-        st->ahead[k] = st->fetch && next < c1 ? vd_kern_chunk_at(st->kv, next) : NULL;
         unsigned here = meet_chunk(st, c + k, k);
         if (here != 0)
             scores(st, k, (size_t)__builtin_ctz(here), 32 - (size_t)__builtin_clz(here));

@@ -140,15 +140,34 @@ static size_t run_chunks(const struct vd_ctx *ctx, const struct rows *r, size_t 
 }
 
 /* The contexts of all runs and kv heads are laid end to end, and each thread takes one stretch of them: the
- * first and last chunks of a stretch are what reading ahead cannot hide. All K rows are stored and all
- * queries rotated. */
-static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
-                         size_t layer, struct thread_buf *buf)
+ * first and last chunks of a stretch are what reading ahead cannot hide. */
+static size_t all_chunks(const struct vd_ctx *ctx, const struct rows *r, size_t layer)
+{
+    size_t total = 0, first;
+    for (size_t i = 0; i < r->n_runs; i++)
+        total += run_chunks(ctx, r, layer, &r->run[i], &first);
+    return total * ctx->m->dims.n_kv;
+}
+
+/* Whether chunks [at, end) of `total` lie in several threads' stretches. */
+static bool is_cut(const struct vd_team *team, size_t total, size_t at, size_t end)
+{
+    for (unsigned t = 1; t < vd_team_threads(team); t++) {
+        size_t begin, stretch_end;
+        vd_team_range(team, t, total, SPLIT_CHUNKS, &begin, &stretch_end);
+        if (begin > at && begin < end)
+            return true;
+    }
+    return false;
+}
+
+/* A thread's stretch. Heads that lie in it whole are done then; of others it makes records, which would cost
+ * as much traffic again as a fifth of the cache. All K rows are stored and all queries rotated. */
+static void attend_stretch(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
+                           size_t layer, struct thread_buf *buf)
 {
     const struct vd_model *m = ctx->m;
-    size_t n_kv = m->dims.n_kv, total = 0, first, n_chunks, begin, end, at = 0;
-    for (size_t i = 0; i < r->n_runs; i++)
-        total += run_chunks(ctx, r, layer, &r->run[i], &first) * n_kv;
+    size_t n_kv = m->dims.n_kv, total = all_chunks(ctx, r, layer), first, n_chunks, begin, end, at = 0;
     vd_team_range(team, thread, total, SPLIT_CHUNKS, &begin, &end);
     for (size_t task = 0; task < r->n_runs * n_kv && at < end; task++, at += n_chunks) {
         const struct run *run = &r->run[task / n_kv];
@@ -158,21 +177,27 @@ static void attend_parts(struct vd_ctx *ctx, struct vd_team *team, unsigned thre
             continue;
         struct vd_kern_kv kv = {r->row[run->first].pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
         size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
-        m->kern->attn_part(&kv, m->score, buf->query, n, first + (at < begin ? begin - at : 0),
-                           first + vd_fw_min(n_chunks, end - at), records(ctx, run, g), ctx->team.ld_rec,
-                           buf->scratch);
+        if (at >= begin && at + n_chunks <= end)
+            m->kern->attn(&kv, m->score, buf->query, n, buf->scratch);
+        else
+            m->kern->attn_part(&kv, m->score, buf->query, n, first + (at < begin ? begin - at : 0),
+                               first + vd_fw_min(n_chunks, end - at), records(ctx, run, g), ctx->team.ld_rec,
+                               buf->scratch);
     }
 }
 
-/* Tasks are query rows. */
+/* Heads that were cut; tasks are their query rows. */
 static void attend_merge(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
                          struct thread_buf *buf)
 {
     const struct vd_dims *dims = &ctx->m->dims;
-    size_t task = vd_team_next(team), base = 0;
-    for (size_t i = 0; i < r->n_runs * dims->n_kv; i++) {
+    size_t task = vd_team_next(team), base = 0, total = all_chunks(ctx, r, layer), at = 0, n_chunks, first;
+    for (size_t i = 0; i < r->n_runs * dims->n_kv; i++, at += n_chunks) {
         const struct run *run = &r->run[i / dims->n_kv];
         size_t g = i % dims->n_kv;
+        n_chunks = run_chunks(ctx, r, layer, run, &first);
+        if (!is_cut(team, total, at, at + n_chunks))
+            continue;
         size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
         for (; task < base + n; task = vd_team_next(team))
             ctx->m->kern->attn_merge(dims->hd, buf->query + (task - base), 1,
@@ -246,7 +271,7 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, unsigned thr
     vd_team_barrier(team);
     if (!split)
         return;
-    attend_parts(ctx, team, thread, r, layer, buf);
+    attend_stretch(ctx, team, thread, r, layer, buf);
     vd_team_barrier(team);
     attend_merge(ctx, team, r, layer, buf);
     vd_team_barrier(team);

@@ -44,11 +44,11 @@ struct state {
     float m[TILE], l[TILE];                      /* running, by row */
     /* of the step */
     struct vd_wide_kv chunk[TILE];
-    const char *ahead[TILE + 1];  /* the chunks a step on, what is left of the first; NULL behind the last */
-    const char **next;            /* the one being fetched, */
-    size_t next_lines;            /* and its lines that are left */
-    float *dst[TILE];             /* where o goes: into o above, or a chunk record */
-    float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
+    const char *ahead[TILE + 1]; /* the chunks a step on, what is left of the first; NULL behind the last */
+    const char **next;           /* the one being fetched, */
+    size_t next_lines;           /* and its lines that are left */
+    float *dst[TILE];            /* where o goes: into o above, or a chunk record */
+    _Alignas(64) float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
     uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
     uint64_t lanes[TILE];             /* valid positions of the chunk */
     float mc[2 * TILE], lc[2 * TILE]; /* doubled: read in vectors from any lane on */
@@ -69,9 +69,10 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
 
 /* Three eighths of a step are fetched with the scores of the one before it, two with its weights, the rest
  * with its values. */
-static void share_fetch(struct state *st)
+static void share_fetch(struct state *st, size_t n_chunks, size_t n_next)
 {
-    const size_t n_blocks = st->kv->hd / VD_KERN_BLOCK, n_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
+    const size_t n_blocks = st->kv->hd / VD_KERN_BLOCK,
+                 n_lines = (vd_wide_kv_bytes(st->kv->hd) / 64 * n_next + n_chunks - 1) / n_chunks;
     st->fetch_k = (n_lines * 3 / 8 + 3) / 4;
     st->fetch_p = (n_lines * 2 / 8 + st->n - 1) / st->n;
     st->fetch_v = (n_lines * 3 / 8 + n_blocks - 1) / n_blocks;
@@ -88,7 +89,6 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     st->n = n;
     st->n_chunks = TILE / n;
     st->fetch = fetch;
-    share_fetch(st);
     st->score = score;
     st->started = 0;
     st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
@@ -113,26 +113,26 @@ VD_INLINE void fetch_bytes(const char *p, size_t n_bytes)
 /* The next n lines of the next step, in the order of their addresses. */
 VD_INLINE void fetch_on(struct state *st, size_t n)
 {
-    const char *p = *st->next;
-    if (p == NULL)
-        return;
-    if (n > st->next_lines)
-        n = st->next_lines;
-    for (size_t i = 0; i < n; i++)
-        _mm_prefetch(p + 64 * i, _MM_HINT_T0);
-    *st->next = p + 64 * n;
-    st->next_lines -= n;
-    if (st->next_lines == 0) {
-        st->next++;
-        st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
+    const char *p;
+    while (n > 0 && (p = *st->next) != NULL) {
+        size_t m = n < st->next_lines ? n : st->next_lines;
+        for (size_t i = 0; i < m; i++)
+            _mm_prefetch(p + 64 * i, _MM_HINT_T0);
+        *st->next = p + 64 * m;
+        n -= m;
+        st->next_lines -= m;
+        if (st->next_lines == 0) {
+            st->next++;
+            st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
+        }
     }
 }
 
 /* The first step's chunks of [c, c1): nobody fetched them before. */
 static void fetch_first(const struct state *st, size_t c, size_t c1)
 {
-    for (size_t k = 0; st->fetch && k < st->n_chunks && c + k < c1; k++)
-        fetch_bytes(vd_kern_chunk_at(st->kv, c + k), vd_wide_kv_bytes(st->kv->hd));
+    if (st->fetch && c < c1)
+        fetch_bytes(vd_kern_chunk_at(st->kv, c), vd_wide_kv_bytes(st->kv->hd));
 }
 
 /* Which rows meet chunk c, the step's k-th: bits of their lanes. */
@@ -381,7 +381,7 @@ static void values(struct state *st, size_t k, size_t i, size_t i1, unsigned act
         n = n < i1 - i ? n : i1 - i;
         n = n < PANEL_ROWS ? n : PANEL_ROWS;
         for (size_t e = 0; e < st->kv->hd; e += PANEL) {
-            int32_t sum[PANEL_ROWS][PANEL];
+            _Alignas(64) int32_t sum[PANEL_ROWS][PANEL];
             fetch_on(st, st->fetch_v);
             panel_fns[n - 1](st, &st->chunk[k], i, e, sum);
             for (size_t r = 0; r < n; r++)
@@ -391,15 +391,25 @@ static void values(struct state *st, size_t k, size_t i, size_t i1, unsigned act
     }
 }
 
-/* From now on the step's chunks from c on, before c1, are fetched. */
-static void fetch_next(struct state *st, size_t c, size_t c1)
+/* How many chunks the step at c takes after one of `last` (0: it is the first). The first of a tile that
+ * fetches has one, since it waits for memory, and the next ones twice as many each. */
+static size_t step_chunks(const struct state *st, size_t c, size_t c1, size_t last)
 {
-    size_t k = 0;
-    for (; st->fetch && k < st->n_chunks && c + k < c1; k++)
+    size_t n = !st->fetch ? st->n_chunks : last == 0 ? 1 : 2 * last;
+    n = n < st->n_chunks ? n : st->n_chunks;
+    return n < c1 - c ? n : c1 - c;
+}
+
+/* With the step of n_chunks that now begins, n chunks from c on are fetched. */
+static void fetch_next(struct state *st, size_t c, size_t n, size_t n_chunks)
+{
+    const size_t n_ahead = st->fetch ? n : 0;
+    for (size_t k = 0; k < n_ahead; k++)
         st->ahead[k] = vd_kern_chunk_at(st->kv, c + k);
-    st->ahead[k] = NULL;
+    st->ahead[n_ahead] = NULL;
     st->next = st->ahead;
     st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
+    share_fetch(st, n_chunks, n);
 }
 
 /* Everything of a step's n_chunks chunks from c on, but the merge of m and l. Returns the lanes that meet
@@ -407,7 +417,7 @@ static void fetch_next(struct state *st, size_t c, size_t c1)
 static unsigned step_softmax(struct state *st, size_t c, size_t n_chunks, size_t c1)
 {
     unsigned active = 0;
-    fetch_next(st, c + st->n_chunks, c1);
+    fetch_next(st, c + n_chunks, step_chunks(st, c + n_chunks, c1, n_chunks), n_chunks);
     for (size_t k = 0; k < n_chunks; k++) {
         st->chunk[k] = vd_wide_kv(vd_kern_chunk_at(st->kv, c + k), st->kv->hd);
         unsigned here = meet_chunk(st, c + k, k);
@@ -492,8 +502,8 @@ static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
         st->dst[i] = st->o + i % n * kv->hd;
     tile_chunks(rows, n, &c, &c1);
     fetch_first(st, c, c1);
-    for (; c < c1; c += n_chunks) {
-        n_chunks = c1 - c < st->n_chunks ? c1 - c : st->n_chunks;
+    for (n_chunks = 0; c < c1; c += n_chunks) {
+        n_chunks = step_chunks(st, c, c1, n_chunks);
         unsigned active = step_softmax(st, c, n_chunks, c1);
         if (active != 0)
             step_values(st, n_chunks, active, merge_scalars(st, n_chunks, active));
@@ -519,8 +529,9 @@ static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
     c0 = c0 > first ? c0 : first;
     c1 = c1 < end ? c1 : end;
     fetch_first(st, c0, c1);
+    n_chunks = 0;
     for (size_t c = c0; c < c1; c += n_chunks) {
-        n_chunks = c1 - c < st->n_chunks ? c1 - c : st->n_chunks;
+        n_chunks = step_chunks(st, c, c1, n_chunks);
         unsigned active = step_softmax(st, c, n_chunks, c1);
         for (size_t i = 0; i < n * n_chunks; i++)
             if (active >> i & 1) {

@@ -4,8 +4,8 @@
  * fewer a step takes several chunks at once (lane k * n + i: row i, chunk k of the step). So decoding one
  * token, where the few heads of a group are all the rows there are, wastes no lanes, and the slow chains of a
  * chunk (largest score, exp, sum, quantiser) are paid once per step. Reading the cache is what decoding
- * costs: while a step is computed, the chunks of the next are fetched, a few lines at a time all along, since
- * a burst of fetches waits for memory as the reads themselves would.
+ * costs: while a step is computed, the chunks of the next are fetched, a few lines at a time all along and in
+ * the order of their addresses, since a burst of fetches waits for memory as the reads themselves would.
  *
  * Scores are the Q8_0 product with 16 positions in place of 16 rows: a block of K sits in eight registers
  * while the tile's queries pass. The softmax works on one query's 64 positions at a time, but its scalars
@@ -34,7 +34,7 @@ struct state {
     const struct vd_kern_query *rows;
     size_t n, n_chunks; /* rows, and chunks of a step: n * n_chunks <= TILE */
     struct vd_kern_score score;
-    bool fetch;                       /* the next step's chunks are worth fetching, so many lines */
+    bool fetch;                       /* the next step's chunks are worth fetching: so many lines */
     size_t fetch_k, fetch_p, fetch_v; /* with each 16 positions of K, lane of weights, and panel of V */
     __mmask16 started;                /* rows that have met a chunk */
     int8_t *q;                        /* [n][hd] */
@@ -128,7 +128,7 @@ VD_INLINE void fetch_on(struct state *st, size_t n)
     }
 }
 
-/* The first step's chunks of [c, c1): nobody fetched them before. */
+/* The first step's chunk, of [c, c1): nobody fetched it before. */
 static void fetch_first(const struct state *st, size_t c, size_t c1)
 {
     if (st->fetch && c < c1)

@@ -1,7 +1,9 @@
 /* The parts of a gateway to each other. Private to vd_gateway*.c.
  *
  * One mutex, g->mu, guards sessions, jobs, keys' use and money; it is held for memory work only, never while
- * something waits, reads the disk or asks the ledger. Lock order: g->mu, then a link's own. */
+ * something waits or asks the ledger. The disk is touched under it twice: what a key has spent is read when
+ * the key is first used, and sequence numbers are taken, 256 at a time. Lock order: g->mu, then a link's own.
+ */
 #ifndef VD_GATEWAY_IMPL_H
 #define VD_GATEWAY_IMPL_H
 

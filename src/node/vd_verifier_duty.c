@@ -434,6 +434,7 @@ static bool vd_duty_turn(struct vd_verifier *v, size_t i, bool may_learn)
     if (!due || !vd_duty_look(v, d))
         return false;
     pthread_mutex_lock(&v->mu);
+    v->drawn |= v->n_duties == VD_VERIFIER_DUTIES_MAX; /* there may be more than there was room for */
     v->duty[i] = v->duty[--v->n_duties];
     pthread_mutex_unlock(&v->mu);
     return true;
@@ -476,8 +477,10 @@ void vd_duty_look_at_all(struct vd_verifier *v)
     if (drawn) {
         struct vd_state_key mine =
             vd_state_key_make(VD_INDEX_AUDITOR_AUDIT, v->key.pub.b, VD_PUBKEY_BYTES, NULL);
-        if (vd_ledger_client_list(v->ledger, &mine, vd_duty_add, v, &err) != VD_OK)
-            v->drawn = true;
+        bool all = vd_ledger_client_list(v->ledger, &mine, vd_duty_add, v, &err) == VD_OK;
+        pthread_mutex_lock(&v->mu);
+        v->drawn |= !all;
+        pthread_mutex_unlock(&v->mu);
     }
     for (size_t i = 0; i < v->n_duties;)
         i += !vd_duty_turn(v, i, false);

@@ -192,11 +192,13 @@ static bool get_message(json_t *list, const json_t *message, size_t m, struct vd
 
 /* ---- tools ---- */
 
-static bool get_tool(json_t *list, const json_t *tool, size_t i, struct vd_openai_error *e)
+/* *strict: the function's arguments have to follow its schema, which only a demanded call can promise. */
+static bool get_tool(json_t *list, const json_t *tool, size_t i, bool *strict, struct vd_openai_error *e)
 {
     char path[96], name[64];
     const char *key;
     json_t *v, *function = json_object_get(tool, "function"), *copy = json_object();
+    *strict = json_is_true(json_object_get(function, "strict"));
     snprintf(path, sizeof path, "tools[%zu]", i);
     json_t *to = json_pack("{s:s, s:o}", "type", "function", "function", copy);
     if (!to || json_array_append_new(list, to) != 0)
@@ -210,7 +212,7 @@ static bool get_tool(json_t *list, const json_t *tool, size_t i, struct vd_opena
         bool ok = strcmp(key, "name") == 0          ? json_string_length(v) > 0
                   : strcmp(key, "description") == 0 ? json_is_string(v)
                   : strcmp(key, "parameters") == 0  ? json_is_object(v)
-                                                    : strcmp(key, "strict") == 0 && json_is_false(v);
+                                                    : strcmp(key, "strict") == 0 && json_is_boolean(v);
         snprintf(path, sizeof path, "tools[%zu].function.%s", i, vd_openai_shown(name, key));
         if (json_is_null(v) || (ok && strcmp(key, "strict") == 0))
             continue;
@@ -218,7 +220,7 @@ static bool get_tool(json_t *list, const json_t *tool, size_t i, struct vd_opena
             return vd_openai_fail(
                 e, 400, "unsupported_value", path,
                 "'%s': a function has \"name\", and may have \"description\", \"parameters\" "
-                "(a JSON schema) and \"strict\": false.",
+                "(a JSON schema) and \"strict\" (a boolean).",
                 path);
         if (!put(copy, key, json_incref(v), e))
             return false;
@@ -345,9 +347,19 @@ static bool get_tools(struct vd_openai_request *r, const json_t *object, struct 
         return vd_openai_fail(e, 400, "invalid_value", "tools", "'tools' must be a list of at most %d tools.",
                               VD_OPENAI_TOOLS_MAX);
     json_t *tools = mem->tools = json_array();
-    for (size_t i = 0; i < json_array_size(list); i++)
-        if (!get_tool(tools, json_array_get(list, i), i, e))
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        bool strict;
+        if (!get_tool(tools, json_array_get(list, i), i, &strict, e))
             return false;
+        if (strict && choice == CHOICE_AUTO) {
+            char path[64];
+            snprintf(path, sizeof path, "tools[%zu].function.strict", i);
+            return vd_openai_fail(e, 400, "unsupported_value", path,
+                                  "'%s': true holds only for a call that is demanded: with it, give "
+                                  "'tool_choice' \"required\" or the function's name, or leave it out.",
+                                  path);
+        }
+    }
     if (choice == CHOICE_NONE)
         return true;
     return to_value(mem, &r->tools, tools, "tools", e) && (choice != CHOICE_MUST || must_call(r, name, e));

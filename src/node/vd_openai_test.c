@@ -173,6 +173,8 @@ static void test_controls(void **state)
     "\"items\":"                                                                                             \
     "{\"$ref\":\"#\"}}}}}}]"
 
+#define STRICT ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"s\",\"strict\":true}}]"
+
 static bool schema_takes(const struct vd_openai_request *r, const char *text)
 {
     static uint8_t mask[VD_MASK_BYTES_MAX];
@@ -210,6 +212,11 @@ static void test_demanded_calls(void **state)
                       CHAT(F ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"), &e));
     assert_true(schema_takes(&r, f) && !schema_takes(&r, now));
     vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(STRICT ",\"tool_choice\":\"required\""), &e));
+    assert_true(schema_takes(&r, "{\"name\":\"s\",\"arguments\":{}}"));
+    vd_openai_request_free(&r);
+    assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(STRICT ",\"tool_choice\":\"none\""), &e));
+    vd_openai_request_free(&r);
     assert_true(parse(&r, VD_OPENAI_CHAT, CHAT(F ",\"tool_choice\":\"auto\""), &e));
     assert_int_equal(r.format.kind, VD_OPENAI_FORMAT_TEXT);
     vd_openai_request_free(&r);
@@ -241,6 +248,12 @@ static void test_refused_by_name(void **state)
         {CHAT(",\"response_format\":\"text\""), "response_format"},
         {CHAT(",\"tools\":[{}]"), "tools[0]"},
         {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
+        {CHAT(STRICT), "tools[0].function.strict"},
+        {CHAT(STRICT ",\"tool_choice\":\"auto\""), "tools[0].function.strict"},
+        {CHAT(",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"s\",\"strict\":1}}],\"tool_"
+              "choice\":"
+              "\"required\""),
+         "tools[0].function.strict"},
         {CHAT(",\"tool_choice\":\"perhaps\""), "tool_choice"},
         {CHAT(",\"tool_choice\":{\"type\":\"function\"}"), "tool_choice"},
         {CHAT(F ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}"), "tool_choice"},

@@ -34,6 +34,7 @@ test: ## everything CI runs: unit, fuzz smoke, sanitizers, processes; < 15 min w
 build: ## build/veridem, optimised
 	@scripts/setup build
 	@scripts/build
+	@echo "build: build/veridem is made; build/veridem --help lists its commands"
 
 bench: ## speed of the engine and of replay; peers too when given (bench/README.md)
 	@scripts/setup build test

@@ -19,7 +19,12 @@ enum vd_err vd_cmd_chat_render_values(const struct vd_gguf *gguf, const struct v
     struct vd_gguf_str text = {NULL, 0};
     chat->bos = vd_chat_special(tok, vd_tok_bos(tok));
     chat->eos = vd_chat_special(tok, vd_tok_eos(tok));
-    enum vd_err e = vd_gguf_get_str(gguf, "tokenizer.chat_template", VD_GGUF_REQUIRED, &text, err);
+    enum vd_err e = vd_gguf_get_str(gguf, "tokenizer.chat_template", VD_GGUF_OPTIONAL, &text, err);
+    if (e == VD_OK && !text.p)
+        return vd_error_set(err, VD_ENOTFOUND,
+                            "%.200s has no chat template: it goes on with a text (`veridem run`, "
+                            "/v1/completions), and answers no chat",
+                            vd_gguf_name(gguf));
     if (e != VD_OK)
         return e;
     *prompt = malloc(VD_CHAT_PROMPT_MAX_BYTES);

@@ -7,7 +7,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-enum { VD_NAMES_MAX = 300, VD_MODELS_MAX = 4096 };
+enum { VD_NAMES_MAX = 140, VD_MODELS_MAX = 4096 };
 
 enum vd_err vd_cmd_models_dirs(char dir[2][VD_PATH_MAX], struct vd_error *err)
 {
@@ -98,8 +98,10 @@ static int vd_models_match(const struct vd_cmd_models *m, const char *dir, const
         if ((size_t)(base - m->path[i]) != n_dir + 1 || memcmp(m->path[i], dir, n_dir) != 0 ||
             strncasecmp(base, name, n) != 0)
             continue;
-        if (used + len + 3 < VD_NAMES_MAX)
+        if (used + len + 8 < VD_NAMES_MAX) /* room for ", ..." */
             used += (size_t)snprintf(all + used, VD_NAMES_MAX - used, "%s%s", used ? ", " : "", base);
+        else if (used < 3 || memcmp(all + used - 3, "...", 3) != 0)
+            used += (size_t)snprintf(all + used, VD_NAMES_MAX - used, "%s...", used ? ", " : "");
         *found = m->path[i];
         if (len == n || len == n + 5)
             return 1;
@@ -123,16 +125,13 @@ static enum vd_err vd_models_find(char out[VD_PATH_MAX], const struct vd_cmd_mod
             return vd_error_set(err, VD_EUSE, "%.64s fits %d models in %.120s; say more of the name: %s",
                                 name, n, dir[i], all);
     }
-    const char *at = dir[1][0] ? dir[1] : dir[0];
     vd_models_match(m, dir[0], "", &found, all);
-    if (all[0])
-        at = dir[0];
-    else
-        vd_models_match(m, at, "", &found, all);
-    return vd_error_set(err, VD_ENOTFOUND,
-                        "no model %.64s: neither a file nor in %.100s%s%.100s (in %.100s: %.90s); `veridem "
-                        "model fetch` gets one",
-                        name, dir[0], dir[1][0] ? " or " : "", dir[1], at, all[0] ? all : "none");
+    if (!all[0] && dir[1][0])
+        vd_models_match(m, dir[1], "", &found, all);
+    return vd_error_set(
+        err, VD_ENOTFOUND,
+        "no model %.64s: neither a file nor in %.100s%s%.100s; there are: %s; `veridem model fetch` gets one",
+        name, dir[0], dir[1][0] ? " or " : "", dir[1], all[0] ? all : "none");
 }
 
 enum vd_err vd_cmd_model_path(char out[VD_PATH_MAX], const char *name, struct vd_error *err)

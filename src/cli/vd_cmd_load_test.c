@@ -72,12 +72,32 @@ static void names(void **state)
     assert_non_null(strstr(err.msg, "damaged.gguf"));
 }
 
+/* Names are cut between two of them, not within one. */
+static void many_names(void **state)
+{
+    char path[VD_PATH_MAX], file[32][sizeof models + 32];
+    for (int i = 0; i < 32; i++) {
+        snprintf(file[i], sizeof file[i], "%s/many-%02d.gguf", models, i);
+        FILE *f = fopen(file[i], "w");
+        assert_true(f && fclose(f) == 0);
+    }
+    assert_int_equal(vd_cmd_model_path(path, "other", &err), VD_ENOTFOUND);
+    assert_non_null(strstr(err.msg, "damaged.gguf, many-00.gguf, "));
+    assert_non_null(strstr(err.msg, ".gguf, ...; `veridem model fetch` gets one"));
+    assert_int_equal(vd_cmd_model_path(path, "many", &err), VD_EUSE);
+    assert_non_null(strstr(err.msg, "fits 32 models"));
+    assert_non_null(strstr(err.msg, ".gguf, ..."));
+    for (int i = 0; i < 32; i++)
+        unlink(file[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_root_that_no_file_has),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(names),
+        cmocka_unit_test(many_names),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

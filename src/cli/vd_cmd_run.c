@@ -363,6 +363,17 @@ static enum vd_err vd_run_controls(struct vd_run *r, struct vd_error *err)
     return e == VD_OK ? vd_run_stops(r, err) : e;
 }
 
+/* What of the above only the model can tell. */
+static enum vd_err vd_run_check_bias(const struct vd_run *r, struct vd_error *err)
+{
+    uint32_t n = vd_bias_count(r->controls.bias), vocab = vd_model_program(r->g.model)->vocab;
+    uint32_t last = n ? vd_bias_id(r->controls.bias, n - 1) : 0; /* they are in order */
+    return last < vocab
+               ? VD_OK
+               : vd_error_set(err, VD_EUSE, "--logit-bias names the id %u; the vocabulary has %u tokens",
+                              last, vocab);
+}
+
 /* ---- The receipt ---- */
 
 /* A request of this machine to itself: no network, no escrow, no price. */
@@ -522,6 +533,7 @@ static void vd_run_report(struct vd_run *r)
         return;
     }
     vd_run_report_text(r);
+    fflush(r->cli->out); /* or what follows on stderr stands in the answer's last line */
     if (vd_cli_has(r->cli, "verbose") && r->stats.n_guessed_tokens)
         fprintf(stderr, "%llu tokens guessed, %llu of them right\n",
                 (unsigned long long)r->stats.n_guessed_tokens, (unsigned long long)r->stats.n_right_tokens);
@@ -578,6 +590,8 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
         e = vd_cmd_engine_generates(&r->g, err);
     if (e == VD_OK)
         e = vd_cmd_guess_open(&r->g, r->cli, err);
+    if (e == VD_OK)
+        e = vd_run_check_bias(r, err);
     if (e == VD_OK)
         e = vd_run_mask(r, err);
     vd_request_set_controls(&r->request, &r->controls);
@@ -672,6 +686,7 @@ const struct vd_cmd vd_cmd_run = {
     .help =
         "The same model, prompt, sampling and seed give the same bits on every machine, with any threads "
         "and kernel.\n"
+        "A model without a chat template goes on with the text itself, as with --raw.\n"
         "The first answer is streamed; with --choices the others follow it. --json gives all of them in\n"
         "\"choices\", with \"index\", \"text\", \"finish_reason\" and \"logprobs\" as the API names them, "
         "and \"tokens\".\n"

@@ -19,7 +19,8 @@ struct vd_verify {
     uint32_t *tokens;
     struct vd_receipt receipt;
     struct vd_hash id;
-    bool replayed, part; /* part: positions first .. last only */
+    bool replayed, other_model; /* other_model: not replayed, since it is not the receipt's */
+    bool part;                  /* part: positions first .. last only */
     uint32_t first, last;
     struct vd_replay_result result;
     double replay_s, load_s;
@@ -93,7 +94,8 @@ static enum vd_err vd_verify_replay(struct vd_verify *v, const char *model, stru
         e = vd_replay_part(ctx, cache, &root, &job, v->first, v->last, &v->result, err);
     else if (e == VD_OK)
         e = vd_replay(ctx, cache, &root, &job, &v->result, err);
-    v->replayed = e == VD_OK;
+    v->other_model = e == VD_OK && v->result.verdict == VD_REPLAY_MODEL;
+    v->replayed = e == VD_OK && !v->other_model;
     v->load_s = (double)(loaded - began) / 1e9;
     v->replay_s = (double)(vd_clock_ns() - loaded) / 1e9;
     vd_ctx_destroy(ctx);
@@ -114,7 +116,7 @@ static void vd_verify_print_json(const struct vd_verify *v)
         "prompt_tokens", (json_int_t)v->receipt.request.n_prompt, "output_tokens",
         (json_int_t)v->receipt.n_output, "finish", vd_finish_name(v->receipt.finish), "amount_micro",
         (json_int_t)v->receipt.amount.micro, "signatures_valid", 1, "replayed", v->replayed);
-    if (v->replayed) {
+    if (v->replayed || v->other_model) {
         if (v->part) {
             json_object_set_new(a, "first_position", json_integer(v->first));
             json_object_set_new(a, "last_position", json_integer(v->last));
@@ -125,7 +127,8 @@ static void vd_verify_print_json(const struct vd_verify *v)
         json_object_set_new(
             a, "verdict",
             json_string(v->part && stands ? "the part stands" : vd_replay_text(v->result.verdict)));
-        json_object_set_new(a, "replay_s", json_real(v->replay_s));
+        if (v->replayed)
+            json_object_set_new(a, "replay_s", json_real(v->replay_s));
         json_object_set_new(a, "load_s", json_real(v->load_s));
         if (v->result.verdict == VD_REPLAY_TOKEN || v->result.verdict == VD_REPLAY_STOP)
             json_object_set_new(a, "step", json_integer(v->result.step));
@@ -146,6 +149,8 @@ static void vd_verify_print(const struct vd_verify *v)
             v->receipt.request.n_prompt, v->receipt.n_output, vd_finish_name(v->receipt.finish),
             vd_cli_credits(credits, v->receipt.amount.micro));
     fprintf(out, "signatures  valid; salt, prompt and answer are the signed ones\n");
+    if (v->other_model)
+        fprintf(out, "verdict     %s\n", vd_replay_text(v->result.verdict));
     if (!v->replayed)
         return;
     uint32_t p = v->receipt.request.n_prompt, n = v->part ? v->last + 1 : p + v->receipt.n_output;
@@ -168,7 +173,7 @@ static enum vd_err vd_verify_verdict(const struct vd_verify *v, struct vd_error 
 {
     const struct vd_replay_result *r = &v->result;
     uint32_t p = v->receipt.request.n_prompt;
-    if (!v->replayed || r->verdict == VD_REPLAY_OK)
+    if ((!v->replayed && !v->other_model) || r->verdict == VD_REPLAY_OK)
         return VD_OK;
     if (r->verdict == VD_REPLAY_TOKEN)
         return vd_error_set(err, VD_EFALSE, "%s: output token %u is %u, the model's is %u",

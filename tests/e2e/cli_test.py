@@ -292,6 +292,9 @@ def test_parts_and_differences():
         byte = f.read(1)
         f.seek(60_000_000)
         f.write(bytes([byte[0] ^ 0x77]))
+    wrong = run_json("verify", path, "--model", other, status=1)
+    assert not wrong["stands"] and not wrong["replayed"] and "replay_s" not in wrong, wrong
+    assert "another model" in run("verify", path, "--model", other, status=1)[0]
     found = run_json("diff", path, "--against", other, status=1)
     assert found["operator"] == "PART" and found["values"][0] != found["values"][1], found
     other.unlink()
@@ -307,6 +310,8 @@ def test_run_refuses_before_it_works():
     run(*ask, "--temp", "1", "--top-p", "0", "--receipt", HOME / "t.receipt")
     assert run_json("verify", HOME / "t.receipt")["stands"]
     assert not run("bench", "SmolLM2", "--pp", "99999", status=2)[0]
+    assert "the id 49152" in run(*ask, "--logit-bias", "49152=1", "--logit-bias", "7=1", status=2)[1]
+    run(*ask, "--logit-bias", "49151=1")
 
 
 def test_receipt_has_two_forms():

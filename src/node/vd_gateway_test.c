@@ -1153,6 +1153,8 @@ struct liar {
     bool leaves;        /* behind the stream */
     unsigned refuse_ms; /* refuses a job to resume after so long, and says nothing before; 0: it does not */
     const struct vd_keypair *key; /* NULL: WORKER_B's */
+    enum { FITS, BAD_SIGNATURE, BAD_ROOT, BAD_NUMBER, BAD_JOB } statement;
+    bool refuses; /* says that it is wrong itself */
     unsigned n_jobs, n_accepts;
     struct vd_error why; /* its link ended */
 };
@@ -1203,9 +1205,14 @@ static void liar_streams(const struct liar *a, struct vd_link *l, const struct v
                                       .n_output = i + 1,
                                       .output_root = vd_token_root(m->salt.b, q->n_prompt, a->stream, i + 1),
                                       .commit_root = {{1}}};
+        p.job_id.b[0] ^= a->statement == BAD_JOB;
+        p.output_root.b[0] ^= a->statement == BAD_ROOT;
+        if (a->statement == BAD_NUMBER)
+            p.output_root = vd_token_root(m->salt.b, q->n_prompt, a->stream, --p.n_output);
         struct vd_wire_prefix x = {.job = one.job,
                                    .statement = {body, vd_receipt_prefix_encode(&p, body, sizeof body)}};
-        vd_key_sign(&x.worker_sig, &t.key[WORKER_B], VD_TAG_PREFIX, body, x.statement.n);
+        vd_key_sign(&x.worker_sig, &t.key[a->statement == BAD_SIGNATURE ? WORKER_A : WORKER_B], VD_TAG_PREFIX,
+                    body, x.statement.n);
         w = vd_pb_writer_init(buf, sizeof buf);
         vd_wire_put_prefix(&w, &x);
         liar_send(l, VD_WIRE_PREFIX, &w);
@@ -1227,7 +1234,13 @@ static void liar_frame(void *arg, struct vd_link *l, unsigned type, struct vd_by
     struct vd_arena arena = vd_arena_init(memory, 4 * body.n + 8);
     assert_true(vd_wire_get_job(&m, body, &arena));
     assert_int_equal(vd_request_decode(m.request, &q), VD_RECEIPT_OK);
-    if (a->stream) {
+    if (a->refuses) {
+        uint8_t buf[64];
+        struct vd_wire_refuse no = {.what = vd_sha256_of(m.request.p, m.request.n), .code = VD_REFUSE_WRONG};
+        struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+        vd_wire_put_refuse(&w, &no);
+        liar_send(l, VD_WIRE_REFUSE, &w);
+    } else if (a->stream) {
         liar_streams(a, l, &m, &q);
         if (a->leaves)
             vd_link_close(l, VD_OK, "");
@@ -1385,6 +1398,151 @@ static void test_an_honest_stream_is_right(void **state)
 
 #define LONG_QUESTION ASK("Write a long story about the sea.", GREEDY ",\"max_tokens\":70")
 
+static struct vd_envelope honest_answer(uint32_t **tokens)
+{
+    struct reply r = post(CHAT, LONG_QUESTION);
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    struct vd_envelope e = envelope_of(r.receipt, tokens);
+    assert_true(e.n_output >= VD_PREFIX_EVERY_TOK);
+    return e;
+}
+
+/* Links as a verifier and counts what it is given. */
+struct watcher {
+    pthread_mutex_t mu;
+    enum vd_wire_refuse_code says; /* of each job; 0: nothing */
+    unsigned n[256];               /* frames by type */
+};
+
+static void watcher_frame(void *arg, struct vd_link *l, unsigned type, struct vd_bytes body)
+{
+    struct watcher *a = arg;
+    struct vd_wire_job m;
+    pthread_mutex_lock(&a->mu);
+    a->n[type & 255]++;
+    pthread_mutex_unlock(&a->mu);
+    if (type != VD_WIRE_JOB || !a->says)
+        return;
+    void *memory = malloc(4 * body.n + 8);
+    struct vd_arena arena = vd_arena_init(memory, 4 * body.n + 8);
+    assert_true(vd_wire_get_job(&m, body, &arena));
+    uint8_t buf[64];
+    struct vd_wire_refuse no = {.what = vd_sha256_of(m.request.p, m.request.n), .code = a->says};
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    vd_wire_put_refuse(&w, &no);
+    liar_send(l, VD_WIRE_REFUSE, &w);
+    free(memory);
+}
+
+static struct vd_link *watcher_up(struct watcher *a, int role)
+{
+    static struct vd_wire_hello hello;
+    uint8_t buf[512];
+    struct vd_link_config c = {.key = &t.key[role], .cb = {.arg = a, .on_frame = watcher_frame}};
+    struct vd_link *l;
+    struct vd_error err;
+    uint64_t n = stats().n_verifiers, until = vd_clock_ms() + WAIT_MS;
+    pthread_mutex_init(&a->mu, NULL);
+    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
+    hello = (struct vd_wire_hello){.role = VD_ROLE_VERIFIER, .arithmetic = VD_ARITH_VERSION};
+    must(vd_genesis_network_hash(&t.genesis, &hello.genesis, &err), &err);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    assert_true(vd_wire_put_hello(&w, &hello));
+    liar_send(l, VD_WIRE_HELLO, &w);
+    while (stats().n_verifiers == n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    return l;
+}
+
+static unsigned seen(struct watcher *a, unsigned type)
+{
+    pthread_mutex_lock(&a->mu);
+    unsigned n = a->n[type];
+    pthread_mutex_unlock(&a->mu);
+    return n;
+}
+
+static void await_seen(struct watcher *a, unsigned type, unsigned n)
+{
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    while (seen(a, type) < n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    assert_int_equal(seen(a, type), n);
+}
+
+/* Only who was named is given streams: all of a job, and CANCEL where there is no receipt. */
+static void test_who_follows_is_given_streams(void **state)
+{
+    static struct watcher named, other;
+    struct liar a = {.says_tokens = false};
+    pthread_mutex_init(&a.mu, NULL);
+    named.says = VD_REFUSE_STOPPING; /* which is no word about the worker */
+    struct vd_link *l = watcher_up(&named, FOLLOWER), *m = watcher_up(&other, WORKER_B);
+    settle();
+    struct vd_gateway_stats before = stats();
+    struct reply r = post(CHAT, ASK("Say hello.", GREEDY ",\"max_tokens\":3"));
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    await_seen(&named, VD_WIRE_RECEIPT, 1);
+    assert_int_equal(seen(&named, VD_WIRE_JOB), 1);
+    assert_true(seen(&named, VD_WIRE_TOKEN) >= 1);
+    vd_link_finish(m);
+    struct vd_link *b = liar_up(&a); /* a token that is none */
+    r = post(CHAT, ASK("Say hello.", GREEDY ",\"max_tokens\":1"));
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    await_seen(&named, VD_WIRE_RECEIPT, 2);
+    assert_int_equal(a.n_jobs, 1);
+    assert_int_equal(seen(&named, VD_WIRE_JOB), 3);
+    assert_int_equal(seen(&named, VD_WIRE_CANCEL), 1);
+    vd_link_finish(b);
+    vd_link_finish(l);
+    assert_int_equal(other.n[VD_WIRE_JOB] + other.n[VD_WIRE_TOKEN] + other.n[VD_WIRE_RECEIPT], 0);
+    assert_int_equal(stats().n_wrong, before.n_wrong);
+    settle();
+}
+
+/* A statement that does not fit breaks the rules like a token that does not; another worker has the job. */
+static void test_a_statement_that_does_not_fit(void **state)
+{
+    uint32_t *tokens;
+    struct vd_envelope e = honest_answer(&tokens);
+    for (int kind = BAD_SIGNATURE; kind <= BAD_JOB; kind++) {
+        struct liar a = {.stream = e.output, .n_stream = VD_PREFIX_EVERY_TOK, .statement = kind};
+        pthread_mutex_init(&a.mu, NULL);
+        struct vd_gateway_stats before = stats();
+        struct vd_link *l = liar_up(&a);
+        struct reply r = post(CHAT, LONG_QUESTION);
+        assert_int_equal(r.status, 200); /* by the honest worker */
+        free(r.body);
+        vd_link_finish(l);
+        assert_int_equal(a.n_jobs, 1);
+        assert_int_equal(a.n_accepts, 0);
+        assert_int_equal(a.why.code, VD_EFORMAT);
+        assert_int_equal(stats().n_prefixes, before.n_prefixes);
+        assert_int_equal(stats().n_resumed, before.n_resumed + 1);
+    }
+    free(tokens);
+    settle();
+}
+
+/* That a stream is wrong is for followers to say. */
+static void test_only_followers_say_wrong(void **state)
+{
+    struct liar a = {.refuses = true};
+    pthread_mutex_init(&a.mu, NULL);
+    struct vd_gateway_stats before = stats();
+    struct vd_link *l = liar_up(&a);
+    struct reply r = post(CHAT, ASK("Say hello.", GREEDY ",\"max_tokens\":3"));
+    assert_int_equal(r.status, 200);
+    free(r.body);
+    vd_link_finish(l);
+    assert_int_equal(a.n_jobs, 1);
+    assert_int_equal(stats().n_wrong, before.n_wrong);
+    settle();
+}
+
 /* Asks a liar that says these tokens. The answer ends in an error, nothing is paid, and the liar gets no more
  * jobs. Returns the error's message. */
 static char *wrong_stream(const uint32_t *tokens, uint32_t n)
@@ -1427,16 +1585,6 @@ static void *ask_long(void *reply)
 {
     *(struct reply *)reply = post(CHAT, LONG_QUESTION);
     return NULL;
-}
-
-static struct vd_envelope honest_answer(uint32_t **tokens)
-{
-    struct reply r = post(CHAT, LONG_QUESTION);
-    assert_int_equal(r.status, 200);
-    free(r.body);
-    struct vd_envelope e = envelope_of(r.receipt, tokens);
-    assert_true(e.n_output >= VD_PREFIX_EVERY_TOK);
-    return e;
 }
 
 static void test_a_wrong_statement_is_found(void **state)
@@ -1563,6 +1711,9 @@ int main(void)
         cmocka_unit_test(test_no_worker),
         cmocka_unit_test(test_a_token_outside_the_vocabulary),
         cmocka_unit_test(test_a_root_of_other_tokens),
+        cmocka_unit_test(test_who_follows_is_given_streams),
+        cmocka_unit_test(test_a_statement_that_does_not_fit),
+        cmocka_unit_test(test_only_followers_say_wrong),
         cmocka_unit_test(test_an_honest_stream_is_right),
         cmocka_unit_test(test_a_wrong_statement_is_found),
         cmocka_unit_test(test_restart_of_the_gateway), /* which forgets who was wrong */

@@ -563,8 +563,10 @@ static bool vd_audit_look(struct vd_verifier *v, size_t i)
     enum vd_err e = game ? vd_ledger_client_dispute(v->ledger, dispute, &record, &err)
                          : vd_error_set(&err, VD_ENOMEM, "no memory for a game");
     bool over = e == VD_ENOTFOUND || (e == VD_OK && !vd_dispute_open(record.status));
-    if (e == VD_ENOTFOUND) /* it closed so long ago that the ledger has forgotten it */
+    if (e == VD_ENOTFOUND) { /* it closed so long ago that the ledger has forgotten it */
+        record.status = VD_DISPUTE_MOOT;
         e = VD_OK;
+    }
     if (over) {
         vd_log_event(&v->log, VD_LOG_WARN, "a dispute is over", "dispute=%s end=%s", hex,
                      vd_dispute_status_name(record.status));

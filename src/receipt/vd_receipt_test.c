@@ -280,6 +280,13 @@ static void test_prefix(void **state)
     p.job_id.b[0] ^= 1;
     body.n = vd_receipt_prefix_encode(&p, buf, sizeof buf);
     assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_BAD_LIMITS);
+    p.job_id.b[0] ^= 1;
+    uint32_t more[4] = {f->output[0], f->output[1], f->output[2], 1}; /* than the request asks for */
+    p.n_output = 4;
+    p.output_root = vd_token_root(salt, 5, more, 4);
+    body.n = vd_receipt_prefix_encode(&p, buf, sizeof buf);
+    vd_key_sign(&sig, &f->worker, VD_TAG_PREFIX, body.p, body.n);
+    assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, more, 4, &out), VD_RECEIPT_BAD_LIMITS);
     body.n--;
     assert_int_equal(vd_receipt_prefix_check(body, &sig, q, salt, f->output, 3, &out), VD_RECEIPT_MALFORMED);
 }
@@ -322,6 +329,15 @@ static void test_prefix_envelope(void **state)
     back.worker_sig.b[0] ^= 1;
     assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_WORKER_SIG);
     back.worker_sig.b[0] ^= 1;
+    struct vd_controls tables = back.controls;
+    back.controls.bias = (struct vd_bytes){NULL, 0};
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_CONTROLS);
+    back.controls = tables;
+    back.job_salt[0] ^= 1; /* another salt, about which the statement is right */
+    p.output_root = vd_token_root(back.job_salt, back.n_prompt, back.output, 2);
+    back.statement_bytes = vd_receipt_prefix_encode(&p, back.statement, sizeof back.statement);
+    vd_key_sign(&back.worker_sig, &f->worker, VD_TAG_PREFIX, back.statement, back.statement_bytes);
+    assert_int_equal(vd_prefix_envelope_check(&back, &q, &out), VD_RECEIPT_BAD_SALT);
     e.n_output = 3; /* one token more than it speaks of */
     in.n = vd_prefix_envelope_encode(&e, bytes, sizeof bytes);
     assert_true(vd_prefix_envelope_decode(in, &back, tok, 64));

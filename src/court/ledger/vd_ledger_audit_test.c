@@ -206,12 +206,17 @@ static enum vd_tx_verdict reveal(int who, const struct vd_tx_audit_reveal *r)
     return kit_give(&net, who, (struct vd_tx){.kind = VD_TX_AUDIT_REVEAL, .u.audit_reveal = *r}, NULL);
 }
 
+static void both_commit(const struct vd_tx_audit_reveal *first, const struct vd_tx_audit_reveal *second)
+{
+    assert_int_equal(commit(AUDITOR, first), VD_TX_OK);
+    assert_int_equal(commit(AUDITOR2, second), VD_TX_OK);
+}
+
 /* The two auditors commit and reveal. */
 static void both_say(const struct job *j, enum vd_audit_verdict first, enum vd_audit_verdict second)
 {
     struct vd_tx_audit_reveal a = says(j, AUDITOR, first), b = says(j, AUDITOR2, second);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    both_commit(&a, &b);
     assert_int_equal(reveal(AUDITOR, &a), VD_TX_OK);
     assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
 }
@@ -369,7 +374,6 @@ static void test_draw_is_by_stake_and_excludes_the_parties(void **state)
     assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_DRAWN);
 }
 
-/* Whoever registers after the epoch, when its layer may be known, is not drawn for it. */
 /* Settles a job of this price and looks whether it is drawn. */
 static bool draws(struct job *j, uint64_t price_out)
 {
@@ -410,6 +414,24 @@ static void test_the_least_reward_is_drawn(void **state)
     assert_true(drawn);
 }
 
+/* What counts is the reward at the rate that drew it: a new worker's receipts are drawn more often, for less
+ * each. */
+static void test_the_least_reward_is_by_the_rate_that_draws(void **state)
+{
+    struct job j;
+    k.genesis.audit_min_reward.micro = REWARD + 1;
+    k.genesis.audit_rate_ppm = VD_PPM / 2; /* which would pay twice as much */
+    k.genesis.audit_new_rate_ppm = VD_PPM;
+    k.genesis.audit_new_receipts = 1000;
+    bool drawn = draws(&j, AMOUNT / 2);
+    k.genesis.audit_min_reward.micro = 1;
+    k.genesis.audit_rate_ppm = VD_PPM;
+    k.genesis.audit_new_rate_ppm = 0;
+    k.genesis.audit_new_receipts = 0;
+    assert_false(drawn);
+}
+
+/* Whoever registers after the epoch, when its layer may be known, is not drawn for it. */
 static void test_late_auditors_are_not_drawn(void **state)
 {
     struct job j;
@@ -522,8 +544,7 @@ static void test_lazy_auditor_cannot_reveal(void **state)
     struct vd_tx_audit_reveal lazy = says(&j, AUDITOR, VD_AUDIT_STANDS),
                               b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
     memset(lazy.half, 5, sizeof lazy.half);
-    assert_int_equal(commit(AUDITOR, &lazy), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    both_commit(&lazy, &b);
     assert_int_equal(reveal(AUDITOR, &lazy), VD_TX_BAD_REVEAL);
     assert_int_equal(reveal(AUDITOR2, &b), VD_TX_OK);
     struct vd_tx_audit_reveal told = b; /* the other has shown it by now: too late */
@@ -558,8 +579,7 @@ static void test_front_run_of_a_reveal_gains_nothing(void **state)
     drawn_job(&j, NULL);
     struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_STANDS),
                               b = says(&j, AUDITOR2, VD_AUDIT_DIFFERS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    both_commit(&a, &b);
     assert_int_equal(reveal(AUDITOR2, &a), VD_TX_BAD_REVEAL);
     assert_int_equal(reveal(STRANGER, &a), VD_TX_UNKNOWN_ACCOUNT);
     assert_int_equal(commit(AUDITOR2, &a), VD_TX_WRONG_PHASE);
@@ -808,8 +828,7 @@ static void test_unfit_needs_a_table(void **state)
     struct job j;
     drawn_job(&j, NULL);
     struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_UNFIT), b = says(&j, AUDITOR2, VD_AUDIT_STANDS);
-    assert_int_equal(commit(AUDITOR, &a), VD_TX_OK);
-    assert_int_equal(commit(AUDITOR2, &b), VD_TX_OK);
+    both_commit(&a, &b);
     assert_int_equal(reveal(AUDITOR, &a), VD_TX_BAD_REVEAL);
 }
 
@@ -1060,8 +1079,6 @@ static void test_draws_of_a_block_are_bounded(void **state)
     k.genesis.audit_rate_ppm = VD_PPM;
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-
 /* The record of a closed audit goes when its time is over; the receipt's stays. */
 static void test_closed_audits_leave_the_state(void **state)
 {
@@ -1087,6 +1104,8 @@ static void test_closed_audits_leave_the_state(void **state)
     blocks(3);
 }
 
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1102,6 +1121,7 @@ int main(void)
         T(test_free_receipts_are_not_drawn),
         T(test_too_small_a_reward_is_not_drawn),
         T(test_the_least_reward_is_drawn),
+        T(test_the_least_reward_is_by_the_rate_that_draws),
         T(test_late_auditors_are_not_drawn),
         T(test_closed_audits_leave_the_state),
         T(test_new_workers_are_audited_more),

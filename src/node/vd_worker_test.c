@@ -55,7 +55,7 @@ struct fixture {
     uint64_t sequence;
 
     pthread_mutex_t mu;
-    struct vd_link *worker_link, *stranger_link;
+    struct vd_link *worker_link, *verifier_link, *stranger_link;
     uint32_t cancel_after; /* tokens; 0: never */
     struct answer a;
     uint32_t prompt[PROMPT];
@@ -105,6 +105,11 @@ static void gw_hello(struct fixture *f, struct vd_link *link, struct vd_bytes bo
     ours.software = (struct vd_bytes){(const uint8_t *)"test", 4};
     ours.genesis = f->genesis_hash;
     SEND(link, VD_WIRE_HELLO, vd_wire_put_hello, &ours, 512);
+    if (theirs.role == VD_ROLE_VERIFIER) {
+        pthread_mutex_lock(&f->mu);
+        f->verifier_link = vd_link_ref(link);
+        pthread_mutex_unlock(&f->mu);
+    }
     if (theirs.role != VD_ROLE_WORKER)
         return;
     assert_int_equal(theirs.n_offers, 1);
@@ -249,11 +254,13 @@ static void gw_close(void *arg, struct vd_link *link, const struct vd_error *why
 {
     struct fixture *f = arg;
     pthread_mutex_lock(&f->mu);
-    bool ours = f->worker_link == link;
-    if (ours)
-        f->worker_link = NULL;
+    struct vd_link **place = f->worker_link == link     ? &f->worker_link
+                             : f->verifier_link == link ? &f->verifier_link
+                                                        : NULL;
+    if (place)
+        *place = NULL;
     pthread_mutex_unlock(&f->mu);
-    if (ours)
+    if (place)
         vd_link_unref(link);
 }
 
@@ -420,6 +427,7 @@ static void start_verifier(struct fixture *f)
                                    .n_gateways = f->stranger ? 2 : 1,
                                    .model = &m,
                                    .n_models = 1,
+                                   .follow = true,
                                    .audit_rate_ppm = UINT32_MAX};
     sure(vd_verifier_start(&f->verifier, &c, &err), &err);
     assert_true(wait_for(verifier_is_linked, f));
@@ -1156,6 +1164,96 @@ static void a_hundred_challenges_cost_one_answer_for_a_node(void **state)
         fail_msg("%llu replays", (unsigned long long)w.n_replays);
 }
 
+/* ---- Streams that are followed ---- */
+
+/* What a gateway passes on to a follower, of the job that was asked last. */
+struct passed {
+    uint32_t n_resume, n_tokens, from; /* TOKENs: of from .. n_tokens - 1 */
+    bool other_root, cancels;          /* else the receipt, or one with another commit root */
+    bool nothing_more;                 /* neither */
+};
+
+static void pass_on(struct fixture *f, const struct passed *p)
+{
+    struct vd_link *l = f->verifier_link;
+    struct vd_wire_job m = {.request = {f->request, f->n_request},
+                            .prompt = {f->prompt, PROMPT},
+                            .resume = {f->a.tokens, p->n_resume}};
+    memcpy(m.salt.b, f->salt, VD_SALT_BYTES);
+    SEND(l, VD_WIRE_JOB, vd_wire_put_job, &m, 1 << 16);
+    struct vd_wire_token t = {
+        .job = f->a.job, .index = p->from, .ids = {f->a.tokens + p->from, p->n_tokens - p->from}};
+    if (t.ids.n)
+        SEND(l, VD_WIRE_TOKEN, vd_wire_put_token, &t, 4096);
+    uint8_t body[VD_RECEIPT_MAX_BYTES];
+    struct vd_receipt r;
+    struct vd_bytes signed_body = {f->a.signed_receipt.body, f->a.signed_receipt.body_bytes};
+    assert_int_equal(vd_receipt_decode(signed_body, &r), VD_RECEIPT_OK);
+    r.commit_root.b[0] ^= p->other_root;
+    struct vd_wire_receipt x = {.job = f->a.job, .receipt = {body, vd_receipt_encode(&r, body, sizeof body)}};
+    struct vd_wire_cancel c = {.job = f->a.job};
+    if (p->cancels)
+        SEND(l, VD_WIRE_CANCEL, vd_wire_put_cancel, &c, 64);
+    else if (!p->nothing_more)
+        SEND(l, VD_WIRE_RECEIPT, vd_wire_put_receipt, &x, 2048);
+}
+
+static uint64_t n_judged(struct fixture *f, struct vd_verifier_stats *v)
+{
+    vd_verifier_get_stats(f->verifier, v);
+    return v->n_streams_right + v->n_streams_wrong + v->n_streams_cut;
+}
+
+/* right, wrong, cut: how many more of each there are once the stream is over. */
+static void expect_followed(struct fixture *f, struct passed p, unsigned right, unsigned wrong, unsigned cut)
+{
+    struct vd_verifier_stats before, after;
+    uint64_t n = n_judged(f, &before), until = vd_clock_ms() + WAIT_MS;
+    f->a.refused = false;
+    pass_on(f, &p);
+    while (n_judged(f, &after) == n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(2);
+    assert_int_equal(after.n_streams_right - before.n_streams_right, right);
+    assert_int_equal(after.n_streams_wrong - before.n_streams_wrong, wrong);
+    assert_int_equal(after.n_streams_cut - before.n_streams_cut, cut);
+    if (wrong)
+        assert_true(wait_for(answered, f) && f->a.code == VD_REFUSE_WRONG);
+}
+
+static bool one_is_cut_off(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_streams_cut == 3;
+}
+
+static void what_is_passed_on_is_followed(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 20 };
+    start_worker(f, f->honest, f->pool[0]);
+    start_verifier(f);
+    ask(f, (struct question){.max_tokens = N, .price_out = 3});
+    assert_true(f->a.receipt);
+    assert_int_equal(f->a.n_tokens, N);
+    expect_followed(f, (struct passed){.n_tokens = N}, 1, 0, 0);
+    expect_followed(f, (struct passed){.n_tokens = N, .n_resume = 8, .from = 8}, 1, 0, 0);
+    expect_followed(f, (struct passed){.n_tokens = N, .other_root = true}, 0, 1, 0);
+    expect_followed(f, (struct passed){.n_tokens = 10, .cancels = true}, 0, 0, 1);
+    expect_followed(f, (struct passed){.n_tokens = N, .n_resume = 8, .from = 9}, 0, 0, 1); /* a gap */
+    for (unsigned i = 0; i < VD_FOLLOW_STREAMS_MAX; i++) /* places become free */
+        expect_followed(f, (struct passed){.n_tokens = N}, 1, 0, 0);
+    pass_on(f, &(struct passed){.n_tokens = 4, .nothing_more = true});
+    struct vd_verifier_stats v;
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    do
+        vd_verifier_get_stats(f->verifier, &v);
+    while (v.n_streams < VD_FOLLOW_STREAMS_MAX + 6 && vd_clock_ms() < until);
+    vd_link_close(f->verifier_link, VD_OK, ""); /* the link ends in the middle of it */
+    assert_true(wait_for(one_is_cut_off, f));
+    assert_true(wait_for(verifier_is_linked, f));
+}
+
 static void the_earliest_deadline_is_first(void **state)
 {
     struct vd_worker_dispute d[] = {
@@ -1196,6 +1294,7 @@ int main(void)
         T(jobs_that_hold_all_memory_do_not_hold_up_a_dispute),
         T(many_challenges_are_answered_in_few_blocks),
         T(a_hundred_challenges_cost_one_answer_for_a_node),
+        T(what_is_passed_on_is_followed),
         cmocka_unit_test(the_earliest_deadline_is_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,7 +48,7 @@ struct vd_worker_job {
     struct vd_hash account;      /* of the engine's prefix cache */
     struct vd_controls controls; /* in `tables` */
     uint8_t *tables;             /* owned */
-    struct vd_masker *masker; /* taken from the offer's */
+    struct vd_masker *masker;    /* taken from the offer's */
     uint32_t logprobs;
     uint8_t logprob[VD_WIRE_LOGPROB_MAX_BYTES]; /* of the token that comes next */
     size_t n_logprob;

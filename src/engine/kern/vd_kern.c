@@ -83,8 +83,7 @@ static const struct {
     const char *(*missing)(void);
 } tables[] = {
 #if defined(__x86_64__)
-    {&vd_kern_avx512, missing_avx512},
-    {&vd_kern_avxvnni, missing_avxvnni},
+    {&vd_kern_avx512, missing_avx512},       {&vd_kern_avxvnni, missing_avxvnni},
     {&vd_kern_avx2, missing_avx2},
 #endif
 #if defined(__aarch64__)
@@ -110,9 +109,10 @@ const struct vd_kern *vd_kern_pick(const char *name, struct vd_error *err)
             name, missing);
         return NULL;
     }
-    vd_error_set(err, VD_EUSE,
-                 "no kernel is called \"%s\" here; there are scalar, avx2, avxvnni and avx512 (x86-64 only), neon and "
-                 "neon-i8mm (aarch64 only)",
-                 name);
+    vd_error_set(
+        err, VD_EUSE,
+        "no kernel is called \"%s\" here; there are scalar, avx2, avxvnni and avx512 (x86-64 only), neon and "
+        "neon-i8mm (aarch64 only)",
+        name);
     return NULL;
 }

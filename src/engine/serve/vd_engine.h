@@ -6,6 +6,9 @@
  * but accounts take turns; a job is admitted when the whole of its cache (prompt and max_tokens) fits, so
  * that it cannot run out of memory later.
  *
+ * Memory. The pages of running jobs and prefixes are never more than max_kv_bytes. A position costs the same
+ * in every layer for as long as it is kept, also behind a layer's window (vd_kv.h).
+ *
  * Prefix cache. What a job leaves in the cache stays until the memory is wanted, and is reused by later jobs
  * *of the same account* that begin with the same tokens (a cache over accounts would leak prompts by its
  * timing). A job with account zero neither uses nor leaves anything. Jobs of one account that begin with the

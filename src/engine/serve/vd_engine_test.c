@@ -5,12 +5,15 @@
 #include "vd_engine.h"
 
 #include "vd_receipt.h"
+#include "vd_rng.h"
 #include "vd_sampler.h"
 #include "vd_test_model.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 
 #include <cmocka.h>
 
@@ -810,6 +813,87 @@ static void waiting_evicts_nothing(void **state)
     assert_int_equal(s.n_prefixes, 0);
 }
 
+/* Counts the cache's pages while jobs run, from a thread of its own. */
+struct counter {
+    struct vd_engine *e;
+    atomic_bool stop;
+    size_t most;
+    bool over;
+};
+
+static void count_now(struct counter *c)
+{
+    struct vd_engine_stats s;
+    vd_engine_get_stats(c->e, &s);
+    c->most = s.kv_pages_used > c->most ? s.kv_pages_used : c->most;
+    c->over |= s.kv_pages_used > s.kv_pages_max;
+}
+
+static void *count_pages(void *arg)
+{
+    struct counter *c = arg;
+    while (!atomic_load(&c->stop)) {
+        count_now(c);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Jobs of all lengths, five accounts (one without a cache) whose prompts begin alike, a job in six cancelled
+ * at some token or at once, and a cache of 12 pages, of which the longest job wants 8: the pages in use are
+ * never more than the limit, and what a job says is what it says alone. */
+static void mixed_load(void **state)
+{
+    enum { N = 60, PAGES = 12 };
+    struct fixture *f = *state;
+    struct vd_engine_stats s;
+    static struct log logs[N];
+    static struct plain want[N];
+    struct vd_job job[N];
+    struct vd_rng r = {11, guesses};
+    vd_engine_get_stats(f->e, &s);
+    struct vd_engine_options o = {.max_kv_bytes = PAGES * s.kv_page_bytes, .max_active = 6, .max_rows = 64};
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    for (uint32_t i = 0; i < N; i++) {
+        uint32_t n_prompt = 1 + (uint32_t)vd_rng_below(&r, i % 7 ? 200 : 400);
+        uint32_t n_out = 1 + (uint32_t)vd_rng_below(&r, i % 5 ? 40 : 110);
+        job[i] = some_job(i % 4 == 3 ? 16 : 0, n_prompt, n_out, i % 3 ? warm(i) : greedy);
+        want[i] = plain_of(f, &job[i]);
+        job[i].account = account((uint8_t)(i % 5));
+        log_init(&logs[i], f->e);
+        logs[i].cancel_at = i % 6 == 5 ? (uint32_t)vd_rng_below(&r, 30) : UINT32_MAX;
+    }
+    struct counter c = {.e = f->e};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, count_pages, &c), 0);
+    for (uint32_t i = 0; i < N; i++) {
+        submit(f->e, job[i], &logs[i]);
+        if (i % 12 == 11)
+            vd_engine_cancel(f->e, logs[i].id);
+    }
+    unsigned n_reused = 0, n_cancelled = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        wait_done(&logs[i]);
+        count_now(&c);
+        n_reused += logs[i].result.n_reused > 0;
+        if (logs[i].result.end == VD_JOB_CANCELLED) {
+            n_cancelled++;
+            assert_memory_equal(logs[i].token, want[i].token, logs[i].n_tokens * sizeof(uint32_t));
+        } else {
+            assert_same(&logs[i], &want[i]);
+        }
+    }
+    atomic_store(&c.stop, true);
+    pthread_join(thread, NULL);
+    assert_false(c.over);
+    assert_true(c.most > PAGES / 2 && c.most <= PAGES);
+    assert_true(n_reused >= 4 && n_cancelled >= 4);
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.kv_pages_max, PAGES);
+    assert_int_equal(s.n_active + s.n_queued, 0);
+}
+
 static void bad_jobs(void **state)
 {
     struct fixture *f = *state;
@@ -901,6 +985,7 @@ int main(void)
         TEST(stop_token),
         TEST(cancelled),
         TEST(memory_limit),
+        TEST(mixed_load),
         TEST(bad_jobs),
         TEST(queue_is_bounded),
         TEST(accounts_take_turns),

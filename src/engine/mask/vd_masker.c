@@ -3,9 +3,9 @@
  * which nothing is known, and the few tokens that would read it are tried with the stack that there is. The
  * idea is XGrammar's (Dong et al. 2024).
  *
- * A walk over the vocabulary in the order of texts: the states of the current text's beginnings are on a
- * stack, so that a beginning which many texts share is walked once, and all texts with a beginning that
- * cannot follow are skipped. Edges are unpacked to a table of 256 per state when a state is first visited. */
+ * A walk over the tree of texts (vd_texts.h). Where a beginning has arrived is a place: a state and what the
+ * walk has put on the stack. Places are numbered, and where each byte leads from a place is found once and
+ * kept in a row of 256, for all walks: so most steps are one look, also where rules are called and return. */
 #include "vd_masker.h"
 
 #include <pthread.h>
@@ -15,10 +15,20 @@
 enum {
     SLOTS = 1024, /* of the cache, a power of two */
     WORTH = 16,   /* a part of the vocabulary: where more tokens read the stack, all are walked each time */
+    PLACES_MAX = 4096,  /* more than a path has; when they are all taken, they are found anew */
+    PLACE_SLOTS = 8192, /* a power of two */
+    NO_PLACE = PLACES_MAX,
 };
 
-struct step {
-    uint16_t to, back; /* to VD_AUTOMATON_DEAD: no edge */
+/* Where a byte leads from a place. */
+enum {
+    REFUSED = PLACES_MAX,
+    BELOW,  /* it depends on what is below the stack */
+    UNKNOWN /* not tried yet */
+};
+struct way {
+    uint16_t to;      /* a place, or the above */
+    uint16_t deepest; /* the most that was on the stack on the way */
 };
 
 /* What is allowed in one state: ids, or bits of the vocabulary where these are smaller. */
@@ -36,12 +46,6 @@ struct known {
     uint16_t deepest; /* places of the stack that were taken */
 };
 
-/* Where the beginning of a text has arrived. The stack is that of level `stack`, at or below this one. */
-struct level {
-    uint16_t at, stack;
-    struct vd_automaton_state whole; /* filled in where stack is this level */
-};
-
 struct vd_masker {
     const struct vd_texts *texts;
     uint8_t *mask;
@@ -49,14 +53,19 @@ struct vd_masker {
     uint32_t *stop;
     size_t n_stop;
     pthread_mutex_t mu;
-    struct step (**table)[256]; /* per state; NULL: not visited yet */
     struct allowed slot[SLOTS];
     size_t cached_bytes, known_bytes;
-    struct known **known;   /* per state; NULL: not found yet */
-    uint32_t *open, n_open; /* of the walk under way: room for the vocabulary */
-    uint16_t deepest;       /* of the walk under way */
-    uint64_t *bits;         /* of the vocabulary */
-    struct level path[VD_TOKEN_TEXT_MAX_BYTES + 1];
+    struct known **known;    /* per state; NULL: not found yet */
+    uint32_t *open, n_open;  /* of the walk under way: room for the vocabulary */
+    uint16_t deepest;        /* of the walk under way */
+    uint64_t *bits;          /* of the vocabulary */
+    uint32_t bit_at[256][8]; /* of a byte */
+    uint8_t n_bits[256];
+    uint32_t n_places;
+    struct vd_automaton_state *place;
+    struct way (*ways)[256];                    /* of each place */
+    uint16_t place_slot[PLACE_SLOTS];           /* by hash */
+    uint16_t path[VD_TOKEN_TEXT_MAX_BYTES + 1]; /* of the walk under way: places */
 };
 
 void vd_masker_advance(const struct vd_masker *m, struct vd_automaton_state *s, uint32_t token)
@@ -64,112 +73,151 @@ void vd_masker_advance(const struct vd_masker *m, struct vd_automaton_state *s, 
     vd_automaton_walk(&m->a, s, vd_texts_of(m->texts, token));
 }
 
-/* NULL: no memory. */
-static const struct step *steps_of(struct vd_masker *m, uint16_t state)
+static uint64_t hash_of(const struct vd_automaton_state *s)
 {
-    struct step(*t)[256] = m->table[state];
-    uint32_t first, end;
-    if (t)
-        return *t;
-    t = malloc(sizeof *t);
-    if (!t)
-        return NULL;
+    uint64_t h = s->at * UINT64_C(0x9E3779B97F4A7C15) + s->depth;
+    for (unsigned i = 0; i < s->depth; i++)
+        h = (h ^ s->stack[i]) * UINT64_C(0x9E3779B97F4A7C15);
+    return h >> 40;
+}
+
+static void forget_places(struct vd_masker *m)
+{
+    m->n_places = 0;
+    for (uint32_t i = 0; i < PLACE_SLOTS; i++)
+        m->place_slot[i] = NO_PLACE;
+}
+
+/* The place's number, a new one if need be; NO_PLACE: they are all taken. */
+static uint16_t find_place(struct vd_masker *m, const struct vd_automaton_state *s)
+{
+    size_t i = hash_of(s) % PLACE_SLOTS;
+    for (; m->place_slot[i] != NO_PLACE; i = (i + 1) % PLACE_SLOTS)
+        if (memcmp(&m->place[m->place_slot[i]], s, sizeof *s) == 0)
+            return m->place_slot[i];
+    if (m->n_places == PLACES_MAX)
+        return NO_PLACE;
+    uint16_t n = (uint16_t)m->n_places++;
+    m->place[n] = *s;
+    m->place_slot[i] = n;
     for (unsigned b = 0; b < 256; b++)
-        (*t)[b] = (struct step){VD_AUTOMATON_DEAD, VD_AUTOMATON_PLAIN};
-    vd_automaton_edges(&m->a, state, &first, &end);
-    for (; first < end; first++) {
-        struct vd_automaton_edge e = vd_automaton_edge(&m->a, first);
-        for (unsigned b = e.low; b <= e.high; b++)
-            (*t)[b] = (struct step){e.to, e.back};
-    }
-    m->table[state] = t;
-    return *t;
+        m->ways[n][b] = (struct way){UNKNOWN, 0};
+    return n;
 }
 
-/* Where a byte leads, also when there is no memory for a table: a mask that lacks tokens would be a wrong
- * answer. */
-static struct step step_by(struct vd_masker *m, uint16_t state, uint8_t byte)
+/* Forgets all places but those of the path's first n. */
+static void keep_path(struct vd_masker *m, unsigned n)
 {
-    const struct step *t = steps_of(m, state);
-    uint32_t first, end;
-    if (t)
-        return t[byte];
-    vd_automaton_edges(&m->a, state, &first, &end);
-    for (; first < end; first++) {
-        struct vd_automaton_edge e = vd_automaton_edge(&m->a, first);
-        if (e.low <= byte && byte <= e.high)
-            return (struct step){e.to, e.back};
-    }
-    return (struct step){VD_AUTOMATON_DEAD, VD_AUTOMATON_PLAIN};
+    struct vd_automaton_state state[VD_TOKEN_TEXT_MAX_BYTES + 1];
+    for (unsigned i = 0; i < n; i++)
+        state[i] = m->place[m->path[i]];
+    forget_places(m);
+    for (unsigned i = 0; i < n; i++)
+        m->path[i] = find_place(m, &state[i]);
 }
 
-enum taken { REFUSED, TAKEN, BELOW /* it depends on what is below the stack */ };
+/* to VD_AUTOMATON_DEAD: there is none. */
+static struct vd_automaton_edge edge_of(const struct vd_masker *m, uint16_t state, uint8_t byte)
+{
+    uint32_t i, end;
+    vd_automaton_edges(&m->a, state, &i, &end);
+    for (; i < end; i++) {
+        struct vd_automaton_edge e = vd_automaton_edge(&m->a, i);
+        if (byte >= e.low && byte <= e.high)
+            return e;
+    }
+    return (struct vd_automaton_edge){.to = VD_AUTOMATON_DEAD};
+}
 
-/* vd_automaton_step, and what it would do with more on the stack. */
-static enum taken take(struct vd_masker *m, struct vd_automaton_state *s, uint8_t byte)
+enum taken { TAKEN, IS_REFUSED, IS_BELOW };
+
+/* vd_automaton_step, and what it would do with more on the stack. *deepest: as of a way. */
+static enum taken take(const struct vd_masker *m, struct vd_automaton_state *s, uint8_t byte,
+                       uint16_t *deepest)
 {
     for (unsigned move = 0; move <= VD_AUTOMATON_MOVES; move++) {
-        const struct step t = step_by(m, s->at, byte);
-        if (t.to == VD_AUTOMATON_DEAD) {
+        struct vd_automaton_edge e = edge_of(m, s->at, byte);
+        if (e.to == VD_AUTOMATON_DEAD) {
             if (!vd_automaton_is_end(&m->a, s->at))
-                return REFUSED;
+                return IS_REFUSED;
             if (s->depth == 0)
-                return BELOW;
+                return IS_BELOW;
             s->at = s->stack[--s->depth];
             s->stack[s->depth] = 0;
             continue;
         }
-        s->at = t.to;
-        if (t.back == VD_AUTOMATON_PLAIN)
+        s->at = e.to;
+        if (e.back == VD_AUTOMATON_PLAIN)
             return TAKEN;
         if (s->depth == VD_AUTOMATON_STACK)
-            return REFUSED;
-        s->stack[s->depth++] = t.back;
-        m->deepest = s->depth > m->deepest ? s->depth : m->deepest;
+            return IS_REFUSED;
+        s->stack[s->depth++] = e.back;
+        *deepest = s->depth > *deepest ? s->depth : *deepest;
     }
-    return REFUSED;
+    return IS_REFUSED;
 }
 
-/* One byte from level i to level i + 1. The common case, an edge that takes the byte, copies no stack. */
-static enum taken step(struct vd_masker *m, unsigned i, uint8_t byte)
+/* Tries a byte from the last of a path of n places, whose numbers may change. */
+static struct way find_way(struct vd_masker *m, unsigned n, uint8_t byte)
 {
-    struct level *from = &m->path[i], *to = &m->path[i + 1];
-    const struct step *t = steps_of(m, from->at);
-    if (t && t[byte].to != VD_AUTOMATON_DEAD && t[byte].back == VD_AUTOMATON_PLAIN) {
-        to->at = t[byte].to;
-        to->stack = from->stack;
-        return TAKEN;
+    struct vd_automaton_state s = m->place[m->path[n - 1]];
+    struct way w = {REFUSED, 0};
+    enum taken how = take(m, &s, byte, &w.deepest);
+    if (how == IS_BELOW)
+        w.to = BELOW;
+    if (how == TAKEN && (w.to = find_place(m, &s)) == NO_PLACE) {
+        keep_path(m, n);
+        w.to = find_place(m, &s);
     }
-    to->whole = m->path[from->stack].whole;
-    to->whole.at = from->at;
-    to->stack = (uint16_t)(i + 1);
-    enum taken how = take(m, &to->whole, byte);
-    to->at = to->whole.at;
-    return how;
+    m->ways[m->path[n - 1]][byte] = w;
+    return w;
 }
 
-/* Fills in bits and open. */
-static void walk_all(struct vd_masker *m, const struct vd_automaton_state *from)
+/* The tokens of node i. Most nodes have one or none, which no branch should try to foresee. */
+static void allow(uint64_t *bits, const struct vd_texts_tree *t, uint32_t i)
 {
-    struct vd_texts_sorted all = vd_texts_sorted(m->texts);
-    const uint8_t *rest = all.rest, *next;
-    unsigned good = 0;      /* bytes of the last text walked that could follow */
-    enum taken how = TAKEN; /* the last of its bytes that was tried */
-    m->path[0] = (struct level){from->at, 0, *from};
-    m->n_open = m->deepest = 0;
-    for (uint32_t i = 0; i < all.n; i++, rest = next) {
-        unsigned common = all.common[i], n = all.length[i];
-        next = rest + (n - common);
-        if (how == TAKEN || common <= good) { /* else it has the byte that could not */
-            how = TAKEN;
-            for (good = common; good < n && (how = step(m, good, rest[good - common])) == TAKEN; good++)
-                ;
+    uint32_t k = t->first[i], n = t->first[i + 1] - k, id = t->id[k];
+    bits[id / 64] |= (uint64_t)(n > 0) << id % 64;
+    while (n > 1) {
+        id = t->id[k + --n];
+        bits[id / 64] |= UINT64_C(1) << id % 64;
+    }
+}
+
+/* Fills in bits, open and deepest; false as soon as more than max_open tokens are open. */
+static bool walk_all(struct vd_masker *m, const struct vd_automaton_state *from, uint32_t max_open)
+{
+    const struct vd_texts_tree t = vd_texts_tree(m->texts);
+    uint16_t deepest = 0;
+    uint32_t next;
+    m->n_open = 0;
+    m->path[0] = find_place(m, from);
+    if (m->path[0] == NO_PLACE) {
+        forget_places(m);
+        m->path[0] = find_place(m, from);
+    }
+    for (uint32_t i = 0; i < t.n; i = next) {
+        unsigned depth = t.depth[i];
+        struct way w = m->ways[m->path[depth]][t.byte[i]];
+        if (w.to == UNKNOWN)
+            w = find_way(m, depth + 1, t.byte[i]);
+        deepest = w.deepest > deepest ? w.deepest : deepest;
+        if (w.to < PLACES_MAX) {
+            m->path[depth + 1] = w.to;
+            next = i + 1;
+            allow(m->bits, &t, i);
+            continue;
         }
-        if (how == TAKEN)
-            m->bits[all.id[i] / 64] |= UINT64_C(1) << all.id[i] % 64;
-        else if (how == BELOW)
-            m->open[m->n_open++] = all.id[i];
+        next = t.end[i];
+        if (w.to == REFUSED)
+            continue;
+        if (t.first[next] - t.first[i] > max_open - m->n_open)
+            return false;
+        for (uint32_t k = t.first[i]; k < t.first[next]; k++)
+            m->open[m->n_open++] = t.id[k];
     }
+    m->deepest = deepest;
+    return true;
 }
 
 static size_t bits_bytes(const struct vd_masker *m)
@@ -177,12 +225,32 @@ static size_t bits_bytes(const struct vd_masker *m)
     return ((size_t)vd_texts_vocab(m->texts) + 63) / 64 * sizeof m->bits[0];
 }
 
+/* Where the bits of each byte are, ascending, and how many there are. */
+static void find_bits_of_bytes(struct vd_masker *m)
+{
+    for (unsigned byte = 0; byte < 256; byte++)
+        for (uint32_t bit = 0; bit < 8; bit++)
+            if (byte >> bit & 1)
+                m->bit_at[byte][m->n_bits[byte]++] = bit;
+}
+
+/* Where a text may say anything most bits are set, so eight ids are written for every byte, and those that
+ * are too many are written over. There is room for them, since no byte before has given more than eight. */
 static uint32_t take_bits(const struct vd_masker *m, const uint64_t *bits, uint32_t *ids)
 {
-    uint32_t n = 0, words = (vd_texts_vocab(m->texts) + 63) / 64;
-    for (uint32_t w = 0; w < words; w++)
-        for (uint64_t left = bits[w]; left; left &= left - 1)
-            ids[n++] = 64 * w + (uint32_t)__builtin_ctzll(left);
+    uint32_t n = 0, vocab = vd_texts_vocab(m->texts), id = 0;
+    for (; id + 64 <= vocab; id += 64) {
+        uint64_t left = bits[id / 64];
+        for (uint32_t at = id; left; left >>= 8, at += 8) {
+            const uint32_t *bit = m->bit_at[left & 0xFF];
+            for (unsigned i = 0; i < 8; i++)
+                ids[n + i] = at + bit[i];
+            n += m->n_bits[left & 0xFF];
+        }
+    }
+    for (; id < vocab; id++)
+        if (bits[id / 64] >> id % 64 & 1)
+            ids[n++] = id;
     return n;
 }
 
@@ -199,10 +267,9 @@ static void forget_known(struct vd_masker *m)
     m->known_bytes = 0;
 }
 
-/* What the walk from `at` with an empty stack has found; NULL: no memory. */
-static struct known *keep_known(struct vd_masker *m, uint16_t at)
+/* What the walk from `at` with an empty stack has found, if it was worth it; NULL: no memory. */
+static struct known *keep_known(struct vd_masker *m, uint16_t at, bool worth)
 {
-    bool worth = m->n_open <= vd_texts_vocab(m->texts) / WORTH;
     size_t bytes = sizeof(struct known) + (worth ? bits_bytes(m) + m->n_open * sizeof *m->open : 0);
     if (m->known_bytes + bytes > VD_MASKER_KNOWN_BYTES)
         forget_known(m);
@@ -227,11 +294,10 @@ static struct known *keep_known(struct vd_masker *m, uint16_t at)
     return m->known[at] = k;
 }
 
-static void compute_walk(struct vd_masker *m, const struct vd_automaton_state *s)
+static bool compute_walk(struct vd_masker *m, const struct vd_automaton_state *s, uint32_t max_open)
 {
     memset(m->bits, 0, bits_bytes(m));
-    if (s->at < m->a.n_states)
-        walk_all(m, s);
+    return s->at >= m->a.n_states || walk_all(m, s, max_open);
 }
 
 static void compute(struct vd_masker *m, const struct vd_automaton_state *s)
@@ -240,8 +306,7 @@ static void compute(struct vd_masker *m, const struct vd_automaton_state *s)
     const struct known *k = s->at < m->a.n_states ? m->known[s->at] : NULL;
     if (!k && s->at < m->a.n_states) {
         struct vd_automaton_state alone = {.at = s->at};
-        compute_walk(m, &alone);
-        k = keep_known(m, s->at);
+        k = keep_known(m, s->at, compute_walk(m, &alone, vd_texts_vocab(m->texts) / WORTH));
     }
     if (k && k->bits && s->depth + k->deepest <= VD_AUTOMATON_STACK) {
         memcpy(m->bits, k->bits, bits_bytes(m));
@@ -252,20 +317,12 @@ static void compute(struct vd_masker *m, const struct vd_automaton_state *s)
                 m->bits[k->open[i] / 64] |= UINT64_C(1) << k->open[i] % 64;
         }
     } else {
-        compute_walk(m, s);
+        compute_walk(m, s, UINT32_MAX); /* what is open then has nothing below */
     }
     for (size_t i = 0; i < m->n_stop; i++) {
         uint64_t bit = UINT64_C(1) << m->stop[i] % 64, *word = &m->bits[m->stop[i] / 64];
         *word = may_end ? *word | bit : *word & ~bit;
     }
-}
-
-static size_t slot_of(const struct vd_automaton_state *s)
-{
-    uint64_t h = s->at * UINT64_C(0x9E3779B97F4A7C15) + s->depth;
-    for (unsigned i = 0; i < s->depth; i++)
-        h = (h ^ s->stack[i]) * UINT64_C(0x9E3779B97F4A7C15);
-    return (size_t)(h >> 40) % SLOTS;
 }
 
 static size_t bytes_of(const struct vd_masker *m, const struct allowed *a)
@@ -308,7 +365,7 @@ static void keep(struct vd_masker *m, struct allowed *a, const struct vd_automat
 
 uint32_t vd_masker_allowed(struct vd_masker *m, const struct vd_automaton_state *s, uint32_t *ids)
 {
-    struct allowed *a = &m->slot[slot_of(s)];
+    struct allowed *a = &m->slot[hash_of(s) % SLOTS];
     uint32_t n;
     pthread_mutex_lock(&m->mu);
     bool found = (a->id || a->bits) && memcmp(&a->state, s, sizeof *s) == 0;
@@ -336,15 +393,18 @@ static enum vd_err set_up(struct vd_masker *m, struct vd_bytes mask, const uint3
     if (memcmp(mask.p, root.b, VD_MASK_ROOT_BYTES) != 0)
         return vd_error_set(err, VD_ECONFLICT, "the mask is for the texts of another model's tokens");
     m->mask = malloc(mask.n);
-    m->table = calloc(m->a.n_states, sizeof *m->table);
+    m->place = malloc(PLACES_MAX * sizeof *m->place);
+    m->ways = malloc(PLACES_MAX * sizeof *m->ways);
     m->known = calloc(m->a.n_states, sizeof *m->known);
     m->open = malloc(((size_t)vocab + 1) * sizeof *m->open);
     m->bits = malloc(bits_bytes(m));
     m->stop = malloc((n_stop ? n_stop : 1) * sizeof *m->stop);
-    if (!m->mask || !m->table || !m->known || !m->open || !m->bits || !m->stop)
+    if (!m->mask || !m->place || !m->ways || !m->known || !m->open || !m->bits || !m->stop)
         return vd_error_set(err, VD_ENOMEM, "no memory for a mask of %u states", m->a.n_states);
     memcpy(m->mask, mask.p, mask.n);
     vd_automaton_open(&m->a, (struct vd_bytes){m->mask, mask.n});
+    forget_places(m);
+    find_bits_of_bytes(m);
     for (size_t i = 0; i < n_stop; i++)
         if (stop[i] < vocab)
             m->stop[m->n_stop++] = stop[i];
@@ -371,8 +431,6 @@ void vd_masker_free(struct vd_masker *m)
 {
     if (!m)
         return;
-    for (uint32_t i = 0; m->table && i < m->a.n_states; i++)
-        free(m->table[i]);
     forget_known(m);
     for (size_t i = 0; i < SLOTS; i++) {
         free(m->slot[i].id);
@@ -381,7 +439,8 @@ void vd_masker_free(struct vd_masker *m)
     free(m->known);
     free(m->open);
     pthread_mutex_destroy(&m->mu);
-    free(m->table);
+    free(m->place);
+    free(m->ways);
     free(m->mask);
     free(m->bits);
     free(m->stop);

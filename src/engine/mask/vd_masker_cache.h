@@ -8,7 +8,7 @@
 
 #include "vd_masker.h"
 
-enum { VD_MASKER_CACHE_IDLE = 4 /* of up to 16 MiB and 1 KiB per state each */ };
+enum { VD_MASKER_CACHE_IDLE = 4 /* of up to 21 MiB each */ };
 
 struct vd_masker_cache;
 

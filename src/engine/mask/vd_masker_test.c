@@ -11,9 +11,9 @@
 #include "vd_rng.h"
 #include "vd_rules.h"
 
-enum { VOCAB = 3000 };
+enum { VOCAB = 3000, LONGEST = 60 };
 
-static uint8_t bytes[VOCAB][6];
+static uint8_t bytes[VOCAB][LONGEST];
 static struct vd_bytes text[VOCAB];
 
 static struct vd_texts *some_texts(void)
@@ -21,10 +21,15 @@ static struct vd_texts *some_texts(void)
     static const char letters[] = "{}[]\",: 1ae\n\\[[[bcdfghijklm"; /* few texts begin with each */
     struct vd_rng r = {5, 0};
     struct vd_texts *t;
-    for (uint32_t i = 0; i < VOCAB; i++) {
-        text[i] = (struct vd_bytes){bytes[i], i % 100 == 7 ? 0 : i < 13 ? 1 : vd_rng_below(&r, 6)};
-        for (size_t k = 0; k < 6; k++)
+    for (uint32_t i = 0; i < VOCAB; i++) { /* some long ones, some beyond ASCII, some twice */
+        size_t n = i % 100 == 7 ? 0 : i < 13 ? 1 : vd_rng_below(&r, i % 40 == 9 ? LONGEST : 6);
+        for (size_t k = 0; k < n; k++)
             bytes[i][k] = (uint8_t)letters[i < 13 ? i : vd_rng_below(&r, sizeof letters - 1)];
+        if (i % 9 == 4 && n > 1)
+            memcpy(bytes[i] + n - 2, "\xC3\xA9", 2);
+        if (i % 50 == 30)
+            memcpy(bytes[i], bytes[i - 1], n = text[i - 1].n);
+        text[i] = (struct vd_bytes){bytes[i], n};
     }
     assert_int_equal(vd_texts_create_from(&t, text, VOCAB, NULL), VD_OK);
     return t;

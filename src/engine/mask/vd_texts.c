@@ -1,5 +1,6 @@
-/* One block of bytes for all texts, and arrays of offsets. The order of texts is what makes masks fast: a
- * walk through it visits every common beginning once. */
+/* One block of bytes for all texts, and arrays of offsets. The tree of beginnings is what makes masks fast: a
+ * walk visits every common beginning once, and passes over all that begin with what cannot follow. It is
+ * about three nodes and 30 bytes per text. */
 #include "vd_texts.h"
 
 #include "vd_merkle.h"
@@ -13,8 +14,10 @@ struct vd_texts {
     uint8_t *bytes;
     uint32_t *at; /* vocab + 1: offsets into bytes */
     uint32_t *sorted;
-    uint16_t *length, *common;
-    uint8_t *rest;
+    struct {
+        uint32_t n, *end, *first;
+        uint8_t *byte, *depth;
+    } tree;
     struct vd_hash *leaf;
     struct vd_hash root;
 };
@@ -46,9 +49,9 @@ static int by_text(const void *a, const void *b, void *texts)
              : (*(const uint32_t *)a > *(const uint32_t *)b) - (*(const uint32_t *)a < *(const uint32_t *)b);
 }
 
-static uint16_t common_of(struct vd_bytes x, struct vd_bytes y)
+static uint32_t common_of(struct vd_bytes x, struct vd_bytes y)
 {
-    uint16_t n = 0;
+    uint32_t n = 0;
     while (n < x.n && n < y.n && x.p[n] == y.p[n])
         n++;
     return n;
@@ -60,14 +63,52 @@ static void sort(struct vd_texts *t)
         if (t->at[id + 1] > t->at[id])
             t->sorted[t->n_sorted++] = id;
     qsort_r(t->sorted, t->n_sorted, sizeof t->sorted[0], by_text, t);
-    for (uint32_t i = 0; i < t->n_sorted; i++)
-        t->common[i] = i ? common_of(vd_texts_of(t, t->sorted[i - 1]), vd_texts_of(t, t->sorted[i])) : 0;
-    for (uint32_t i = 0, at = 0; i < t->n_sorted; i++) {
+}
+
+/* Each text in order adds what it does not have in common with the one before. room: for as many nodes as
+ * there are bytes. */
+static void plant(struct vd_texts *t)
+{
+    uint32_t open[VD_TOKEN_TEXT_MAX_BYTES], n_open = 0, n = 0; /* nodes of the last text */
+    struct vd_bytes last = {NULL, 0};
+    for (uint32_t i = 0; i < t->n_sorted; i++) {
         struct vd_bytes text = vd_texts_of(t, t->sorted[i]);
-        t->length[i] = (uint16_t)text.n;
-        memcpy(t->rest + at, text.p + t->common[i], text.n - t->common[i]);
-        at += (uint32_t)text.n - t->common[i];
+        uint32_t common = common_of(last, text);
+        while (n_open > common)
+            t->tree.end[open[--n_open]] = n;
+        for (; n_open < text.n; n++) {
+            t->tree.byte[n] = text.p[n_open];
+            t->tree.depth[n] = (uint8_t)n_open;
+            t->tree.first[n] = i;
+            open[n_open++] = n;
+        }
+        last = text;
     }
+    while (n_open > 0)
+        t->tree.end[open[--n_open]] = n;
+    t->tree.first[n] = t->n_sorted;
+    t->tree.n = n;
+}
+
+/* A node for every byte is more than there are: the rest is given back. */
+static bool make_tree(struct vd_texts *t, size_t total)
+{
+    t->tree.byte = malloc(total + 1);
+    t->tree.depth = malloc(total + 1);
+    t->tree.end = malloc((total + 1) * sizeof *t->tree.end);
+    t->tree.first = malloc((total + 1) * sizeof *t->tree.first);
+    if (!t->tree.byte || !t->tree.depth || !t->tree.end || !t->tree.first)
+        return false;
+    plant(t);
+    size_t n = t->tree.n + (size_t)1;
+    void *byte = realloc(t->tree.byte, n), *depth = realloc(t->tree.depth, n);
+    t->tree.byte = byte ? byte : t->tree.byte;
+    t->tree.depth = depth ? depth : t->tree.depth;
+    void *end = realloc(t->tree.end, n * sizeof *t->tree.end),
+         *first = realloc(t->tree.first, n * sizeof *t->tree.first);
+    t->tree.end = end ? end : t->tree.end;
+    t->tree.first = first ? first : t->tree.first;
+    return true;
 }
 
 static bool fill(struct vd_texts *t, const struct vd_bytes *from)
@@ -76,8 +117,7 @@ static bool fill(struct vd_texts *t, const struct vd_bytes *from)
     for (uint32_t id = 0; id < t->vocab; id++)
         total += from[id].n;
     t->bytes = malloc(total + 1);
-    t->rest = malloc(total + 1);
-    if (!t->bytes || !t->rest)
+    if (!t->bytes)
         return false;
     total = 0;
     for (uint32_t id = 0; id < t->vocab; id++) {
@@ -92,7 +132,7 @@ static bool fill(struct vd_texts *t, const struct vd_bytes *from)
         t->leaf[id] = vd_text_leaf(id, vd_texts_of(t, id));
     t->root = vd_merkle_root(t->leaf, t->vocab);
     sort(t);
-    return true;
+    return make_tree(t, total);
 }
 
 enum vd_err vd_texts_create_from(struct vd_texts **out, const struct vd_bytes *text, uint32_t vocab,
@@ -102,11 +142,9 @@ enum vd_err vd_texts_create_from(struct vd_texts **out, const struct vd_bytes *t
     if (t) {
         t->vocab = vocab;
         t->at = malloc(((size_t)vocab + 1) * sizeof *t->at);
-        t->sorted = malloc((size_t)vocab * sizeof *t->sorted);
-        t->common = malloc((size_t)vocab * sizeof *t->common);
-        t->length = malloc((size_t)vocab * sizeof *t->length);
+        t->sorted = calloc((size_t)vocab + 1, sizeof *t->sorted);
         t->leaf = malloc((size_t)vocab * sizeof *t->leaf);
-        if (t->at && t->sorted && t->common && t->length && t->leaf && fill(t, text))
+        if (t->at && t->sorted && t->leaf && fill(t, text))
             return VD_OK;
     }
     vd_texts_free(t);
@@ -148,9 +186,10 @@ void vd_texts_free(struct vd_texts *t)
     free(t->bytes);
     free(t->at);
     free(t->sorted);
-    free(t->common);
-    free(t->length);
-    free(t->rest);
+    free(t->tree.byte);
+    free(t->tree.depth);
+    free(t->tree.end);
+    free(t->tree.first);
     free(t->leaf);
     free(t);
 }
@@ -170,7 +209,8 @@ void vd_texts_prove(const struct vd_texts *t, uint32_t id, struct vd_hash *proof
     vd_merkle_range_prove(t->leaf, t->vocab, id, 1, proof);
 }
 
-struct vd_texts_sorted vd_texts_sorted(const struct vd_texts *t)
+struct vd_texts_tree vd_texts_tree(const struct vd_texts *t)
 {
-    return (struct vd_texts_sorted){t->n_sorted, t->sorted, t->length, t->common, t->rest};
+    return (struct vd_texts_tree){t->tree.n,   t->tree.byte,  t->tree.depth,
+                                  t->tree.end, t->tree.first, t->sorted};
 }

@@ -35,14 +35,16 @@ struct vd_hash vd_texts_root(const struct vd_texts *t);
 /* The proof of one id's leaf: vd_merkle_range_proof_len(vocab, id, 1) hashes. */
 void vd_texts_prove(const struct vd_texts *t, uint32_t id, struct vd_hash *proof);
 
-/* All ids that have a text, in the order of the texts: each with its length, the number of bytes that it has
- * in common with the one before (0 for the first), and, one after the other, the bytes behind those. */
-struct vd_texts_sorted {
+/* The texts as a tree: a node for every beginning that some text has, in the order of the beginnings, so that
+ * a node's children follow it, each with all below it, and `end` is the first node that is not below.
+ * The ids whose text is that of node i are id[first[i]] .. id[first[i + 1] - 1]; those of all texts that
+ * begin so are id[first[i]] .. id[first[end[i]] - 1]. */
+struct vd_texts_tree {
     uint32_t n;
-    const uint32_t *id;
-    const uint16_t *length, *common;
-    const uint8_t *rest;
+    const uint8_t *byte, *depth; /* the beginning's last byte, and how many stand before it */
+    const uint32_t *end, *first; /* first: n + 1 */
+    const uint32_t *id;          /* and one more, which is of no node */
 };
-struct vd_texts_sorted vd_texts_sorted(const struct vd_texts *t);
+struct vd_texts_tree vd_texts_tree(const struct vd_texts *t);
 
 #endif

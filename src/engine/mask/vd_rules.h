@@ -26,7 +26,7 @@ enum {
     VD_RULES_NAME_MAX_BYTES = 64,  /* longer ones are cut in messages */
     VD_RULES_REPEAT_MAX = 4096,
 };
-#define VD_RULES_STEPS_MAX (UINT64_C(1) << 24) /* about about a second */
+#define VD_RULES_STEPS_MAX (UINT64_C(1) << 24) /* about a second */
 #define VD_RULES_NO_MAX    UINT32_MAX
 
 struct vd_rules;

@@ -756,6 +756,44 @@ static void split_long_context(struct vd_test_model t)
     unlink(path);
 }
 
+/* More pages than are kept empty: what is given back can be used again, and the limit holds. */
+static void pages_come_back(void **state)
+{
+    enum { N = 40, POS = N * VD_KV_PAGE_POS };
+    struct vd_test_model t = vd_test_model_default;
+    char path[VD_PATH_MAX];
+    struct vd_error err;
+    struct engine e;
+    struct vd_kv_pool *pool;
+    struct vd_kv *kv;
+    float *want = malloc(t.vocab * sizeof *want);
+    t.ctx = POS;
+    vd_test_model_file(&t, path);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1);
+    assert_int_equal(vd_kv_pool_create(&pool, e.m, vd_kv_pool_page_bytes(e.cache) * N, &err), VD_OK);
+    for (int round = 0; round < 3; round++) {
+        struct vd_kv *other;
+        assert_int_equal(vd_kv_open(&kv, pool, &err), VD_OK);
+        assert_int_equal(vd_kv_open(&other, pool, &err), VD_OK);
+        assert_int_equal(vd_kv_reserve(kv, POS, &err), VD_OK);
+        assert_int_equal(vd_kv_reserve(other, 1, &err), VD_ENOMEM);
+        for (uint32_t i = 0; i < 70; i++) {
+            struct vd_row row = {kv, i, i % t.vocab, VD_ROW_LOGITS};
+            assert_int_equal(vd_model_forward(e.ctx, &row, 1, NULL, NULL), VD_OK);
+        }
+        if (round == 0)
+            memcpy(want, vd_ctx_logits(e.ctx, 0), t.vocab * sizeof *want);
+        assert_memory_equal(vd_ctx_logits(e.ctx, 0), want, t.vocab * sizeof *want);
+        vd_kv_close(other);
+        vd_kv_close(kv);
+        assert_int_equal(vd_kv_pool_used_pages(pool), 0);
+    }
+    vd_kv_pool_destroy(pool);
+    engine_close(&e);
+    free(want);
+    unlink(path);
+}
+
 static void long_context_is_split(void **state)
 {
     struct vd_test_model windowed = vd_test_model_of(vd_test_form("gemma2"));
@@ -780,6 +818,7 @@ int main(void)
         cmocka_unit_test(fork_and_truncate),
         cmocka_unit_test(bad_calls_change_nothing),
         cmocka_unit_test(cache_limit_holds),
+        cmocka_unit_test(pages_come_back),
         cmocka_unit_test(long_context_is_split),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,15 +1,29 @@
 /* A page holds 64 positions of every layer and head rather than one layer's, so that growing, sharing and
  * freeing a sequence touch one list of pages. Sharing is settled lazily: fork only counts references, and
  * reserve copies the one page (the partly filled last) that is about to be written while another sequence
- * holds it. */
+ * holds it.
+ *
+ * Pages come from slabs, which ask for huge pages: attention reads each page's few kilobytes of a head far
+ * from the next page's, which with pages of 4 KiB misses the TLB at every other one. A slab lives as long as
+ * the pool; what a page in it holds goes back to the system when enough empty ones are kept. */
 #include "vd_kv.h"
+#include "vd_memory.h"
 #include "vd_model_internal.h"
 
 #include <assert.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
-/* Empty pages kept for reuse; more than this go back to the system. */
-enum { FREE_MAX = 16 };
+enum {
+    FREE_MAX = 16,        /* empty pages kept for reuse; the memory of more goes back to the system */
+    HUGE_BYTES = 2 << 20, /* a huge page */
+    SLAB_BYTES = 8 << 20, /* a slab has as many pages as fit, or one */
+};
+
+struct slab {
+    _Alignas(VD_KERN_ALIGN) struct slab *next;
+    _Alignas(VD_KERN_ALIGN) uint8_t pages[];
+};
 
 struct page {
     _Alignas(VD_KERN_ALIGN) unsigned refs; /* under the pool's lock, as all below */
@@ -23,7 +37,9 @@ struct vd_kv_pool {
     size_t page_bytes, max_pages;
     pthread_mutex_t lock; /* guards what follows, and every page's refs */
     size_t n_used, n_free;
-    struct page *free;
+    struct page *free, *cold; /* n_free of them; those whose memory was given back or never used */
+    struct slab *slabs;
+    size_t n_made; /* pages in slabs */
     size_t n_sequences;
 };
 
@@ -69,10 +85,10 @@ void vd_kv_pool_destroy(struct vd_kv_pool *pool)
     if (!pool)
         return;
     assert(pool->n_sequences == 0 && pool->n_used == 0);
-    while (pool->free) {
-        struct page *p = pool->free;
-        pool->free = p->next_free;
-        free(p);
+    while (pool->slabs) {
+        struct slab *s = pool->slabs;
+        pool->slabs = s->next;
+        free(s);
     }
     pthread_mutex_destroy(&pool->lock);
     free(pool);
@@ -96,22 +112,53 @@ size_t vd_kv_pool_used_pages(struct vd_kv_pool *pool)
     return n;
 }
 
+/* A new slab's pages, all cold. */
+static bool slab_add(struct vd_kv_pool *pool)
+{
+    size_t stride = sizeof(struct page) + pool->page_bytes, n = SLAB_BYTES / stride;
+    n = n > 0 ? n : 1;
+    n = n < pool->max_pages - pool->n_made ? n : pool->max_pages - pool->n_made;
+    size_t bytes = sizeof(struct slab) + n * stride;
+    bytes = (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+    struct slab *s = aligned_alloc(HUGE_BYTES, bytes);
+    if (!s)
+        return false;
+    madvise(s, bytes, MADV_HUGEPAGE); /* a wish: its failure changes nothing */
+    s->next = pool->slabs;
+    pool->slabs = s;
+    pool->n_made += n;
+    while (n-- > 0) {
+        struct page *p = (struct page *)(s->pages + n * stride);
+        p->next_free = pool->cold;
+        pool->cold = p;
+    }
+    return true;
+}
+
 /* A page with one reference, or NULL (no memory); the caller holds the lock and has checked the limit. */
 static struct page *page_take(struct vd_kv_pool *pool)
 {
-    struct page *p = pool->free;
-    if (p) {
+    if (!pool->free && !pool->cold && !slab_add(pool))
+        return NULL;
+    struct page *p = pool->free ? pool->free : pool->cold;
+    if (pool->free) {
         pool->free = p->next_free;
         pool->n_free--;
     } else {
-        p = aligned_alloc(VD_KERN_ALIGN, sizeof *p + pool->page_bytes);
-        if (!p)
-            return NULL;
+        pool->cold = p->next_free;
     }
     p->refs = 1;
     p->ignored = 0;
     pool->n_used++;
     return p;
+}
+
+/* Gives the memory of a page's data back; its address stays. */
+static void page_cool(struct vd_kv_pool *pool, struct page *p)
+{
+    vd_memory_let_go(p->data, pool->page_bytes);
+    p->next_free = pool->cold;
+    pool->cold = p;
 }
 
 static void page_drop(struct vd_kv_pool *pool, struct page *p)
@@ -120,7 +167,7 @@ static void page_drop(struct vd_kv_pool *pool, struct page *p)
         return;
     pool->n_used--;
     if (pool->n_free == FREE_MAX) {
-        free(p);
+        page_cool(pool, p);
         return;
     }
     p->next_free = pool->free;

@@ -115,6 +115,11 @@ enum vd_err vd_map_open(struct vd_map *out, const char *path, struct vd_error *e
         if (p == MAP_FAILED) {
             int saved = errno;
             close(fd);
+            if (saved == ENOMEM)
+                return vd_error_set(err, VD_ENOMEM,
+                                    "%.300s: its %zu bytes do not fit in this process's address space; raise "
+                                    "its limit (ulimit -v)",
+                                    path, n);
             return fail(err, "map", path, saved);
         }
     }

@@ -114,6 +114,26 @@ static void test_errors_say_what(void **state)
 }
 
 /* What is no file is written through; a link stays a link. */
+/* A process whose address space has a limit, as by `ulimit -v`. */
+static void test_map_says_bytes(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX];
+    struct vd_error err = {0};
+    assert_int_equal(vd_file_write_atomic(in_dir(path, "big"), "x", 1, 0600, &err), VD_OK);
+    assert_int_equal(truncate(path, 1 << 30), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct vd_map m;
+        struct rlimit none = {1 << 20, 1 << 20};
+        setrlimit(RLIMIT_AS, &none);
+        _exit(vd_map_open(&m, path, &err) == VD_ENOMEM && strstr(err.msg, "1073741824 bytes") ? 0 : 1);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 static void test_write_through(void **state)
 {
     (void)state;
@@ -284,6 +304,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_write_read_map, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors_say_what, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_map_says_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write_through, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_write_keeps_old, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dirs, setup, teardown),

@@ -642,6 +642,18 @@ static inline bool lie_request(struct tamper *t, struct vd_toy_job *j)
     return true;
 }
 
+/* With another pooling the last block of the steps before has other rows (the mean reads all of theirs), so
+ * they are made again. */
+static inline void forget_last_block(struct vd_toy_job *j)
+{
+    const struct vd_graph g = toy_graph(j);
+    for (uint32_t u = vd_graph_head_unit(&g) - 1; u <= vd_graph_head_unit(&g); u++)
+        for (uint32_t s = 0; s < TOY_MAX_POS; s++) {
+            free(j->rows[u][s]);
+            j->rows[u][s] = NULL;
+        }
+}
+
 /* From a step on with another model, program, request or prompt: what came before is honest. */
 static inline bool lie_otherwise(struct tamper *t)
 {
@@ -665,6 +677,8 @@ static inline bool lie_otherwise(struct tamper *t)
     } else if (!lie_request(t, t->job)) {
         return false;
     }
+    if (g->sampling.pooling != t->base->job->graph.job.sampling.pooling)
+        forget_last_block(t->job);
     tamper_regenerate(t->job, t->step);
     return true;
 }

@@ -63,7 +63,7 @@ def test_cheat_is_stopped_in_mid_stream(net, gateway, key, model, **_):
     check(a.error and a.error["code"] == "worker_wrong" and not a.receipt, "error:", a.error)
     check(len(a.text) < 3000, "it was stopped late:", len(a.text))
     check(seen(net, "wrong_") == 1, "metrics")
-    check("output token" in net.roles["follower"].tail(), "the follower does not say where:", net.roles["follower"].tail())
+    vn.wait_for("the follower says where", 10, lambda: "output token" in net.roles["follower"].tail())
     vn.wait_for("the cheat is told why", 10, lambda: "is not the one that the model chooses" in cheat.tail())
     again = e2e.ask(gateway, key, model, "And now?", n=4)
     check(again.error and again.error["code"] == "no_worker", "a wrong worker got another job:", again.error)

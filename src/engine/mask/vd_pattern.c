@@ -270,7 +270,8 @@ static vd_expr take_group(struct parser *g)
     if (starts(g, "?:"))
         g->p += 2;
     else if (at(g, '?'))
-        return bad(g, "'(%.2s' is not supported: of groups there are (...) and (?:...)", g->p);
+        return bad(g, "'(%.*s' is not supported: of groups there are (...) and (?:...)",
+                   g->end - g->p < 2 ? 1 : 2, g->p);
     if (g->depth == VD_RULES_DEPTH_MAX)
         return bad(g, "groups more than %d deep", VD_RULES_DEPTH_MAX);
     g->depth++;

@@ -120,16 +120,16 @@ void vd_avx2_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, si
 
 /* ---- norm, rope, elementwise ---- */
 
-VD_INLINE void add_squares(__m256 a[4], const float *x)
+VD_INLINE void add32(__m256 a[4], const float *x, bool squares)
 {
     VD_UNROLL
     for (int k = 0; k < 4; k++) {
         __m256 v = _mm256_loadu_ps(x + 8 * k);
-        a[k] = _mm256_fmadd_ps(v, v, a[k]);
+        a[k] = squares ? _mm256_fmadd_ps(v, v, a[k]) : _mm256_add_ps(a[k], v);
     }
 }
 
-static float sumsq_segment(const float *x, size_t n)
+VD_INLINE float add_segment(const float *x, size_t n, bool squares)
 {
     __m256 a[4];
     size_t i = 0;
@@ -137,13 +137,23 @@ static float sumsq_segment(const float *x, size_t n)
     for (int k = 0; k < 4; k++)
         a[k] = _mm256_setzero_ps();
     for (; i + 32 <= n; i += 32)
-        add_squares(a, x + i);
+        add32(a, x + i, squares);
     if (i < n) {
         float last[32] = {0};
         memcpy(last, x + i, (n - i) * sizeof(float));
-        add_squares(a, last);
+        add32(a, last, squares);
     }
     return tree8(_mm256_add_ps(_mm256_add_ps(a[0], a[2]), _mm256_add_ps(a[1], a[3])));
+}
+
+static float sumsq_segment(const float *x, size_t n)
+{
+    return add_segment(x, n, true);
+}
+
+static float sum_segment(const float *x, size_t n)
+{
+    return add_segment(x, n, false);
 }
 
 void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
@@ -159,30 +169,6 @@ void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float 
         _mm256_storeu_ps(y + i,
                          _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), rv), _mm256_loadu_ps(w + i)));
     vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
-}
-
-VD_INLINE void add_rows(__m256 a[4], const float *x)
-{
-    VD_UNROLL
-    for (int k = 0; k < 4; k++)
-        a[k] = _mm256_add_ps(a[k], _mm256_loadu_ps(x + 8 * k));
-}
-
-static float sum_segment(const float *x, size_t n)
-{
-    __m256 a[4];
-    size_t i = 0;
-    VD_UNROLL
-    for (int k = 0; k < 4; k++)
-        a[k] = _mm256_setzero_ps();
-    for (; i + 32 <= n; i += 32)
-        add_rows(a, x + i);
-    if (i < n) {
-        float last[32] = {0};
-        memcpy(last, x + i, (n - i) * sizeof(float));
-        add_rows(a, last);
-    }
-    return tree8(_mm256_add_ps(_mm256_add_ps(a[0], a[2]), _mm256_add_ps(a[1], a[3])));
 }
 
 /* y = x - mean */

@@ -117,16 +117,16 @@ void vd_neon_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, si
 
 /* ---- norm, rope, elementwise ---- */
 
-VD_INLINE void add_squares(float32x4_t a[8], const float *x)
+VD_INLINE void add32(float32x4_t a[8], const float *x, bool squares)
 {
     VD_UNROLL
     for (int k = 0; k < 8; k++) {
         const float32x4_t v = vld1q_f32(x + 4 * k);
-        a[k] = vfmaq_f32(a[k], v, v);
+        a[k] = squares ? vfmaq_f32(a[k], v, v) : vaddq_f32(a[k], v);
     }
 }
 
-static float sumsq_segment(const float *x, size_t n)
+VD_INLINE float add_segment(const float *x, size_t n, bool squares)
 {
     float32x4_t a[8];
     size_t i = 0;
@@ -134,13 +134,23 @@ static float sumsq_segment(const float *x, size_t n)
     for (int k = 0; k < 8; k++)
         a[k] = vdupq_n_f32(0.0f);
     for (; i + 32 <= n; i += 32)
-        add_squares(a, x + i);
+        add32(a, x + i, squares);
     if (i < n) {
         float last[32] = {0};
         memcpy(last, x + i, (n - i) * sizeof(float));
-        add_squares(a, last);
+        add32(a, last, squares);
     }
     return tree32_of(a);
+}
+
+static float sumsq_segment(const float *x, size_t n)
+{
+    return add_segment(x, n, true);
+}
+
+static float sum_segment(const float *x, size_t n)
+{
+    return add_segment(x, n, false);
 }
 
 void vd_neon_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
@@ -154,30 +164,6 @@ void vd_neon_rmsnorm(const float *x, const float *w, size_t n, float eps, float 
     for (; i + 4 <= n; i += 4)
         vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), r), vld1q_f32(w + i)));
     vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
-}
-
-VD_INLINE void add_rows(float32x4_t a[8], const float *x)
-{
-    VD_UNROLL
-    for (int k = 0; k < 8; k++)
-        a[k] = vaddq_f32(a[k], vld1q_f32(x + 4 * k));
-}
-
-static float sum_segment(const float *x, size_t n)
-{
-    float32x4_t a[8];
-    size_t i = 0;
-    VD_UNROLL
-    for (int k = 0; k < 8; k++)
-        a[k] = vdupq_n_f32(0.0f);
-    for (; i + 32 <= n; i += 32)
-        add_rows(a, x + i);
-    if (i < n) {
-        float last[32] = {0};
-        memcpy(last, x + i, (n - i) * sizeof(float));
-        add_rows(a, last);
-    }
-    return tree32_of(a);
 }
 
 /* y = x - mean */

@@ -308,24 +308,33 @@ static bool get_all(struct vd_openai_request *r, json_t *object, struct vd_opena
                                       : vd_openai_get_prompt(r, object, e));
 }
 
+json_t *vd_openai_read_body(struct vd_bytes body, struct vd_openai_error *e)
+{
+    json_error_t bad;
+    if (body.n > VD_OPENAI_BODY_MAX) {
+        vd_openai_fail(e, 413, "request_too_large", NULL, "The body has more than the limit of %d bytes.",
+                       VD_OPENAI_BODY_MAX);
+        return NULL;
+    }
+    json_t *json = json_loadb(body.n ? (const char *)body.p : "", body.n, JSON_REJECT_DUPLICATES, &bad);
+    if (!json)
+        vd_openai_fail(e, 400, "invalid_json", NULL,
+                       "The body is not JSON: line %d, column %d (byte %d): %s.", bad.line, bad.column,
+                       bad.position, bad.text);
+    return json;
+}
+
 bool vd_openai_parse(struct vd_openai_request *out, enum vd_openai_kind kind, struct vd_bytes body,
                      struct vd_openai_error *e)
 {
-    json_error_t bad;
     memset(out, 0, sizeof *out);
     out->kind = kind;
-    if (body.n > VD_OPENAI_BODY_MAX)
-        return vd_openai_fail(e, 413, "request_too_large", NULL,
-                              "The body has more than the limit of %d bytes.", VD_OPENAI_BODY_MAX);
     struct vd_openai_memory *mem = calloc(1, sizeof *mem);
     if (!mem)
         return vd_openai_no_memory(e);
     out->memory = mem;
-    mem->json = json_loadb(body.n ? (const char *)body.p : "", body.n, JSON_REJECT_DUPLICATES, &bad);
-    bool ok = mem->json ? get_all(out, mem->json, e)
-                        : vd_openai_fail(e, 400, "invalid_json", NULL,
-                                         "The body is not JSON: line %d, column %d (byte %d): %s.", bad.line,
-                                         bad.column, bad.position, bad.text);
+    mem->json = vd_openai_read_body(body, e);
+    bool ok = mem->json && get_all(out, mem->json, e);
     if (!ok)
         vd_openai_request_free(out);
     return ok;

@@ -106,16 +106,8 @@ static bool take_all(struct vd_openai_embed *r, const json_t *object, struct vd_
 
 bool vd_openai_embed_parse(struct vd_openai_embed *out, struct vd_bytes body, struct vd_openai_error *e)
 {
-    json_error_t bad;
-    *out = (struct vd_openai_embed){0};
-    if (body.n > VD_OPENAI_BODY_MAX)
-        return vd_openai_fail(e, 413, "request_too_large", NULL,
-                              "The body has more than the limit of %d bytes.", VD_OPENAI_BODY_MAX);
-    out->json = json_loadb(body.n ? (const char *)body.p : "", body.n, JSON_REJECT_DUPLICATES, &bad);
-    bool ok = out->json ? take_all(out, out->json, e)
-                        : vd_openai_fail(e, 400, "invalid_json", NULL,
-                                         "The body is not JSON: line %d, column %d (byte %d): %s.", bad.line,
-                                         bad.column, bad.position, bad.text);
+    *out = (struct vd_openai_embed){.json = vd_openai_read_body(body, e)};
+    bool ok = out->json && take_all(out, out->json, e);
     if (!ok)
         vd_openai_embed_free(out);
     return ok;

@@ -29,6 +29,9 @@ const char *vd_openai_shown(char out[64], const char *name);
 
 bool vd_openai_no_memory(struct vd_openai_error *e); /* fails with 503 */
 
+/* A request's body as JSON, a new reference; NULL with *e filled if it is too long or not JSON. */
+json_t *vd_openai_read_body(struct vd_bytes body, struct vd_openai_error *e);
+
 /* vd_openai_message.c: r->messages, tools and template_args, or r->prompt or r->ids. */
 bool vd_openai_get_messages(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);
 bool vd_openai_get_prompt(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e);

@@ -139,11 +139,8 @@ static void vd_follow_on_job(struct vd_follow *f, struct vd_link *link, const st
         f->stats.n_passed_over++;
     }
     pthread_mutex_unlock(&f->mu);
-    if (!ok && s) {
-        free(s->prompt);
-        free(s->tables);
-        free(s);
-    }
+    if (!ok && s)
+        vd_follow_free(s);
 }
 
 /* Under mu. A gateway keeps gaps and excess away from its followers; if not, it is no stream any more. */

@@ -1287,26 +1287,35 @@ static void liar_is_told(struct liar *a)
     }
 }
 
+/* Links and says hello, and waits until the gateway counts one more worker or verifier. */
+static struct vd_link *link_as(const struct vd_link_config *c, struct vd_wire_hello *hello)
+{
+    bool worker = hello->role == VD_ROLE_WORKER;
+    uint8_t buf[512];
+    struct vd_link *l;
+    struct vd_error err;
+    struct vd_gateway_stats s = stats();
+    uint64_t n = worker ? s.n_workers : s.n_verifiers, until = vd_clock_ms() + WAIT_MS;
+    must(vd_link_dial(&l, c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
+    hello->arithmetic = VD_ARITH_VERSION;
+    must(vd_genesis_network_hash(&t.genesis, &hello->genesis, &err), &err);
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    assert_true(vd_wire_put_hello(&w, hello));
+    liar_send(l, VD_WIRE_HELLO, &w);
+    while (s = stats(), (worker ? s.n_workers : s.n_verifiers) == n && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    return l;
+}
+
 /* Links as a worker that is cheaper than the honest one, so that it gets the job. */
 static struct vd_link *liar_up(struct liar *a)
 {
     static struct vd_wire_hello hello;
-    static uint8_t buf[512];
     struct vd_link_config c = {.key = a->key ? a->key : &t.key[WORKER_B],
                                .cb = {.arg = a, .on_frame = liar_frame, .on_close = liar_close}};
-    struct vd_link *l;
-    struct vd_error err;
-    uint64_t n = stats().n_workers, until = vd_clock_ms() + WAIT_MS;
-    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
-    hello = (struct vd_wire_hello){.role = VD_ROLE_WORKER, .arithmetic = VD_ARITH_VERSION, .n_offers = 1};
+    hello = (struct vd_wire_hello){.role = VD_ROLE_WORKER, .n_offers = 1};
     hello.offer[0] = (struct vd_wire_offer){t.root, 1, {PRICE_IN}, {PRICE_OUT - 1}, 2048};
-    must(vd_genesis_network_hash(&t.genesis, &hello.genesis, &err), &err);
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    assert_true(vd_wire_put_hello(&w, &hello));
-    liar_send(l, VD_WIRE_HELLO, &w);
-    while (stats().n_workers == n && vd_clock_ms() < until)
-        vd_clock_sleep_ms(5);
-    return l;
+    return link_as(&c, &hello);
 }
 
 static void test_a_token_outside_the_vocabulary(void **state)
@@ -1451,21 +1460,10 @@ static void watcher_frame(void *arg, struct vd_link *l, unsigned type, struct vd
 static struct vd_link *watcher_up(struct watcher *a, int role)
 {
     static struct vd_wire_hello hello;
-    uint8_t buf[512];
     struct vd_link_config c = {.key = &t.key[role], .cb = {.arg = a, .on_frame = watcher_frame}};
-    struct vd_link *l;
-    struct vd_error err;
-    uint64_t n = stats().n_verifiers, until = vd_clock_ms() + WAIT_MS;
     pthread_mutex_init(&a->mu, NULL);
-    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
-    hello = (struct vd_wire_hello){.role = VD_ROLE_VERIFIER, .arithmetic = VD_ARITH_VERSION};
-    must(vd_genesis_network_hash(&t.genesis, &hello.genesis, &err), &err);
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    assert_true(vd_wire_put_hello(&w, &hello));
-    liar_send(l, VD_WIRE_HELLO, &w);
-    while (stats().n_verifiers == n && vd_clock_ms() < until)
-        vd_clock_sleep_ms(5);
-    return l;
+    hello = (struct vd_wire_hello){.role = VD_ROLE_VERIFIER};
+    return link_as(&c, &hello);
 }
 
 static unsigned seen(struct watcher *a, unsigned type)

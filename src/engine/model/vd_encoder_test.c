@@ -11,6 +11,7 @@
 #include "vd_num.h"
 #include "vd_quant.h"
 #include "vd_rope.h"
+#include "vd_test_engine.h"
 #include "vd_test_model.h"
 
 #include <math.h>
@@ -185,38 +186,6 @@ static struct ref *ref_new(const struct vd_model *m, const uint32_t *tokens, uin
 
 /* ------------------------- the engine ------------------------- */
 
-struct engine {
-    struct vd_pool *pool;
-    struct vd_model *m;
-    struct vd_ctx *ctx;
-    struct vd_kv_pool *cache;
-};
-
-static void engine_open(struct engine *e, const char *path, const struct vd_kern *kern, unsigned threads)
-{
-    struct vd_error err = {0};
-    assert_int_equal(vd_pool_create(&e->pool, threads, &err), VD_OK);
-    if (vd_model_open(&e->m, path, kern, e->pool, &err) != VD_OK)
-        fail_msg("%s", err.msg);
-    assert_int_equal(vd_ctx_create(&e->ctx, e->m, e->pool, ROWS_MAX, 1, &err), VD_OK);
-    assert_int_equal(vd_kv_pool_create(&e->cache, e->m, SIZE_MAX, &err), VD_OK);
-}
-
-static void engine_close(struct engine *e)
-{
-    vd_kv_pool_destroy(e->cache);
-    vd_ctx_destroy(e->ctx);
-    vd_model_close(e->m);
-    vd_pool_destroy(e->pool);
-}
-
-static struct vd_kv *open_kv(struct engine *e)
-{
-    struct vd_kv *kv;
-    assert_int_equal(vd_kv_open(&kv, e->cache, NULL), VD_OK);
-    return kv;
-}
-
 /* Small models in F32 and in mixed types; two layers. */
 static struct vd_test_model model_of(const char *form, enum vd_wtype mats, enum vd_wtype embd, uint64_t seed)
 {
@@ -316,7 +285,7 @@ static void equals_num(void **state)
         vd_test_model_file(&t, path);
         some_tokens(tokens, t.vocab, c);
         struct engine first;
-        engine_open(&first, path, vd_kern_pick(NULL, NULL), 1);
+        engine_open(&first, path, vd_kern_pick(NULL, NULL), 1, ROWS_MAX, 1);
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
             struct ref *ref = ref_new(first.m, tokens, lengths[i]);
             for (unsigned k = 0; k < N_TABLES; k++) {
@@ -324,7 +293,7 @@ static void equals_num(void **state)
                 if (!kern || (k == 0 && lengths[i] > 64)) /* the scalar one is src/num itself, and slow */
                     continue;
                 struct engine e;
-                engine_open(&e, path, kern, 1 + (unsigned)(i + k) % 3);
+                engine_open(&e, path, kern, 1 + (unsigned)(i + k) % 3, ROWS_MAX, 1);
                 compare(&e, ref, tokens, (i + c) % 2);
                 engine_close(&e);
             }
@@ -349,7 +318,7 @@ static void any_mix_any_threads(void **state)
         struct vd_kv *kv[3];
         struct vd_row rows[ROWS_MAX];
         size_t total = 0, at = 0;
-        engine_open(&e, path, vd_kern_pick(NULL, NULL), threads);
+        engine_open(&e, path, vd_kern_pick(NULL, NULL), threads, ROWS_MAX, 1);
         for (unsigned s = 0; s < 3; s++) {
             some_tokens(tokens[s], t.vocab, 40 + s);
             kv[s] = open_kv(&e);
@@ -383,7 +352,7 @@ static void vectors(void **state)
     char path[VD_PATH_MAX];
     struct engine e;
     vd_test_model_file(&t, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, 1);
     some_tokens(tokens, t.vocab, 3);
     struct ref *ref = ref_new(e.m, tokens, N);
     for (size_t w = 0; w < 3; w++) {
@@ -421,7 +390,7 @@ static void refusals(void **state)
     char path[VD_PATH_MAX];
     struct engine e;
     vd_test_model_file(&t, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1, ROWS_MAX, 1);
     assert_int_equal(vd_embed_pooling(vd_model_gguf(e.m)), VD_POOLING_CLS);
     struct vd_kv *kv = open_kv(&e);
     struct vd_row row = {kv, 0, 1, 0};

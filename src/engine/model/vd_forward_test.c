@@ -10,6 +10,7 @@
 #include "vd_quant.h"
 #include "vd_rope.h"
 #include "vd_route.h"
+#include "vd_test_engine.h"
 #include "vd_test_model.h"
 
 #include <math.h>
@@ -262,37 +263,6 @@ static void ref_free(struct ref *r)
 
 /* ------------------------- the engine ------------------------- */
 
-struct engine {
-    struct vd_pool *pool;
-    struct vd_model *m;
-    struct vd_ctx *ctx;
-    struct vd_kv_pool *cache;
-};
-
-static void engine_open(struct engine *e, const char *path, const struct vd_kern *kern, unsigned threads)
-{
-    struct vd_error err;
-    assert_int_equal(vd_pool_create(&e->pool, threads, &err), VD_OK);
-    assert_int_equal(vd_model_open(&e->m, path, kern, e->pool, &err), VD_OK);
-    assert_int_equal(vd_ctx_create(&e->ctx, e->m, e->pool, ROWS_MAX, ROWS_MAX, &err), VD_OK);
-    assert_int_equal(vd_kv_pool_create(&e->cache, e->m, SIZE_MAX, &err), VD_OK);
-}
-
-static void engine_close(struct engine *e)
-{
-    vd_kv_pool_destroy(e->cache);
-    vd_ctx_destroy(e->ctx);
-    vd_model_close(e->m);
-    vd_pool_destroy(e->pool);
-}
-
-static struct vd_kv *open_kv(struct engine *e)
-{
-    struct vd_kv *kv;
-    assert_int_equal(vd_kv_open(&kv, e->cache, NULL), VD_OK);
-    return kv;
-}
-
 /* Feeds tokens [from, to) and compares every logit with `want`, rows of vocab. */
 static void feed_compare(struct engine *e, struct vd_kv *kv, const uint32_t *tokens, uint32_t from,
                          uint32_t to, const float *want)
@@ -342,7 +312,7 @@ static void compare_model(const struct vd_test_model *t, uint32_t n)
     struct ref ref = {0};
     for (size_t i = 0; i < n_tables; i++) {
         struct engine e;
-        engine_open(&e, path, kern[i], 2);
+        engine_open(&e, path, kern[i], 2, ROWS_MAX, ROWS_MAX);
         if (i == 0)
             ref_run(&ref, e.m, tokens, n);
         ref.m = e.m;
@@ -419,7 +389,7 @@ static void cuts_and_threads(const struct vd_test_model *t, unsigned from, const
     some_tokens(tokens, t->vocab, 3);
     for (unsigned threads = from; threads <= 3; threads++) {
         struct engine e;
-        engine_open(&e, path, vd_kern_pick(NULL, NULL), threads);
+        engine_open(&e, path, vd_kern_pick(NULL, NULL), threads, ROWS_MAX, ROWS_MAX);
         if (threads == from)
             ref_run(&ref, e.m, tokens, N_TOK);
         for (size_t c = 0; c < n_cuts; c++) {
@@ -461,7 +431,7 @@ static void mix(const struct vd_test_model *t)
     struct engine e;
     struct vd_kv *kv[N_SEQ];
     vd_test_model_file(t, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, ROWS_MAX);
     size_t vocab = vd_model_program(e.m)->vocab, width = vd_model_program(e.m)->width;
     for (unsigned s = 0; s < N_SEQ; s++) {
         some_tokens(tokens[s], (uint32_t)vocab, 40 + s);
@@ -512,7 +482,7 @@ static void cancelled_calls_do_nothing(void **state)
     struct engine e;
     atomic_bool cancel = true;
     vd_test_model_file(&vd_test_model_default, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, ROWS_MAX);
     some_tokens(a, vd_test_model_default.vocab, 9);
     ref_run(&ref, e.m, a, N_TOK);
     struct vd_kv *kv = open_kv(&e);
@@ -594,7 +564,7 @@ static void tap_tells_all(void **state)
     struct ref ref = {0};
     struct engine e;
     vd_test_model_file(&vd_test_model_default, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, ROWS_MAX);
     some_tokens(tokens, vd_test_model_default.vocab, 6);
     ref_run(&ref, e.m, tokens, N_TOK);
     size_t n_k = vd_model_k_row_bytes(e.m), n_v = vd_model_v_row_bytes(e.m);
@@ -638,7 +608,7 @@ static void fork_and_truncate(void **state)
     struct engine e;
     struct vd_kv *kv, *child;
     vd_test_model_file(&vd_test_model_default, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, ROWS_MAX);
     some_tokens(a, vd_test_model_default.vocab, 7);
     some_tokens(b, vd_test_model_default.vocab, 8);
     memcpy(b, a, 90 * sizeof *a); /* a common prefix that ends inside a page */
@@ -672,7 +642,7 @@ static void bad_calls_change_nothing(void **state)
     struct engine e;
     struct vd_error err;
     vd_test_model_file(&vd_test_model_default, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1, ROWS_MAX, ROWS_MAX);
     struct vd_kv *kv = open_kv(&e), *other = open_kv(&e);
     struct vd_row token[] = {{kv, 0, vd_test_model_default.vocab, 0}};
     struct vd_row gap[] = {{kv, 0, 1, 0}, {kv, 2, 1, 0}};
@@ -701,7 +671,7 @@ static void cache_limit_holds(void **state)
     struct vd_kv_pool *small;
     struct vd_kv *a, *b;
     vd_test_model_file(&vd_test_model_default, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1, ROWS_MAX, ROWS_MAX);
     size_t page = vd_kv_pool_page_bytes(e.cache);
     assert_int_equal(vd_kv_pool_create(&small, e.m, page - 1, &err), VD_EUSE);
     assert_int_equal(vd_kv_pool_create(&small, e.m, 3 * page + 7, &err), VD_OK);
@@ -731,7 +701,7 @@ static void split_long_context(struct vd_test_model t)
     vd_test_model_file(&t, path);
     for (unsigned threads = 1; threads <= 3; threads++) {
         struct engine e;
-        engine_open(&e, path, vd_kern_pick(NULL, NULL), threads);
+        engine_open(&e, path, vd_kern_pick(NULL, NULL), threads, ROWS_MAX, ROWS_MAX);
         struct vd_kv *kv = open_kv(&e);
         while (vd_kv_len(kv) < N) {
             uint32_t at = (uint32_t)vd_kv_len(kv), n = N - at < ROWS_MAX ? N - at : ROWS_MAX;
@@ -769,7 +739,7 @@ static void pages_come_back(void **state)
     float *want = malloc(t.vocab * sizeof *want);
     t.ctx = POS;
     vd_test_model_file(&t, path);
-    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 1, ROWS_MAX, ROWS_MAX);
     assert_int_equal(vd_kv_pool_create(&pool, e.m, vd_kv_pool_page_bytes(e.cache) * N, &err), VD_OK);
     for (int round = 0; round < 3; round++) {
         struct vd_kv *other;

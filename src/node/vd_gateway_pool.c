@@ -282,34 +282,22 @@ static void on_refuse(struct vd_gateway *g, struct vd_link *l, struct gw_session
 
 /* ---- audits ---- */
 
-struct dispute_search {
-    struct vd_hash found[8];
-    size_t n;
-};
-
 static bool note_dispute(void *arg, struct vd_bytes key, struct vd_bytes value)
 {
-    struct dispute_search *s = arg;
+    bool *found = arg;
+    (void)key;
     (void)value;
-    if (key.n == 1 + 2 * VD_HASH_BYTES)
-        memcpy(s->found[s->n++].b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
-    return s->n < sizeof s->found / sizeof s->found[0];
+    *found = true;
+    return false;
 }
 
+/* One look, however many others have challenged the receipt. */
 static bool open_dispute_with(struct vd_gateway *g, const struct vd_hash *receipt,
                               const struct vd_pubkey *key)
 {
-    struct dispute_search s = {.n = 0};
-    struct vd_dispute d;
-    struct vd_state_key prefix = vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt->b, VD_HASH_BYTES, NULL);
-    if (vd_ledger_client_list(g->ledger, &prefix, note_dispute, &s, NULL) != VD_OK)
-        return false;
-    for (size_t i = 0; i < s.n; i++) {
-        if (vd_ledger_client_dispute(g->ledger, &s.found[i], &d, NULL) == VD_OK &&
-            vd_dispute_open(d.status) && vd_pubkey_eq(&d.challenger, key))
-            return true;
-    }
-    return false;
+    struct vd_state_key prefix = vd_state_key_challenge(receipt, key, NULL);
+    bool found = false;
+    return vd_ledger_client_list(g->ledger, &prefix, note_dispute, &found, NULL) == VD_OK && found;
 }
 
 /* docs/spec/wire.md, section 5. */

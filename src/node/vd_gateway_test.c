@@ -1117,29 +1117,93 @@ static unsigned audit_get(struct vd_link *l, struct audit *a, const struct vd_ha
     return type;
 }
 
-static void test_audits(void **state)
+static struct vd_link *audit_link(struct audit *a, int who, enum vd_wire_role role)
 {
-    struct audit a = {.type = 0};
-    pthread_mutex_init(&a.mu, NULL);
-    pthread_cond_init(&a.changed, NULL);
-    struct reply r = post(CHAT, ASK("Audit me.", ",\"max_tokens\":4"));
-    struct vd_hash id, unknown = {{1}};
-    assert_true(vd_hex_decode(id.b, 32, r.receipt));
-    free(r.body);
-    struct vd_link_config c = {.key = &t.key[WORKER_B], .cb = {.arg = &a, .on_frame = audit_frame}};
-    struct vd_link *l;
-    struct vd_error err;
-    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
     static struct vd_wire_hello hello;
     static uint8_t buf[512];
-    hello = (struct vd_wire_hello){.role = VD_ROLE_VERIFIER, .arithmetic = VD_ARITH_VERSION};
+    struct vd_link_config c = {.key = &t.key[who], .cb = {.arg = a, .on_frame = audit_frame}};
+    struct vd_link *l;
+    struct vd_error err;
+    pthread_mutex_init(&a->mu, NULL);
+    pthread_cond_init(&a->changed, NULL);
+    must(vd_link_dial(&l, &c, HOST, vd_gateway_link_port(t.gateway), &t.key[GATEWAY].pub, &err), &err);
+    hello = (struct vd_wire_hello){.role = role, .arithmetic = VD_ARITH_VERSION};
     must(vd_genesis_network_hash(&t.genesis, &hello.genesis, &err), &err);
     struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
     assert_true(vd_wire_put_hello(&w, &hello));
     vd_link_send(l, VD_WIRE_HELLO, buf, w.n_bytes, NULL);
+    return l;
+}
+
+static void test_audits(void **state)
+{
+    struct audit a = {.type = 0};
+    struct reply r = post(CHAT, ASK("Audit me.", ",\"max_tokens\":4"));
+    struct vd_hash id, unknown = {{1}};
+    assert_true(vd_hex_decode(id.b, 32, r.receipt));
+    free(r.body);
+    struct vd_link *l = audit_link(&a, WORKER_B, VD_ROLE_VERIFIER);
     assert_int_equal(audit_get(l, &a, &id), VD_WIRE_AUDIT_DATA);
     assert_int_equal(audit_get(l, &a, &unknown), VD_WIRE_REFUSE);
     vd_link_finish(l);
+}
+
+static struct vd_ledger_client *ledger_client(int who)
+{
+    struct vd_ledger_client *c;
+    struct vd_error err;
+    struct vd_ledger_client_config cfg = {.key = &t.key[who],
+                                          .host = HOST,
+                                          .port = vd_ledgerd_port(t.ledgerd),
+                                          .ledger_key = &t.key[LEDGER].pub,
+                                          .role = VD_ROLE_CLIENT};
+    must(vd_ledger_client_start(&c, &cfg, &err), &err);
+    must(vd_ledger_client_wait(c, WAIT_MS, &err), &err);
+    return c;
+}
+
+/* n disputes about the receipt; false if its window has passed meanwhile. */
+static bool challenge(struct vd_ledger_client *c, const struct vd_hash *receipt_id, size_t n)
+{
+    struct vd_tx tx[VD_LEDGER_SEND_MAX];
+    struct vd_ledger_sending s[VD_LEDGER_SEND_MAX];
+    bool all = true;
+    for (size_t i = 0; i < n; i++) {
+        tx[i] = (struct vd_tx){.kind = VD_TX_CHALLENGE, .u.challenge.receipt_id = *receipt_id};
+        s[i] = (struct vd_ledger_sending){.tx = &tx[i]};
+    }
+    vd_ledger_client_send_all(c, s, n, WAIT_MS);
+    for (size_t i = 0; i < n; i++)
+        all &= s[i].result == VD_OK;
+    return all;
+}
+
+/* Who challenged a receipt gets its data, though it has no stake and many others challenged it too. */
+static void test_a_challenger_gets_the_data(void **state)
+{
+    enum { OTHERS = 24, TRIES = 10 };
+    struct vd_ledger_client *mine = ledger_client(FOLLOWER), *others = ledger_client(LEDGER);
+    struct audit a = {.type = 0};
+    struct vd_link *l = audit_link(&a, FOLLOWER, VD_ROLE_CLIENT);
+    struct vd_hash id;
+    bool open = false;
+    for (int i = 0; !open && i < TRIES; i++) {
+        struct vd_receipt_record record;
+        struct reply r = post(CHAT, ASK("Challenge me.", ",\"max_tokens\":2"));
+        assert_true(vd_hex_decode(id.b, 32, r.receipt));
+        free(r.body);
+        uint64_t until = vd_clock_ms() + WAIT_MS;
+        while (vd_ledger_client_receipt(others, &id, &record, NULL) != VD_OK && vd_clock_ms() < until)
+            vd_clock_sleep_ms(5);
+        open = challenge(others, &id, OTHERS);
+        assert_int_equal(audit_get(l, &a, &id), VD_WIRE_REFUSE);
+        open = open && challenge(mine, &id, 1);
+    }
+    assert_true(open);
+    assert_int_equal(audit_get(l, &a, &id), VD_WIRE_AUDIT_DATA);
+    vd_link_finish(l);
+    vd_ledger_client_stop(mine);
+    vd_ledger_client_stop(others);
 }
 
 /* A worker with a stake that lies: what it sends is refused, it is not paid, and nobody countersigns for it.
@@ -1720,6 +1784,7 @@ int main(void)
         cmocka_unit_test(test_hang_up_in_mid_stream),
         cmocka_unit_test(test_limits_of_a_key),
         cmocka_unit_test(test_audits),
+        cmocka_unit_test(test_a_challenger_gets_the_data),
         cmocka_unit_test(test_worker_vanishes),
         cmocka_unit_test(test_no_worker),
         cmocka_unit_test(test_a_token_outside_the_vocabulary),

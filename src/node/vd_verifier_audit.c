@@ -148,8 +148,8 @@ static bool vd_audit_add_found(void *arg, struct vd_bytes key, struct vd_bytes v
 {
     struct vd_audit_found *f = arg;
     (void)value;
-    if (key.n == 1 + 2 * VD_HASH_BYTES)
-        memcpy(f->id[f->n++].b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
+    if (key.n == 1 + 3 * VD_HASH_BYTES)
+        memcpy(f->id[f->n++].b, key.p + 1 + 2 * VD_HASH_BYTES, VD_HASH_BYTES);
     return f->n < VD_VERIFIER_DISPUTES_MAX;
 }
 
@@ -189,9 +189,7 @@ static enum vd_err vd_audit_adopt(struct vd_verifier *v, const struct vd_hash *r
                                   struct vd_error *err)
 {
     struct vd_audit_found f = {.n = 0};
-    struct vd_dispute record;
-    struct vd_state_key prefix =
-        vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt_id->b, VD_HASH_BYTES, NULL);
+    struct vd_state_key prefix = vd_state_key_challenge(receipt_id, &v->key.pub, NULL);
     *ours = false;
     for (size_t i = 0; i < v->n_disputes; i++)
         *ours |= vd_hash_eq(&v->dispute[i].receipt_id, receipt_id);
@@ -199,9 +197,6 @@ static enum vd_err vd_audit_adopt(struct vd_verifier *v, const struct vd_hash *r
         return VD_OK;
     enum vd_err e = vd_ledger_client_list(v->ledger, &prefix, vd_audit_add_found, &f, err);
     for (size_t i = 0; e == VD_OK && i < f.n && v->n_disputes < VD_VERIFIER_DISPUTES_MAX; i++) {
-        e = vd_ledger_client_dispute(v->ledger, &f.id[i], &record, err);
-        if (e != VD_OK || !vd_dispute_open(record.status) || !vd_pubkey_eq(&record.challenger, &v->key.pub))
-            continue;
         vd_audit_add_dispute(v, &f.id[i], receipt_id);
         *ours = true;
     }

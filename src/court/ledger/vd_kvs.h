@@ -14,7 +14,7 @@
 #include "vd_bytes.h"
 
 enum {
-    VD_KVS_KEY_MAX_BYTES = 80,
+    VD_KVS_KEY_MAX_BYTES = 97,
     VD_KVS_VALUE_MAX_BYTES = 128 << 10,
     VD_KVS_INDEX = 0x80,
 };

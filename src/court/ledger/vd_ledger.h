@@ -126,4 +126,9 @@ typedef bool vd_ledger_list_fn(void *arg, struct vd_bytes key, struct vd_bytes v
 void vd_ledger_list(struct vd_kvs *kv, enum vd_state_class c, struct vd_bytes key,
                     const struct vd_state_key *after, vd_ledger_list_fn *fn, void *arg);
 
+/* For a state that was written before there was VD_INDEX_CHALLENGER_DISPUTE: writes it, from the disputes
+ * that are open in `kv`, to `o`. False: a record is missing or damaged, kv failed, or o's arena is too small.
+ */
+bool vd_ledger_index_challenges(struct vd_kvs *kv, struct vd_overlay *o);
+
 #endif

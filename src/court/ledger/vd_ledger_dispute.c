@@ -62,6 +62,11 @@ static struct vd_state_key index_worker(const struct vd_dispute *d, const struct
     return vd_state_key_make(VD_INDEX_OPEN_DISPUTE, d->worker.b, VD_PUBKEY_BYTES, id->b);
 }
 
+static struct vd_state_key index_challenger(const struct vd_dispute *d, const struct vd_hash *id)
+{
+    return vd_state_key_challenge(&d->receipt_id, &d->challenger, id);
+}
+
 static struct vd_event event_of(enum vd_event_kind kind, const struct vd_hash *id, const struct vd_dispute *d,
                                 struct vd_amount amount)
 {
@@ -110,10 +115,11 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
                            .open_height = b->height,
                            .clocks = s.n_open_disputes,
                            .replay_blocks = vd_block_replay_blocks(b, &r)};
-    struct vd_state_key by_worker = index_worker(&d, &t->id);
+    struct vd_state_key by_worker = index_worker(&d, &t->id), by_challenger = index_challenger(&d, &t->id);
     struct vd_state_key by_receipt =
         vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt_id->b, VD_HASH_BYTES, t->id.b);
     vd_block_put(b, &by_worker, NULL, 0);
+    vd_block_put(b, &by_challenger, NULL, 0);
     vd_block_put(b, &by_receipt, NULL, 0);
     vd_game_open(&w->game);
     put_game(b, &t->id, w);
@@ -129,11 +135,13 @@ static void close_dispute(struct vd_ledger_block *b, const struct vd_hash *id, s
                           enum vd_dispute_status status, const struct vd_pubkey *to,
                           struct vd_receipt_record *r)
 {
-    struct vd_state_key game = game_key(id), by_worker = index_worker(d, id);
+    struct vd_state_key game = game_key(id), by_worker = index_worker(d, id),
+                        by_challenger = index_challenger(d, id);
     struct vd_amount bond = d->bond;
     struct vd_stake s;
     vd_block_delete(b, &game);
     vd_block_delete(b, &by_worker);
+    vd_block_delete(b, &by_challenger);
     d->status = status;
     d->bond = VD_AMOUNT_ZERO;
     d->deadline_height = 0;

@@ -69,3 +69,34 @@ void vd_ledger_list(struct vd_kvs *kv, enum vd_state_class c, struct vd_bytes ke
         past = true;
     }
 }
+
+struct challenges {
+    struct vd_kvs *kv;
+    struct vd_overlay *to;
+    bool good;
+};
+
+static bool index_challenge(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct challenges *c = arg;
+    struct vd_hash id;
+    struct vd_dispute d;
+    (void)value;
+    c->good = key.n == 1 + VD_PUBKEY_BYTES + VD_HASH_BYTES;
+    if (c->good) {
+        memcpy(id.b, key.p + 1 + VD_PUBKEY_BYTES, VD_HASH_BYTES);
+        c->good = vd_ledger_get_dispute(c->kv, &id, &d);
+    }
+    if (c->good) {
+        struct vd_state_key k = vd_state_key_challenge(&d.receipt_id, &d.challenger, &id);
+        vd_overlay_put(c->to, vd_state_key_bytes(&k), (struct vd_bytes){k.b, 0});
+    }
+    return c->good;
+}
+
+bool vd_ledger_index_challenges(struct vd_kvs *kv, struct vd_overlay *o)
+{
+    struct challenges c = {kv, o, true};
+    vd_ledger_list(kv, VD_INDEX_OPEN_DISPUTE, (struct vd_bytes){NULL, 0}, NULL, index_challenge, &c);
+    return c.good && !kv->failed && !o->full;
+}

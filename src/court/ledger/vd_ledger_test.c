@@ -678,6 +678,46 @@ static bool is_listed(const struct vd_hash *receipt_id, const struct vd_hash *di
     return net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&key), &value);
 }
 
+static bool count_keys(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    *(int *)arg += key.n == 1 + 3 * VD_HASH_BYTES && value.n == 0;
+    return true;
+}
+
+/* Open disputes of one challenger about a receipt, by their own index. */
+static int open_disputes_of(int who, const struct vd_hash *receipt_id)
+{
+    struct vd_state_key prefix = vd_state_key_challenge(receipt_id, &k.key[who].pub, NULL);
+    int n = 0;
+    vd_ledger_list(&net.block.overlay.kv, VD_INDEX_CHALLENGER_DISPUTE,
+                   (struct vd_bytes){prefix.b + 1, prefix.n - 1}, NULL, count_keys, &n);
+    return n;
+}
+
+/* Whoever challenged finds its own disputes at once, among however many of others, and only those that are
+ * open, of this receipt. */
+static void test_a_challenger_finds_its_own_dispute(void **state)
+{
+    enum { OTHERS = 40 };
+    struct vd_hash e = ready(), mine;
+    struct kit_receipt r[2];
+    for (int i = 0; i < 2; i++)
+        kit_receipt(&k, &r[i], &e, (uint64_t)i + 1, WORKER, 100, 100);
+    OK(GATEWAY, settle(r, 2));
+    for (int i = 0; i < OTHERS; i++)
+        challenge(CHALLENGER, &r[0].id);
+    mine = challenge(CHALLENGER2, &r[0].id);
+    assert_int_equal(open_disputes_of(CHALLENGER, &r[0].id), OTHERS);
+    assert_int_equal(open_disputes_of(CHALLENGER2, &r[0].id), 1);
+    assert_int_equal(open_disputes_of(CHALLENGER2, &r[1].id), 0);
+    assert_int_equal(open_disputes_of(CLIENT, &r[0].id), 0);
+    OK(WORKER, state_move(&mine, 1));
+    blocks(KIT_CLOCK + 1);
+    assert_false(vd_dispute_open(dispute(&mine).status));
+    assert_int_equal(open_disputes_of(CHALLENGER2, &r[0].id), 0);
+    assert_true(open_disputes_of(CHALLENGER, &r[0].id) > 0);
+}
+
 /* The record of a closed dispute goes when its time is over, whoever won; the receipt's stays. */
 static void test_closed_disputes_leave_the_state(void **state)
 {
@@ -947,6 +987,7 @@ int main(void)
         T(test_void_after_the_escrow_ended_pays_the_owner),
         T(test_a_hundred_challenges_at_once),
         T(test_idle_bonds_burn_when_the_worker_was_late),
+        T(test_a_challenger_finds_its_own_dispute),
         T(test_closed_disputes_leave_the_state),
         T(test_a_left_over_clock_has_run_out),
         T(test_replays_have_time),

@@ -55,6 +55,19 @@ struct vd_state_key vd_state_key_shown(const struct vd_hash *receipt_id, const s
     return k;
 }
 
+struct vd_state_key vd_state_key_challenge(const struct vd_hash *receipt_id,
+                                           const struct vd_pubkey *challenger,
+                                           const struct vd_hash *dispute_id)
+{
+    struct vd_state_key k =
+        vd_state_key_make(VD_INDEX_CHALLENGER_DISPUTE, receipt_id->b, VD_HASH_BYTES, challenger->b);
+    if (dispute_id) {
+        memcpy(k.b + k.n, dispute_id->b, VD_HASH_BYTES);
+        k.n += VD_HASH_BYTES;
+    }
+    return k;
+}
+
 #define X(code, name)                                                                                        \
     case code:                                                                                               \
         return name;

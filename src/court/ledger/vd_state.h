@@ -38,7 +38,9 @@
     X(VD_INDEX_RECEIPT_DISPUTE, 0x85, "receipt id, dispute id; value: empty")                                \
     X(VD_INDEX_AUDITOR_AUDIT, 0x86, "auditor, receipt id; value: empty (audits that are not closed)")        \
     X(VD_INDEX_SHOWN, 0x87,                                                                                  \
-      "receipt id, who, u32 first big-endian; value: tokens as shown; first 2^32 - 1: Tables")
+      "receipt id, who, u32 first big-endian; value: tokens as shown; first 2^32 - 1: Tables")               \
+    X(VD_INDEX_CHALLENGER_DISPUTE, 0x88,                                                                     \
+      "receipt id, challenger, dispute id; value: empty (disputes that are open)")
 
 enum vd_state_class {
 #define X(code, first_byte, rest) code = first_byte,
@@ -62,6 +64,11 @@ struct vd_state_key vd_state_key_settled(const struct vd_hash *escrow_id, uint64
 struct vd_state_key vd_state_key_beacon(uint64_t epoch);
 struct vd_state_key vd_state_key_shown(const struct vd_hash *receipt_id, const struct vd_pubkey *who,
                                        uint32_t first);
+/* Of VD_INDEX_CHALLENGER_DISPUTE; dispute_id NULL: what the keys of this challenger's disputes about the
+ * receipt begin with. */
+struct vd_state_key vd_state_key_challenge(const struct vd_hash *receipt_id,
+                                           const struct vd_pubkey *challenger,
+                                           const struct vd_hash *dispute_id);
 
 /* Where the money is. The sum of the buckets is the genesis supply in every block; each bucket is the sum
  * over the records that hold it, because only writing a record changes it. */

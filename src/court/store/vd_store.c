@@ -9,6 +9,7 @@
  * still does not fit ends in VD_EAGAIN after growing, and is made again. */
 #include "vd_store.h"
 #include "vd_file.h"
+#include "vd_ledger.h"
 #include "vd_pb.h"
 
 #include <assert.h>
@@ -34,6 +35,7 @@ struct vd_store {
     MDB_env *env; /* NULL: it could not be opened anew */
     MDB_dbi table[N_TABLES];
     uint64_t map_bytes;
+    uint32_t schema; /* of the file as it was opened */
     /* Views that are open, and the writer that waits to remap until there are none. */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -162,25 +164,34 @@ static void txn_kvs_close(struct txn_kvs *t)
 
 /* --- opening --- */
 
-static enum vd_err check_schema(struct vd_store *s, MDB_txn *txn, struct vd_error *err)
+static int put_schema(struct vd_store *s, MDB_txn *txn)
 {
     uint8_t b[4];
+    MDB_val k = {6, (void *)(uintptr_t) "schema"}, v = {sizeof b, b};
+    vd_le32_store(b, VD_STORE_SCHEMA);
+    int rc = mdb_put(txn, s->table[T_META], &k, &v, 0);
+    if (rc == 0)
+        s->schema = VD_STORE_SCHEMA;
+    return rc;
+}
+
+static enum vd_err check_schema(struct vd_store *s, MDB_txn *txn, struct vd_error *err)
+{
     MDB_val k = {6, (void *)(uintptr_t) "schema"}, v;
     int rc = mdb_get(txn, s->table[T_META], &k, &v);
     if (rc == MDB_NOTFOUND) {
-        vd_le32_store(b, VD_STORE_SCHEMA);
-        v = (MDB_val){sizeof b, b};
-        rc = mdb_put(txn, s->table[T_META], &k, &v, 0);
+        rc = put_schema(s, txn);
         return rc ? lmdb_error(s, rc, "write the schema version", err) : VD_OK;
     }
     if (rc != 0)
         return lmdb_error(s, rc, "read the schema version", err);
-    uint32_t have = v.mv_size == sizeof b ? vd_le32_load(v.mv_data) : 0;
+    uint32_t have = v.mv_size == 4 ? vd_le32_load(v.mv_data) : 0;
+    s->schema = have;
     if (have > VD_STORE_SCHEMA)
         return vd_error_set(err, VD_EVERSION,
                             "%s: written by a newer veridem (schema %u, this one knows %d); use that version",
                             s->dir, have, VD_STORE_SCHEMA);
-    if (have != VD_STORE_SCHEMA)
+    if (have == 0)
         return vd_error_set(err, VD_EVERSION, "%s: schema %u is not known to this version (it writes %d)",
                             s->dir, have, VD_STORE_SCHEMA);
     return VD_OK;
@@ -269,6 +280,44 @@ static enum vd_err make_file(struct vd_store *s, struct vd_error *err)
     return e == VD_OK ? sync_dir(s, err) : e;
 }
 
+/* Schema 1 had no VD_INDEX_CHALLENGER_DISPUTE: it follows from the disputes that are open. It is an index, so
+ * no root changes. */
+static enum vd_err upgrade_once(struct vd_store *s, struct vd_arena *arena, struct vd_error *err)
+{
+    struct vd_store_writer *w;
+    struct vd_overlay o;
+    struct vd_hash root;
+    enum vd_err e = vd_store_begin(s, &w, err);
+    if (e != VD_OK)
+        return e;
+    arena->used_bytes = 0;
+    vd_overlay_init(&o, vd_store_writer_kv(w), arena);
+    if (!vd_ledger_index_challenges(vd_store_writer_kv(w), &o))
+        e = vd_error_set(err, o.full ? VD_ENOMEM : VD_EFORMAT, "%s: its open disputes cannot be %s", s->dir,
+                         o.full ? "indexed in memory" : "read; restore a copy, or replay its blocks");
+    if (e == VD_OK)
+        e = vd_store_apply(w, &o, arena, &root, err);
+    int rc = e == VD_OK ? put_schema(s, w->kvs.txn) : 0;
+    if (rc != 0) {
+        w->map_full |= rc == MDB_MAP_FULL;
+        e = lmdb_error(s, rc, "write the schema version", err);
+    }
+    if (e == VD_OK)
+        return vd_store_commit(w, err);
+    enum vd_err g = vd_store_abort(w, err);
+    return g == VD_OK ? e : g;
+}
+
+static enum vd_err upgrade(struct vd_store *s, struct vd_error *err)
+{
+    struct vd_arena arena = vd_arena_init(malloc(VD_LEDGER_ARENA_BYTES), VD_LEDGER_ARENA_BYTES);
+    enum vd_err e = arena.base ? VD_EAGAIN : vd_error_set(err, VD_ENOMEM, "%s: not enough memory", s->dir);
+    while (e == VD_EAGAIN)
+        e = upgrade_once(s, &arena, err);
+    free(arena.base);
+    return e;
+}
+
 enum vd_err vd_store_open(struct vd_store **out, const char *dir, const struct vd_store_config *config,
                           struct vd_error *err)
 {
@@ -294,6 +343,8 @@ enum vd_err vd_store_open(struct vd_store **out, const char *dir, const struct v
         e = make_file(s, err);
     if (e == VD_OK)
         e = open_env(s, err);
+    if (e == VD_OK && s->schema < VD_STORE_SCHEMA)
+        e = upgrade(s, err);
     if (e != VD_OK) {
         vd_store_close(s);
         return e;

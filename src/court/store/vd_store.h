@@ -17,7 +17,9 @@
 #include "vd_kvs.h"
 #include "vd_map.h"
 
-#define VD_STORE_SCHEMA 1
+/* 2: VD_INDEX_CHALLENGER_DISPUTE. A store of schema 1 gets it when it is opened, and is one of schema 2 from
+ * then on. */
+#define VD_STORE_SCHEMA 2
 
 struct vd_store;
 

@@ -187,16 +187,14 @@ static void test_second_open_is_busy(void **state)
     vd_store_close(open_store(NULL));
 }
 
-static void test_newer_schema_is_refused(void **state)
+static void set_schema(uint32_t schema)
 {
-    char path[128];
     MDB_env *env;
     MDB_txn *txn;
     MDB_dbi meta;
-    uint8_t v[4] = {VD_STORE_SCHEMA + 1};
+    uint8_t v[4];
     MDB_val key = {6, (void *)(uintptr_t) "schema"}, val = {4, v};
-    struct vd_store *s;
-    vd_store_close(open_store(NULL));
+    vd_le32_store(v, schema);
     assert_int_equal(mdb_env_create(&env), 0);
     mdb_env_set_maxdbs(env, 8);
     assert_int_equal(mdb_env_open(env, dir, 0, 0600), 0);
@@ -205,6 +203,14 @@ static void test_newer_schema_is_refused(void **state)
     assert_int_equal(mdb_put(txn, meta, &key, &val, 0), 0);
     assert_int_equal(mdb_txn_commit(txn), 0);
     mdb_env_close(env);
+}
+
+static void test_newer_schema_is_refused(void **state)
+{
+    char path[128];
+    struct vd_store *s;
+    vd_store_close(open_store(NULL));
+    set_schema(VD_STORE_SCHEMA + 1);
     assert_int_equal(vd_store_open(&s, dir, NULL, &err), VD_EVERSION);
     assert_non_null(strstr(err.msg, "newer"));
     snprintf(path, sizeof path, "%s/data.mdb", dir);
@@ -214,6 +220,86 @@ static void test_newer_schema_is_refused(void **state)
         fputc('x', f);
     fclose(f);
     assert_int_equal(vd_store_open(&s, dir, NULL, &err), VD_EFORMAT); /* not an LMDB file at all */
+}
+
+/* A receipt of the kit's network with disputes of two challengers, as a state. */
+enum { OPEN_DISPUTES = 12 };
+static void challenged_state(struct kit *k, struct kit_net *net)
+{
+    static struct kit_receipt r;
+    struct vd_hash escrow;
+    struct vd_tx offer = {.kind = VD_TX_STAKE, .u.stake = {{KIT_MIN_STAKE}}};
+    struct vd_tx open = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {k->key[1].pub, {1000}}};
+    struct vd_tx model = {
+        .kind = VD_TX_REGISTER_MODEL,
+        .u.register_model = {{k->program, k->program_bytes}, k->n_tensors, k->tensors_root}};
+    struct vd_tx settle = {.kind = VD_TX_SETTLE}, challenge = {.kind = VD_TX_CHALLENGE};
+    kit_net_init(net, k);
+    kit_check(kit_give(net, 2, offer, NULL) == VD_TX_OK && kit_give(net, 2, model, NULL) == VD_TX_OK);
+    kit_check(kit_give(net, 0, open, &escrow) == VD_TX_OK);
+    kit_receipt(k, &r, &escrow, 1, 2, 100, 100);
+    settle.u.settle.n = 1;
+    settle.u.settle.receipt[0] = (struct vd_bytes){r.bytes, r.n};
+    kit_check(kit_give(net, 1, settle, NULL) == VD_TX_OK);
+    challenge.u.challenge.receipt_id = r.id;
+    for (int i = 0; i < OPEN_DISPUTES; i++)
+        kit_check(kit_give(net, 4 + i % 2, challenge, NULL) == VD_TX_OK);
+    kit_end(net);
+}
+
+/* All of the state but the index of challengers, and the number of its keys. */
+static uint32_t put_without_index(struct vd_overlay *o, const struct kit_state *from)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < from->n; i++)
+        if (from->entry[i].key.p[0] == VD_INDEX_CHALLENGER_DISPUTE)
+            n++;
+        else
+            vd_overlay_put(o, from->entry[i].key, from->entry[i].value);
+    return n;
+}
+
+/* A store of schema 1 has no index of challengers: it gets it when it is opened, once, and keeps its root. */
+static void test_schema_1_is_upgraded(void **state)
+{
+    static struct kit k;
+    static struct kit_net net;
+    struct vd_store_writer *w;
+    struct vd_overlay o;
+    struct vd_hash root, same;
+    kit_init(&k);
+    challenged_state(&k, &net);
+    struct vd_store *s = open_store(NULL);
+    arena.used_bytes = 0;
+    assert_int_equal(vd_store_begin(s, &w, &err), VD_OK);
+    vd_overlay_init(&o, vd_store_writer_kv(w), &arena);
+    assert_int_equal(put_without_index(&o, &net.state), OPEN_DISPUTES);
+    assert_int_equal(vd_store_apply(w, &o, &arena, &root, &err), VD_OK);
+    assert_int_equal(vd_store_commit(w, &err), VD_OK);
+    vd_store_close(s);
+    for (int twice = 0; twice < 2; twice++) {
+        if (!twice)
+            set_schema(1);
+        s = open_store(NULL);
+        assert_int_equal(vd_store_begin(s, &w, &err), VD_OK);
+        struct vd_kvs *kv = vd_store_writer_kv(w);
+        struct vd_bytes none = {NULL, 0}, key = none, value;
+        size_t i = 0;
+        for (bool after = false; kv->next(kv, none, key, after, &key, &value); after = true, i++)
+            assert_true(i < net.state.n && kit_key_cmp(key, net.state.entry[i].key) == 0 &&
+                        kit_key_cmp(value, net.state.entry[i].value) == 0);
+        assert_int_equal(i, net.state.n);
+        arena.used_bytes = 0;
+        vd_overlay_init(&o, kv, &arena);
+        assert_int_equal(vd_store_apply(w, &o, &arena, &same, &err), VD_OK);
+        assert_memory_equal(root.b, same.b, VD_HASH_BYTES);
+        assert_int_equal(vd_store_abort(w, &err), VD_OK);
+        vd_store_close(s);
+    }
+    set_schema(0);
+    assert_int_equal(vd_store_open(&s, dir, NULL, &err), VD_EVERSION);
+    kit_net_free(&net);
+    kit_free(&k);
 }
 
 static void test_map_grows(void **state)
@@ -347,6 +433,7 @@ int main(void)
         T(test_iteration),
         T(test_second_open_is_busy),
         T(test_newer_schema_is_refused),
+        T(test_schema_1_is_upgraded),
         T(test_map_grows),
         T(test_growing_waits_for_views),
         T(test_the_limit_of_the_map_is_an_error),

@@ -134,8 +134,10 @@ static void vd_worker_init(struct vd_worker *w, const struct vd_worker_config *c
     pthread_cond_init(&w->done_cond, &attr);
     pthread_cond_init(&w->court_cond, &attr);
     pthread_condattr_destroy(&attr);
-    for (size_t i = 0; i < c->n_models; i++)
+    for (size_t i = 0; i < c->n_models; i++) {
         w->offer[i].m = c->model[i];
+        pthread_mutex_init(&w->offer[i].maskers_mu, NULL);
+    }
     w->n_offers = c->n_models;
 }
 
@@ -267,6 +269,7 @@ void vd_worker_stop(struct vd_worker *w)
     for (size_t i = 0; i < w->n_offers; i++) { /* no job has one any more */
         vd_masker_cache_free(w->offer[i].maskers);
         vd_texts_free(w->offer[i].texts);
+        pthread_mutex_destroy(&w->offer[i].maskers_mu);
     }
     vd_ledger_client_stop(w->ledger);
     pthread_cond_destroy(&w->done_cond);

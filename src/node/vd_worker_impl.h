@@ -45,10 +45,11 @@ struct vd_worker_job {
     uint32_t *prompt, *output; /* one block of memory */
     uint32_t n_output, n_resume;
     struct vd_commit commit;
-    struct vd_hash account;      /* of the engine's prefix cache */
-    struct vd_controls controls; /* in `tables` */
-    uint8_t *tables;             /* owned */
-    struct vd_masker *masker;    /* taken from the offer's */
+    struct vd_hash account;          /* of the engine's prefix cache */
+    struct vd_controls controls;     /* in `tables` */
+    uint8_t *tables;                 /* owned */
+    struct vd_masker_cache *maskers; /* the offer's, if there is a mask, */
+    struct vd_masker *masker;        /* taken from it */
     uint32_t logprobs;
     uint8_t logprob[VD_WIRE_LOGPROB_MAX_BYTES]; /* of the token that comes next */
     size_t n_logprob;
@@ -68,7 +69,9 @@ struct vd_worker_offer {
      * make the worker miss a clock. Used on the engine's thread only. */
     struct vd_kv_pool *court_cache;
     uint32_t n_running;
-    /* From the first job with a mask on; under the worker's mu. */
+    /* From the first job with a mask on. To read a tokenizer's texts takes a while: under a lock of its own,
+     * which keeps nobody waiting but other such jobs. */
+    pthread_mutex_t maskers_mu;
     struct vd_texts *texts; /* of its tokens */
     struct vd_masker_cache *maskers;
 };

@@ -204,7 +204,7 @@ static void vd_job_unref(struct vd_worker_job *j)
     if (j->link)
         vd_link_unref(j->link);
     explicit_bzero(j->salt, sizeof j->salt);
-    vd_masker_cache_give(j->offer->maskers, j->masker);
+    vd_masker_cache_give(j->maskers, j->masker);
     free(j->tables);
     free(j->prompt);
     free(j);
@@ -225,16 +225,18 @@ static struct vd_hash vd_job_account(const struct vd_pubkey *gateway, const stru
 }
 
 /* The texts of the offer's tokens and what they make of masks, made when they are first needed. */
-static enum vd_err vd_offer_maskers(struct vd_worker *w, struct vd_worker_offer *o, struct vd_error *err)
+static enum vd_err vd_offer_maskers(struct vd_masker_cache **out, struct vd_worker_offer *o,
+                                    struct vd_error *err)
 {
     const struct vd_program *p = vd_model_program(o->m.model);
     enum vd_err e = VD_OK;
-    pthread_mutex_lock(&w->mu);
+    pthread_mutex_lock(&o->maskers_mu);
     if (!o->texts)
         e = vd_texts_open(&o->texts, vd_model_gguf(o->m.model), p->vocab, err);
     if (e == VD_OK && !o->maskers)
         e = vd_masker_cache_create(&o->maskers, o->texts, p->stop, p->n_stop, err);
-    pthread_mutex_unlock(&w->mu);
+    *out = o->maskers;
+    pthread_mutex_unlock(&o->maskers_mu);
     return e;
 }
 
@@ -255,8 +257,8 @@ static enum vd_err vd_job_controls(struct vd_worker_job *j, const struct vd_wire
     j->controls = (struct vd_controls){{j->tables, c->bias.n}, {j->tables + c->bias.n, c->mask.n}};
     if (c->mask.n == 0)
         return VD_OK;
-    enum vd_err e = vd_offer_maskers(j->w, j->offer, err);
-    return e == VD_OK ? vd_masker_cache_take(j->offer->maskers, j->controls.mask, &j->masker, err) : e;
+    enum vd_err e = vd_offer_maskers(&j->maskers, j->offer, err);
+    return e == VD_OK ? vd_masker_cache_take(j->maskers, j->controls.mask, &j->masker, err) : e;
 }
 
 static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_offer *offer,

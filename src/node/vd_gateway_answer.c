@@ -392,6 +392,16 @@ static enum wait_result look(const struct gw_answer *a)
     return vd_clock_ms() - j->progress_ms >= a->g->cfg.stall_ms ? W_STALLED : W_NOTHING;
 }
 
+/* Asked now and then, also while tokens come. */
+static bool is_gone(struct gw_answer *a)
+{
+    uint64_t now = vd_clock_ms();
+    if (!a->alive || now - a->alive_ms < GW_ALIVE_POLL_MS)
+        return false;
+    a->alive_ms = now;
+    return !a->alive(a->alive_arg);
+}
+
 /* Waits until something has happened to one of the placed answers, *which from now on; the one after it is
  * looked at first the next time. W_NOTHING: one without a worker might find one now. */
 static enum wait_result wait_any(struct gw_answer *const *a, size_t n, size_t *which, uint32_t *n_tokens)
@@ -401,6 +411,8 @@ static enum wait_result wait_any(struct gw_answer *const *a, size_t n, size_t *w
     bool unplaced = false, patient = true;
     pthread_mutex_lock(&g->mu);
     while (w == W_NOTHING && (patient || !unplaced)) {
+        if (is_gone(a[0]))
+            w = W_GONE;
         for (size_t i = 1; i <= n && w == W_NOTHING; i++) {
             size_t at = (*which + i) % n;
             unplaced |= !a[at]->ended && a[at]->job.n_attempts == 0;
@@ -412,8 +424,6 @@ static enum wait_result wait_any(struct gw_answer *const *a, size_t n, size_t *w
         if (w != W_NOTHING)
             break;
         patient = gw_cond_wait_ms(a[0]->job.bell, &g->mu, unplaced ? GW_BUSY_PAUSE_MS : GW_ALIVE_POLL_MS);
-        if (!patient && a[0]->alive && !a[0]->alive(a[0]->alive_arg))
-            w = W_GONE;
     }
     pthread_mutex_unlock(&g->mu);
     return w;
@@ -523,12 +533,16 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e)
     return gw_answers_next(&a, 1, &which, e);
 }
 
-void gw_answers_join(struct gw_answer *const *a, size_t n, struct gw_siblings *s)
+void gw_answers_join(struct gw_answer *const *a, size_t n, bool choices, struct gw_siblings *s)
 {
-    s->n_new = (uint32_t)n;
+    *s = (struct gw_siblings){.n_new = (uint32_t)n};
     for (size_t i = 0; i < n; i++) {
-        a[i]->job.bell = a[0]->job.bell;
-        a[i]->job.siblings = s;
+        struct gw_job *j = &a[i]->job;
+        s->in_tok += j->n_prompt;
+        s->out_tok += gw_job_out_tok(j);
+        j->siblings = s;
+        if (choices)
+            j->bell = a[0]->job.bell;
     }
 }
 

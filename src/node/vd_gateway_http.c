@@ -7,8 +7,8 @@
  * body is read. A body without a length is dropped, not kept, from the limit on. A stream's first byte is
  * sent when there is text, so that what fails before has a status code; what fails later is an error event.
  *
- * A client that hangs up in mid-stream cancels its answer. One that hangs up before it got anything may be
- * about to retry: then the answer is finished and kept for the retry (vd_gateway_once.c). */
+ * A client that hangs up cancels its answers. One that hangs up before it got anything may be about to retry:
+ * then an answer that can be kept for the retry is finished (vd_gateway_once.c). */
 #include "vd_clock.h"
 #include "vd_gateway_impl.h"
 #include "vd_openai_embed.h"
@@ -349,7 +349,7 @@ static bool make_choices(struct call *c, const struct gw_model *m, uint32_t *ids
         }
     }
     if (n > 1)
-        gw_answers_join(c->answer, n, &c->siblings);
+        gw_answers_join(c->answer, n, true, &c->siblings);
     return true;
 }
 
@@ -421,15 +421,25 @@ static void read_calls(struct call *c, struct choice *o)
         vd_tool_read(&o->read, r.text, r.n_text, &c->request.tools, c->id, r.index, c->request.one_call);
 }
 
+/* Could somebody still get the answer once its client has gone? Of several choices, and with log
+ * probabilities, it is not kept. */
+static bool is_kept(const struct call *c)
+{
+    return c->n_choices == 1 && !c->replay && c->answer[0]->has_slot;
+}
+
 /* One step of some choice; a client that has hung up before its response began gets its answer finished all
- * the same. */
+ * the same, if there is a way to get it. */
 static enum gw_step step(struct call *c, struct vd_openai_error *e)
 {
     enum gw_step s = gw_answers_next(c->answer, c->n_choices, &c->which, e);
-    if (s == GW_GONE && (!c->begun || c->explicit_key)) {
+    if (s == GW_GONE) {
         c->gone = true;
-        for (uint32_t i = 0; i < c->n_choices; i++)
-            c->answer[i]->alive = NULL;
+        if (!is_kept(c) || (c->begun && !c->explicit_key)) {
+            vd_openai_fail(e, 400, "client_gone", NULL, "The client has hung up.");
+            return s;
+        }
+        c->answer[0]->alive = NULL;
         s = gw_answers_next(c->answer, c->n_choices, &c->which, e);
     }
     c->choice[c->which].done |= s == GW_DONE;
@@ -956,8 +966,7 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
     if (!c)
         return;
     *state = NULL;
-    if (c->n_choices == 1 && !c->choice[0].done &&
-        c->explicit_key) { /* it will be asked for again: to the end */
+    if (is_kept(c) && !c->choice[0].done && c->explicit_key) { /* it will be asked for again: to the end */
         c->answer[0]->alive = NULL;
         while (step(c, &e) == GW_TEXT)
             ;

@@ -76,12 +76,15 @@ enum gw_phase {
     GW_WRONG,   /* a follower found a token that is not the model's */
 };
 
-/* The choices of one request: one goes where another is, since the prompt is known there, and one for which
- * nothing is left waits for the others. Under g->mu. */
+/* The jobs of one request, choices or inputs. What all of them can cost is reserved with the first, or the
+ * client would pay for some and get an error for the rest. A choice goes where another is, since the prompt
+ * is known there, and one for which nothing is left waits for the others. Under g->mu. */
 struct gw_siblings {
-    uint32_t n_new;          /* that no worker has had */
-    uint32_t n_placed;       /* that a worker has */
-    struct vd_pubkey worker; /* the latest */
+    uint32_t n_new;           /* that no worker has had, */
+    uint64_t in_tok, out_tok; /* their tokens at most, */
+    struct vd_amount held;    /* and what is reserved for them */
+    uint32_t n_placed;        /* that a worker has */
+    struct vd_pubkey worker;  /* the latest */
 };
 
 /* One answer, from prompt to receipt, over as many workers as it takes. The HTTP thread that made it owns it;
@@ -225,6 +228,7 @@ size_t gw_workers_of(struct vd_gateway *g, const struct vd_hash *root,
 /* The session's running job of this id; NULL: none (any more). Under mu, as the next. */
 struct gw_job *gw_job_of(struct vd_gateway *g, const struct gw_session *s, const struct vd_hash *id);
 void gw_job_wake(struct gw_job *j, enum gw_phase phase);
+uint32_t gw_job_out_tok(const struct gw_job *j); /* output tokens that are paid for, at most */
 
 /* vd_gateway_stream.c: prefix statements, and verifiers that follow. */
 void gw_stream_on_prefix(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body);
@@ -253,10 +257,12 @@ enum vd_err gw_money_start(struct vd_gateway *g, struct vd_error *err);
 void gw_money_stop(struct vd_gateway *g);
 void gw_money_on_block(void *gateway, uint64_t height, uint64_t time_ms, const struct vd_event *event,
                        size_t n);
-/* Raises what the job may cost to `most`, reserving the difference from escrow and key; under mu. */
-bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most,
+/* Raises what the job may cost to `most`, reserving the difference from escrow and key; under mu. `all`: the
+ * same of all siblings that no worker has had, if it is one of them. */
+bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most, struct vd_amount all,
                       struct vd_openai_error *e);
-void gw_money_release(struct vd_gateway *g, struct gw_job *j); /* all of it */
+/* All of it, and if no worker has had the job what is held for its siblings: the request is over. */
+void gw_money_release(struct vd_gateway *g, struct gw_job *j);
 /* A kept receipt: its amount is unsettled and spent from now on. */
 void gw_money_owe(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount amount);
 bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_error *e);
@@ -271,7 +277,8 @@ struct gw_answer {
     bool ended;
     gw_alive_fn *alive; /* NULL: always */
     void *alive_arg;
-    bool has_slot; /* keep the answer for a retry */
+    uint64_t alive_ms; /* when it was asked last */
+    bool has_slot;     /* keep the answer for a retry */
     struct vd_gwstore_once once;
     struct vd_gateway_text_stream stream;
     char *text;    /* owned */
@@ -294,14 +301,15 @@ enum gw_step gw_answer_next(struct gw_answer *a, struct vd_openai_error *e);
 /* The same of n choices side by side, one of which *which then names; not all have ended. Those after the
  * first are given to workers as these have room. Before the first call: */
 enum gw_step gw_answers_next(struct gw_answer *const *a, size_t n, size_t *which, struct vd_openai_error *e);
-/* makes answers, none of which has been asked for, choices of one request. a[0] is freed last. */
-void gw_answers_join(struct gw_answer *const *a, size_t n, struct gw_siblings *s);
+/* makes answers, none of which has been asked for, those of one request; side by side if they are choices,
+ * and then a[0] is freed last. */
+void gw_answers_join(struct gw_answer *const *a, size_t n, bool choices, struct gw_siblings *s);
 /* Stops early: what was generated is receipted and kept if the worker says so in time. */
 void gw_answer_cancel(struct gw_answer *a);
 void gw_answer_free(struct gw_answer *a); /* cancels if it has not ended */
 
-/* vd_gateway_embed.c: all inputs of the request, each by a job of its own. False: *e says why; those before
- * have been paid for. */
+/* vd_gateway_embed.c: all inputs of the request, each by a job of its own. False: *e says why; if a worker
+ * failed, or the client has gone, those before have been paid for. */
 struct vd_openai_embed;
 bool gw_embed(struct vd_gateway *g, const struct gw_model *m, struct vd_openai_embed *r,
               const struct vd_api_key *key, gw_alive_fn *alive, void *arg, struct vd_openai_error *e);

@@ -58,39 +58,49 @@ static bool no_escrow(struct vd_gateway *g, struct vd_amount most, struct vd_ope
     return false;
 }
 
-/* What must be there when this job is placed: of the choices of one request the first wants it for all that
- * nobody has had, or the client would pay for some and get an error for the rest. */
-static struct vd_amount wanted(const struct gw_job *j, struct vd_amount more)
+static bool key_allows(const struct gw_key_use *u, const struct gw_job *j, struct vd_amount extra)
 {
-    struct vd_amount all;
-    bool first = j->siblings && j->n_attempts == 0;
-    if (!first)
-        return more;
-    return vd_amount_mul(&all, more, j->siblings->n_new) ? all : vd_amount_micro(UINT64_MAX);
+    struct vd_amount sum;
+    return !j->key_limit.micro || (vd_amount_add(&sum, u->spent, u->reserved) &&
+                                   vd_amount_add(&sum, sum, extra) && vd_amount_cmp(sum, j->key_limit) <= 0);
 }
 
-bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most,
+static void give_back(struct vd_gateway *g, struct gw_key_use *u, struct vd_amount *what)
+{
+    g->reserved = less(g->reserved, *what);
+    if (u)
+        u->reserved = less(u->reserved, *what);
+    *what = VD_AMOUNT_ZERO;
+}
+
+bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount most, struct vd_amount all,
                       struct vd_openai_error *e)
 {
-    struct vd_amount more = less(most, j->budget), all = wanted(j, more), sum;
+    struct gw_siblings *s = j->n_attempts == 0 ? j->siblings : NULL;
     struct vd_amount free_part = less(less(g->balance, g->unsettled), g->reserved);
+    struct vd_amount want = s ? all : most, have = j->budget;
+    have.micro += s ? s->held.micro : 0; /* both are part of g->reserved: no wrap */
+    struct vd_amount extra = less(want, have);
     struct gw_key_use *u = gw_key_use_of(g, &j->key);
     if (!u)
         return vd_openai_fail(e, 503, "store_failed", NULL,
                               "The gateway's store cannot be read; try again later.");
-    bool limited =
-        j->key_limit.micro && (!vd_amount_add(&sum, u->spent, u->reserved) ||
-                               !vd_amount_add(&sum, sum, all) || vd_amount_cmp(sum, j->key_limit) > 0);
-    if (limited)
+    if (!key_allows(u, j, extra))
         return vd_openai_fail(
             e, 429, "insufficient_quota", NULL,
             "This API key's spending limit does not cover this request (it can cost %llu micro-credits).",
-            (unsigned long long)(vd_amount_cmp(all, most) > 0 ? all.micro : most.micro));
-    if (!g->has_escrow || vd_amount_cmp(all, free_part) > 0)
-        return no_escrow(g, vd_amount_cmp(all, most) > 0 ? all : most, e);
-    g->reserved.micro += more.micro; /* more <= balance: no wrap */
-    u->reserved.micro += more.micro;
-    j->budget.micro += more.micro;
+            (unsigned long long)want.micro);
+    if (!g->has_escrow || vd_amount_cmp(extra, free_part) > 0)
+        return no_escrow(g, want, e);
+    g->reserved.micro += extra.micro; /* extra <= balance: no wrap */
+    u->reserved.micro += extra.micro;
+    if (vd_amount_cmp(j->budget, most) < 0)
+        j->budget = most;
+    if (s) {
+        s->held.micro = have.micro + extra.micro - j->budget.micro;
+        if (s->n_new == 1) /* the last of them */
+            give_back(g, u, &s->held);
+    }
     return true;
 }
 
@@ -98,10 +108,9 @@ void gw_money_release(struct vd_gateway *g, struct gw_job *j)
 {
     pthread_mutex_lock(&g->mu);
     struct gw_key_use *u = gw_key_use_of(g, &j->key);
-    g->reserved = less(g->reserved, j->budget);
-    if (u)
-        u->reserved = less(u->reserved, j->budget);
-    j->budget = VD_AMOUNT_ZERO;
+    give_back(g, u, &j->budget);
+    if (j->siblings && j->n_attempts == 0)
+        give_back(g, u, &j->siblings->held);
     pthread_mutex_unlock(&g->mu);
 }
 

@@ -191,7 +191,8 @@ static bool take_logprobs(struct gw_job *j, struct vd_bytes b, size_t n)
         size_t used = b.n >= 5 ? 5 + 8 * (size_t)b.p[4] : 0;
         if (used == 0 || used > b.n || used > each)
             return false;
-        memcpy(j->logprob + each * (j->n_expected + i), b.p, used);
+        if (j->n_expected + i >= j->n_output) /* what is there already is being read */
+            memcpy(j->logprob + each * (j->n_expected + i), b.p, used);
         b.p += used;
         b.n -= used;
     }
@@ -207,11 +208,12 @@ static bool take_tokens(struct gw_job *j, const struct vd_wire_token *m)
     for (size_t i = 0; i < m->ids.n; i++, j->n_expected++) {
         if (!j->sampling.pooling && !vd_gateway_text_valid(j->model->text, m->ids.v[i]))
             return false;
-        if (j->n_expected < j->n_output && j->output[j->n_expected] != m->ids.v[i])
-            return false;
-        j->output[j->n_expected] = m->ids.v[i];
-        if (j->n_expected == j->n_output)
-            j->n_output++;
+        if (j->n_expected < j->n_output) {
+            if (j->output[j->n_expected] != m->ids.v[i])
+                return false;
+        } else {
+            j->output[j->n_output++] = m->ids.v[i];
+        }
     }
     j->progress_ms = vd_clock_ms();
     return true;
@@ -230,7 +232,8 @@ static void on_token(struct vd_gateway *g, struct vd_link *l, struct gw_session 
         struct gw_job *j = gw_job_of(g, s, &m.job);
         if (j) { /* else: it was cancelled or given to another meanwhile */
             ok = take_tokens(j, &m);
-            gw_stream_pass(g, VD_WIRE_TOKEN, body);
+            if (ok)
+                gw_stream_pass(g, VD_WIRE_TOKEN, body);
             gw_job_wake(j, ok ? GW_RUNNING : GW_BROKEN);
         }
         pthread_mutex_unlock(&g->mu);
@@ -367,6 +370,15 @@ static void on_audit_get(struct vd_gateway *g, struct vd_link *l, struct gw_sess
     free(r.envelope);
 }
 
+/* greeted and role change on the link's own thread only, which this is; follows does not. */
+static bool may_refuse(struct vd_gateway *g, const struct gw_session *s)
+{
+    pthread_mutex_lock(&g->mu);
+    bool may = s->role == VD_ROLE_WORKER || s->follows;
+    pthread_mutex_unlock(&g->mu);
+    return may;
+}
+
 static void on_frame(void *arg, struct vd_link *l, unsigned type, struct vd_bytes body)
 {
     struct vd_gateway *g = arg;
@@ -384,7 +396,7 @@ static void on_frame(void *arg, struct vd_link *l, unsigned type, struct vd_byte
         on_receipt(g, l, s, body);
     else if (type == VD_WIRE_PREFIX && worker)
         gw_stream_on_prefix(g, l, s, body);
-    else if (type == VD_WIRE_REFUSE && (worker || s->follows))
+    else if (type == VD_WIRE_REFUSE && may_refuse(g, s))
         on_refuse(g, l, s, body);
     else if (type == VD_WIRE_AUDIT_GET)
         on_audit_get(g, l, s, body);
@@ -437,14 +449,31 @@ static bool is_excluded(const struct gw_job *j, const struct vd_pubkey *key)
     return false;
 }
 
-static struct vd_amount most_of(const struct gw_job *j, const struct vd_wire_offer *o)
+static struct vd_amount price_of(const struct vd_wire_offer *o, uint64_t in_tok, uint64_t out_tok)
 {
     struct vd_amount in, out, sum;
-    uint32_t n_output = j->sampling.pooling ? 0 : j->max_tokens; /* a vector costs what is read for it */
-    if (!vd_amount_mul(&in, o->price_in, j->n_prompt) || !vd_amount_mul(&out, o->price_out, n_output) ||
+    if (!vd_amount_mul(&in, o->price_in, in_tok) || !vd_amount_mul(&out, o->price_out, out_tok) ||
         !vd_amount_add(&sum, in, out))
         return vd_amount_micro(UINT64_MAX);
     return sum;
+}
+
+uint32_t gw_job_out_tok(const struct gw_job *j)
+{
+    return j->sampling.pooling ? 0 : j->max_tokens; /* a vector costs what is read for it */
+}
+
+static struct vd_amount most_of(const struct gw_job *j, const struct vd_wire_offer *o)
+{
+    return price_of(o, j->n_prompt, gw_job_out_tok(j));
+}
+
+static bool reserve(struct vd_gateway *g, struct gw_job *j, const struct vd_wire_offer *o,
+                    struct vd_openai_error *e)
+{
+    const struct gw_siblings *s = j->siblings;
+    struct vd_amount most = most_of(j, o);
+    return gw_money_reserve(g, j, most, s ? price_of(o, s->in_tok, s->out_tok) : most, e);
 }
 
 enum choice { CHOSEN, ALL_BUSY, NO_STAKE_LEFT, TOO_DEAR, NOBODY };
@@ -457,7 +486,7 @@ static enum choice choose(struct vd_gateway *g, const struct gw_job *j, struct g
     for (struct gw_session *s = g->sessions; s; s = s->next) {
         const struct vd_wire_offer *o = offer_of(g, s, &j->model->root);
         struct vd_amount with;
-        uint32_t context = j->n_prompt + (j->sampling.pooling ? 0 : j->max_tokens);
+        uint32_t context = j->n_prompt + gw_job_out_tok(j);
         if (!o || is_excluded(j, &s->key) || gw_stream_is_wrong(g, &s->key) ||
             (o->context_tok && context > o->context_tok))
             continue;
@@ -573,8 +602,11 @@ static bool give(struct vd_gateway *g, struct gw_job *j, struct gw_session *s, c
     if (j->sampling.pooling)
         j->n_output = 0; /* another worker's vector is its own to answer for */
     j->progress_ms = vd_clock_ms();
-    if (j->siblings && j->n_attempts == 0)
+    if (j->siblings && j->n_attempts == 0) {
         j->siblings->n_new--;
+        j->siblings->in_tok -= j->n_prompt;
+        j->siblings->out_tok -= gw_job_out_tok(j);
+    }
     j->n_attempts++;
     if (!send_job(g, j, s->link)) {
         j->session = NULL;
@@ -667,7 +699,7 @@ bool gw_job_place(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, vo
         return false;
     pthread_mutex_lock(&g->mu);
     bool ok = await_worker(g, j, alive, arg, &s, &o, e);
-    ok = ok && gw_money_reserve(g, j, most_of(j, o), e);
+    ok = ok && reserve(g, j, o, e);
     if (ok && !give(g, j, s, o, sequence))
         ok = none_left(j, NOBODY, e);
     pthread_mutex_unlock(&g->mu);
@@ -686,8 +718,7 @@ bool gw_job_try(struct vd_gateway *g, struct gw_job *j)
     if (!ok || !gw_money_sequence(g, &sequence, &e)) /* it may touch the disk */
         return false;
     pthread_mutex_lock(&g->mu);
-    ok = choose(g, j, &s, &o) == CHOSEN && gw_money_reserve(g, j, most_of(j, o), &e) &&
-         give(g, j, s, o, sequence);
+    ok = choose(g, j, &s, &o) == CHOSEN && reserve(g, j, o, &e) && give(g, j, s, o, sequence);
     pthread_mutex_unlock(&g->mu);
     return ok;
 }

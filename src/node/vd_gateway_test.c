@@ -741,11 +741,9 @@ static void test_retries_are_not_billed_twice(void **state)
     free(b.body);
 }
 
-/* A client gives up waiting for a whole answer, and asks again. */
-static void test_retry_after_a_lost_connection(void **state)
+/* A client that gives up waiting for a whole answer. */
+static void hang_up_after(const char *body, long ms)
 {
-    const char *body = ASK("Write a long story about the sea.", ",\"max_tokens\":300,\"seed\":1");
-    struct vd_gateway_stats before = stats();
     char url[128], auth[128];
     CURL *c = curl_easy_init();
     struct curl_slist *h = NULL;
@@ -758,18 +756,47 @@ static void test_retry_after_a_lost_connection(void **state)
     curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(c, CURLOPT_WRITEDATA, &lost);
-    curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, 60L);
+    curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, ms);
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
     assert_int_equal(curl_easy_perform(c), CURLE_OPERATION_TIMEDOUT);
     curl_slist_free_all(h);
     curl_easy_cleanup(c);
     free(lost.body);
+}
+
+/* It asks again, and gets the answer that was finished for it. */
+static void test_retry_after_a_lost_connection(void **state)
+{
+    const char *body = ASK("Write a long story about the sea.", ",\"max_tokens\":300,\"seed\":1");
+    struct vd_gateway_stats before = stats();
+    hang_up_after(body, 60);
     struct reply again = http(CHAT, t.secret, body, "X-Stainless-Retry-Count: 1", 0);
     assert_int_equal(again.status, 200);
     assert_string_equal(again.replayed, "true");
     free(again.body);
     assert_int_equal(stats().n_answers, before.n_answers + 1);
     settle();
+}
+
+/* What is not kept for a retry, nobody can get any more: it ends there. */
+static void test_hang_up_before_the_first_byte(void **state)
+{
+    enum { N = 3, MOST = 300 };
+    static const char *const body[] = {
+        ASK("Write a long story about the sea.", ",\"max_tokens\":300,\"seed\":1,\"n\":3"),
+        ASK("Write a long story about the sea.", ",\"max_tokens\":300,\"seed\":1,\"logprobs\":true")};
+    for (size_t i = 0; i < 2; i++) {
+        settle();
+        struct vd_gateway_stats before = stats();
+        uint32_t n = i == 0 ? N : 1;
+        hang_up_after(body[i], 300);
+        settle();
+        struct vd_gateway_stats after = stats();
+        assert_true(after.n_answers - before.n_answers <= n); /* one that said nothing yet has no receipt */
+        assert_int_equal(after.n_cancelled - before.n_cancelled, after.n_answers - before.n_answers);
+        assert_true(after.n_tokens_out - before.n_tokens_out < n * MOST);
+        assert_true(before.escrow_balance.micro - after.escrow_balance.micro < n * MOST * PRICE_OUT);
+    }
 }
 
 static void test_hang_up_in_mid_stream(void **state)
@@ -791,7 +818,7 @@ static void test_hang_up_in_mid_stream(void **state)
 
 struct asker {
     const char *path; /* NULL: CHAT */
-    const char *body;
+    const char *body, *secret;
     struct reply r;
 };
 
@@ -875,6 +902,72 @@ static void test_limits_of_a_key(void **state)
     struct reply one = http(CHAT, t.poor, ASK("hi", ",\"max_tokens\":6"), NULL, 0);
     assert_int_equal(one.status, 200);
     free(one.body);
+    settle();
+}
+
+static struct reply post_as(const char *path, const char *secret, const char *body)
+{
+    return http(path, secret, body, NULL, 0);
+}
+
+static void *ask_as(void *arg)
+{
+    struct asker *a = arg;
+    a->r = post_as(CHAT, a->secret, a->body);
+    return NULL;
+}
+
+static uint64_t n_prompt_of(const char *path, const char *body)
+{
+    json_int_t n;
+    struct reply r = post(path, body);
+    json_t *j = json_of(&r, 200);
+    assert_int_equal(json_unpack(j, "{s:{s:I}}", "usage", "prompt_tokens", &n), 0);
+    json_decref(j);
+    return (uint64_t)n;
+}
+
+static void key_with_limit(const char *label, uint64_t micro, char secret[VD_API_KEY_TEXT_MAX])
+{
+    struct vd_api_key key;
+    struct vd_error err;
+    must(vd_gateway_key_new(t.home, label, vd_amount_micro(micro), secret, &key, &err), &err);
+}
+
+/* What a request can cost is taken from its key's limit before its first job is given away: of the choices
+ * that wait for others too, and of all inputs of an embedding. */
+static void test_a_limit_holds_for_requests_at_once(void **state)
+{
+    enum { N = 16, MOST = 40 };
+    char secret[VD_API_KEY_TEXT_MAX];
+    uint64_t prompt = n_prompt_of(CHAT, ASK("Name a colour.", ",\"max_tokens\":1"));
+    uint64_t one = prompt * PRICE_IN + MOST * PRICE_OUT, until = vd_clock_ms() + WAIT_MS;
+    key_with_limit("sixteen", N * one, secret);
+    settle();
+    struct asker a = {.body = ASK("Name a colour.", ",\"max_tokens\":40,\"n\":16"), .secret = secret};
+    pthread_t thread;
+    pthread_create(&thread, NULL, ask_as, &a);
+    while (stats().reserved.micro == 0 && vd_clock_ms() < until)
+        vd_clock_sleep_ms(1);
+    assert_int_equal(stats().reserved.micro, N * one);
+    expect_error(post_as(CHAT, secret, ASK("Name a colour.", ",\"max_tokens\":40")), 429,
+                 "insufficient_quota", NULL);
+    pthread_join(thread, NULL);
+    assert_int_equal(a.r.status, 200);
+    free(a.r.body);
+    settle();
+    prompt = n_prompt_of("/v1/embeddings", EMBED("\"the sea\"", ""));
+    key_with_limit("inputs", 2 * prompt * PRICE_IN - 1, secret);
+    settle();
+    struct vd_gateway_stats before = stats();
+    expect_error(post_as("/v1/embeddings", secret, EMBED("[\"the sea\",\"the sea\"]", "")), 429,
+                 "insufficient_quota", NULL);
+    expect_error(post_as("/v1/embeddings", secret, EMBED("[\"the sea\",\"\"]", "")), 400, NULL, NULL);
+    settle();
+    assert_int_equal(stats().n_answers, before.n_answers);
+    struct reply r = post_as("/v1/embeddings", secret, EMBED("\"the sea\"", ""));
+    assert_int_equal(r.status, 200);
+    free(r.body);
     settle();
 }
 
@@ -1561,7 +1654,8 @@ static void test_who_follows_is_given_streams(void **state)
     free(r.body);
     await_seen(&named, VD_WIRE_RECEIPT, 1);
     assert_int_equal(seen(&named, VD_WIRE_JOB), 1);
-    assert_true(seen(&named, VD_WIRE_TOKEN) >= 1);
+    unsigned n_tokens = seen(&named, VD_WIRE_TOKEN);
+    assert_true(n_tokens >= 1);
     vd_link_finish(m);
     struct vd_link *b = liar_up(&a); /* a token that is none */
     r = post(CHAT, ASK("Say hello.", GREEDY ",\"max_tokens\":1"));
@@ -1570,6 +1664,7 @@ static void test_who_follows_is_given_streams(void **state)
     await_seen(&named, VD_WIRE_RECEIPT, 2);
     assert_int_equal(a.n_jobs, 1);
     assert_int_equal(seen(&named, VD_WIRE_JOB), 3);
+    assert_int_equal(seen(&named, VD_WIRE_TOKEN), n_tokens + 1); /* the honest worker's; no other */
     assert_int_equal(seen(&named, VD_WIRE_CANCEL), 1);
     vd_link_finish(b);
     vd_link_finish(l);
@@ -1782,7 +1877,9 @@ int main(void)
         cmocka_unit_test(test_retries_are_not_billed_twice),
         cmocka_unit_test(test_retry_after_a_lost_connection),
         cmocka_unit_test(test_hang_up_in_mid_stream),
+        cmocka_unit_test(test_hang_up_before_the_first_byte),
         cmocka_unit_test(test_limits_of_a_key),
+        cmocka_unit_test(test_a_limit_holds_for_requests_at_once),
         cmocka_unit_test(test_audits),
         cmocka_unit_test(test_a_challenger_gets_the_data),
         cmocka_unit_test(test_worker_vanishes),

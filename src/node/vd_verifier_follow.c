@@ -143,7 +143,7 @@ static void vd_follow_on_job(struct vd_follow *f, struct vd_link *link, const st
         vd_follow_free(s);
 }
 
-/* Under mu. A gateway keeps gaps and excess away from its followers; if not, it is no stream any more. */
+/* Under mu. With a gap, or more than was asked for, it is no stream any more. */
 static void vd_follow_add_tokens(struct vd_follow_stream *s, const struct vd_wire_token *m)
 {
     if (m->index != s->n_output || m->ids.n > s->receipt.request.max_tokens - s->n_output) {

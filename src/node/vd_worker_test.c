@@ -1204,6 +1204,14 @@ static uint64_t n_judged(struct fixture *f, struct vd_verifier_stats *v)
     return v->n_streams_right + v->n_streams_wrong + v->n_streams_cut;
 }
 
+static bool said_wrong(struct fixture *f)
+{
+    pthread_mutex_lock(&f->mu);
+    bool said = f->a.refused && f->a.code == VD_REFUSE_WRONG;
+    pthread_mutex_unlock(&f->mu);
+    return said;
+}
+
 /* right, wrong, cut: how many more of each there are once the stream is over. */
 static void expect_followed(struct fixture *f, struct passed p, unsigned right, unsigned wrong, unsigned cut)
 {
@@ -1217,7 +1225,7 @@ static void expect_followed(struct fixture *f, struct passed p, unsigned right, 
     assert_int_equal(after.n_streams_wrong - before.n_streams_wrong, wrong);
     assert_int_equal(after.n_streams_cut - before.n_streams_cut, cut);
     if (wrong)
-        assert_true(wait_for(answered, f) && f->a.code == VD_REFUSE_WRONG);
+        assert_true(wait_for(said_wrong, f));
 }
 
 static bool one_is_cut_off(struct fixture *f)

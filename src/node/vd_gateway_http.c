@@ -314,7 +314,7 @@ static bool make_choice(struct call *c, uint32_t i, const struct gw_model *m, ui
     if (!gw_answer_start(&o->answer, c->g, m, &c->request, &c->key, ids, n_ids, e))
         return false;
     o->running = true;
-    o->answer.stream.marks = c->tools;
+    o->answer.stream.marks = c->tools || c->request.format.kind != VD_OPENAI_FORMAT_TEXT;
     o->answer.alive = client_alive;
     o->answer.alive_arg = c;
     c->request.sampling.seed = o->answer.job.sampling.seed;
@@ -418,7 +418,7 @@ static void read_calls(struct call *c, struct choice *o)
     struct vd_openai_reply r = reply_of(c, o);
     o->read = (struct vd_tool_answer){NULL, r.n_text, r.n_text};
     if (c->tools)
-        vd_tool_read(&o->read, r.text, r.n_text, &c->request.tools, c->id, r.index, c->request.one_call);
+        vd_tool_read(&o->read, r.text, r.n_text, &c->request.tools, c->id, r.index, c->request.tool_how);
 }
 
 /* Could somebody still get the answer once its client has gone? Of several choices, and with log

@@ -1,6 +1,7 @@
 /* A prompt may have as many ids as the context, and no more memory is ever taken for it: the body's limit (1
  * MiB) bounds the text, and a token is at least one byte of it. */
 #include "vd_gateway_text.h"
+#include "vd_calls.h"
 #include "vd_clock.h"
 #include "vd_derive.h"
 #include "vd_embed.h"
@@ -9,7 +10,6 @@
 #include "vd_rules.h"
 #include "vd_template.h"
 #include "vd_texts.h"
-#include "vd_tool_call.h"
 
 #include <jansson.h>
 #include <pthread.h>
@@ -34,6 +34,7 @@ struct vd_gateway_text {
     struct vd_program program;
     struct vd_str bos, eos;
     uint32_t mark[TOOL_MARKS_MAX], n_marks; /* tokens that are marks of tool calls */
+    uint32_t forms;                         /* of the calls that the template shows (vd_calls.h) */
     pthread_mutex_t mu;
     struct vd_texts *texts; /* from the first mask on; this and what follows under mu */
     struct kept_mask kept[MASKS];
@@ -48,7 +49,7 @@ static struct vd_str text_of_token(const struct vd_tok *tok, uint32_t id)
 
 static void find_marks(struct vd_gateway_text *t)
 {
-    for (const char *const *m = vd_tool_marks(); *m && t->n_marks < TOOL_MARKS_MAX; m++) {
+    for (const char *const *m = vd_texts_marks(); *m && t->n_marks < TOOL_MARKS_MAX; m++) {
         uint32_t id = vd_tok_find(t->tok, *m, strlen(*m));
         if (id != VD_TOK_NONE)
             t->mark[t->n_marks++] = id;
@@ -81,6 +82,7 @@ static enum vd_err open_parts(struct vd_gateway_text *t, const char *path, struc
     if (e == VD_OK) {
         t->bos = text_of_token(t->tok, vd_tok_bos(t->tok));
         t->eos = text_of_token(t->tok, vd_tok_eos(t->tok));
+        t->forms = vd_calls_forms(chat.p, chat.n);
         find_marks(t);
     }
     return e;
@@ -315,11 +317,13 @@ static bool texts_of(struct vd_gateway_text *t, struct vd_hash *root, struct vd_
 
 static struct vd_hash hash_of(const struct vd_openai_format *format)
 {
-    uint8_t grammar = format->kind == VD_OPENAI_FORMAT_GRAMMAR, any = !format->text.p;
+    uint8_t any = !format->text.p, language = format->kind == VD_OPENAI_FORMAT_GRAMMAR ? 1
+                                              : format->kind == VD_OPENAI_FORMAT_TOOLS ? 2
+                                                                                       : 0;
     struct vd_sha256 s;
     struct vd_hash h;
     vd_sha256_init(&s);
-    vd_sha256_update(&s, &grammar, 1);
+    vd_sha256_update(&s, &language, 1);
     vd_sha256_update(&s, &any, 1);
     if (!any)
         vd_sha256_update(&s, format->text.p, format->text.n);
@@ -361,13 +365,24 @@ static void keep_mask(struct vd_gateway_text *t, const struct vd_hash *of, const
     pthread_mutex_unlock(&t->mu);
 }
 
+static enum vd_err compile(const struct vd_gateway_text *t, const struct vd_openai_format *format,
+                           const struct vd_hash *root, uint8_t *mask, size_t *n, struct vd_error *err)
+{
+    const struct vd_openai_text *text = &format->text;
+    if (format->kind == VD_OPENAI_FORMAT_GRAMMAR)
+        return vd_grammar_compile(text->p, text->n, root, mask, n, err);
+    if (format->kind == VD_OPENAI_FORMAT_TOOLS)
+        return vd_calls_compile(text->p, text->n, t->forms, root, mask, n, err);
+    return vd_schema_compile(text->p, text->n, root, mask, n, err);
+}
+
 bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_format *format, uint8_t **mask,
                           size_t *n, struct vd_openai_error *e)
 {
-    bool grammar = format->kind == VD_OPENAI_FORMAT_GRAMMAR;
-    const char *param = grammar                                 ? "response_format.grammar"
-                        : format->kind == VD_OPENAI_FORMAT_CALL ? "tool_choice"
-                                                                : "response_format.json_schema";
+    const char *param = format->kind == VD_OPENAI_FORMAT_GRAMMAR ? "response_format.grammar"
+                        : format->kind == VD_OPENAI_FORMAT_CALL  ? "tool_choice"
+                        : format->kind == VD_OPENAI_FORMAT_TOOLS ? "tools"
+                                                                 : "response_format.json_schema";
     struct vd_hash root, of = hash_of(format);
     struct vd_error why;
     *mask = malloc(VD_MASK_BYTES_MAX);
@@ -377,9 +392,7 @@ bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_form
         free(*mask);
         return vd_openai_fail(e, 503, "out_of_memory", NULL, "The server is out of memory; try again later.");
     }
-    const struct vd_openai_text *text = &format->text;
-    enum vd_err rc = grammar ? vd_grammar_compile(text->p, text->n, &root, *mask, n, &why)
-                             : vd_schema_compile(text->p, text->n, &root, *mask, n, &why);
+    enum vd_err rc = compile(t, format, &root, *mask, n, &why);
     if (rc == VD_OK) {
         keep_mask(t, &of, *mask, *n);
         return true;

@@ -56,11 +56,12 @@ enum vd_openai_format_kind {
     VD_OPENAI_FORMAT_OBJECT, /* a JSON object */
     VD_OPENAI_FORMAT_SCHEMA, /* JSON of this schema */
     VD_OPENAI_FORMAT_GRAMMAR,
-    VD_OPENAI_FORMAT_CALL, /* a tool call as JSON, of this schema */
+    VD_OPENAI_FORMAT_CALL,  /* a tool call as JSON, of this schema */
+    VD_OPENAI_FORMAT_TOOLS, /* a text, or JSON of a schema, or calls of tools: what vd_calls_compile reads */
 };
 struct vd_openai_format {
     enum vd_openai_format_kind kind;
-    struct vd_openai_text text; /* schema or grammar */
+    struct vd_openai_text text; /* schema, grammar or tools */
 };
 
 struct vd_openai_request {
@@ -72,7 +73,7 @@ struct vd_openai_request {
     struct vd_value messages, messages_text;
     struct vd_value tools;         /* a list of maps; undefined: none, or none that may be called */
     struct vd_value template_args; /* a map of further variables; undefined: none */
-    bool one_call;                 /* at most one tool call is wanted */
+    unsigned tool_how;             /* how calls are read: bits of enum vd_tool_how */
     struct vd_openai_text prompt;  /* COMPLETION: the text, p NULL when ids were given */
     size_t n_ids;
     uint32_t *ids;

@@ -3,6 +3,7 @@
  * names, content as one text (or none beside tool calls), and nothing that was not checked. */
 #include "vd_json_value.h"
 #include "vd_openai_impl.h"
+#include "vd_tool_call.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -192,7 +193,7 @@ static bool get_message(json_t *list, const json_t *message, size_t m, struct vd
 
 /* ---- tools ---- */
 
-/* *strict: the function's arguments have to follow its schema, which only a demanded call can promise. */
+/* *strict: the function's arguments have to follow its schema. */
 static bool get_tool(json_t *list, const json_t *tool, size_t i, bool *strict, struct vd_openai_error *e)
 {
     char path[96], name[64];
@@ -320,6 +321,47 @@ static bool must_call(struct vd_openai_request *r, const char *name, struct vd_o
     return true;
 }
 
+/* What an answer's text has to be where it is JSON, as a new reference; NULL: it is free. */
+static json_t *schema_of_text(const struct vd_openai_request *r)
+{
+    if (r->format.kind == VD_OPENAI_FORMAT_OBJECT)
+        return json_pack("{s:s}", "type", "object");
+    return r->format.kind == VD_OPENAI_FORMAT_SCHEMA
+               ? json_loadb(r->format.text.p, r->format.text.n, JSON_DECODE_ANY, NULL)
+               : NULL;
+}
+
+/* The form of an answer that may be a text or calls (vd_calls.h). */
+static bool may_call(struct vd_openai_request *r, const bool *strict, struct vd_openai_error *e)
+{
+    struct vd_openai_memory *mem = r->memory;
+    size_t i;
+    if (r->format.kind == VD_OPENAI_FORMAT_GRAMMAR)
+        return vd_openai_fail(e, 400, "invalid_value", "response_format",
+                              "A grammar beside tools that are 'strict' is not supported; give one of them.");
+    json_t *tools = json_array(), *text = schema_of_text(r), *tool;
+    json_array_foreach(mem->tools, i, tool)
+    {
+        json_t *function = json_object_get(tool, "function"),
+               *parameters = json_object_get(function, "parameters");
+        json_t *own = json_pack("{s:O, s:b}", "name", json_object_get(function, "name"), "strict", strict[i]);
+        if (parameters && strict[i])
+            json_object_set(own, "parameters", parameters);
+        json_array_append_new(tools, own);
+    }
+    r->tool_how |= text ? VD_TOOL_MARKED : VD_TOOL_NAMED;
+    json_t *all = json_pack("{s:o, s:b}", "tools", tools, "one", (r->tool_how & VD_TOOL_ONE) != 0);
+    if (text)
+        json_object_set_new(all, "text", text);
+    free(mem->schema);
+    mem->schema = json_dumps(all, JSON_COMPACT);
+    json_decref(all);
+    if (!mem->schema)
+        return vd_openai_no_memory(e);
+    r->format = (struct vd_openai_format){VD_OPENAI_FORMAT_TOOLS, {mem->schema, strlen(mem->schema)}};
+    return true;
+}
+
 static bool to_value(struct vd_openai_memory *mem, struct vd_value *out, const json_t *j, const char *param,
                      struct vd_openai_error *e)
 {
@@ -337,7 +379,7 @@ static bool get_tools(struct vd_openai_request *r, const json_t *object, struct 
     struct vd_openai_memory *mem = r->memory;
     const json_t *list = vd_openai_get(object, "tools"), *one = vd_openai_get(object, "parallel_tool_calls");
     const char *name;
-    r->one_call = json_is_false(one);
+    r->tool_how = json_is_false(one) ? VD_TOOL_ONE : 0;
     enum choice choice = get_choice(object, &name, e);
     if (choice == CHOICE_BAD)
         return false;
@@ -347,22 +389,20 @@ static bool get_tools(struct vd_openai_request *r, const json_t *object, struct 
         return vd_openai_fail(e, 400, "invalid_value", "tools", "'tools' must be a list of at most %d tools.",
                               VD_OPENAI_TOOLS_MAX);
     json_t *tools = mem->tools = json_array();
+    bool strict[VD_OPENAI_TOOLS_MAX], any = false;
     for (size_t i = 0; i < json_array_size(list); i++) {
-        bool strict;
-        if (!get_tool(tools, json_array_get(list, i), i, &strict, e))
+        if (!get_tool(tools, json_array_get(list, i), i, &strict[i], e))
             return false;
-        if (strict && choice == CHOICE_AUTO) {
-            char path[64];
-            snprintf(path, sizeof path, "tools[%zu].function.strict", i);
-            return vd_openai_fail(e, 400, "unsupported_value", path,
-                                  "'%s': true holds only for a call that is demanded: with it, give "
-                                  "'tool_choice' \"required\" or the function's name, or leave it out.",
-                                  path);
-        }
+        any |= strict[i];
     }
     if (choice == CHOICE_NONE)
         return true;
-    return to_value(mem, &r->tools, tools, "tools", e) && (choice != CHOICE_MUST || must_call(r, name, e));
+    if (!to_value(mem, &r->tools, tools, "tools", e))
+        return false;
+    if (choice == CHOICE_MUST)
+        return must_call(r, name, e);
+    bool json = r->format.kind == VD_OPENAI_FORMAT_OBJECT || r->format.kind == VD_OPENAI_FORMAT_SCHEMA;
+    return (!any && !json) || may_call(r, strict, e);
 }
 
 static bool get_template_args(struct vd_openai_request *r, const json_t *object, struct vd_openai_error *e)

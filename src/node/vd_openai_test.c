@@ -1,6 +1,7 @@
 /* What each parameter may be, which error names it, and that responses have the fields that clients read.
  * Given a folder, writes the accepted and refused bodies there: the seeds of tests/corpus/vd_openai_fuzz. */
 #include "vd_openai.h"
+#include "vd_tool_call.h"
 #include "vd_rules.h"
 
 #include <jansson.h>
@@ -222,6 +223,46 @@ static void test_demanded_calls(void **state)
     vd_openai_request_free(&r);
 }
 
+/* With "auto", a strict tool or JSON beside tools gives the form that vd_calls.h reads. */
+static void test_may_call(void **state)
+{
+    static const struct {
+        const char *body;
+        unsigned how;
+        const char *form;
+    } cases[] = {
+        {CHAT(STRICT), VD_TOOL_NAMED, "{\"tools\":[{\"name\":\"s\",\"strict\":true}],\"one\":false}"},
+        {CHAT(STRICT ",\"tool_choice\":\"auto\",\"parallel_tool_calls\":false"), VD_TOOL_NAMED | VD_TOOL_ONE,
+         "{\"tools\":[{\"name\":\"s\",\"strict\":true}],\"one\":true}"},
+        {CHAT(",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":"
+              "\"object\"}}},"
+              "{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{\"type\":\"object\"},"
+              "\"strict\":true}"
+              "}],\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{"
+              "\"type\":"
+              "\"null\"}}}"),
+         VD_TOOL_MARKED,
+         "{\"tools\":[{\"name\":\"f\",\"strict\":false},{\"name\":\"g\",\"strict\":true,\"parameters\":{"
+         "\"type\":"
+         "\"object\"}}],\"one\":false,\"text\":{\"type\":\"null\"}}"},
+        {CHAT(",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"response_format\":{"
+              "\"type\":"
+              "\"json_object\"}"),
+         VD_TOOL_MARKED,
+         "{\"tools\":[{\"name\":\"f\",\"strict\":false}],\"one\":false,\"text\":{\"type\":\"object\"}}"},
+    };
+    struct vd_openai_request r;
+    struct vd_openai_error e;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_true(parse(&r, VD_OPENAI_CHAT, cases[i].body, &e));
+        assert_int_equal(r.format.kind, VD_OPENAI_FORMAT_TOOLS);
+        assert_int_equal(r.tool_how, cases[i].how);
+        assert_string_equal(r.format.text.p, cases[i].form);
+        vd_openai_request_free(&r);
+    }
+}
+
 static void test_refused_by_name(void **state)
 {
     static const struct {
@@ -248,8 +289,8 @@ static void test_refused_by_name(void **state)
         {CHAT(",\"response_format\":\"text\""), "response_format"},
         {CHAT(",\"tools\":[{}]"), "tools[0]"},
         {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
-        {CHAT(STRICT), "tools[0].function.strict"},
-        {CHAT(STRICT ",\"tool_choice\":\"auto\""), "tools[0].function.strict"},
+        {CHAT(STRICT ",\"response_format\":{\"type\":\"grammar\",\"grammar\":\"root ::= [a]\"}"),
+         "response_format"},
         {CHAT(",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"s\",\"strict\":1}}],\"tool_"
               "choice\":"
               "\"required\""),
@@ -451,6 +492,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_completion_prompts),
         cmocka_unit_test(test_harmless_values),
+        cmocka_unit_test(test_may_call),
         cmocka_unit_test(test_refused_by_name),
         cmocka_unit_test(test_controls),
         cmocka_unit_test(test_demanded_calls),

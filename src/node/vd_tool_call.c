@@ -3,6 +3,8 @@
  * model's name says nothing more. */
 #include "vd_tool_call.h"
 
+#include "vd_calls.h"
+
 #include "vd_sha256.h"
 
 #include <stdio.h>
@@ -10,27 +12,9 @@
 
 enum { CALLS_MAX = 128, NAME_MAX = 256 };
 
-#define BAR         "\uFF5C"
-#define BLANK       "\u2581"
-#define CALLS_BEGIN "<" BAR "tool" BLANK "calls" BLANK "begin" BAR ">"
-#define CALLS_END   "<" BAR "tool" BLANK "calls" BLANK "end" BAR ">"
-#define CALL_BEGIN  "<" BAR "tool" BLANK "call" BLANK "begin" BAR ">"
-#define CALL_END    "<" BAR "tool" BLANK "call" BLANK "end" BAR ">"
-#define CALL_SEP    "<" BAR "tool" BLANK "sep" BAR ">"
-
-const char *const *vd_tool_marks(void)
-{
-    static const char *const marks[] = {
-        "<tool_call>",    "</tool_call>",  "[TOOL_CALLS]",   "[ARGS]",    "[CALL_ID]",
-        "<|python_tag|>", "<|tool_call|>", "<|/tool_call|>", CALLS_BEGIN, CALLS_END,
-        CALL_BEGIN,       CALL_END,        CALL_SEP,         NULL,
-    };
-    return marks;
-}
-
 /* What calls begin with, anywhere in an answer. */
 static const char *const openers[] = {"<tool_call>",   "[TOOL_CALLS]", "<|python_tag|>",
-                                      "<|tool_call|>", "<function=",   CALLS_BEGIN};
+                                      "<|tool_call|>", "<function=",   VD_CALLS_BEGIN};
 
 static bool is_space(char c)
 {
@@ -298,18 +282,18 @@ static bool add_deepseek(struct reader *r)
 {
     char name[NAME_MAX];
     struct vd_str s;
-    while (accept(r, CALL_BEGIN)) {
-        if (!up_to(r, CALL_SEP, &s) || !copy_name(name, s))
+    while (accept(r, VD_CALL_BEGIN)) {
+        if (!up_to(r, VD_CALL_SEP, &s) || !copy_name(name, s))
             return false;
         if (strcmp(name, "function") == 0 && (!up_to(r, "\n", &s) || !copy_name(name, s)))
             return false;
         bool block = accept(r, "```json");
         if (!add_call(r, name, read_json(r)))
             return false;
-        if ((block && !accept(r, "```")) || !accept(r, CALL_END))
+        if ((block && !accept(r, "```")) || !accept(r, VD_CALL_END))
             return false;
     }
-    return accept(r, CALLS_END) || skip_space(r->p, r->at, r->n) == r->n;
+    return accept(r, VD_CALLS_END) || skip_space(r->p, r->at, r->n) == r->n;
 }
 
 /* The call or calls here; *any is cleared if none begins here. False: they cannot be read. */
@@ -322,7 +306,7 @@ static bool add_next(struct reader *r, bool *any)
         return add_mistral(r);
     if (accept(r, "<function="))
         return add_function(r);
-    if (accept(r, CALLS_BEGIN))
+    if (accept(r, VD_CALLS_BEGIN))
         return add_deepseek(r);
     if (accept(r, "<|python_tag|>"))
         return add_json(r, false);
@@ -345,6 +329,25 @@ static bool add_bare(struct reader *r)
     return skip_space(r->p, r->at, r->n) == r->n;
 }
 
+/* {"name": "N", N a tool, with whatever behind it. */
+static bool begins_with_name(const struct reader *from)
+{
+    struct reader r = *from;
+    json_error_t e;
+    if (!accept(&r, "{") || !accept(&r, "\"name\"") || !accept(&r, ":"))
+        return false;
+    size_t at = skip_space(r.p, r.at, r.n);
+    json_t *name = json_loadb(r.p + at, r.n - at, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &e);
+    bool ok = json_is_string(name) && find_tool(r.tools, json_string_value(name));
+    json_decref(name);
+    return ok;
+}
+
+static bool may_be_bare(const struct reader *r, unsigned how)
+{
+    return !(how & VD_TOOL_MARKED) && (!(how & VD_TOOL_NAMED) || begins_with_name(r));
+}
+
 /* 9 letters and digits out of the answer's id, the choice's number and the call's. */
 static bool set_id(json_t *call, const char *id, uint32_t choice, size_t i)
 {
@@ -364,7 +367,7 @@ static bool set_id(json_t *call, const char *id, uint32_t choice, size_t i)
 }
 
 void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const struct vd_value *tools,
-                  const char *id, uint32_t choice, bool one)
+                  const char *id, uint32_t choice, unsigned how)
 {
     struct vd_tool_scan scan = {0};
     struct reader r = {.p = text, .n = n, .tools = tools, .calls = json_array()};
@@ -374,12 +377,12 @@ void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const 
     if (ok && scan.found) {
         r.at = scan.at;
         if (match_opener(text + scan.at, n - scan.at) != MATCH_YES)
-            ok = add_bare(&r);
+            ok = may_be_bare(&r, how) && add_bare(&r);
         else
             while (ok && any)
                 ok = add_next(&r, &any);
     }
-    while (ok && one && json_array_size(r.calls) > 1)
+    while (ok && (how & VD_TOOL_ONE) && json_array_size(r.calls) > 1)
         json_array_remove(r.calls, json_array_size(r.calls) - 1);
     for (size_t i = 0; ok && i < json_array_size(r.calls); i++)
         ok = set_id(json_array_get(r.calls, i), id, choice, i);

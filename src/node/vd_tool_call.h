@@ -21,9 +21,6 @@
 
 #include <jansson.h>
 
-/* Marks of calls that are control tokens in some vocabularies: text must keep them. NULL after the last. */
-const char *const *vd_tool_marks(void);
-
 /* How far an answer that still grows is certain to be content. Start from zeros. */
 struct vd_tool_scan {
     size_t at;  /* no call begins before it */
@@ -34,6 +31,13 @@ struct vd_tool_scan {
  * for what follows, and go if it is a call. */
 size_t vd_tool_content(struct vd_tool_scan *s, const char *text, size_t n);
 
+enum vd_tool_how {
+    VD_TOOL_ONE = 1,    /* no more than the first call */
+    VD_TOOL_NAMED = 2,  /* JSON without a mark is a call only if it begins with {"name": "N", N a tool: what
+                           the mask of strict tools forces (vd_calls.h) */
+    VD_TOOL_MARKED = 4, /* JSON without a mark is content */
+};
+
 struct vd_tool_answer {
     json_t *calls;    /* as in OpenAI's messages; NULL: there are none, all is content. json_decref */
     size_t n_content; /* [0, n_content) and [rest, n) are content */
@@ -42,8 +46,8 @@ struct vd_tool_answer {
 
 /* Reads a whole answer. `tools`: the request's. `id`: the answer's, from which calls have theirs (9 letters
  * and digits, the only form that all templates take), with the number of the choice that the answer is.
- * `one`: no more than the first call. */
+ * `how`: bits of enum vd_tool_how. */
 void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const struct vd_value *tools,
-                  const char *id, uint32_t choice, bool one);
+                  const char *id, uint32_t choice, unsigned how);
 
 #endif

@@ -56,8 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     const struct vd_value tools = vd_value_list(list, 2);
     if (n_bytes < 1)
         return 0;
-    bool one = data[0] & 1;
-    size_t step = 1 + data[0] / 2, n = n_bytes - 1, sent = 0;
+    unsigned how = data[0] & 7; /* bits of vd_tool_how */
+    size_t step = 1 + data[0] / 8, n = n_bytes - 1, sent = 0;
     struct vd_tool_scan scan = {0};
     for (size_t k = 0; k <= n; k += step) {
         size_t may = content(&scan, data + 1, k);
@@ -68,10 +68,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
     struct vd_tool_answer a;
     need(text != NULL);
     memcpy(text, data + 1, n);
-    vd_tool_read(&a, text, n, &tools, "chatcmpl-1", 0, one);
+    vd_tool_read(&a, text, n, &tools, "chatcmpl-1", 0, how);
     need(sent <= a.n_content && a.n_content <= a.rest && a.rest <= n);
     if (a.calls)
-        check_calls(a.calls, one);
+        check_calls(a.calls, how & VD_TOOL_ONE);
     json_decref(a.calls);
     free(text);
     return 0;

@@ -1,5 +1,8 @@
 /* Answers in the formats of several models: the calls in them, what is content, and that a stream never sends
  * a piece of a call, wherever the answer is cut. */
+#include "vd_automaton.h"
+#include "vd_calls.h"
+#include "vd_rng.h"
 #include "vd_tool_call.h"
 
 #include <setjmp.h>
@@ -79,14 +82,14 @@ static const struct {
      "add {\"a\": 1};weather {};", "|"},
 };
 
-static void expect(const char *text, const char *calls, const char *content, bool one)
+static void expect(const char *text, const char *calls, const char *content, unsigned how)
 {
     struct vd_tool_answer a;
     struct vd_value all = tools();
     char got[1000] = "", parts[1000];
     size_t n = strlen(text), i;
     json_t *call;
-    vd_tool_read(&a, text, n, &all, "chatcmpl-1", 0, one);
+    vd_tool_read(&a, text, n, &all, "chatcmpl-1", 0, how);
     json_array_foreach(a.calls, i, call)
     {
         const char *name, *arguments, *id, *type;
@@ -110,8 +113,134 @@ static void test_formats(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        expect(cases[i].text, cases[i].calls, cases[i].content, false);
-    expect("[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"b\"}]", "a {};", "|", true);
+        expect(cases[i].text, cases[i].calls, cases[i].content, 0);
+    expect("[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"b\"}]", "a {};", "|", VD_TOOL_ONE);
+}
+
+/* JSON without a mark, under masks. */
+static void test_bare(void **state)
+{
+    static const char *const other[] = {"[{\"name\": \"weather\", \"parameters\": {}}]",
+                                        "{\"parameters\": {}, \"name\": \"weather\"}",
+                                        "{\"name\": \"bob\", \"parameters\": {}}"};
+    static const char named[] = " { \"name\" : \"weather\", \"parameters\": {}}";
+    char content[100];
+    (void)state;
+    expect(named, "weather {};", "|", VD_TOOL_NAMED);
+    snprintf(content, sizeof content, "%s|", named);
+    expect(named, "", content, VD_TOOL_MARKED);
+    expect(other[0], "weather {};", "|", 0);
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++) {
+        snprintf(content, sizeof content, "%s|", other[i]);
+        expect(other[i], "", content, VD_TOOL_NAMED);
+        expect(other[i], "", content, VD_TOOL_MARKED);
+    }
+}
+
+/* ---- what a mask of tools takes is read as calls of these tools ---- */
+
+struct walk {
+    struct vd_automaton a;
+    struct vd_automaton_state s;
+    struct vd_rng r;
+    char text[8192];
+    size_t n;
+};
+
+/* The whole word or nothing. */
+static bool follow(struct walk *w, const char *word)
+{
+    struct vd_automaton_state s = w->s;
+    size_t n = strlen(word);
+    for (size_t i = 0; i < n; i++)
+        if (!vd_automaton_step(&w->a, &s, (uint8_t)word[i]))
+            return false;
+    memcpy(w->text + w->n, word, n);
+    w->n += n;
+    w->s = s;
+    return true;
+}
+
+/* A byte that may follow; what ends something rather often, and no numbers too large for JSON's reader. */
+static bool step(struct walk *w)
+{
+    static const char *const ends[] = {"\"", "}", "]", "</parameter>", "</function>"};
+    char byte[2] = {0};
+    uint32_t first = vd_rng_below(&w->r, 96);
+    if (vd_rng_below(&w->r, 3) == 0 && follow(w, ends[vd_rng_below(&w->r, 5)]))
+        return true;
+    for (uint32_t i = 0; i < 97; i++) {
+        uint32_t k = (first + i) % 97;
+        byte[0] = k == 96 ? '\n' : (char)(' ' + k);
+        if (*byte == '\\' || ((*byte == 'e' || *byte == 'E') && strchr("0123456789", w->text[w->n - 1])))
+            continue;
+        if (follow(w, byte))
+            return true;
+    }
+    return follow(w, "\uFF5C") || follow(w, "\u2581");
+}
+
+static void check_masked(const struct walk *w, unsigned how)
+{
+    struct vd_tool_answer a;
+    struct vd_value all = tools();
+    json_t *call;
+    size_t i;
+    vd_tool_read(&a, w->text, w->n, &all, "x", 0, how);
+    if (!a.calls || a.n_content != 0 || a.rest != w->n)
+        fail_msg("not read as calls: %.*s", (int)w->n, w->text);
+    json_array_foreach(a.calls, i, call)
+    {
+        const char *name, *text;
+        assert_int_equal(json_unpack(call, "{s:{s:s, s:s}}", "function", "name", &name, "arguments", &text),
+                         0);
+        json_t *arguments = json_loads(text, 0, NULL), *s = json_object_get(arguments, "s");
+        bool add = strcmp(name, "add") == 0 && json_is_integer(json_object_get(arguments, "a")) &&
+                   (!s || json_is_string(s)) && json_object_size(arguments) == 1 + (s != NULL);
+        if (!(add || (strcmp(name, "weather") == 0 && json_is_object(arguments))))
+            fail_msg("'%s' with %s of: %.*s", name, text, (int)w->n, w->text);
+        json_decref(arguments);
+    }
+    json_decref(a.calls);
+}
+
+static void test_masked(void **state)
+{
+    static const char spec[] =
+        "{\"tools\":[{\"name\":\"add\",\"strict\":true,\"parameters\":{\"type\":\"object\",\"properties\":{"
+        "\"s\":{\"type\":\"string\"},\"a\":{\"type\":\"integer\"}},\"required\":[\"a\"]}},{\"name\":"
+        "\"weather\"}]}";
+    static const char *const begin[] = {
+        "<tool_call>",  "<tool_call>",  "<function=",         "[TOOL_CALLS]",
+        "[TOOL_CALLS]", "[TOOL_CALLS]", "<|tool_call|>",      "<|python_tag|>",
+        VD_CALLS_BEGIN, VD_CALLS_BEGIN, "{\"name\": \"add\"", "{\"name\": \"weather\""};
+    static uint8_t mask[VD_MASK_BYTES_MAX];
+    static struct walk w;
+    size_t n;
+    (void)state;
+    w.r = (struct vd_rng){3, 0};
+    for (unsigned i = 0; i < VD_CALLS_FORMS + 2; i++) {
+        uint32_t forms = i < VD_CALLS_FORMS ? 1u << i : 0;
+        const struct vd_hash root = {{0}};
+        assert_int_equal(vd_calls_compile(spec, sizeof spec - 1, forms, &root, mask, &n, NULL), VD_OK);
+        assert_true(vd_automaton_open(&w.a, (struct vd_bytes){mask, n}));
+        for (unsigned run = 0, ended = 0; run < 300; run++) {
+            w.s = VD_AUTOMATON_START;
+            w.n = 0;
+            assert_true(follow(&w, begin[i]));
+            while (w.n + 64 < sizeof w.text &&
+                   !(vd_automaton_may_end(&w.a, &w.s) && vd_rng_below(&w.r, 4) == 0))
+                if (!step(&w)) {
+                    assert_true(vd_automaton_may_end(&w.a, &w.s));
+                    break;
+                }
+            bool ends = vd_automaton_may_end(&w.a, &w.s);
+            if (ends)
+                check_masked(&w, VD_TOOL_NAMED);
+            ended += ends;
+            assert_true(run < 299 || ended > 200);
+        }
+    }
 }
 
 /* Whatever grows byte by byte: what is sent is never taken back and never part of a call. */
@@ -123,7 +252,7 @@ static void test_stream(void **state)
         struct vd_tool_scan scan = {0};
         struct vd_tool_answer a;
         size_t n = strlen(cases[i].text), sent = 0;
-        vd_tool_read(&a, cases[i].text, n, &all, "x", 0, false);
+        vd_tool_read(&a, cases[i].text, n, &all, "x", 0, 0);
         for (size_t k = 0; k <= n; k++) {
             char *cut = malloc(k + 1); /* so that a sanitizer sees a read past the end */
             memcpy(cut, cases[i].text, k);
@@ -144,10 +273,10 @@ static void test_ids(void **state)
     struct vd_value all = tools();
     struct vd_tool_answer a, b, c, d;
     const char text[] = "[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"a\"}]";
-    vd_tool_read(&a, text, strlen(text), &all, "one", 0, false);
-    vd_tool_read(&b, text, strlen(text), &all, "one", 0, false);
-    vd_tool_read(&c, text, strlen(text), &all, "two", 0, false);
-    vd_tool_read(&d, text, strlen(text), &all, "one", 1, false);
+    vd_tool_read(&a, text, strlen(text), &all, "one", 0, 0);
+    vd_tool_read(&b, text, strlen(text), &all, "one", 0, 0);
+    vd_tool_read(&c, text, strlen(text), &all, "two", 0, 0);
+    vd_tool_read(&d, text, strlen(text), &all, "one", 1, 0);
     assert_true(json_equal(a.calls, b.calls)); /* a replayed answer has the same */
     assert_false(json_equal(a.calls, c.calls));
     assert_false(json_equal(json_array_get(a.calls, 0), json_array_get(a.calls, 1)));
@@ -163,9 +292,8 @@ static void test_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_formats), cmocka_unit_test(test_bare), cmocka_unit_test(test_masked),
+        cmocka_unit_test(test_stream),  cmocka_unit_test(test_ids),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }

@@ -117,9 +117,14 @@ vd_expr vd_rules_ref(struct vd_rules *r, uint32_t rule)
     return add(r, (struct node){.kind = NODE_REF, .depth = 1, .min = rule});
 }
 
-static vd_expr range(struct vd_rules *r, unsigned low, unsigned high)
+vd_expr vd_rules_byte(struct vd_rules *r, unsigned low, unsigned high)
 {
     return add(r, (struct node){.kind = NODE_BYTES, .depth = 1, .min = low, .max = high});
+}
+
+vd_expr vd_rules_commit(struct vd_rules *r)
+{
+    return add(r, (struct node){.kind = NODE_COMMIT, .depth = 1});
 }
 
 vd_expr vd_rules_text(struct vd_rules *r, const char *p, size_t n)
@@ -130,7 +135,7 @@ vd_expr vd_rules_text(struct vd_rules *r, const char *p, size_t n)
         if (at > 0)
             part[k++] = whole;
         while (at < n && k < 256) {
-            part[k++] = range(r, (uint8_t)p[at], (uint8_t)p[at]);
+            part[k++] = vd_rules_byte(r, (uint8_t)p[at], (uint8_t)p[at]);
             at++;
         }
         whole = vd_rules_seq(r, part, k);
@@ -178,7 +183,7 @@ static void same_length(struct vd_rules *r, uint32_t a, uint32_t b, unsigned n, 
     encode(b, hi);
     vd_expr part[4];
     for (unsigned i = 0; i < n; i++)
-        part[i] = range(r, lo[i], hi[i]);
+        part[i] = vd_rules_byte(r, lo[i], hi[i]);
     if (*n_alt == cap)
         r->full = true;
     else

@@ -59,6 +59,11 @@ vd_expr vd_rules_members(struct vd_rules *r, const vd_expr *e, const bool *requi
 /* max may be VD_RULES_NO_MAX. */
 vd_expr vd_rules_repeat(struct vd_rules *r, vd_expr e, uint32_t min, uint32_t max);
 vd_expr vd_rules_ref(struct vd_rules *r, uint32_t rule);
+vd_expr vd_rules_byte(struct vd_rules *r, unsigned low, unsigned high); /* one of these bytes */
+/* The empty text, and a decision: where a text has come to it, in this rule, no other way to read that text
+ * is left. So (any text), then a mark, a commit and what has to follow is a text in which the first mark is
+ * followed by that. Not at the beginning of a rule. */
+vd_expr vd_rules_commit(struct vd_rules *r);
 
 /* The mask of `root`, to out (VD_MASK_BYTES_MAX); *n its bytes. VD_ELIMIT: too large; VD_EUSE: not
  * deterministic, left-recursive, a rule without a definition, or nothing can match; VD_ENOMEM. */

@@ -20,12 +20,13 @@ enum {
     SHARED_MAX = 128, /* called because they are worth it: the others are for what recurses */
     UNSHARE_MAX = 16, /* rules that are written out after all, one by one; then all are */
     TABLE = 1 << 16,
+    COMMITS_MAX = 64, /* in a set */
 };
 
 struct nfa_state {
     uint32_t to, to2; /* empty edges: NONE if absent; to of a byte or call edge */
     uint16_t call;    /* called rule + 1 */
-    uint8_t is_bytes, low, high;
+    uint8_t is_bytes, low, high, commits;
 };
 
 struct edge {
@@ -128,6 +129,7 @@ static bool visit(struct compiler *c, vd_expr e, unsigned depth)
         return visit_rule(c, n->min, depth + 1);
     case NODE_BYTES:
     case NODE_NOTHING:
+    case NODE_COMMIT:
         return true;
     }
     return true;
@@ -313,6 +315,14 @@ static uint32_t build(struct compiler *c, vd_expr e, uint32_t from)
         return end;
     case NODE_NOTHING:
         return nfa_new(c);
+    case NODE_COMMIT:
+        end = nfa_new(c);
+        link_empty(c, from, end);
+        c->nfa[end].commits = 1;
+        from = end;
+        end = nfa_new(c);
+        link_empty(c, from, end);
+        return end;
     }
     return from;
 }
@@ -507,6 +517,24 @@ static bool taker(struct compiler *c, const struct dfa_state *d, unsigned b, uin
     return true;
 }
 
+/* Where the set in c->gather has commits, what is behind them is all that stays of it. */
+static bool commit(struct compiler *c)
+{
+    uint32_t at[COMMITS_MAX], n = 0;
+    for (uint32_t i = 0; i < c->n_gather; i++) {
+        if (!c->nfa[c->gather[i]].commits)
+            continue;
+        if (n == COMMITS_MAX)
+            return fail(c, VD_ELIMIT, "the rules decide for too much at the same place");
+        at[n++] = c->gather[i];
+    }
+    if (n > 0)
+        gather_begin(c);
+    for (uint32_t i = 0; i < n; i++)
+        close_over(c, at[i]);
+    return true;
+}
+
 /* The set behind d's set by a byte, or behind a call. */
 static uint32_t behind(struct compiler *c, uint32_t state, unsigned b, uint32_t by, uint32_t nfa_end)
 {
@@ -517,7 +545,7 @@ static uint32_t behind(struct compiler *c, uint32_t state, unsigned b, uint32_t 
         if (by == 1 ? s->is_bytes && s->low <= b && b <= s->high : s->call + 1u == by)
             close_over(c, s->to);
     }
-    return intern(c, nfa_end);
+    return commit(c) ? intern(c, nfa_end) : NONE;
 }
 
 /* cut[b]: bytes b - 1 and b are not taken by the same. */

@@ -13,6 +13,7 @@ enum node_kind {
     NODE_BYTES,   /* one byte from min to max */
     NODE_REF,     /* rule min */
     NODE_NOTHING, /* no text at all */
+    NODE_COMMIT,  /* the empty text; what is not behind it is given up */
 };
 
 struct node {

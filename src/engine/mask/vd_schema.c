@@ -4,9 +4,8 @@
  *
  * JSON is written with at most one space, or one line end and its indentation, where JSON allows any. */
 #include "vd_pattern.h"
-#include "vd_rules.h"
+#include "vd_schema_impl.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -894,10 +893,67 @@ static vd_expr value_of(struct schema *s, const json_t *o)
     return e;
 }
 
+/* ---- parts for what holds schemas ---- */
+
+struct schema *vd_schema_new(struct vd_rules *r, struct vd_error *err)
+{
+    struct schema *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->r = r;
+    s->err = err;
+    make_basics(s);
+    return s;
+}
+
+void vd_schema_free(struct schema *s)
+{
+    free(s);
+}
+
+enum vd_err vd_schema_status(const struct schema *s)
+{
+    return s->e;
+}
+
+void vd_schema_fail(struct schema *s, const char *path, const char *what)
+{
+    snprintf(s->path, sizeof s->path, "%.200s", path);
+    bad(s, "%s", what);
+}
+
+vd_expr vd_schema_part(struct schema *s, const json_t *root, const json_t *part, const char *path)
+{
+    snprintf(s->path, sizeof s->path, "%.200s", path);
+    s->root = root;
+    return value_of(s, part);
+}
+
+vd_expr vd_schema_any_object(struct schema *s)
+{
+    return any_object(s, any_value(s));
+}
+
+vd_expr vd_schema_space(struct schema *s)
+{
+    return s->space;
+}
+
+vd_expr vd_schema_text(struct schema *s, const json_t *v)
+{
+    return json_text(s, v);
+}
+
+vd_expr vd_schema_shared(struct schema *s, const char *name, vd_expr body)
+{
+    return shared(s, name, body);
+}
+
+/* ---- whole schemas ---- */
+
 static enum vd_err read_schema(struct schema *s, json_t **json, const char *text, size_t n, uint32_t *rule)
 {
     json_error_t why;
-    make_basics(s);
     if (!text) {
         *rule = vd_rules_add(s->r, "a JSON object", 13);
         vd_rules_define(s->r, *rule, any_object(s, any_value(s)));
@@ -919,20 +975,16 @@ static enum vd_err read_schema(struct schema *s, json_t **json, const char *text
 enum vd_err vd_schema_compile(const char *text, size_t n, const struct vd_hash *texts_root, uint8_t *out,
                               size_t *n_out, struct vd_error *err)
 {
-    struct schema *s = calloc(1, sizeof *s);
     struct vd_rules *r = vd_rules_new();
+    struct schema *s = r ? vd_schema_new(r, err) : NULL;
     json_t *json = NULL;
     uint32_t rule = 0;
-    enum vd_err e = s && r ? VD_OK : vd_error_set(err, VD_ENOMEM, "no memory for a schema");
-    if (e == VD_OK) {
-        s->r = r;
-        s->err = err;
-        e = read_schema(s, &json, text, n, &rule);
-    }
+    enum vd_err e =
+        s ? read_schema(s, &json, text, n, &rule) : vd_error_set(err, VD_ENOMEM, "no memory for a schema");
     if (e == VD_OK)
         e = vd_rules_compile(r, rule, texts_root, out, n_out, err);
     json_decref(json);
     vd_rules_free(r);
-    free(s);
+    vd_schema_free(s);
     return e;
 }

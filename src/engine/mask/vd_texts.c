@@ -3,6 +3,7 @@
  * about three nodes and 30 bytes per text. */
 #include "vd_texts.h"
 
+#include "vd_calls.h"
 #include "vd_merkle.h"
 #include "vd_trace_hash.h"
 
@@ -22,12 +23,32 @@ struct vd_texts {
     struct vd_hash root;
 };
 
+const char *const *vd_texts_marks(void)
+{
+    static const char *const marks[] = {
+        "<tool_call>",    "</tool_call>",  "[TOOL_CALLS]",   "[ARGS]",       "[CALL_ID]",
+        "<|python_tag|>", "<|tool_call|>", "<|/tool_call|>", VD_CALLS_BEGIN, VD_CALLS_END,
+        VD_CALL_BEGIN,    VD_CALL_END,     VD_CALL_SEP,      NULL,
+    };
+    return marks;
+}
+
+static bool is_mark(struct vd_bytes t)
+{
+    for (const char *const *m = vd_texts_marks(); *m; m++)
+        if (strlen(*m) == t.n && memcmp(*m, t.p, t.n) == 0)
+            return true;
+    return false;
+}
+
 static struct vd_bytes text_of(const struct vd_tok *tok, uint32_t id)
 {
     struct vd_bytes none = {NULL, 0};
-    if (id >= vd_tok_count(tok) || vd_tok_is_control(tok, id))
+    if (id >= vd_tok_count(tok))
         return none;
-    struct vd_bytes t = vd_tok_piece(tok, id, false);
+    struct vd_bytes t = vd_tok_piece(tok, id, true);
+    if (vd_tok_is_control(tok, id) && !is_mark(t))
+        return none;
     return t.n <= VD_TOKEN_TEXT_MAX_BYTES ? t : none;
 }
 

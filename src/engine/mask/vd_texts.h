@@ -1,8 +1,8 @@
 /* The texts of a model's tokens, as a mask sees them, and the tree over them that a mask names
  * (docs/spec/proof.md, section 1).
  *
- * The text of an id is the bytes that the token adds to an answer. Control tokens, ids beyond the tokenizer's
- * and tokens of more than VD_TOKEN_TEXT_MAX_BYTES bytes have none.
+ * The text of an id is the bytes that the token adds to an answer. Control tokens but for the marks of tool
+ * calls, ids beyond the tokenizer's and tokens of more than VD_TOKEN_TEXT_MAX_BYTES bytes have none.
  *
  * Ownership: a copy of its own. Thread rule: constant after creation; any number of threads. */
 #ifndef VD_TEXTS_H
@@ -15,6 +15,10 @@
 #include "vd_tok.h"
 
 struct vd_texts;
+
+/* Marks of tool calls (vd_calls.h): where they are control tokens, they are text all the same. NULL after the
+ * last. */
+const char *const *vd_texts_marks(void);
 
 /* Of ids 0 .. vocab - 1. VD_ENOMEM. Takes some 100 ms for 262,144 tokens. */
 enum vd_err vd_texts_create(struct vd_texts **out, const struct vd_tok *tok, uint32_t vocab,

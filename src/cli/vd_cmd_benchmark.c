@@ -59,6 +59,7 @@ struct vd_bench {
     struct vd_ctx *ctx;
     struct vd_kv_pool *kvs;
     struct vd_kv *kv[VD_BENCH_BATCH_MAX];
+    struct vd_kv *deep[VD_BENCH_BATCH_MAX]; /* at the last test's depth, to be forked from */
     struct vd_row rows[VD_BENCH_ROWS];
     struct vd_rng rng;
     uint64_t *memory; /* VD_BENCH_READ_BYTES, if anything is decoded */
@@ -116,28 +117,34 @@ static double vd_bench_bytes(const struct vd_bench *b, const struct vd_bench_tes
 
 /* ------------------------- passes ------------------------- */
 
-/* Runs sequence i up to n_pos positions, in calls of at most VD_BENCH_ROWS rows. */
-static enum vd_err vd_bench_prefill(struct vd_bench *b, uint32_t i, uint32_t n_pos, struct vd_error *err)
+/* Runs a sequence up to n_pos positions, in calls of at most VD_BENCH_ROWS rows. */
+static enum vd_err vd_bench_prefill(struct vd_bench *b, struct vd_kv *kv, uint32_t n_pos,
+                                    struct vd_error *err)
 {
     enum vd_err e = VD_OK;
-    for (uint32_t pos = (uint32_t)vd_kv_len(b->kv[i]); e == VD_OK && pos < n_pos;) {
+    for (uint32_t pos = (uint32_t)vd_kv_len(kv); e == VD_OK && pos < n_pos;) {
         uint32_t n = 0;
         for (; n < VD_BENCH_ROWS && pos < n_pos; n++, pos++)
-            b->rows[n] = (struct vd_row){b->kv[i], pos, vd_bench_token(b), 0};
+            b->rows[n] = (struct vd_row){kv, pos, vd_bench_token(b), 0};
         b->rows[n - 1].flags = pos == n_pos ? VD_ROW_LOGITS : 0;
         e = vd_model_forward(b->ctx, b->rows, n, NULL, err);
     }
     return e;
 }
 
-/* All sequences at the test's depth, and with nothing behind it. */
+/* All sequences at the test's depth, and with nothing behind it. Behind a window they cannot go back, so each
+ * test goes on from a fork. */
 static enum vd_err vd_bench_rewind(struct vd_bench *b, const struct vd_bench_test *t, struct vd_error *err)
 {
     enum vd_err e = VD_OK;
     for (uint32_t i = 0; e == VD_OK && i < t->n_batch; i++) {
-        size_t len = vd_kv_len(b->kv[i]);
-        vd_kv_truncate(b->kv[i], len < t->depth ? len : t->depth);
-        e = vd_bench_prefill(b, i, t->depth, err);
+        struct vd_kv *deep = b->deep[i];
+        vd_kv_close(b->kv[i]);
+        b->kv[i] = NULL;
+        vd_kv_truncate(deep, vd_kv_len(deep) <= t->depth ? vd_kv_len(deep) : 0);
+        e = vd_bench_prefill(b, deep, t->depth, err);
+        if (e == VD_OK)
+            e = vd_kv_fork(&b->kv[i], deep, t->depth, err);
     }
     return e;
 }
@@ -148,7 +155,7 @@ static enum vd_err vd_bench_pass(struct vd_bench *b, const struct vd_bench_test 
 {
     enum vd_err e = VD_OK;
     if (!t->decode)
-        return vd_bench_prefill(b, 0, t->depth + n_tok, err);
+        return vd_bench_prefill(b, b->kv[0], t->depth + n_tok, err);
     for (uint32_t k = 0; e == VD_OK && k < n_tok; k++) {
         for (uint32_t i = 0; i < t->n_batch; i++)
             b->rows[i] = (struct vd_row){b->kv[i], t->depth + k, vd_bench_token(b), VD_ROW_LOGITS};
@@ -246,18 +253,17 @@ static uint32_t vd_bench_largest(const struct vd_bench_list *l)
 /* Context, cache and sequences for the largest test. */
 static enum vd_err vd_bench_open(struct vd_bench *b, uint32_t n_pos, uint32_t n_batch, struct vd_error *err)
 {
-    size_t pages = (n_pos + VD_KV_PAGE_POS - 1) / VD_KV_PAGE_POS;
     struct vd_kv_pool *probe;
     enum vd_err e = vd_kv_pool_create(&probe, b->g->model, (size_t)1 << 30, err);
     if (e != VD_OK)
         return e;
-    size_t bytes = vd_kv_pool_page_bytes(probe) * pages * n_batch;
+    size_t bytes = 2 * vd_kv_pool_need_bytes(probe, 0, n_pos) * n_batch; /* a sequence, and its fork */
     vd_kv_pool_destroy(probe);
     e = vd_kv_pool_create(&b->kvs, b->g->model, bytes, err);
     if (e == VD_OK)
         e = vd_ctx_create(&b->ctx, b->g->model, b->g->pool, VD_BENCH_ROWS, n_batch, err);
     for (uint32_t i = 0; e == VD_OK && i < n_batch; i++)
-        e = vd_kv_open(&b->kv[i], b->kvs, err);
+        e = vd_kv_open(&b->deep[i], b->kvs, err);
     return e;
 }
 
@@ -274,7 +280,7 @@ static enum vd_err vd_bench_take_memory(struct vd_bench *b, struct vd_error *err
 static void vd_bench_close(struct vd_bench *b)
 {
     for (int i = 0; i < VD_BENCH_BATCH_MAX; i++)
-        vd_kv_close(b->kv[i]);
+        vd_kv_close(b->kv[i]), vd_kv_close(b->deep[i]);
     vd_ctx_destroy(b->ctx);
     vd_kv_pool_destroy(b->kvs);
     free(b->memory);

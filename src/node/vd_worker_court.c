@@ -192,9 +192,9 @@ struct vd_court_move {
 /* The engine's own cache where the jobs leave room in it; else, since a dispute cannot wait, the court's. */
 static struct vd_kv_pool *vd_court_pick_cache(const struct vd_court_move *m, struct vd_kv_pool *engine_cache)
 {
-    size_t n_pages = m->trace->c.claim.graph.job.n_steps / VD_KV_PAGE_POS + 1;
-    size_t left = vd_kv_pool_max_pages(engine_cache) - vd_kv_pool_used_pages(engine_cache);
-    return n_pages <= left ? engine_cache : m->offer->court_cache;
+    size_t need = vd_kv_pool_need_bytes(engine_cache, 0, m->trace->c.claim.graph.job.n_steps);
+    size_t left = vd_kv_pool_max_bytes(engine_cache) - vd_kv_pool_used_bytes(engine_cache);
+    return need <= left ? engine_cache : m->offer->court_cache;
 }
 
 /* On the engine's thread, between two steps. */

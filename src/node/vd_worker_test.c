@@ -1070,7 +1070,7 @@ static void disputes_that_take_turns_cost_one_replay_each(void **state)
 static void hold_all(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
 {
     struct vd_kv **held = arg;
-    size_t n_pos = vd_kv_pool_max_pages(cache) * VD_KV_PAGE_POS;
+    size_t n_pos = vd_kv_pool_max_bytes(cache) / vd_kv_pool_page_bytes(cache) * VD_KV_PAGE_POS;
     struct vd_error err;
     for (size_t i = 0; n_pos; i++) {
         size_t here = n_pos < vd_test_model_default.ctx ? n_pos : vd_test_model_default.ctx;

@@ -24,7 +24,6 @@ struct vd_feed_batch {
     struct vd_automaton_state *state; /* the mask's, before its token */
     unsigned n_threads;
     struct vd_sampler **sampler; /* per thread */
-    uint64_t pages_due;          /* in use, and still to be used by who has begun */
 };
 
 static bool has_head(const struct vd_feed_seq *s, uint32_t step)
@@ -90,42 +89,52 @@ void vd_feed_plan(struct vd_feed_seq **seq, size_t n)
     }
 }
 
-static uint64_t pages_due(const struct vd_feed_seq *s)
-{
-    return (s->n_steps + VD_KV_PAGE_POS - 1) / VD_KV_PAGE_POS - s->n_fed / VD_KV_PAGE_POS;
-}
-
 /* The one before it in the plan, if it takes rows from it. */
 static struct vd_feed_seq *source_of(struct vd_feed_seq *const *seq, size_t i)
 {
     return i > 0 && seq[i]->n_shared ? seq[i - 1] : NULL;
 }
 
-/* Pages that a sequence which has not begun would need. */
-static uint64_t pages_to_join(const struct vd_feed_seq *s)
-{
-    return (s->n_steps + VD_KV_PAGE_POS - 1) / VD_KV_PAGE_POS - s->n_shared / VD_KV_PAGE_POS;
-}
-
-/* Whether the sequence can begin now. Where nothing runs, memory is no reason to wait. */
-static bool may_join(const struct vd_feed *f, struct vd_feed_seq *const *seq, size_t i, bool any_runs)
+/* Whether the sequence can begin now, but for memory. In a batch that is full it does only where the rows
+ * that it takes would be gone when the next one has begun. */
+static bool may_join(const struct vd_feed *f, struct vd_feed_seq *const *seq, size_t i)
 {
     const struct vd_feed_seq *from = source_of(seq, i);
     if (from && (!from->joined || vd_kv_len(from->kv) < seq[i]->n_shared))
         return false;
-    return !any_runs || f->batch->pages_due + pages_to_join(seq[i]) <= vd_kv_pool_max_pages(f->cache);
+    return f->batch->n < vd_ctx_max_rows(f->ctx) || (from && !vd_kv_will_reach(from->kv, seq[i]->n_shared));
 }
 
-static enum vd_err join(struct vd_feed *f, struct vd_feed_seq *s, struct vd_feed_seq *from,
+/* Its cache, with what it takes from another. Where that is not to be had any more it computes all itself. */
+static enum vd_err open_cache(struct vd_feed *f, struct vd_feed_seq *s, struct vd_feed_seq *from,
+                              struct vd_error *err)
+{
+    enum vd_err e = VD_ENOMEM;
+    if (from && vd_kv_reaches(from->kv, s->n_shared))
+        e = vd_kv_fork(&s->kv, from->kv, s->n_shared, err);
+    if (e == VD_ENOMEM) {
+        s->n_shared = 0;
+        e = vd_kv_open(&s->kv, f->cache, err);
+    }
+    if (e == VD_OK)
+        e = vd_kv_reserve(s->kv, s->n_steps, err);
+    if (e != VD_OK) {
+        vd_kv_close(s->kv);
+        s->kv = NULL;
+    }
+    return e;
+}
+
+/* With room for all its positions. Where others run, it waits for that: then it has not joined. */
+static enum vd_err join(struct vd_feed *f, struct vd_feed_seq *s, struct vd_feed_seq *from, bool any_runs,
                         struct vd_error *err)
 {
-    enum vd_err e = from ? vd_kv_fork(&s->kv, from->kv, s->n_shared, err) : vd_kv_open(&s->kv, f->cache, err);
+    enum vd_err e = open_cache(f, s, from, err);
     if (e != VD_OK)
-        return e;
+        return e == VD_ENOMEM && any_runs ? VD_OK : e;
     s->joined = true;
-    s->n_fed = from ? s->n_shared : 0;
+    s->n_fed = s->n_shared;
     f->n_shared += s->n_fed;
-    f->batch->pages_due += pages_due(s);
     for (uint32_t step = 0; step < s->n_fed; step++)
         s->row(s->arg, s->kv, step, 0, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
     return VD_OK;
@@ -150,13 +159,13 @@ static void make_room(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t 
     size_t i = 0;
     while (i < n && seq[i]->joined)
         i++;
-    if (i == n || f->batch->pages_due + pages_to_join(seq[i]) <= vd_kv_pool_max_pages(f->cache))
+    if (i == n || vd_kv_pool_need_bytes(f->cache, seq[i]->n_shared, seq[i]->n_steps) <=
+                      vd_kv_pool_max_bytes(f->cache) - vd_kv_pool_used_bytes(f->cache))
         return;
     while (++i < n)
         if (!seq[i]->joined)
             seq[i]->n_shared = 0;
     leave(seq, n);
-    f->batch->pages_due = vd_kv_pool_used_pages(f->cache);
 }
 
 /* ---- batches ---- */
@@ -198,21 +207,17 @@ static enum vd_err fill(struct vd_feed *f, struct vd_feed_seq *const *seq, size_
     struct vd_feed_batch *b = f->batch;
     bool any_runs = false;
     b->n = b->n_logits = 0;
-    b->pages_due = vd_kv_pool_used_pages(f->cache);
     for (size_t i = 0; i < n; i++)
-        if (seq[i]->joined && seq[i]->n_fed < seq[i]->n_steps) {
-            b->pages_due += pages_due(seq[i]);
-            any_runs = true;
-        }
+        any_runs |= seq[i]->joined && seq[i]->n_fed < seq[i]->n_steps;
     if (!any_runs)
         make_room(f, seq, n);
-    for (size_t i = 0; i < n && b->n < vd_ctx_max_rows(f->ctx); i++) {
+    for (size_t i = 0; i < n; i++) {
         if (!seq[i]->joined) {
-            if (!may_join(f, seq, i, any_runs))
-                continue;
-            enum vd_err e = join(f, seq[i], source_of(seq, i), err);
+            enum vd_err e = may_join(f, seq, i) ? join(f, seq[i], source_of(seq, i), any_runs, err) : VD_OK;
             if (e != VD_OK)
                 return e;
+            if (!seq[i]->joined)
+                continue;
             leave(seq, i + 1);
         }
         any_runs |= seq[i]->n_fed < seq[i]->n_steps;
@@ -285,6 +290,9 @@ enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_
 {
     bool tapped = false;
     for (size_t i = 0; i < n; i++) {
+        enum vd_err e = seq[i]->kv ? vd_kv_reserve(seq[i]->kv, seq[i]->n_steps, err) : VD_OK;
+        if (e != VD_OK)
+            return e;
         tapped |= seq[i]->tap != NULL;
         if (is_whole(seq[i]) && seq[i]->n_steps > vd_ctx_max_rows(f->ctx))
             return vd_error_set(err, VD_ELIMIT,

@@ -66,7 +66,8 @@ void vd_feed_seq_reset(struct vd_feed_seq *s);
 void vd_feed_plan(struct vd_feed_seq **seq, size_t n);
 
 /* Feeds what is still to be fed of all of them. A sequence begins when the one that it takes rows from has
- * them, and when the cache has room for all its positions beside those of the ones that have begun. VD_ENOMEM
+ * them, and when the cache has room for all its positions beside those of the ones that have begun. Where it
+ * had to wait for room so long that the other's windows have moved on, it computes all rows itself. VD_ENOMEM
  * and what vd_model_forward and the cache return: then some rows may not have come, and the sequences can
  * only be closed. */
 enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, struct vd_error *err);

@@ -206,7 +206,7 @@ static void check_together(struct vd_ctx *ctx, struct vd_kv_pool *kv, const unsi
         if (memcmp(&got[i], &want[order[i]], sizeof got[i]) != 0)
             fail_msg("job %u of %zu: %s", order[i], n, vd_replay_text(got[i].verdict));
     }
-    assert_int_equal(vd_kv_pool_used_pages(kv), 0);
+    assert_int_equal(vd_kv_pool_used_bytes(kv), 0);
 }
 
 static void together_is_alone(void)
@@ -332,7 +332,7 @@ static void streams_say_what_replay_says(void)
             if (want.verdict == VD_REPLAY_OK)
                 assert_true(vd_hash_eq(&got.commit_root, &want.commit_root));
         }
-    assert_int_equal(vd_kv_pool_used_pages(cache), 0);
+    assert_int_equal(vd_kv_pool_used_bytes(cache), 0);
 }
 
 /* At every token of an honest stream the root is the worker's; at a wrong one it is over. */

@@ -35,7 +35,7 @@ static void check_forgetful(struct vd_trace *t, struct vd_model *model, struct v
             vd_trace_load(f, at[i][0], at[i][1], &err) != VD_OK)
             fail_msg("%s", err.msg);
         assert_memory_equal(t->u.op_root, f->u.op_root, t->u.n_ops * sizeof t->u.op_root[0]);
-        assert_int_equal(vd_kv_pool_used_pages(cache), 0);
+        assert_int_equal(vd_kv_pool_used_bytes(cache), 0);
     }
     assert_int_equal(vd_trace_load(f, n - 1, 1, &err), VD_OK);
     assert_int_equal(vd_trace_load(t, n - 1, 1, &err), VD_OK);
@@ -86,7 +86,7 @@ static void check_model(const char *name, const struct vd_test_model *form)
                 fail_msg("%s: %s", name, err.msg);
     check_forgetful(t, model, ctx, cache, &job);
     vd_trace_model_close(tm);
-    assert_int_equal(vd_kv_pool_used_pages(cache), 0);
+    assert_int_equal(vd_kv_pool_used_bytes(cache), 0);
     vd_kv_pool_destroy(cache);
     vd_ctx_destroy(ctx);
     vd_model_close(model);

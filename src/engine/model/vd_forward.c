@@ -276,8 +276,12 @@ static enum vd_err take_rows(struct vd_ctx *ctx, const struct vd_row *rows, size
             return rc;
         if (logits && ctx->head.n == ctx->max_logits)
             return vd_error_set(err, VD_EUSE, "more than %zu rows of one call want logits", ctx->max_logits);
-        all->row[t] =
-            (struct row){rows[t].kv, vd_kv_page_table(rows[t].kv), rows[t].pos, (uint32_t)t, rows[t].pos + 1};
+        struct vd_kv *kv = rows[t].kv;
+        all->row[t] = (struct row){kv,
+                                   {vd_kv_page_table(kv, VD_KV_WHOLE), vd_kv_page_table(kv, VD_KV_WINDOW)},
+                                   rows[t].pos,
+                                   (uint32_t)t,
+                                   rows[t].pos + 1};
         ctx->logits_slot[t] = logits ? ctx->head.n : SIZE_MAX;
         ctx->hidden_slot[t] = hidden ? sub->n : SIZE_MAX;
         if (logits)
@@ -306,7 +310,7 @@ static enum vd_err reserve_runs(struct vd_ctx *ctx, struct vd_error *err)
                               r->run[i].first);
             break;
         }
-        rc = vd_kv_reserve(first->kv, first->pos + r->run[i].count, err);
+        rc = vd_kv_begin(first->kv, first->pos + r->run[i].count, err);
     }
     while (i-- > 0)
         vd_kv_unclaim(r->row[r->run[i].first].kv);

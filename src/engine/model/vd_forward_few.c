@@ -175,7 +175,7 @@ static void attend_stretch(struct vd_ctx *ctx, struct vd_team *team, unsigned th
         n_chunks = run_chunks(ctx, r, layer, run, &first);
         if (at + n_chunks <= begin)
             continue;
-        struct vd_kern_kv kv = {r->row[run->first].pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
+        struct vd_kern_kv kv = vd_fw_kv(m, &r->row[run->first], layer, g);
         size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
         if (at >= begin && at + n_chunks <= end)
             m->kern->attn(&kv, m->score, buf->query, n, buf->scratch);

@@ -17,7 +17,7 @@ enum {
 /* A row of the call, or of the last layer: where it attends. */
 struct row {
     struct vd_kv *kv;
-    const void *const *pages;
+    const void *const *pages[VD_KV_KINDS];
     uint32_t pos, source; /* source: its number in the call */
     uint32_t end;         /* of the positions that it may attend to: behind its own, of an encoder all */
 };
@@ -122,6 +122,14 @@ static inline size_t vd_fw_max(size_t a, size_t b)
 static inline size_t vd_fw_min(size_t a, size_t b)
 {
     return a < b ? a : b;
+}
+
+/* Where a layer reads and writes what kv head g caches of the sequence of `row`. */
+static inline struct vd_kern_kv vd_fw_kv(const struct vd_model *m, const struct row *row, size_t layer,
+                                         size_t g)
+{
+    return (struct vd_kern_kv){row->pages[m->layers[layer].kv_kind], vd_model_chunk_offset(m, layer, g),
+                               m->dims.hd};
 }
 
 /* y such that y[n_elem] is p[0]: a product writes element `row` of a token, we keep a window of the rows. By

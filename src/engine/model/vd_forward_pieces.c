@@ -96,13 +96,13 @@ void vd_fw_put_kv(const struct vd_ctx *ctx, const struct rows *r, size_t layer, 
     const struct vd_model *m = ctx->m;
     const struct vd_dims *dims = &m->dims;
     const struct vd_layer *l = &m->layers[layer];
-    size_t offset = vd_model_chunk_offset(m, layer, g);
     for (size_t t = t0; t < t1; t++) {
         const struct row *row = &r->row[t];
+        struct vd_kern_kv kv = vd_fw_kv(m, row, layer, g);
         float *k = r->qkv + t * ctx->ld_qkv + dims->q_cols + g * dims->hd;
-        uint8_t *page = (uint8_t *)(uintptr_t)row->pages[row->pos / VD_KV_PAGE_POS];
+        uint8_t *page = (uint8_t *)(uintptr_t)kv.pages[row->pos / VD_KV_PAGE_POS];
         place_heads(ctx, r, l, t, l->k_norm, k, 1);
-        m->kern->kv_put(page + offset, dims->hd, row->pos % VD_KV_PAGE_POS, k, k + dims->k_cols);
+        m->kern->kv_put(page + kv.offset, dims->hd, row->pos % VD_KV_PAGE_POS, k, k + dims->k_cols);
     }
 }
 
@@ -146,7 +146,7 @@ void vd_fw_attend(struct vd_ctx *ctx, const struct rows *r, size_t layer, size_t
                   struct thread_buf *buf)
 {
     const struct vd_model *m = ctx->m;
-    struct vd_kern_kv kv = {r->row[t0].pages, vd_model_chunk_offset(m, layer, g), m->dims.hd};
+    struct vd_kern_kv kv = vd_fw_kv(m, &r->row[t0], layer, g);
     size_t n = vd_fw_queries(ctx, r, layer, g, t0, t1, true, buf->query);
     if (m->encoder && ctx->tap)
         keep_queries(ctx, r, g, t0, t1, buf->query);
@@ -165,8 +165,9 @@ void vd_fw_tell(const struct vd_ctx *ctx, const struct rows *r, size_t layer, bo
             tap->row(tap->arg, row->source, 0, &(struct vd_graph_rows){.x = x}, thread);
             continue;
         }
-        vd_model_read_rows(ctx->m, row->pages[row->pos / VD_KV_PAGE_POS], layer - 1,
-                           row->pos % VD_KV_PAGE_POS, buf->k, buf->v);
+        const void *const *pages = row->pages[ctx->m->layers[layer - 1].kv_kind];
+        vd_model_read_rows(ctx->m, pages[row->pos / VD_KV_PAGE_POS], layer - 1, row->pos % VD_KV_PAGE_POS,
+                           buf->k, buf->v);
         struct vd_graph_rows rows = {NULL, buf->k, buf->v, x};
         if (!ctx->m->encoder) {
             tap->row(tap->arg, row->source, (uint32_t)layer, &rows, thread);

@@ -600,6 +600,11 @@ static void tap_tells_all(void **state)
 
 /* ------------------------- cutting and forking ------------------------- */
 
+static size_t used_pages(struct vd_kv_pool *pool)
+{
+    return vd_kv_pool_used_bytes(pool) / vd_kv_pool_page_bytes(pool);
+}
+
 static void fork_and_truncate(void **state)
 {
     char path[VD_PATH_MAX];
@@ -616,20 +621,20 @@ static void fork_and_truncate(void **state)
     ref_run(&ref_b, e.m, b, N_TOK);
     kv = open_kv(&e);
     feed_compare(&e, kv, a, 0, 120, ref_a.logits);
-    assert_int_equal(vd_kv_pool_used_pages(e.cache), 2);
+    assert_int_equal(used_pages(e.cache), 2);
     assert_int_equal(vd_kv_fork(&child, kv, 90, NULL), VD_OK);
-    assert_int_equal(vd_kv_pool_used_pages(e.cache), 2); /* shared */
+    assert_int_equal(used_pages(e.cache), 2); /* shared */
     feed_compare(&e, child, b, 90, 130, ref_b.logits);
-    assert_int_equal(vd_kv_pool_used_pages(e.cache), 4); /* the second page was copied, a third is new */
-    feed_compare(&e, kv, a, 120, N_TOK, ref_a.logits);   /* the parent is untouched */
+    assert_int_equal(used_pages(e.cache), 4);          /* the second page was copied, a third is new */
+    feed_compare(&e, kv, a, 120, N_TOK, ref_a.logits); /* the parent is untouched */
     vd_kv_truncate(kv, 70);
     feed_compare(&e, kv, a, 70, N_TOK, ref_a.logits);
     vd_kv_truncate(kv, 10);
-    assert_int_equal(vd_kv_pool_used_pages(e.cache), 3); /* one shared, two of the child */
+    assert_int_equal(used_pages(e.cache), 3); /* one shared, two of the child */
     vd_kv_close(kv);
     feed_compare(&e, child, b, 130, N_TOK, ref_b.logits);
     vd_kv_close(child);
-    assert_int_equal(vd_kv_pool_used_pages(e.cache), 0);
+    assert_int_equal(vd_kv_pool_used_bytes(e.cache), 0);
     ref_free(&ref_a);
     ref_free(&ref_b);
     engine_close(&e);
@@ -675,12 +680,12 @@ static void cache_limit_holds(void **state)
     size_t page = vd_kv_pool_page_bytes(e.cache);
     assert_int_equal(vd_kv_pool_create(&small, e.m, page - 1, &err), VD_EUSE);
     assert_int_equal(vd_kv_pool_create(&small, e.m, 3 * page + 7, &err), VD_OK);
-    assert_int_equal(vd_kv_pool_max_pages(small), 3);
+    assert_int_equal(vd_kv_pool_max_bytes(small), 3 * page + 7);
     assert_int_equal(vd_kv_open(&a, small, &err), VD_OK);
     assert_int_equal(vd_kv_open(&b, small, &err), VD_OK);
     assert_int_equal(vd_kv_reserve(a, 129, &err), VD_OK);
     assert_int_equal(vd_kv_reserve(b, 1, &err), VD_ENOMEM);
-    assert_int_equal(vd_kv_pool_used_pages(small), 3);
+    assert_int_equal(used_pages(small), 3);
     vd_kv_close(a);
     assert_int_equal(vd_kv_reserve(b, 1, &err), VD_OK);
     vd_kv_close(b);
@@ -756,12 +761,151 @@ static void pages_come_back(void **state)
         assert_memory_equal(vd_ctx_logits(e.ctx, 0), want, t.vocab * sizeof *want);
         vd_kv_close(other);
         vd_kv_close(kv);
-        assert_int_equal(vd_kv_pool_used_pages(pool), 0);
+        assert_int_equal(vd_kv_pool_used_bytes(pool), 0);
     }
     vd_kv_pool_destroy(pool);
     engine_close(&e);
     free(want);
     unlink(path);
+}
+
+/* ------------------------- windows ------------------------- */
+
+enum { LONG = 700 };
+
+/* The logits of all positions of a long sequence in one pass, before which nothing can lie behind a window.
+ */
+static float *in_one_pass(const char *path, uint32_t vocab)
+{
+    struct engine e;
+    struct vd_row rows[LONG];
+    float *logits = malloc((size_t)LONG * vocab * sizeof *logits);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, LONG, LONG);
+    struct vd_kv *kv = open_kv(&e);
+    for (uint32_t i = 0; i < LONG; i++)
+        rows[i] = (struct vd_row){kv, i, i * 31 % vocab, VD_ROW_LOGITS};
+    assert_int_equal(vd_model_forward(e.ctx, rows, LONG, NULL, NULL), VD_OK);
+    for (uint32_t i = 0; i < LONG; i++)
+        memcpy(logits + (size_t)i * vocab, vd_ctx_logits(e.ctx, i), vocab * sizeof *logits);
+    vd_kv_close(kv);
+    engine_close(&e);
+    return logits;
+}
+
+/* The next n positions (or as many as are left), whose logits are those of one pass. */
+static void go_on(struct engine *e, struct vd_kv *kv, uint32_t n, const float *want)
+{
+    struct vd_row rows[ROWS_MAX];
+    uint32_t vocab = vd_model_program(e->m)->vocab, at = (uint32_t)vd_kv_len(kv);
+    n = n < LONG - at ? n : LONG - at;
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (struct vd_row){kv, at + i, (at + i) * 31 % vocab, VD_ROW_LOGITS};
+    struct vd_error err;
+    if (vd_model_forward(e->ctx, rows, n, NULL, &err) != VD_OK)
+        fail_msg("%s", err.msg);
+    for (uint32_t i = 0; i < n; i++)
+        assert_memory_equal(vd_ctx_logits(e->ctx, i), want + (size_t)(at + i) * vocab, vocab * sizeof *want);
+}
+
+/* A sequence that has what it reserved and nothing else, in passes of `pass` positions, taking some of them
+ * back. */
+static void within_what_is_reserved(struct engine *e, uint32_t pass, const float *want)
+{
+    struct vd_kv_pool *pool;
+    struct vd_kv *kv, *other;
+    size_t page = vd_kv_pool_page_bytes(e->cache);
+    vd_kv_pool_set_pass(e->cache, pass);
+    size_t need = vd_kv_pool_need_bytes(e->cache, 0, LONG);
+    assert_true(need < (LONG / VD_KV_PAGE_POS + 1) * page);
+    assert_int_equal(vd_kv_pool_create(&pool, e->m, need + page - 1, NULL), VD_OK);
+    vd_kv_pool_set_pass(pool, pass);
+    assert_int_equal(vd_kv_open(&kv, pool, NULL), VD_OK);
+    assert_int_equal(vd_kv_open(&other, pool, NULL), VD_OK);
+    assert_int_equal(vd_kv_reserve(kv, LONG, NULL), VD_OK);
+    assert_int_equal(vd_kv_pool_used_bytes(pool), need);
+    for (unsigned i = 0; vd_kv_len(kv) < LONG; i++) {
+        size_t began = vd_kv_len(kv);
+        go_on(e, kv, pass, want);
+        assert_true(vd_kv_pool_used_bytes(pool) <= need);
+        assert_int_equal(vd_kv_reserve(other, 64, NULL),
+                         vd_kv_pool_used_bytes(pool) <= need - 1 ? VD_OK : VD_ENOMEM);
+        vd_kv_truncate(other, 0);
+        if (i % 5 == 1 && began > VD_KV_BACK + 1) {
+            size_t end = vd_kv_len(kv);
+            vd_kv_rewind(kv, began - VD_KV_BACK);
+            while (vd_kv_len(kv) < end)
+                go_on(e, kv, pass, want);
+        }
+    }
+    size_t seen = vd_model_program(e->m)->window + 2 * VD_KV_PAGE_POS + pass + VD_KV_BACK;
+    assert_false(vd_kv_reaches(kv, LONG - seen));
+    assert_true(vd_kv_reaches(kv, 0));
+    vd_kv_close(kv);
+    vd_kv_close(other);
+    vd_kv_pool_destroy(pool);
+}
+
+/* Forks of a sequence that still runs: each goes on alone, and neither takes what the other has reserved. */
+static void forks_with_windows(struct engine *e, const float *want)
+{
+    enum { PASS = 50 };
+    struct vd_kv_pool *pool;
+    struct vd_kv *kv, *child, *third;
+    vd_kv_pool_set_pass(e->cache, PASS);
+    size_t one = vd_kv_pool_need_bytes(e->cache, 0, LONG);
+    size_t whole = one - vd_kv_pool_need_bytes(e->cache, 0, LONG - VD_KV_PAGE_POS);
+    size_t two = one + vd_kv_pool_need_bytes(e->cache, 320, LONG) +
+                 2 * (vd_kv_pool_page_bytes(e->cache) - whole); /* that kv shares, and needs others for */
+    assert_int_equal(vd_kv_pool_create(&pool, e->m, two, NULL), VD_OK);
+    vd_kv_pool_set_pass(pool, PASS);
+    assert_int_equal(vd_kv_open(&kv, pool, NULL), VD_OK);
+    assert_int_equal(vd_kv_reserve(kv, LONG, NULL), VD_OK);
+    while (vd_kv_len(kv) < 400) {
+        assert_int_equal(vd_kv_will_reach(kv, 320), vd_kv_len(kv) >= 320 && vd_kv_len(kv) < 400);
+        go_on(e, kv, PASS, want);
+    }
+    assert_true(vd_kv_reaches(kv, 320));
+    assert_false(vd_kv_reaches(kv, 192));
+    assert_int_equal(vd_kv_fork(&child, kv, 320, NULL), VD_OK);
+    assert_int_equal(vd_kv_reserve(child, LONG, NULL), VD_OK);
+    assert_int_equal(vd_kv_fork(&third, kv, 384, NULL), VD_ENOMEM); /* it would keep kv's pages from it */
+    assert_null(third);
+    assert_true(vd_kv_fork_fits_without(kv, 384, &child, 1));
+    assert_false(vd_kv_fork_fits_without(kv, 384, NULL, 0));
+    while (vd_kv_len(child) < LONG) {
+        if (vd_kv_len(kv) < LONG)
+            go_on(e, kv, PASS, want);
+        go_on(e, child, 33, want);
+        assert_true(vd_kv_pool_used_bytes(pool) <= two);
+    }
+    vd_kv_close(kv);
+    vd_kv_truncate(child, LONG - 10);
+    go_on(e, child, 10, want);
+    vd_kv_close(child);
+    assert_int_equal(vd_kv_pool_used_bytes(pool), 0);
+    vd_kv_pool_destroy(pool);
+}
+
+static void windows_are_given_back(void **state)
+{
+    static const char *const forms[] = {"gemma2", "gemma3"};
+    static const uint32_t pass[] = {1, 17, 64, 130};
+    for (size_t f = 0; f < 2; f++) {
+        struct vd_test_model t = vd_test_model_of(vd_test_form(forms[f]));
+        char path[VD_PATH_MAX];
+        struct engine e;
+        t.ctx = 1024;
+        t.window = f ? 64 : 40;
+        vd_test_model_file(&t, path);
+        float *want = in_one_pass(path, t.vocab);
+        engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, ROWS_MAX);
+        for (size_t i = 0; i < sizeof pass / sizeof pass[0]; i++)
+            within_what_is_reserved(&e, pass[i], want);
+        forks_with_windows(&e, want);
+        engine_close(&e);
+        free(want);
+        unlink(path);
+    }
 }
 
 static void long_context_is_split(void **state)
@@ -790,6 +934,7 @@ int main(void)
         cmocka_unit_test(cache_limit_holds),
         cmocka_unit_test(pages_come_back),
         cmocka_unit_test(long_context_is_split),
+        cmocka_unit_test(windows_are_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

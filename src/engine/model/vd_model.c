@@ -208,7 +208,8 @@ static unsigned form_of(const struct vd_kern_mat *w)
     return block == VD_KERN_BLOCK ? VD_ACT_FORM_32 : block == VD_KERN_BLOCK256 ? VD_ACT_FORM_256 : 0;
 }
 
-/* Which forms each input is quantised to, and by which table and constants a layer runs. */
+/* Which forms each input is quantised to, by which table and constants a layer runs, and where its rows lie
+ * in the cache. */
 static void set_layers(struct vd_model *m)
 {
     m->all_forms = m->head_forms = form_of(&m->head);
@@ -220,6 +221,9 @@ static void set_layers(struct vd_model *m)
         l->ff_forms = form_of(&l->gate) | form_of(&l->up);
         l->down_forms = form_of(&l->down);
         l->rope_table = vd_program_rope_table(&m->program, i);
+        bool window = m->program.layer_flags[i] & VD_LAYER_WINDOW && i + 1 < m->program.n_layers;
+        l->kv_kind = window ? VD_KV_WINDOW : VD_KV_WHOLE;
+        l->kv_place = m->n_kv_layers[l->kv_kind]++;
         m->all_forms |= l->qkv_forms | l->o_forms | l->router_forms | l->ff_forms | l->down_forms;
     }
 }

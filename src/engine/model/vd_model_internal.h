@@ -24,6 +24,9 @@ enum vd_act_forms {
     VD_ACT_FORM_256 = 2,
 };
 
+/* Which pages of the cache have a layer's rows (vd_kv.h). */
+enum vd_kv_kind { VD_KV_WHOLE, VD_KV_WINDOW, VD_KV_KINDS };
+
 /* A norm's weight and, of LayerNorm, bias; weight NULL: there is none. */
 struct vd_norm_weights {
     const float *w, *b;
@@ -40,6 +43,8 @@ struct vd_layer {
     struct vd_kern_mat router, gate, up, down; /* with experts: the rows of expert 0, then of 1, ... */
     unsigned qkv_forms, o_forms, ff_forms, router_forms, down_forms; /* enum vd_act_forms, of their inputs */
     unsigned rope_table;
+    enum vd_kv_kind kv_kind;
+    size_t kv_place; /* among the layers of its kind */
 };
 
 /* A tensor where it lies in the mapped file. */
@@ -70,6 +75,7 @@ struct vd_model {
     bool encoder, ungated;
 
     struct vd_layer *layers;
+    size_t n_kv_layers[VD_KV_KINDS];
     const float *output_norm;          /* of decoders, as the head */
     const float *token_type;           /* NULL: none */
     struct vd_norm_weights embed_norm; /* of encoders */
@@ -87,27 +93,29 @@ struct vd_model {
     struct vd_hash *tensor_leaves; /* program.n_tensors */
 };
 
-/* Bytes of the chunk of one (layer, kv head) in a cache page, and of the whole page. */
+/* Bytes of the chunk of one (layer, kv head) in a cache page, and of a whole page (0: no layer is in it). */
 static inline size_t vd_model_chunk_bytes(const struct vd_model *m)
 {
     return m->kern->kv_bytes(m->dims.hd);
 }
-static inline size_t vd_model_page_bytes(const struct vd_model *m)
+static inline size_t vd_model_page_bytes(const struct vd_model *m, enum vd_kv_kind kind)
 {
-    return m->dims.n_layers * m->dims.n_kv * vd_model_chunk_bytes(m);
+    return m->n_kv_layers[kind] * m->dims.n_kv * vd_model_chunk_bytes(m);
 }
 static inline size_t vd_model_chunk_offset(const struct vd_model *m, size_t layer, size_t head)
 {
-    return (layer * m->dims.n_kv + head) * vd_model_chunk_bytes(m);
+    return (m->layers[layer].kv_place * m->dims.n_kv + head) * vd_model_chunk_bytes(m);
 }
 
-/* The KROW and VROW records (all kv heads) of a slot of a page. */
+/* The KROW and VROW records (all kv heads) of a slot of a page, which is of the layer's kind. */
 void vd_model_read_rows(const struct vd_model *m, const void *page, size_t layer, size_t slot, uint8_t *k,
                         uint8_t *v);
 
 /* ---- what the forward pass may do to a sequence ---- */
 
-const void *const *vd_kv_page_table(const struct vd_kv *kv);
+/* As vd_kv_reserve, and lets go what lies behind the window: a pass may now write positions [len, n_pos). */
+enum vd_err vd_kv_begin(struct vd_kv *kv, size_t n_pos, struct vd_error *err);
+const void *const *vd_kv_page_table(const struct vd_kv *kv, enum vd_kv_kind kind);
 void vd_kv_set_len(struct vd_kv *kv, size_t n_pos);
 /* False if the sequence already takes part in the call that is being checked. */
 bool vd_kv_claim(struct vd_kv *kv);

@@ -143,19 +143,62 @@ static struct job *unlink_queued(struct vd_engine *e, struct job **at)
 static enum vd_err share_running(struct vd_engine *e, struct job *j, struct vd_error *err)
 {
     const struct job *best = NULL;
+    struct vd_kv *kv;
     size_t most = vd_kv_len(j->kv);
     for (size_t i = 0; i < e->n_active; i++) {
         size_t n = shared_with(e, j, e->active[i]);
-        if (n > most && n <= vd_kv_len(e->active[i]->kv)) {
+        if (n > most && vd_kv_reaches(e->active[i]->kv, n)) {
             most = n;
             best = e->active[i];
         }
     }
     if (!best)
         return VD_OK;
-    vd_kv_close(j->kv);
-    j->kv = NULL;
-    return vd_kv_fork(&j->kv, best->kv, most, err);
+    enum vd_err rc = vd_kv_fork(&kv, best->kv, most, err);
+    if (rc == VD_OK) {
+        vd_kv_close(j->kv);
+        j->kv = kv;
+    }
+    return rc == VD_ENOMEM ? VD_OK : rc; /* then it does without */
+}
+
+/* Where others of the account are likely to go on from: the end of the prompt, and where the cache had one
+ * that began alike. */
+static void set_anchors(struct vd_engine *e, struct job *j, size_t lost)
+{
+    size_t at[2] = {may_reuse(e, j) ? j->spec.n_prompt - 1 : 0, lost};
+    for (int i = 0; i < 2; i++) {
+        at[i] = at[i] / VD_KV_PAGE_POS * VD_KV_PAGE_POS;
+        j->anchor[i] = at[i] > j->n_reused ? (uint32_t)at[i] : 0;
+    }
+}
+
+/* Puts the beginning of a running job into the prefix cache; older prefixes give way. Only whole pages, as in
+ * share_running. */
+static void keep_beginning(struct vd_engine *e, struct job *j, size_t n_pos)
+{
+    struct vd_kv *kv;
+    struct vd_error err;
+    enum vd_err rc;
+    while ((rc = vd_kv_fork(&kv, j->kv, n_pos, &err)) == VD_ENOMEM &&
+           vd_prefix_can_make_fork(&e->prefix, j->kv, n_pos) && vd_prefix_evict(&e->prefix))
+        ;
+    if (rc == VD_OK)
+        vd_prefix_put(&e->prefix, &j->spec.account, j->tokens, kv);
+}
+
+/* Before a step: what would lie behind the window after it. With the lock. */
+static void keep_anchors(struct vd_engine *e)
+{
+    for (size_t i = 0; i < e->n_active; i++)
+        for (int k = 0; k < 2; k++) {
+            struct job *j = e->active[i];
+            if (j->anchor[k] == 0 || vd_kv_len(j->kv) < j->anchor[k] || vd_kv_will_reach(j->kv, j->anchor[k]))
+                continue;
+            if (vd_kv_reaches(j->kv, j->anchor[k]))
+                keep_beginning(e, j, j->anchor[k]);
+            j->anchor[k] = 0;
+        }
 }
 
 /* Gets the job's cache: what the account's prefixes offer, and room for the rest. Prefixes give way to it,
@@ -163,8 +206,9 @@ static enum vd_err share_running(struct vd_engine *e, struct job *j, struct vd_e
  * theirs. The last prompt token is always fed, since its row yields the first token. */
 static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error *err)
 {
-    size_t usable = may_reuse(e, j) ? j->spec.n_prompt - 1 : 0;
-    enum vd_err rc = vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, err);
+    size_t usable = may_reuse(e, j) ? j->spec.n_prompt - 1 : 0, lost;
+    enum vd_err rc =
+        vd_prefix_take(&e->prefix, e->cache, &j->spec.account, j->tokens, usable, &j->kv, &lost, err);
     if (rc == VD_OK)
         rc = share_running(e, j, err);
     if (rc != VD_OK)
@@ -175,6 +219,7 @@ static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error
         ;
     if (rc == VD_OK) {
         j->n_reused = (uint32_t)vd_kv_len(j->kv);
+        set_anchors(e, j, lost);
         return VD_OK;
     }
     vd_kv_close(j->kv);
@@ -311,6 +356,7 @@ static void *schedule(void *arg)
             tell_done(e, admit(e));
         if (e->n_active == 0)
             continue;
+        keep_anchors(e);
         pthread_mutex_unlock(&e->lock);
         vd_engine_step(e);
         pthread_mutex_lock(&e->lock);
@@ -417,6 +463,8 @@ enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, s
         rc = vd_ctx_create(&e->ctx, m, pool, e->options.max_rows, logits, err);
     if (rc == VD_OK)
         rc = vd_kv_pool_create(&e->cache, m, e->options.max_kv_bytes, err);
+    if (rc == VD_OK)
+        vd_kv_pool_set_pass(e->cache, e->options.max_rows);
     if (rc == VD_OK && e->options.draft)
         rc = make_draft(e, err);
     if (rc == VD_OK && pthread_create(&e->thread, NULL, schedule, e) != 0)
@@ -471,7 +519,7 @@ static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job
 {
     const struct vd_program *p = vd_model_program(e->m);
     enum vd_pooling pooling = job->sampling.pooling;
-    size_t positions = job_positions(job), limit = vd_kv_pool_max_pages(e->cache) * VD_KV_PAGE_POS;
+    size_t positions = job_positions(job), need = vd_kv_pool_need_bytes(e->cache, 0, positions);
     if (job->n_prompt == 0 || job->max_tokens == 0)
         return vd_error_set(err, VD_EUSE, "a prompt of %u tokens and max_tokens %u: both must be at least 1",
                             job->n_prompt, job->max_tokens);
@@ -480,10 +528,11 @@ static enum vd_err check_job(const struct vd_engine *e, const struct vd_job *job
             err, VD_ELIMIT,
             "a prompt of %u tokens and max_tokens %u exceed the model's context of %u; shorten one",
             job->n_prompt, job->max_tokens, p->ctx);
-    if (positions > limit)
+    if (need > vd_kv_pool_max_bytes(e->cache))
         return vd_error_set(err, VD_ELIMIT,
-                            "%zu positions exceed the KV cache, which holds %zu; give the engine more memory",
-                            positions, limit);
+                            "%zu positions need %zu bytes of the KV cache, which has %zu; give the engine "
+                            "more memory",
+                            positions, need, vd_kv_pool_max_bytes(e->cache));
     if (e->encoder && !pooling)
         return vd_error_set(err, VD_EUSE,
                             "this model is an encoder: it gives vectors of texts and generates nothing");
@@ -584,7 +633,7 @@ void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out)
     out->n_queued = e->n_queued;
     out->n_prefixes = e->prefix.n_entries;
     pthread_mutex_unlock(&e->lock);
-    out->kv_pages_used = vd_kv_pool_used_pages(e->cache);
-    out->kv_pages_max = vd_kv_pool_max_pages(e->cache);
+    out->kv_bytes_used = vd_kv_pool_used_bytes(e->cache);
+    out->kv_bytes_max = vd_kv_pool_max_bytes(e->cache);
     out->kv_page_bytes = vd_kv_pool_page_bytes(e->cache);
 }

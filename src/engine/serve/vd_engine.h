@@ -6,12 +6,15 @@
  * but accounts take turns; a job is admitted when the whole of its cache (prompt and max_tokens) fits, so
  * that it cannot run out of memory later.
  *
- * Memory. The pages of running jobs and prefixes are never more than max_kv_bytes. A position costs the same
- * in every layer for as long as it is kept, also behind a layer's window (vd_kv.h).
+ * Memory. The pages of running jobs and prefixes are never more than max_kv_bytes. A layer with a window
+ * costs no more than a window and a pass, however long the job is (vd_kv.h): when it is admitted as when it
+ * runs.
  *
  * Prefix cache. What a job leaves in the cache stays until the memory is wanted, and is reused by later jobs
  * *of the same account* that begin with the same tokens (a cache over accounts would leak prompts by its
- * timing). A job with account zero neither uses nor leaves anything. Jobs of one account that begin with the
+ * timing). Of a model with windows that is so at the end of what a job leaves, at the end of its prompt, and,
+ * from the third job on, where two prompts part: elsewhere the windows are gone, and the prompt is computed
+ * again. A job with account zero neither uses nor leaves anything. Jobs of one account that begin with the
  * same tokens, such as the choices of one request, wait for the first of them and share its prompt's pages.
  *
  * Callbacks run on the scheduler thread, one at a time: keep them short. They may call vd_engine_submit and
@@ -126,7 +129,7 @@ enum vd_err vd_engine_run(struct vd_engine *e,
 
 struct vd_engine_stats {
     size_t n_active, n_queued, n_prefixes;
-    size_t kv_pages_used, kv_pages_max, kv_page_bytes;
+    size_t kv_bytes_used, kv_bytes_max, kv_page_bytes;
     uint64_t n_steps, n_rows, n_prompt_tokens, n_reused_tokens, n_output_tokens;
     uint64_t n_guessed_tokens, n_right_tokens; /* guesses, and those that the jobs yielded */
 };

@@ -21,7 +21,8 @@ struct job {
     uint32_t n_output;  /* sampled (and, where given, compared) */
     struct vd_kv *kv;   /* from admission on */
     uint32_t n_reused;
-    bool told_reused; /* the positions taken from the prefix cache have been called back */
+    uint32_t anchor[2]; /* whole pages of the prompt that shall stay in the prefix cache; 0: none */
+    bool told_reused;   /* the positions taken from the prefix cache have been called back */
     bool ended;
     struct vd_job_result result;
     atomic_bool cancel;

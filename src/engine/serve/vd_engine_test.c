@@ -444,7 +444,7 @@ static void encoder_vectors(void **state)
     }
     struct vd_engine_stats stats;
     vd_engine_get_stats(f.e, &stats);
-    assert_true(stats.n_steps < 12 && stats.n_prefixes == 0 && stats.kv_pages_used == 0);
+    assert_true(stats.n_steps < 12 && stats.n_prefixes == 0 && stats.kv_bytes_used == 0);
     vd_engine_destroy(f.e);
     o.draft = f.m;
     assert_int_equal(vd_engine_create(&f.e, f.m, f.pool, &o, &err), VD_EUSE);
@@ -741,7 +741,7 @@ static void cancelled(void **state)
     assert_int_equal(l.n_tokens, 6);
     assert_int_equal(l.n_positions, 50 + 6 - 1);
     vd_engine_get_stats(f->e, &s);
-    assert_int_equal(s.kv_pages_used, 0);
+    assert_int_equal(s.kv_bytes_used, 0);
     assert_int_equal(s.n_active, 0);
     vd_engine_cancel(f->e, l.id); /* unknown by now */
     vd_engine_cancel(f->e, 12345);
@@ -774,7 +774,9 @@ static void memory_limit(void **state)
     struct vd_error err;
     struct vd_job large = some_job(0, 200, 100, greedy);
     assert_int_equal(vd_engine_submit(f->e, &large, NULL, &err), VD_ELIMIT);
-    assert_non_null(strstr(err.msg, "256"));
+    char need[32];
+    snprintf(need, sizeof need, "%zu", 5 * s.kv_page_bytes);
+    assert_non_null(strstr(err.msg, need));
 }
 
 /* A job that will not fit however much gives way leaves the prefixes alone while it waits. */
@@ -813,7 +815,7 @@ static void waiting_evicts_nothing(void **state)
     assert_int_equal(s.n_prefixes, 0);
 }
 
-/* Counts the cache's pages while jobs run, from a thread of its own. */
+/* Counts the cache's bytes while jobs run, from a thread of its own. */
 struct counter {
     struct vd_engine *e;
     atomic_bool stop;
@@ -825,8 +827,8 @@ static void count_now(struct counter *c)
 {
     struct vd_engine_stats s;
     vd_engine_get_stats(c->e, &s);
-    c->most = s.kv_pages_used > c->most ? s.kv_pages_used : c->most;
-    c->over |= s.kv_pages_used > s.kv_pages_max;
+    c->most = s.kv_bytes_used > c->most ? s.kv_bytes_used : c->most;
+    c->over |= s.kv_bytes_used > s.kv_bytes_max;
 }
 
 static void *count_pages(void *arg)
@@ -842,17 +844,15 @@ static void *count_pages(void *arg)
 /* Jobs of all lengths, five accounts (one without a cache) whose prompts begin alike, a job in six cancelled
  * at some token or at once, and a cache of 12 pages, of which the longest job wants 8: the pages in use are
  * never more than the limit, and what a job says is what it says alone. */
-static void mixed_load(void **state)
+static void mix(struct fixture *f, size_t max_kv_bytes, size_t max_rows)
 {
-    enum { N = 60, PAGES = 12 };
-    struct fixture *f = *state;
+    enum { N = 60 };
     struct vd_engine_stats s;
     static struct log logs[N];
     static struct plain want[N];
     struct vd_job job[N];
     struct vd_rng r = {11, guesses};
-    vd_engine_get_stats(f->e, &s);
-    struct vd_engine_options o = {.max_kv_bytes = PAGES * s.kv_page_bytes, .max_active = 6, .max_rows = 64};
+    struct vd_engine_options o = {.max_kv_bytes = max_kv_bytes, .max_active = 6, .max_rows = max_rows};
     vd_engine_destroy(f->e);
     open_engine(f, &o);
     for (uint32_t i = 0; i < N; i++) {
@@ -887,11 +887,108 @@ static void mixed_load(void **state)
     atomic_store(&c.stop, true);
     pthread_join(thread, NULL);
     assert_false(c.over);
-    assert_true(c.most > PAGES / 2 && c.most <= PAGES);
+    assert_true(c.most > o.max_kv_bytes / 2 && c.most <= o.max_kv_bytes);
     assert_true(n_reused >= 4 && n_cancelled >= 4);
     vd_engine_get_stats(f->e, &s);
-    assert_int_equal(s.kv_pages_max, PAGES);
+    assert_int_equal(s.kv_bytes_max, max_kv_bytes);
     assert_int_equal(s.n_active + s.n_queued, 0);
+}
+
+static void mixed_load(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_engine_stats s;
+    vd_engine_get_stats(f->e, &s);
+    mix(f, 12 * s.kv_page_bytes, 64);
+}
+
+static size_t cache_for(struct fixture *f, size_t n_pos, size_t max_rows)
+{
+    struct vd_kv_pool *probe;
+    assert_int_equal(vd_kv_pool_create(&probe, f->m, SIZE_MAX, NULL), VD_OK);
+    vd_kv_pool_set_pass(probe, max_rows);
+    size_t n = vd_kv_pool_need_bytes(probe, 0, n_pos);
+    vd_kv_pool_destroy(probe);
+    return n;
+}
+
+/* A model with windows in the fixture's place. */
+static void open_windows(struct fixture *f, const char *form)
+{
+    struct vd_test_model t = vd_test_model_of(vd_test_form(form));
+    close_all(f);
+    open_model(f, &t);
+    open_engine(f, NULL);
+}
+
+/* The same where pages leave behind windows: a cache that three of the longest jobs (13 windows) fill.
+ */
+static void mixed_load_with_windows(void **state)
+{
+    struct fixture *f = *state;
+    open_windows(f, "gemma2");
+    mix(f, 3 * cache_for(f, 512, 48), 48);
+    open_windows(f, "gemma3");
+    mix(f, 3 * cache_for(f, 512, 48), 48);
+}
+
+/* With windows a prefix can be gone on from where its windows are: at the end of what a job left, at the end
+ * of its prompt, and, once it was wanted, where two prompts part. And a job costs no more than that. */
+static void windows_and_prefixes(void **state)
+{
+    enum { ROWS = 32 };
+    struct fixture *f = *state;
+    struct log l;
+    struct vd_engine_stats s;
+    open_windows(f, "gemma3");
+    size_t one = cache_for(f, 500, ROWS);
+    struct vd_engine_options o = {.max_kv_bytes = 4 * one, .max_rows = ROWS};
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    uint32_t text[512];
+    memcpy(text, prompt_text, sizeof text);
+    struct vd_job job = {.prompt = text, .n_prompt = 300, .max_tokens = 150, .sampling = warm(1)};
+    struct plain want = plain_of(f, &job);
+    job.account = account(1);
+    run_job(f->e, job, &l);
+    assert_int_equal(l.result.n_reused, 0);
+    assert_same(&l, &want);
+    vd_engine_get_stats(f->e, &s);
+    assert_int_equal(s.n_prefixes, 2);
+    assert_true(s.kv_bytes_used < 8 * s.kv_page_bytes); /* all of it would be 7 pages, and is kept twice */
+    run_job(f->e, job, &l);                             /* the end of its prompt, in whole pages */
+    assert_int_equal(l.result.n_reused, 256);
+    assert_same(&l, &want);
+    memcpy(text + 300, want.token, 150 * sizeof *text); /* the conversation goes on */
+    struct vd_job next = {.prompt = text, .n_prompt = 460, .max_tokens = 20, .sampling = greedy};
+    want = plain_of(f, &next);
+    next.account = account(1);
+    run_job(f->e, next, &l);
+    assert_int_equal(l.result.n_reused, 449);
+    assert_same(&l, &want);
+    for (unsigned i = 0; i < 3; i++) { /* others begin as it did, and part after 140 tokens */
+        text[140] = 7 + i;
+        struct vd_job parts = {.prompt = text, .n_prompt = 290, .max_tokens = 5, .sampling = greedy};
+        want = plain_of(f, &parts);
+        parts.account = account(1);
+        run_job(f->e, parts, &l);
+        assert_int_equal(l.result.n_reused, i ? 128 : 0);
+        assert_same(&l, &want);
+    }
+    struct vd_job large = some_job(0, 300, 200, greedy);
+    struct vd_error err;
+    o.max_kv_bytes = one - 1;
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    char need[32];
+    snprintf(need, sizeof need, "%zu", one);
+    assert_int_equal(vd_engine_submit(f->e, &large, NULL, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, need));
+    o.max_kv_bytes = one;
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    run_job(f->e, large, &l);
+    assert_int_equal(l.result.stop, VD_STOP_LENGTH);
 }
 
 static void bad_jobs(void **state)
@@ -986,6 +1083,8 @@ int main(void)
         TEST(cancelled),
         TEST(memory_limit),
         TEST(mixed_load),
+        TEST(mixed_load_with_windows),
+        TEST(windows_and_prefixes),
         TEST(bad_jobs),
         TEST(queue_is_bounded),
         TEST(accounts_take_turns),

@@ -52,6 +52,8 @@ enum vd_err vd_draft_create(struct vd_draft **out, const struct vd_model *m, str
     enum vd_err rc = vd_ctx_create(&d->ctx, m, pool, DRAFT_ROWS, n_seqs, err);
     if (rc == VD_OK)
         rc = vd_kv_pool_create(&d->cache, m, max_kv_bytes, err);
+    if (rc == VD_OK)
+        vd_kv_pool_set_pass(d->cache, DRAFT_ROWS);
     if (rc != VD_OK) {
         vd_draft_destroy(d);
         return rc;
@@ -89,7 +91,7 @@ static bool take_up(struct vd_draft *d, struct vd_draft_seq *s)
             break;
         }
     len = len < s->n_known - 1 ? len : s->n_known - 1;
-    vd_kv_truncate(s->kv, len);
+    vd_kv_truncate(s->kv, vd_kv_reaches(s->kv, len) ? len : 0);
     s->n_fed = 0;
     s->fed_at = s->n_known;
     if (s->n_known + s->want > vd_model_program(d->m)->ctx)

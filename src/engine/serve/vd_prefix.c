@@ -21,20 +21,24 @@ static void drop(struct vd_prefix *c, size_t i)
 }
 
 enum vd_err vd_prefix_take(struct vd_prefix *c, struct vd_kv_pool *pool, const struct vd_hash *account,
-                           const uint32_t *tokens, size_t n, struct vd_kv **out, struct vd_error *err)
+                           const uint32_t *tokens, size_t n, struct vd_kv **out, size_t *lost,
+                           struct vd_error *err)
 {
     struct vd_prefix_entry *best = NULL;
-    size_t longest = 0;
+    size_t longest = 0, gone = 0;
     for (size_t i = 0; i < c->n_entries; i++) {
         struct vd_prefix_entry *e = &c->entry[i];
         if (!vd_hash_eq(&e->account, account))
             continue;
         size_t len = common(e->tokens, tokens, e->n < n ? e->n : n);
-        if (len > longest) {
+        if (!vd_kv_reaches(e->kv, len)) {
+            gone = len > gone ? len : gone;
+        } else if (len > longest) {
             longest = len;
             best = e;
         }
     }
+    *lost = gone > longest ? gone : 0;
     if (!best)
         return vd_kv_open(out, pool, err);
     best->last_used = ++c->clock;
@@ -51,12 +55,12 @@ void vd_prefix_put(struct vd_prefix *c, const struct vd_hash *account, const uin
         if (!vd_hash_eq(&e->account, account))
             continue;
         size_t len = common(e->tokens, tokens, e->n < n ? e->n : n);
-        if (len == n) {
+        if (len == n && vd_kv_reaches(e->kv, n)) {
             e->last_used = ++c->clock;
             vd_kv_close(kv);
             return;
         }
-        if (len == e->n)
+        if (len == e->n && vd_kv_reaches(kv, len))
             drop(c, i);
     }
     uint32_t *copy = n ? malloc(n * sizeof *copy) : NULL;
@@ -82,12 +86,24 @@ bool vd_prefix_evict(struct vd_prefix *c)
     return true;
 }
 
+static void all_of(const struct vd_prefix *c, struct vd_kv *all[VD_PREFIX_MAX])
+{
+    for (size_t i = 0; i < c->n_entries; i++)
+        all[i] = c->entry[i].kv;
+}
+
 bool vd_prefix_can_make_room(const struct vd_prefix *c, const struct vd_kv *kv, size_t n_pos)
 {
     struct vd_kv *all[VD_PREFIX_MAX];
-    for (size_t i = 0; i < c->n_entries; i++)
-        all[i] = c->entry[i].kv;
+    all_of(c, all);
     return vd_kv_fits_without(kv, n_pos, all, c->n_entries);
+}
+
+bool vd_prefix_can_make_fork(const struct vd_prefix *c, const struct vd_kv *kv, size_t n_pos)
+{
+    struct vd_kv *all[VD_PREFIX_MAX];
+    all_of(c, all);
+    return vd_kv_fork_fits_without(kv, n_pos, all, c->n_entries);
 }
 
 void vd_prefix_clear(struct vd_prefix *c)

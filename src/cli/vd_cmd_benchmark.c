@@ -106,13 +106,15 @@ static double vd_bench_read_rate(struct vd_bench *b)
 static double vd_bench_bytes(const struct vd_bench *b, const struct vd_bench_test *t)
 {
     const struct vd_program *p = vd_model_program(b->g->model);
-    double weights = 0, row = (double)vd_kv_pool_page_bytes(b->kvs) / VD_KV_PAGE_POS;
+    double weights = 0, rows = 0, row = (double)vd_kv_pool_page_bytes(b->kvs) / VD_KV_PAGE_POS / p->n_layers;
     for (uint32_t i = vd_program_tied(p) ? 0 : 1; i < p->n_tensors; i++) {
         struct vd_tensor_shape s = vd_program_tensor(p, i);
         weights += (double)vd_wtype_row_bytes(s.type, s.cols) * s.rows;
     }
-    double positions = (double)t->n_tok * (t->depth + (t->n_tok + 1) / 2.0) * t->n_batch;
-    return weights * t->n_tok + row * positions;
+    double seen = t->depth + (t->n_tok + 1) / 2.0;
+    for (uint32_t i = 0; i < p->n_layers; i++)
+        rows += p->layer_flags[i] & VD_LAYER_WINDOW && seen > p->window ? p->window : seen;
+    return (weights + row * rows * t->n_batch) * t->n_tok;
 }
 
 /* ------------------------- passes ------------------------- */

@@ -473,7 +473,8 @@ enum vd_err vd_kv_reserve(struct vd_kv *kv, size_t n_pos, struct vd_error *err)
     return rc;
 }
 
-/* Pages behind the window leave: they become spares, or, if enough are there, go. With the lock held. */
+/* Pages behind the window leave, and spares that are not needed any more. What goes and is needed again is
+ * taken before anybody else can, by reserve_locked. With the lock held. */
 static void leave_behind(struct vd_kv *kv)
 {
     struct held *h = &kv->of[VD_KV_WINDOW];
@@ -481,12 +482,8 @@ static void leave_behind(struct vd_kv *kv)
     if (first <= h->first)
         return;
     for (; h->first < first; h->first++) {
-        struct page *p = page_of(h->page[h->first]);
+        page_drop(kv->pool, VD_KV_WINDOW, page_of(h->page[h->first]));
         h->page[h->first] = NULL;
-        if (p->refs == 1)
-            spare_put(kv, p);
-        else
-            page_drop(kv->pool, VD_KV_WINDOW, p);
     }
     drop_spares(kv, spares_for(kv, own_pages(kv), kv->goal));
 }

@@ -1,16 +1,19 @@
 /* Attention with AVX-512 VNNI: a tile of up to 16 query rows goes over the chunks of one kv head.
  *
- * A step has 16 lanes, each a row with a chunk: with more than eight rows they all meet the same chunk, with
- * fewer a step takes several chunks at once (lane k * n + i: row i, chunk k of the step). So decoding one
- * token, where the few heads of a group are all the rows there are, wastes no lanes, and the slow chains of a
- * chunk (largest score, exp, sum, quantiser) are paid once per step. Reading the cache is what decoding
- * costs: while a step is computed, the chunks of the next are fetched, a few lines at a time all along and in
- * the order of their addresses, since a burst of fetches waits for memory as the reads themselves would.
+ * A chunk's work is three kinds: scores (byte products), softmax (chains of reductions, divisions and exp,
+ * each waiting for the one before) and values (byte products). So that the chains are waited for by nobody, a
+ * step takes the parts of neighbouring chunks in turn, which do not depend on one another:
  *
- * Scores are the Q8_0 product with 16 positions in place of 16 rows: a block of K sits in eight registers
- * while the tile's queries pass. The softmax works on one query's 64 positions at a time, but its scalars
- * (largest score, sum, quantiser) are 16 lanes of one vector, so that the slow steps (reductions, divisions,
- * the merge's two exp) are paid once for all.
+ *     largest score of chunk c | values of c - 1 | weights of c | scores of c + 1 | codes of c
+ *
+ * Reading the cache is what decoding costs. The byte products fetch what comes next, a few lines at a time
+ * all along and nearly in the order of addresses: scores of a chunk fetch the keys of the next, values those
+ * of the chunk after the next. Farther ahead was slower (with five chunks, 70 % of what memory gives instead
+ * of 85), and so were larger bursts, since a burst of fetches waits for memory as the reads themselves would.
+ *
+ * Scores are the Q8_0 product with 16 positions in place of 16 rows: a load of K serves up to four queries,
+ * and four bytes of a query up to 64 positions. Scalars of rows (largest score, sum, quantiser) are kept by
+ * quads: a vector has four rows, each in four lanes, which is how the reductions of four vectors leave them.
  *
  * The sum over positions needs 15-bit weights times 8-bit values. The weight is split, q = 256 * hi + lo, so
  * both halves are unsigned byte dot products at full rate, and V is used as it lies in memory. Packing q to
@@ -24,37 +27,40 @@
 
 enum {
     TILE = 16,
-    PANEL = 32, /* elements of a value row handled at once: with 6 queries, 24 accumulators */
+    QUADS = TILE / 4,
+    SCORES = 12, /* accumulators of scores */
+    PANEL = 32,  /* elements of a value row handled at once: with 6 queries, 24 accumulators */
     PANEL_ROWS = 6
 };
 
-/* One tile's memory. Rows of q and o are hd elements; all else in lanes. */
+/* A chunk under way. Scalars of row r are at [4r]. */
+struct stage {
+    struct vd_wide_kv chunk;
+    unsigned active, fresh; /* rows that meet the chunk; those of them whose o is only copied */
+    bool full;              /* all rows meet all of it */
+    uint64_t lanes[TILE];   /* valid positions */
+    float *dst[TILE];       /* where o goes: the tile's, or a chunk record */
+    _Alignas(64) float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
+    uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
+    float m[4 * TILE], d[4 * TILE], inv[4 * TILE];
+    float merge[4 * TILE]; /* factors of o: of what is there, and at [4r + 2] of what comes */
+};
+
+/* One tile's memory. Rows of q and o are hd elements. */
 struct state {
     const struct vd_kern_kv *kv;
     const struct vd_kern_query *rows;
-    size_t n, n_chunks; /* rows, and chunks of a step: n * n_chunks <= TILE */
+    size_t n, c1; /* rows; the end of the chunks */
     struct vd_kern_score score;
-    bool fetch;                       /* the next step's chunks are worth fetching: so many lines */
-    size_t fetch_k, fetch_p, fetch_v; /* with each 16 positions of K, lane of weights, and panel of V */
-    __mmask16 started;                /* rows that have met a chunk */
-    int8_t *q;                        /* [n][hd] */
-    float *o;                         /* [n][hd] */
+    float *rec; /* chunk records, or NULL: o is merged */
+    size_t ld_rec;
+    unsigned started; /* rows that have met a chunk */
+    int8_t *q;        /* [n][hd] */
+    float *o;         /* [n][hd] */
     float dq[TILE][VD_KERN_HEAD_MAX / 32];
     int32_t offset[TILE][VD_KERN_HEAD_MAX / 32]; /* what ^ 0x80 in K adds, negated */
-    float m[TILE], l[TILE];                      /* running, by row */
-    /* of the step */
-    struct vd_wide_kv chunk[TILE];
-    const char *ahead[TILE + 1]; /* the chunks a step on, what is left of the first; NULL behind the last */
-    const char **next;           /* the one being fetched, */
-    size_t next_lines;           /* and its lines that are left */
-    float *dst[TILE];            /* where o goes: into o above, or a chunk record */
-    _Alignas(64) float s[TILE][VD_KERN_CHUNK]; /* scores, then weights times value scales */
-    uint8_t lo[TILE][VD_KERN_CHUNK], hi[TILE][VD_KERN_CHUNK];
-    uint64_t lanes[TILE];             /* valid positions of the chunk */
-    float mc[2 * TILE], lc[2 * TILE]; /* doubled: read in vectors from any lane on */
-    float d[TILE], inv[TILE];
-    float a[2 * TILE], b[2 * TILE];          /* factors of the merge */
-    float before[2 * TILE], after[2 * TILE]; /* the running m around it */
+    _Alignas(64) float m[4 * TILE], l[4 * TILE]; /* running */
+    struct stage stage[2];
 };
 
 static size_t state_bytes(size_t hd)
@@ -67,19 +73,8 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
     return vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN);
 }
 
-/* Three eighths of a step are fetched with the scores of the one before it, two with its weights, the rest
- * with its values. */
-static void share_fetch(struct state *st, size_t n_chunks, size_t n_next)
-{
-    const size_t n_blocks = st->kv->hd / VD_KERN_BLOCK,
-                 n_lines = (vd_wide_kv_bytes(st->kv->hd) / 64 * n_next + n_chunks - 1) / n_chunks;
-    st->fetch_k = (n_lines * 3 / 8 + 3) / 4;
-    st->fetch_p = (n_lines * 2 / 8 + st->n - 1) / st->n;
-    st->fetch_v = (n_lines * 3 / 8 + n_blocks - 1) / n_blocks;
-}
-
 static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,
-                                const struct vd_kern_query *rows, size_t n, bool fetch)
+                                const struct vd_kern_query *rows, size_t n)
 {
     struct state *st = scratch;
     size_t hd = kv->hd;
@@ -87,9 +82,8 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     st->kv = kv;
     st->rows = rows;
     st->n = n;
-    st->n_chunks = TILE / n;
-    st->fetch = fetch;
     st->score = score;
+    st->rec = NULL;
     st->started = 0;
     st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
     st->q = (int8_t *)(st->o + TILE * hd);
@@ -104,221 +98,315 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     return st;
 }
 
-VD_INLINE void fetch_bytes(const char *p, size_t n_bytes)
+/* ---- fetching ---- */
+
+VD_INLINE void fetch_lines(const char *p, size_t n)
 {
-    for (size_t i = 0; i < n_bytes; i += 64)
-        _mm_prefetch(p + i, _MM_HINT_T0);
+    for (size_t i = 0; i < n; i++)
+        _mm_prefetch(p + 64 * i, _MM_HINT_T0);
 }
 
-/* The next n lines of the next step, in the order of their addresses. */
-VD_INLINE void fetch_on(struct state *st, size_t n)
+/* Chunk c, of which something is to be fetched; behind the end one that is near anyway. */
+static struct vd_wide_kv ahead(const struct state *st, size_t c)
 {
-    const char *p;
-    while (n > 0 && (p = *st->next) != NULL) {
-        size_t m = n < st->next_lines ? n : st->next_lines;
-        for (size_t i = 0; i < m; i++)
-            _mm_prefetch(p + 64 * i, _MM_HINT_T0);
-        *st->next = p + 64 * m;
-        n -= m;
-        st->next_lines -= m;
-        if (st->next_lines == 0) {
-            st->next++;
-            st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
-        }
-    }
+    return vd_wide_kv(vd_kern_chunk_at(st->kv, c < st->c1 ? c : st->c1 - 1), st->kv->hd);
 }
 
-/* The first step's chunk, of [c, c1): nobody fetched it before. */
-static void fetch_first(const struct state *st, size_t c, size_t c1)
+static void fetch_scales(struct vd_wide_kv w, size_t hd)
 {
-    if (st->fetch && c < c1)
-        fetch_bytes(vd_kern_chunk_at(st->kv, c), vd_wide_kv_bytes(st->kv->hd));
+    fetch_lines((const char *)w.kd, hd / 8 + 4);
 }
 
-/* Which rows meet chunk c, the step's k-th: bits of their lanes. */
-static unsigned meet_chunk(struct state *st, size_t c, size_t k)
+/* ---- scores ---- */
+
+/* Which rows meet chunk c. */
+static void meet_chunk(const struct state *st, struct stage *s, size_t c)
 {
-    unsigned active = 0;
-    size_t lo = c * VD_KERN_CHUNK;
+    const size_t lo = c * VD_KERN_CHUNK;
+    uint64_t all = ~UINT64_C(0);
+    s->chunk = vd_wide_kv(vd_kern_chunk_at(st->kv, c), st->kv->hd);
+    s->active = 0;
     for (size_t i = 0; i < st->n; i++) {
         const struct vd_kern_query *row = &st->rows[i];
-        size_t lane = k * st->n + i, first, end;
-        st->lanes[lane] = 0;
-        if (row->begin >= lo + VD_KERN_CHUNK || row->end <= lo)
-            continue;
-        vd_kern_lanes(row, c, &first, &end);
-        st->lanes[lane] = (~UINT64_C(0) >> (64 - (end - first))) << first;
-        active |= 1u << lane;
-    }
-    return active;
-}
-
-static void cap_scores(struct state *st, size_t i0, size_t i1)
-{
-    for (size_t i = i0; i < i1; i++)
-        for (size_t j = 0; j < VD_KERN_CHUNK; j += 16)
-            _mm512_storeu_ps(st->s[i] + j, cap16(_mm512_loadu_ps(st->s[i] + j), st->score.cap));
-}
-
-/* n blocks of K from b on, positions 16g to 16g + 15, for lanes [i0, i1): s grows by what they add. */
-VD_INLINE void score_blocks(struct state *st, size_t k, size_t g, size_t b, int n, size_t i0, size_t i1)
-{
-    const struct vd_wide_kv *c = &st->chunk[k];
-    const size_t hd = st->kv->hd, row0 = k * st->n;
-    const uint8_t *kp = c->k + (g * hd + b * 32) * 16;
-    const __m512 scale = _mm512_set1_ps(st->score.scale * VD_ATTN_SPREAD_SCALE);
-    const bool last = (b + (size_t)n) * 32 == hd;
-    __m512i x[16];
-    __m512 kd[2];
-    VD_UNROLL
-    for (int j = 0; j < 8 * n; j++)
-        x[j] = _mm512_loadu_si512(kp + 64 * j);
-    VD_UNROLL
-    for (int j = 0; j < n; j++)
-        kd[j] = _mm512_loadu_ps(c->kd + (b + (size_t)j) * 64 + g * 16);
-    for (size_t i = i0; i < i1; i++) {
-        const int8_t *q = st->q + (i - row0) * hd + b * 32;
-        const int32_t *offset = st->offset[i - row0] + b;
-        const float *dq = st->dq[i - row0] + b;
-        __m512 acc = b == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(&st->s[i][g * 16]);
-        VD_UNROLL
-        for (int j = 0; j < n; j++) {
-            __m512i sum = _mm512_set1_epi32(offset[j]);
-            VD_UNROLL
-            for (int d = 0; d < 8; d++)
-                sum = dot4_all(sum, x[8 * j + d], q + 32 * j + 4 * d);
-            acc = _mm512_fmadd_ps(_mm512_mul_ps(kd[j], _mm512_set1_ps(dq[j])), _mm512_cvtepi32_ps(sum), acc);
+        size_t first, end;
+        s->lanes[i] = 0;
+        s->dst[i] = st->o + i * st->kv->hd;
+        if (row->begin < lo + VD_KERN_CHUNK && row->end > lo) {
+            vd_kern_lanes(row, c, &first, &end);
+            s->lanes[i] = (~UINT64_C(0) >> (64 - (end - first))) << first;
+            s->active |= 1u << i;
         }
-        _mm512_storeu_ps(&st->s[i][g * 16], last ? _mm512_mul_ps(acc, scale) : acc);
+        if (st->rec != NULL && s->lanes[i] != 0)
+            s->dst[i] =
+                st->rec + i * st->ld_rec + (c - row->begin / VD_KERN_CHUNK) * vd_kern_rec_floats(st->kv->hd);
+        all &= s->lanes[i];
     }
+    s->full = all == ~UINT64_C(0);
+    s->fresh = st->rec != NULL ? s->active : s->active & ~st->started;
 }
 
-/* s[lane][0..64) for lanes [i0, i1), all of the step's chunk k. */
-static void scores(struct state *st, size_t k, size_t i0, size_t i1)
+static void cap_scores(struct state *st, struct stage *s)
 {
-    const size_t n_blocks = st->kv->hd / 32;
-    for (size_t g = 0; g < 4; g++) {
-        size_t b = 0;
-        fetch_on(st, st->fetch_k);
-        for (; b + 2 <= n_blocks; b += 2)
-            score_blocks(st, k, g, b, 2, i0, i1);
-        if (b < n_blocks)
-            score_blocks(st, k, g, b, 1, i0, i1);
+    for (size_t i = 0; i < st->n; i++)
+        for (size_t j = 0; j < VD_KERN_CHUNK; j += 16)
+            _mm512_storeu_ps(s->s[i] + j, cap16(_mm512_loadu_ps(s->s[i] + j), st->score.cap));
+}
+
+/* Rows i .. i + n - 1 with positions 16g .. 16(g + m) - 1. With each four columns, m / 2 lines at `next` are
+ * fetched. */
+VD_INLINE void score_tile(const struct state *st, struct stage *s, int n, size_t i, int m, size_t g,
+                          const char *next)
+{
+    const size_t hd = st->kv->hd, stride = hd * 16;
+    const uint8_t *kp = s->chunk.k + g * stride;
+    const float *kd = s->chunk.kd + g * 16;
+    const int8_t *q = st->q + i * hd;
+    const __m512 scale = _mm512_set1_ps(st->score.scale * VD_ATTN_SPREAD_SCALE);
+    __m512 acc[SCORES];
+    VD_UNROLL
+    for (int j = 0; j < n * m; j++)
+        acc[j] = _mm512_setzero_ps();
+    for (size_t b = 0; b < hd / 32; b++, kp += 512, kd += VD_KERN_CHUNK, q += 32) {
+        __m512i sum[SCORES], x[4];
+        VD_UNROLL
+        for (int j = 0; j < n * m; j++)
+            sum[j] = _mm512_set1_epi32(st->offset[i + (size_t)(j / m)][b]);
+        VD_UNROLL
+        for (int d = 0; d < 8; d++) {
+            VD_UNROLL
+            for (int j = 0; j < m; j++) {
+                x[j] = _mm512_loadu_si512(kp + (size_t)j * stride + 64 * d);
+                if (j % 2 != 0)
+                    _mm_prefetch(next + 32 * (j - 1), _MM_HINT_T0);
+            }
+            next += 32 * m;
+            VD_UNROLL
+            for (int r = 0; r < n; r++) {
+                int32_t q4;
+                memcpy(&q4, q + (size_t)r * hd + 4 * d, 4);
+                const __m512i qv = _mm512_set1_epi32(q4);
+                VD_UNROLL
+                for (int j = 0; j < m; j++)
+                    sum[r * m + j] = dot4(sum[r * m + j], x[j], qv);
+            }
+        }
+        VD_UNROLL
+        for (int j = 0; j < n * m; j++)
+            acc[j] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_loadu_ps(kd + 16 * (j % m)),
+                                                   _mm512_set1_ps(st->dq[i + (size_t)(j / m)][b])),
+                                     _mm512_cvtepi32_ps(sum[j]), acc[j]);
+    }
+    VD_UNROLL
+    for (int j = 0; j < n * m; j++)
+        _mm512_storeu_ps(&s->s[i + (size_t)(j / m)][(g + (size_t)(j % m)) * 16],
+                         _mm512_mul_ps(acc[j], scale));
+}
+
+typedef void score_fn(const struct state *st, struct stage *s, size_t i, const char *next);
+
+#define SCORE_FN(n, m)                                                                                       \
+    static void score_##n(const struct state *st, struct stage *s, size_t i, const char *next)               \
+    {                                                                                                        \
+        for (size_t g = 0; g < 4; g += m)                                                                    \
+            score_tile(st, s, n, i, m, g, next + g * st->kv->hd * 8);                                        \
+    }
+SCORE_FN(1, 4)
+SCORE_FN(2, 4)
+SCORE_FN(3, 4)
+SCORE_FN(4, 2)
+static score_fn *const score_fns[4] = {score_1, score_2, score_3, score_4};
+
+/* Of chunk c. */
+static void scores(struct state *st, struct stage *s, size_t c)
+{
+    const char *next = (const char *)ahead(st, c + 1).k + st->kv->hd * 32;
+    meet_chunk(st, s, c);
+    for (size_t i = 0, n; i < st->n; i += n) {
+        n = st->n - i;
+        n = n == 5 || n == 6 ? 3 : n < 4 ? n : 4;
+        score_fns[n - 1](st, s, i, next);
+        next = (const char *)s->chunk.k;
     }
     if (st->score.cap != 0.0f)
-        cap_scores(st, i0, i1);
+        cap_scores(st, s);
 }
+
+/* ---- softmax ---- */
 
 VD_INLINE __m512 nan16(void)
 {
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)VD_NAN_BITS));
 }
 
-/* mc: the largest valid score of each lane, or NaN. */
-static void chunk_max(struct state *st, size_t i0, size_t i1)
+/* Rows 4k to 4k + 3 of a set of rows, four lanes each. */
+VD_INLINE __mmask16 quad_mask(unsigned rows, size_t k)
+{
+    unsigned x = rows >> 4 * k & 15;
+    x = (x | x << 6) & 0x303;
+    return (__mmask16)(((x | x << 3) & 0x1111) * 15);
+}
+
+/* Of the running m of a quad of rows, and the factors. */
+static void merge_max(struct state *st, struct stage *s, size_t k, __m512 mc)
+{
+    const __mmask16 fresh = quad_mask(s->fresh, k);
+    const __m512 m = _mm512_loadu_ps(st->m + 16 * k);
+    __m512 max = _mm512_add_ps(_mm512_max_ps(m, mc), _mm512_setzero_ps());
+    max = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(m, mc, _CMP_UNORD_Q), nan16());
+    max = _mm512_mask_mov_ps(max, fresh, mc);
+    _mm512_storeu_ps(s->merge + 16 * k, exp16(_mm512_sub_ps(_mm512_mask_mov_ps(m, 0xCCCC, mc), max)));
+    _mm512_storeu_ps(st->m + 16 * k, _mm512_mask_mov_ps(m, quad_mask(s->active, k), max));
+}
+
+/* m: the largest valid score of each row, or NaN. */
+static void chunk_max(struct state *st, struct stage *s)
 {
     const __m512 least = _mm512_set1_ps(-INFINITY);
     __m512 v[TILE];
     unsigned nan = 0;
-    for (size_t i = 0; i < TILE; i++)
-        if (i < i0 || i >= i1)
-            v[i] = least;
-    for (size_t i = i0; i < i1; i++) {
-        __m512 s[4];
-        __mmask16 u = 0;
+    for (size_t i = 0; i < st->n; i++) {
+        __m512 x[4];
         VD_UNROLL
-        for (int k = 0; k < 4; k++) {
-            s[k] = _mm512_mask_loadu_ps(least, (__mmask16)(st->lanes[i] >> 16 * k), &st->s[i][16 * k]);
-            u |= _mm512_cmp_ps_mask(s[k], s[k], _CMP_UNORD_Q);
-        }
-        v[i] = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
+        for (int k = 0; k < 4; k++)
+            x[k] = s->full
+                       ? _mm512_loadu_ps(&s->s[i][16 * k])
+                       : _mm512_mask_loadu_ps(least, (__mmask16)(s->lanes[i] >> 16 * k), &s->s[i][16 * k]);
+        __mmask16 u =
+            _mm512_cmp_ps_mask(x[0], x[1], _CMP_UNORD_Q) | _mm512_cmp_ps_mask(x[2], x[3], _CMP_UNORD_Q);
+        v[i] = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]));
         nan |= (unsigned)(u != 0) << i;
     }
-    __m512 m = _mm512_add_ps(reduce16_max_ps(v), _mm512_setzero_ps());
-    _mm512_storeu_ps(st->mc, _mm512_mask_mov_ps(m, (__mmask16)nan, nan16()));
+    for (size_t i = st->n; i % 4 != 0; i++)
+        v[i] = least;
+    for (size_t k = 0; 4 * k < st->n; k++) {
+        __m512 m = _mm512_add_ps(reduce4_max_ps(v + 4 * k), _mm512_setzero_ps());
+        m = _mm512_mask_mov_ps(m, quad_mask(nan, k), nan16());
+        _mm512_storeu_ps(s->m + 16 * k, m);
+        if (st->rec == NULL)
+            merge_max(st, s, k, m);
+    }
+    st->started |= s->active;
 }
 
-/* lc, d, inv; s becomes the weights times the value scales. */
-static void chunk_weights(struct state *st, size_t i0, size_t i1)
+/* d, inv and the running l of a quad of rows, whose weights have these sums and largest products. */
+static void chunk_scales(struct state *st, struct stage *s, size_t k, __m512 l, __m512i tmax)
+{
+    const __mmask16 bad = _mm512_cmp_epu32_mask(tmax, _mm512_set1_epi32(0x7F800000), _MM_CMPINT_NLT);
+    __m512 d = _mm512_div_ps(_mm512_castsi512_ps(tmax), _mm512_set1_ps(32767.0f));
+    const __mmask16 used = _mm512_cmp_ps_mask(d, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ) & (__mmask16)~bad;
+    d = _mm512_maskz_mov_ps(used, d);
+    _mm512_storeu_ps(s->inv + 16 * k, _mm512_maskz_div_ps(used, _mm512_set1_ps(1.0f), d));
+    _mm512_storeu_ps(s->d + 16 * k, _mm512_mask_mov_ps(d, bad, nan16()));
+    l = _mm512_mask_mov_ps(l, _mm512_cmp_ps_mask(l, l, _CMP_UNORD_Q), nan16());
+    const __m512 before = _mm512_loadu_ps(st->l + 16 * k), f = _mm512_loadu_ps(s->merge + 16 * k);
+    __m512 sum =
+        _mm512_fmadd_ps(before, _mm512_permute_ps(f, 0x00), _mm512_mul_ps(l, _mm512_permute_ps(f, 0xAA)));
+    sum = _mm512_mask_mov_ps(sum, quad_mask(s->fresh, k), l);
+    _mm512_storeu_ps(st->l + 16 * k, _mm512_mask_mov_ps(before, quad_mask(s->active, k), sum));
+}
+
+/* s becomes the weights times the value scales. With each 16 positions of a row, n_next lines at `next` are
+ * fetched. */
+VD_INLINE void chunk_weights(struct state *st, struct stage *s, bool full, const char *next, size_t n_next)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
     __m512 sum[TILE];
     __m512i max[TILE];
-    for (size_t i = 0; i < TILE; i++)
-        if (i < i0 || i >= i1) {
-            sum[i] = _mm512_setzero_ps();
-            max[i] = _mm512_setzero_si512();
-        }
-    for (size_t i = i0, chunk = i0 / st->n, row = i0 % st->n; i < i1; i++, row++) {
-        const __m512 m = _mm512_set1_ps(st->mc[i]);
+    for (size_t i = st->n; i % 4 != 0; i++) {
+        sum[i] = _mm512_setzero_ps();
+        max[i] = _mm512_setzero_si512();
+    }
+    for (size_t i = 0; i < st->n; i++) {
+        const __m512 m = _mm512_set1_ps(s->m[4 * i]);
         __m512 p[4];
         __m512i most = _mm512_setzero_si512();
-        if (row == st->n)
-            row = 0, chunk++;
-        const float *vd = st->chunk[chunk].vd;
-        fetch_on(st, st->fetch_p);
         VD_UNROLL
-        for (int k = 0; k < 4; k++) {
-            __mmask16 in = (__mmask16)(st->lanes[i] >> 16 * k);
-            p[k] = _mm512_maskz_mov_ps(in, exp16(_mm512_sub_ps(_mm512_loadu_ps(&st->s[i][16 * k]), m)));
-            __m512 t = _mm512_maskz_mul_ps(in, p[k], _mm512_loadu_ps(vd + 16 * k));
-            _mm512_storeu_ps(&st->s[i][16 * k], t);
+        for (int k = 0; k < 4; k++, next += 64 * n_next) {
+            fetch_lines(next, n_next);
+            const __mmask16 in = full ? 0xFFFF : (__mmask16)(s->lanes[i] >> 16 * k);
+            p[k] = exp16(_mm512_sub_ps(_mm512_loadu_ps(&s->s[i][16 * k]), m));
+            __m512 t = _mm512_mul_ps(p[k], _mm512_loadu_ps(s->chunk.vd + 16 * k));
+            if (!full) {
+                p[k] = _mm512_maskz_mov_ps(in, p[k]);
+                t = _mm512_maskz_mov_ps(in, t);
+            }
+            _mm512_storeu_ps(&s->s[i][16 * k], t);
             most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(t), magnitude));
         }
         max[i] = most;
         sum[i] = _mm512_add_ps(_mm512_add_ps(p[0], p[2]), _mm512_add_ps(p[1], p[3]));
     }
-    __m512 l = reduce16_add_ps(sum);
-    l = _mm512_mask_mov_ps(l, _mm512_cmp_ps_mask(l, l, _CMP_UNORD_Q), nan16());
-    __m512i tmax = reduce16_max_epu32(max);
-    __mmask16 bad = _mm512_cmp_epu32_mask(tmax, _mm512_set1_epi32(0x7F800000), _MM_CMPINT_NLT);
-    __m512 d = _mm512_div_ps(_mm512_castsi512_ps(tmax), _mm512_set1_ps(32767.0f));
-    __mmask16 used = _mm512_cmp_ps_mask(d, _mm512_set1_ps(0x1p-100f), _CMP_GE_OQ) & (__mmask16)~bad;
-    d = _mm512_maskz_mov_ps(used, d);
-    _mm512_storeu_ps(st->lc, l);
-    _mm512_storeu_ps(st->inv, _mm512_maskz_div_ps(used, _mm512_set1_ps(1.0f), d));
-    _mm512_storeu_ps(st->d, _mm512_mask_mov_ps(d, bad, nan16()));
+    for (size_t k = 0; 4 * k < st->n; k++)
+        chunk_scales(st, s, k, reduce4_add_ps(sum + 4 * k), reduce4_max_epu32(max + 4 * k));
 }
 
-/* lo and hi; group D of four bytes holds the positions of quad_of(D). */
-static void chunk_codes(struct state *st, size_t i0, size_t i1)
+/* m and l of the records. */
+static void keep_scalars(const struct state *st, struct stage *s)
+{
+    const size_t hd = st->kv->hd;
+    for (size_t i = 0; i < st->n; i++)
+        if (s->active >> i & 1) {
+            s->dst[i][hd] = s->m[4 * i];
+            s->dst[i][hd + 1] = st->l[4 * i];
+        }
+}
+
+/* Of chunk c. */
+static void weights(struct state *st, struct stage *s, size_t c)
+{
+    const char *next = (const char *)ahead(st, c + 2).k;
+    const size_t n_next = (st->kv->hd / 2 + 4 * st->n - 1) / (4 * st->n);
+    if (s->full)
+        chunk_weights(st, s, true, next, n_next);
+    else
+        chunk_weights(st, s, false, next, n_next);
+    if (st->rec != NULL)
+        keep_scalars(st, s);
+}
+
+/* lo and hi of chunk c; group D of four bytes holds the positions of quad_of(D). */
+static void codes(const struct state *st, struct stage *s, size_t c)
 {
     const __m512i low = _mm512_set1_epi16(255);
-    for (size_t i = i0; i < i1; i++) {
-        const __m512 inv = _mm512_set1_ps(st->inv[i]);
+    fetch_scales(ahead(st, c + 2), st->kv->hd);
+    for (size_t i = 0; i < st->n; i++) {
+        const __m512 inv = _mm512_set1_ps(s->inv[4 * i]);
         __m512i q[4];
         VD_UNROLL
         for (int k = 0; k < 4; k++)
             q[k] = _mm512_cvtps_epi32(
-                _mm512_mul_ps(_mm512_loadu_ps(&st->s[i][16 * k]), inv)); /* NaN: packs to 0 */
+                _mm512_mul_ps(_mm512_loadu_ps(&s->s[i][16 * k]), inv)); /* NaN: packs to 0 */
         __m512i a = _mm512_packus_epi32(q[0], q[1]), b = _mm512_packus_epi32(q[2], q[3]);
-        _mm512_storeu_si512(st->lo[i],
+        _mm512_storeu_si512(s->lo[i],
                             _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
-        _mm512_storeu_si512(st->hi[i], _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
+        _mm512_storeu_si512(s->hi[i], _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
     }
 }
+
+/* ---- values ---- */
 
 VD_INLINE size_t quad_of(size_t d)
 {
     return d % 4 * 4 + d / 4;
 }
 
-/* Integer sums of lanes i .. i + n - 1, elements e .. e + 31, into sum[lane][0..32). (Arrays of one
- * dimension, and nothing but stores behind the loop: otherwise GCC 12 does not keep the accumulators in
- * registers.) */
-VD_INLINE void value_panel(const struct state *st, const struct vd_wide_kv *c, int n, size_t i, size_t e,
+/* Integer sums of rows i .. i + n - 1, elements e .. e + 31, into sum[row][0..32), with two lines at `next`
+ * fetched for each four positions. (Arrays of one dimension, and nothing but stores behind the loop:
+ * otherwise GCC 12 does not keep the accumulators in registers.) */
+VD_INLINE void value_panel(const struct stage *s, size_t hd, int n, size_t i, size_t e, const char *next,
                            int32_t (*sum)[PANEL])
 {
-    const int8_t *v = c->v + e * 4;
-    const size_t quad_bytes = st->kv->hd * 4;
-    const uint8_t *lo = st->lo[i], *hi = st->hi[i];
+    const int8_t *v = s->chunk.v + e * 4;
+    const uint8_t *lo = s->lo[i], *hi = s->hi[i];
     __m512i lo0[PANEL_ROWS], lo1[PANEL_ROWS], hi0[PANEL_ROWS], hi1[PANEL_ROWS];
     VD_UNROLL
     for (int r = 0; r < n; r++)
         lo0[r] = lo1[r] = hi0[r] = hi1[r] = _mm512_setzero_si512();
-    for (size_t d = 0; d < VD_KERN_CHUNK / 4; d++, lo += 4, hi += 4) {
-        __m512i v0 = _mm512_loadu_si512(v + quad_of(d) * quad_bytes);
-        __m512i v1 = _mm512_loadu_si512(v + quad_of(d) * quad_bytes + 64);
+    for (size_t d = 0; d < VD_KERN_CHUNK / 4; d++, lo += 4, hi += 4, next += 128) {
+        __m512i v0 = _mm512_loadu_si512(v + quad_of(d) * hd * 4);
+        __m512i v1 = _mm512_loadu_si512(v + quad_of(d) * hd * 4 + 64);
+        _mm_prefetch(next, _MM_HINT_T0);
+        _mm_prefetch(next + 64, _MM_HINT_T0);
         VD_UNROLL
         for (int r = 0; r < n; r++) {
             int32_t l4, h4;
@@ -339,26 +427,27 @@ VD_INLINE void value_panel(const struct state *st, const struct vd_wide_kv *c, i
 }
 
 /* o of a panel from the integer sums: copied, or merged with what is there. */
-static void value_out(const struct state *st, size_t lane, bool copy, const int32_t *sum, float *o)
+static void value_out(const struct stage *s, size_t i, const int32_t *sum, size_t e)
 {
-    const __m512 d = _mm512_set1_ps(st->d[lane]), a = _mm512_set1_ps(st->a[lane]),
-                 b = _mm512_set1_ps(st->b[lane]);
+    const __m512 d = _mm512_set1_ps(s->d[4 * i]), a = _mm512_set1_ps(s->merge[4 * i]),
+                 b = _mm512_set1_ps(s->merge[4 * i + 2]);
+    float *o = s->dst[i] + e;
     for (size_t k = 0; k < PANEL; k += 16) {
         __m512 oc = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sum + k)), d);
-        if (!copy)
+        if ((s->fresh >> i & 1) == 0)
             oc = _mm512_fmadd_ps(_mm512_loadu_ps(o + k), a, _mm512_mul_ps(oc, b));
         _mm512_storeu_ps(o + k, oc);
     }
 }
 
-typedef void panel_fn(const struct state *st, const struct vd_wide_kv *c, size_t i, size_t e,
+typedef void panel_fn(const struct stage *s, size_t hd, size_t i, size_t e, const char *next,
                       int32_t (*sum)[PANEL]);
 
 #define PANEL_FN(n)                                                                                          \
-    static void value_panel_##n(const struct state *st, const struct vd_wide_kv *c, size_t i, size_t e,      \
+    static void value_panel_##n(const struct stage *s, size_t hd, size_t i, size_t e, const char *next,      \
                                 int32_t(*sum)[PANEL])                                                        \
     {                                                                                                        \
-        value_panel(st, c, n, i, e, sum);                                                                    \
+        value_panel(s, hd, n, i, e, next, sum);                                                              \
     }
 PANEL_FN(1)
 PANEL_FN(2)
@@ -369,111 +458,29 @@ PANEL_FN(6)
 static panel_fn *const panel_fns[PANEL_ROWS] = {value_panel_1, value_panel_2, value_panel_3,
                                                 value_panel_4, value_panel_5, value_panel_6};
 
-/* Of lanes [i, i1), all of the step's chunk k: runs of active ones; one between them keeps its o. */
-static void values(struct state *st, size_t k, size_t i, size_t i1, unsigned active, unsigned fresh)
+/* Of chunk c: runs of rows that meet it; one between them keeps its o. */
+static void values(const struct state *st, const struct stage *s, size_t c)
 {
-    while (i < i1) {
-        size_t n = (size_t)__builtin_ctz(~(active >> i)); /* active lanes from i on */
+    const size_t hd = st->kv->hd;
+    const char *next = (const char *)ahead(st, c + 2).v;
+    for (size_t i = 0, n; i < st->n; i += n) {
+        n = (size_t)__builtin_ctz(~(s->active >> i)); /* active rows from i on */
         if (n == 0) {
-            i++;
+            n = 1;
             continue;
         }
-        n = n < i1 - i ? n : i1 - i;
         n = n < PANEL_ROWS ? n : PANEL_ROWS;
-        for (size_t e = 0; e < st->kv->hd; e += PANEL) {
+        for (size_t e = 0; e < hd; e += PANEL) {
             _Alignas(64) int32_t sum[PANEL_ROWS][PANEL];
-            fetch_on(st, st->fetch_v);
-            panel_fns[n - 1](st, &st->chunk[k], i, e, sum);
+            panel_fns[n - 1](s, hd, i, e, next + e * 64, sum);
             for (size_t r = 0; r < n; r++)
-                value_out(st, i + r, fresh >> (i + r) & 1, sum[r], st->dst[i + r] + e);
+                value_out(s, i + r, sum[r], e);
         }
-        i += n;
+        next = (const char *)s->chunk.v;
     }
 }
 
-/* How many chunks the step at c takes after one of `last` (0: it is the first). The first of a tile that
- * fetches has one, since it waits for memory, and the next ones twice as many each. */
-static size_t step_chunks(const struct state *st, size_t c, size_t c1, size_t last)
-{
-    size_t n = !st->fetch ? st->n_chunks : last == 0 ? 1 : 2 * last;
-    n = n < st->n_chunks ? n : st->n_chunks;
-    return n < c1 - c ? n : c1 - c;
-}
-
-/* With the step of n_chunks that now begins, n chunks from c on are fetched. */
-static void fetch_next(struct state *st, size_t c, size_t n, size_t n_chunks)
-{
-    const size_t n_ahead = st->fetch ? n : 0;
-    for (size_t k = 0; k < n_ahead; k++)
-        st->ahead[k] = vd_kern_chunk_at(st->kv, c + k);
-    st->ahead[n_ahead] = NULL;
-    st->next = st->ahead;
-    st->next_lines = vd_wide_kv_bytes(st->kv->hd) / 64;
-    share_fetch(st, n_chunks, n);
-}
-
-/* Everything of a step's n_chunks chunks from c on, but the merge of m and l. Returns the lanes that meet
- * their chunk. */
-static unsigned step_softmax(struct state *st, size_t c, size_t n_chunks, size_t c1)
-{
-    unsigned active = 0;
-    fetch_next(st, c + n_chunks, step_chunks(st, c + n_chunks, c1, n_chunks), n_chunks);
-    for (size_t k = 0; k < n_chunks; k++) {
-        st->chunk[k] = vd_wide_kv(vd_kern_chunk_at(st->kv, c + k), st->kv->hd);
-        unsigned here = meet_chunk(st, c + k, k);
-        if (here != 0)
-            scores(st, k, (size_t)__builtin_ctz(here), 32 - (size_t)__builtin_clz(here));
-        active |= here;
-    }
-    if (active != 0) {
-        size_t i0 = (size_t)__builtin_ctz(active), i1 = 32 - (size_t)__builtin_clz(active);
-        chunk_max(st, i0, i1);
-        chunk_weights(st, i0, i1);
-        chunk_codes(st, i0, i1);
-    }
-    return active;
-}
-
-/* The values of a step. */
-static void step_values(struct state *st, size_t n_chunks, unsigned active, unsigned fresh)
-{
-    for (size_t k = 0; k < n_chunks; k++)
-        values(st, k, k * st->n, (k + 1) * st->n, active, fresh);
-}
-
-/* Merges mc, lc into m, l for active lanes, chunk after chunk, and leaves the factors for o in a, b. Returns
- * the lanes that only copy. */
-static unsigned merge_scalars(struct state *st, size_t n_chunks, unsigned active)
-{
-    const unsigned rows = (1u << st->n) - 1;
-    unsigned fresh = 0;
-    __m512 m = _mm512_loadu_ps(st->m), l = _mm512_loadu_ps(st->l);
-    for (size_t k = 0; k < n_chunks; k++) {
-        __mmask16 here = (__mmask16)(active >> k * st->n & rows), first = here & (__mmask16)~st->started;
-        __m512 mc = _mm512_loadu_ps(st->mc + k * st->n);
-        __m512 max = _mm512_add_ps(_mm512_max_ps(m, mc), _mm512_setzero_ps());
-        max = _mm512_mask_mov_ps(max, _mm512_cmp_ps_mask(m, mc, _CMP_UNORD_Q), nan16());
-        max = _mm512_mask_mov_ps(max, first, mc);
-        _mm512_storeu_ps(st->before + k * st->n, m);
-        _mm512_storeu_ps(st->after + k * st->n, max);
-        m = _mm512_mask_mov_ps(m, here, max);
-        st->started |= here;
-        fresh |= (unsigned)first << k * st->n;
-    }
-    _mm512_storeu_ps(st->m, m);
-    const __m512 after = _mm512_loadu_ps(st->after);
-    _mm512_storeu_ps(st->a, exp16(_mm512_sub_ps(_mm512_loadu_ps(st->before), after)));
-    _mm512_storeu_ps(st->b, exp16(_mm512_sub_ps(_mm512_loadu_ps(st->mc), after)));
-    for (size_t k = 0; k < n_chunks; k++) {
-        __m512 lc = _mm512_loadu_ps(st->lc + k * st->n), a = _mm512_loadu_ps(st->a + k * st->n),
-               b = _mm512_loadu_ps(st->b + k * st->n);
-        __m512 sum = _mm512_fmadd_ps(l, a, _mm512_mul_ps(lc, b));
-        sum = _mm512_mask_mov_ps(sum, (__mmask16)(fresh >> k * st->n), lc);
-        l = _mm512_mask_mov_ps(l, (__mmask16)(active >> k * st->n & rows), sum);
-    }
-    _mm512_storeu_ps(st->l, l);
-    return fresh;
-}
+/* ---- tiles ---- */
 
 static void finish_row(const float *o, float l, size_t hd, float *y)
 {
@@ -493,55 +500,58 @@ static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, 
     }
 }
 
-static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
-                      const struct vd_kern_query *rows, size_t n, bool fetch, void *scratch)
+/* Chunks [c, c1), in the order that the top of this file explains. */
+static void run_chunks(struct state *st, size_t c, size_t c1)
 {
-    struct state *st = begin_tile(scratch, kv, score, rows, n, fetch);
-    size_t c, c1, n_chunks;
-    for (size_t i = 0; i < n * st->n_chunks; i++)
-        st->dst[i] = st->o + i % n * kv->hd;
-    tile_chunks(rows, n, &c, &c1);
-    fetch_first(st, c, c1);
-    for (n_chunks = 0; c < c1; c += n_chunks) {
-        n_chunks = step_chunks(st, c, c1, n_chunks);
-        unsigned active = step_softmax(st, c, n_chunks, c1);
-        if (active != 0)
-            step_values(st, n_chunks, active, merge_scalars(st, n_chunks, active));
+    const size_t hd = st->kv->hd;
+    st->c1 = c1;
+    if (c >= c1)
+        return;
+    fetch_lines(vd_kern_chunk_at(st->kv, c), vd_wide_kv_bytes(hd) / 64);
+    scores(st, &st->stage[c % 2], c);
+    fetch_lines((const char *)ahead(st, c + 1).v, hd);
+    fetch_scales(ahead(st, c + 1), hd);
+    for (size_t first = c; c < c1; c++) {
+        struct stage *s = &st->stage[c % 2], *other = &st->stage[(c + 1) % 2];
+        chunk_max(st, s);
+        if (c > first)
+            values(st, other, c - 1);
+        weights(st, s, c);
+        if (c + 1 < c1)
+            scores(st, other, c + 1);
+        codes(st, s, c);
     }
+    values(st, &st->stage[(c1 - 1) % 2], c1 - 1);
+}
+
+static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                      const struct vd_kern_query *rows, size_t n, void *scratch)
+{
+    struct state *st = begin_tile(scratch, kv, score, rows, n);
+    size_t c0, c1;
+    tile_chunks(rows, n, &c0, &c1);
+    run_chunks(st, c0, c1);
     for (size_t i = 0; i < n; i++)
-        finish_row(st->o + i * kv->hd, st->l[i], kv->hd, rows[i].y);
+        finish_row(st->o + i * kv->hd, st->l[4 * i], kv->hd, rows[i].y);
 }
 
 void vd_avx512_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
                     size_t n, void *scratch)
 {
     for (size_t i = 0; i < n; i += TILE)
-        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, n <= TILE, scratch);
+        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, scratch);
 }
 
 static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
                       const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
-                      size_t ld_rec, bool fetch, void *scratch)
+                      size_t ld_rec, void *scratch)
 {
-    struct state *st = begin_tile(scratch, kv, score, rows, n, fetch);
-    size_t hd = kv->hd, first, end, n_chunks;
+    struct state *st = begin_tile(scratch, kv, score, rows, n);
+    size_t first, end;
+    st->rec = rec;
+    st->ld_rec = ld_rec;
     tile_chunks(rows, n, &first, &end);
-    c0 = c0 > first ? c0 : first;
-    c1 = c1 < end ? c1 : end;
-    fetch_first(st, c0, c1);
-    n_chunks = 0;
-    for (size_t c = c0; c < c1; c += n_chunks) {
-        n_chunks = step_chunks(st, c, c1, n_chunks);
-        unsigned active = step_softmax(st, c, n_chunks, c1);
-        for (size_t i = 0; i < n * n_chunks; i++)
-            if (active >> i & 1) {
-                size_t row = i % n, k = c + i / n - rows[row].begin / VD_KERN_CHUNK;
-                st->dst[i] = rec + row * ld_rec + k * vd_kern_rec_floats(hd);
-                st->dst[i][hd] = st->mc[i];
-                st->dst[i][hd + 1] = st->lc[i];
-            }
-        step_values(st, n_chunks, active, active);
-    }
+    run_chunks(st, c0 > first ? c0 : first, c1 < end ? c1 : end);
 }
 
 void vd_avx512_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
@@ -550,7 +560,7 @@ void vd_avx512_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score
 {
     for (size_t i = 0; i < n; i += TILE)
         part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
-                  n <= TILE, scratch);
+                  scratch);
 }
 
 /* The factors of up to 16 merges in a row, of records `ld` floats apart from rec on (m at rec[0], l behind

@@ -99,11 +99,23 @@ VD_INLINE __m512 cap16(__m512 x, float c)
         return to_v(_mm512_permutexvar_epi32(order, to_i(op(to_v(_mm512_unpacklo_epi64(u[0], u[1])),         \
                                                             to_v(_mm512_unpackhi_epi64(u[0], u[1]))))));     \
     }
+/* The same of four vectors: that of v[k] is in lanes 4k to 4k + 3 of the result. */
+#define REDUCE4(name, type, to_i, to_v, op)                                                                  \
+    VD_INLINE type name(const type v[4])                                                                     \
+    {                                                                                                        \
+        __m512i a = to_i(v[0]), b = to_i(v[1]), c = to_i(v[2]), d = to_i(v[3]), s;                           \
+        a = to_i(op(to_v(_mm512_shuffle_i32x4(a, b, 0x44)), to_v(_mm512_shuffle_i32x4(a, b, 0xEE))));        \
+        c = to_i(op(to_v(_mm512_shuffle_i32x4(c, d, 0x44)), to_v(_mm512_shuffle_i32x4(c, d, 0xEE))));        \
+        s = to_i(op(to_v(_mm512_shuffle_i32x4(a, c, 0x88)), to_v(_mm512_shuffle_i32x4(a, c, 0xDD))));        \
+        s = to_i(op(to_v(s), to_v(_mm512_shuffle_epi32(s, _MM_PERM_BADC))));                                 \
+        return op(to_v(s), to_v(_mm512_shuffle_epi32(s, _MM_PERM_CDAB)));                                    \
+    }
 #define VD_AS_IS(x) (x)
 REDUCE16(reduce16_max_epu32, __m512i, VD_AS_IS, VD_AS_IS, _mm512_max_epu32)
 REDUCE16(reduce16_add_epi32, __m512i, VD_AS_IS, VD_AS_IS, _mm512_add_epi32)
-REDUCE16(reduce16_max_ps, __m512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_max_ps)
-REDUCE16(reduce16_add_ps, __m512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_add_ps)
+REDUCE4(reduce4_max_epu32, __m512i, VD_AS_IS, VD_AS_IS, _mm512_max_epu32)
+REDUCE4(reduce4_max_ps, __m512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_max_ps)
+REDUCE4(reduce4_add_ps, __m512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_add_ps)
 
 /* The tree 8-4-2-1 over one vector. */
 VD_INLINE float tree16(__m512 v)

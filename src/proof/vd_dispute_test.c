@@ -45,33 +45,58 @@ static void save_seed(const char *target, const char *name, const void *head, si
         fail_msg("%s cannot be written", path);
 }
 
-/* The first two of each kind of move in each phase. */
-static void save_move(const struct vd_game *game, const struct vd_player_move *move)
+/* As the fuzz targets tell jobs apart (vd_game_fuzz.c, vd_referee_fuzz.c). */
+struct seed_job {
+    const char *name;
+    uint16_t game_bits;
+    uint8_t unit_bits, op_bits;
+};
+static const struct seed_job seeds_plain = {"plain", 0, 0, 0}, seeds_features = {"features", 1 << 14, 128, 0},
+                             seeds_encoder = {"encoder", 3 << 14, 64, 128 | 64};
+
+static const struct seed_job *seed_job_of(const struct vd_graph *g)
 {
-    static unsigned seen[VD_PHASE_OVER + 1][VD_MOVE_BIND + 1];
+    return vd_program_is_encoder(g->program) ? &seeds_encoder
+           : g->program->n_experts           ? &seeds_features
+                                             : &seeds_plain;
+}
+
+/* The first of each kind of move in each phase; of the plain job the first two. */
+static void save_move(const struct vd_graph *g, const struct vd_game *game, const struct vd_player_move *move)
+{
+    static unsigned seen[2][VD_PHASE_OVER + 1][VD_MOVE_BIND + 1];
     static uint8_t bytes[2 + VD_GAME_MAX_BYTES];
     char name[64];
-    if (seen[game->phase][move->kind]++ >= 2)
+    const struct seed_job *j = seed_job_of(g);
+    bool plain = j == &seeds_plain;
+    unsigned *n_seen = &seen[plain][game->phase][move->kind];
+    if ((*n_seen)++ >= 1u + plain)
         return;
     size_t n = vd_game_encode(game, bytes + 2, VD_GAME_MAX_BYTES);
-    vd_le16_store(bytes, (uint16_t)n);
-    snprintf(name, sizeof name, "%02u-%s-%u", (unsigned)game->phase, vd_move_name(move->kind),
-             seen[game->phase][move->kind]);
+    assert_true(n < 1 << 14);
+    vd_le16_store(bytes, (uint16_t)(n | j->game_bits));
+    snprintf(name, sizeof name, "%s%s%02u-%s-%u", plain ? "" : j->name, plain ? "" : "-",
+             (unsigned)game->phase, vd_move_name(move->kind), *n_seen);
     save_seed("vd_game_fuzz", name, bytes, 2 + n, move->bytes, move->n_bytes);
 }
 
-/* An opening that is right but for its roots, at its record. `program`: 0 plain, 128 with features. */
+/* An opening that is right but for its roots, at its record. */
 static void save_opening(const struct vd_graph *g, const struct vd_game *game, uint64_t record,
-                         const struct vd_player_move *tile, unsigned program)
+                         const struct vd_player_move *tile)
 {
+    const struct seed_job *j = seed_job_of(g);
     struct vd_graph_op o;
     struct vd_move m;
     char name[64];
     vd_graph_op(g, game->step, game->unit, game->op, &o);
-    const uint8_t head[4] = {(uint8_t)(2 * game->step), (uint8_t)(game->unit + program), (uint8_t)game->op,
+    uint32_t n_units = vd_graph_units(g, game->step), unit = j->unit_bits;
+    while (unit % n_units != game->unit)
+        unit++;
+    assert_true(unit < j->unit_bits + 32u);
+    const uint8_t head[4] = {(uint8_t)(2 * game->step), (uint8_t)unit, (uint8_t)(game->op | j->op_bits),
                              (uint8_t)((record * 256 + o.n_records - 1) / o.n_records)};
     assert_true(vd_move_decode((struct vd_bytes){tile->bytes, tile->n_bytes}, &m));
-    snprintf(name, sizeof name, "%s-%u-%02u", program ? "features" : "plain", game->unit, game->op);
+    snprintf(name, sizeof name, "%s-%u-%02u", j->name, game->unit, game->op);
     save_seed("vd_referee_fuzz", name, head, sizeof head, m.data.p, m.data.n);
 }
 
@@ -111,8 +136,9 @@ static enum vd_game_result move_of(struct match *m, const struct vd_ref_claim *c
 {
     enum vd_game_side side = vd_game_turn(&m->game);
     m->worker_moves += side == VD_GAME_WORKER;
-    if (corpus_dir && claim->graph.program->vocab == 5000 && claim->graph.job.n_steps == PROMPT + TOKENS - 1)
-        save_move(&m->game, move);
+    if (corpus_dir && claim->graph.job.n_steps == PROMPT + TOKENS - 1 &&
+        seed_job_of(&claim->graph) != &seeds_features)
+        save_move(&claim->graph, &m->game, move);
     if (move->n_bytes > m->most_bytes)
         m->most_bytes = move->n_bytes;
     m->result = vd_game_move(&m->game, claim, NULL, side, (struct vd_bytes){move->bytes, move->n_bytes});
@@ -275,6 +301,24 @@ static void lies_before_sampling(void **state)
         fixture_free(&f);
     }
     print_message("    openings up to %zu bytes\n", most_opening);
+}
+
+static void false_challenges_in(struct fixture *f, uint32_t step, uint32_t unit);
+
+/* Windows, biases, masks and texts are opened to the byte. */
+static void false_challenges_before_sampling(void **state)
+{
+    static const struct vd_sampling all[] = {{.repeat_micro = 1300000,
+                                              .repeat_last_n = VD_PENALTY_WINDOW,
+                                              .presence_micro = -500000,
+                                              .has_bias = true,
+                                              .has_mask = true},
+                                             {.repeat_micro = 1300000, .repeat_last_n = 2}};
+    for (unsigned i = 0; i < 2; i++) {
+        struct fixture f = fixture_new(&all[i], VD_ROPE_ADJACENT);
+        false_challenges_in(&f, f.job->graph.job.n_steps - 1, 3);
+        fixture_free(&f);
+    }
 }
 
 /* ---- features ---- */
@@ -513,9 +557,9 @@ static void false_challenges_in(struct fixture *f, uint32_t step, uint32_t unit)
             lead_to(f, &m, step, unit, o, records[i], &tile_move);
             if (i == 2)
                 corrupt_opening(f, &m);
-            if (i == 1 && corpus_dir && f->job->graph.job.sampling.top_p_micro != only_p.top_p_micro)
-                save_opening(&f->job->graph, &m.game, records[i], &tile_move,
-                             f->model->program.n_experts ? 128 : 0);
+            if (i == 1 && corpus_dir && f->job->graph.job.n_steps == PROMPT + TOKENS - 1 &&
+                f->job->graph.job.sampling.top_p_micro != only_p.top_p_micro)
+                save_opening(&f->job->graph, &m.game, records[i], &tile_move);
             /* the same opening against a record that lies */
             struct vd_game lying = m.game;
             lying.records[records[i] % op.leaf_records * op.record_bytes] ^= 1;
@@ -653,6 +697,20 @@ static void nothing_to_point_at(void **state)
 
 /* ---- BIND ---- */
 
+/* What opens it does so to the byte, and under this state root only. */
+static void binds_exactly(struct fixture *f, uint32_t step)
+{
+    static uint8_t opening[VD_OPENING_MAX_BYTES + 1];
+    struct vd_hash root = f->trace->state_root;
+    size_t n;
+    assert_int_equal(vd_opening_bind(f->trace, step, opening, VD_OPENING_MAX_BYTES, &n, NULL), VD_OK);
+    assert_true(vd_referee_bind(&f->claim, &root, step, (struct vd_bytes){opening, n}));
+    assert_false(vd_referee_bind(&f->claim, &root, step, (struct vd_bytes){opening, n - 1}));
+    assert_false(vd_referee_bind(&f->claim, &root, step, (struct vd_bytes){opening, n + 1}));
+    root.b[31] ^= 1;
+    assert_false(vd_referee_bind(&f->claim, &root, step, (struct vd_bytes){opening, n}));
+}
+
 static enum vd_game_result bind_at(struct fixture *f, const struct vd_ref_claim *claim, uint32_t step)
 {
     struct match m = {0};
@@ -685,6 +743,8 @@ static void honest_receipt_binds_everywhere(void **state)
     struct fixture f = fixture_new(&both, VD_ROPE_ADJACENT);
     for (uint32_t s = 0; s < f.job->graph.job.n_steps; s++)
         assert_int_equal(bind_at(&f, &f.claim, s), VD_GAME_CHALLENGER_BIND);
+    binds_exactly(&f, 0);
+    binds_exactly(&f, f.job->graph.job.n_steps - 1);
     fixture_free(&f);
 }
 
@@ -802,6 +862,22 @@ static void disputes_over_encoders(void **state)
         fixture_free(&f);
     }
     print_message("    %u worker moves, openings up to %zu bytes\n", most_moves, most_opening);
+}
+
+/* The encoder's job of the fuzz targets: the mean of 69 positions. */
+static void seeds_of_encoders(void **state)
+{
+    if (!corpus_dir)
+        skip();
+    struct fixture f = fixture_of_encoder(false, VD_POOLING_MEAN, PROMPT + TOKENS - 1);
+    uint32_t last = f.job->graph.job.n_steps - 1;
+    for (uint32_t u = 0; u < vd_graph_units(&f.job->graph, last); u++) {
+        if (u == 1)
+            expect_pinned(&f, (struct vd_toy_lie){true, last, u, 0, 0, 4});
+        false_challenges_in(&f, last, u);
+    }
+    assert_int_equal(bind_at(&f, &f.claim, last), VD_GAME_CHALLENGER_BIND);
+    fixture_free(&f);
 }
 
 /* Attention over two chunks of keys, most of which stand behind the query. */
@@ -1226,6 +1302,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(lies_in_greedy_job),
         cmocka_unit_test(lies_in_sampling),
         cmocka_unit_test(lies_before_sampling),
+        cmocka_unit_test(false_challenges_before_sampling),
         cmocka_unit_test(lies_in_early_cache_rows),
         cmocka_unit_test(lies_in_a_job_that_is_not_kept),
         cmocka_unit_test(workers_of_another_program),
@@ -1240,6 +1317,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(lies_about_a_vector),
         cmocka_unit_test(lengths_of_vectors),
         cmocka_unit_test(disputes_over_encoders),
+        cmocka_unit_test(seeds_of_encoders),
         cmocka_unit_test(attention_over_every_position),
         cmocka_unit_test(encoders_of_another_program),
         cmocka_unit_test(tokens_after_the_end),

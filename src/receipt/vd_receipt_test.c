@@ -167,6 +167,17 @@ static void test_refusals(void **state)
     assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
     f = make(), f->receipt.request.max_tokens = VD_JOB_MAX_TOKENS;
     assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.request.max_tokens = VD_JOB_MAX_TOKENS - 5,
+    f->receipt.finish = VD_FINISH_CANCELLED;
+    f->receipt.request.price_out.micro = 1, f->receipt.amount.micro = 5 * 10 + 3;
+    assert_int_equal(check(f), VD_RECEIPT_OK); /* with the prompt of 5 the longest job that there is */
+    f->receipt.request.max_tokens++;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.finish = VD_FINISH_FAIL; /* after its last token nothing can fail */
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
+    f = make(), f->receipt.n_output = 0, f->receipt.amount.micro = 50; /* a root of nothing */
+    f->receipt.finish = VD_FINISH_FAIL, f->envelope.n_output = 0;
+    assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
     f = make(), f->receipt.request.max_tokens = 4; /* finish says length */
     assert_int_equal(check(f), VD_RECEIPT_BAD_LIMITS);
     f = make(), f->receipt.request.sampling.temp_micro = 2000001;

@@ -222,6 +222,30 @@ static void two_descents_in_a_group(void **state)
     assert_int_equal(game.unit, STAGE);
 }
 
+/* The commit tree is descended only while something lies below: who could point at a single step for ever
+ * would keep the worker answering. */
+static void a_single_step_is_bound(void **state)
+{
+    enum { N = 3 };
+    static struct vd_hash leaf[N];
+    struct vd_ref_claim claim = claim_of(N);
+    claim.commit_root = vd_merkle_root(leaf, N);
+    struct vd_move state_move = {
+        .kind = VD_MOVE_STATE, .root = claim.commit_root, .nodes = {leaf[0].b, sizeof leaf}};
+    struct vd_move nodes = {.kind = VD_MOVE_BIND_NODES, .nodes = {leaf[0].b, sizeof leaf}};
+    struct vd_move down = {.kind = VD_MOVE_BIND_NODE};
+    vd_game_open(&game);
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&state_move)),
+                     VD_GAME_ACCEPTED);
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&down)),
+                     VD_GAME_ACCEPTED);
+    assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_WORKER, bytes_of(&nodes)), VD_GAME_ACCEPTED);
+    for (down.index = 0; down.index <= N; down.index++)
+        assert_int_equal(vd_game_move(&game, &claim, NULL, VD_GAME_CHALLENGER, bytes_of(&down)),
+                         VD_GAME_REJECT_RANGE);
+    assert_int_equal(game.phase, VD_PHASE_C_BIND);
+}
+
 /* A job of one step: its state root is the leaf itself, so nodes of the root zero would fit. Taken, it would
  * leave the worker free to show another root in the next dispute. */
 static void no_zero_state_root(void **state)
@@ -273,9 +297,13 @@ static void classes_of_results(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_round_trip),   cmocka_unit_test(moves_have_only_their_own_fields),
-        cmocka_unit_test(two_descents),       cmocka_unit_test(two_descents_in_a_group),
-        cmocka_unit_test(no_zero_state_root), cmocka_unit_test(stored_games_are_checked),
+        cmocka_unit_test(moves_round_trip),
+        cmocka_unit_test(moves_have_only_their_own_fields),
+        cmocka_unit_test(two_descents),
+        cmocka_unit_test(two_descents_in_a_group),
+        cmocka_unit_test(a_single_step_is_bound),
+        cmocka_unit_test(no_zero_state_root),
+        cmocka_unit_test(stored_games_are_checked),
         cmocka_unit_test(classes_of_results),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

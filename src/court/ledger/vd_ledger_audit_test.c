@@ -250,7 +250,9 @@ static void test_beacon_refusals(void **state)
     REFUSED(VD_TX_BEACON_EXISTS, GATEWAY, again);
     again.u.beacon_open.n_layers = 0;
     REFUSED(VD_TX_BAD_AMOUNT, CLIENT, again);
-    until((first_epoch + 1) * KIT_EPOCH);
+    until((first_epoch + 1) * KIT_EPOCH - 1);
+    REFUSED(VD_TX_BAD_LAYER, GATEWAY, early); /* in its last block receipts can still settle */
+    blocks(1);
     wrong.u.beacon.layer.b[0] ^= 1;
     REFUSED(VD_TX_BAD_LAYER, GATEWAY, wrong); /* not the preimage */
     REFUSED(VD_TX_BAD_LAYER, GATEWAY, beacon_of(first_epoch + 1, first_epoch));
@@ -302,6 +304,75 @@ static void test_keepers_mix(void **state)
     assert_false(vd_hash_eq(&mix, &zero));
     struct vd_hash one = vd_beacon_value(1, &mix), two = vd_beacon_value(2, &mix);
     assert_false(vd_hash_eq(&one, &two));
+}
+
+/* What the ledger mixes is that of all who revealed. */
+static void test_the_beacon_is_of_all_layers(void **state)
+{
+    struct vd_hash layer = vd_onion_layer(seed, 4), mix, beacon;
+    OK(CLIENT, {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {vd_onion_layer(seed, 5), 5}});
+    until((first_epoch + 1) * KIT_EPOCH);
+    OK(GATEWAY, beacon_of(first_epoch, first_epoch));
+    until((first_epoch + 2) * KIT_EPOCH);
+    struct vd_tx second = beacon_of(first_epoch + 1, first_epoch);
+    OK(CLIENT, {.kind = VD_TX_BEACON, .u.beacon = {first_epoch + 1, layer}});
+    OK(GATEWAY, second);
+    struct vd_hash a = vd_beacon_part(&k.key[CLIENT].pub, &layer),
+                   b = vd_beacon_part(&k.key[GATEWAY].pub, &second.u.beacon.layer);
+    for (int i = 0; i < VD_HASH_BYTES; i++)
+        mix.b[i] = a.b[i] ^ b.b[i];
+    struct vd_hash want = vd_beacon_value(first_epoch + 1, &mix);
+    assert_true(vd_block_beacon(&net.block, first_epoch + 1, &beacon));
+    assert_memory_equal(beacon.b, want.b, VD_HASH_BYTES);
+}
+
+/* A keeper whose bond was put into the state by hand: none. */
+static void put_keeper(const struct vd_pubkey *key, uint64_t next_epoch)
+{
+    struct vd_keeper hand_made = {vd_onion_layer(seed, 1), 1, next_epoch, VD_AMOUNT_ZERO};
+    vd_block_put_keeper(&net.block, key, &hand_made);
+}
+
+/* A clock that has run out and is left over for the next block: a layer does not save its keeper. */
+static void test_a_left_over_layer_is_late(void **state)
+{
+    struct vd_tx late = {.kind = VD_TX_BEACON, .u.beacon = {first_epoch, vd_onion_layer(seed, 0)}};
+    until(vd_epoch_due(&k.genesis, first_epoch) + 1);
+    put_keeper(&k.key[CLIENT].pub, first_epoch);
+    REFUSED(VD_TX_BAD_LAYER, CLIENT, late);
+}
+
+static void test_keepers_are_sixteen(void **state)
+{
+    struct vd_tx open = {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {{{1}}, 1}};
+    struct vd_pubkey other = {{0}};
+    for (uint8_t i = 1; i < 15; i++) { /* and the gateway */
+        other.b[0] = i;
+        put_keeper(&other, first_epoch + 100);
+    }
+    OK(CLIENT, open);
+    REFUSED(VD_TX_TOO_MANY, WORKER, open);
+}
+
+/* Beacons stay for 1,024 epochs. */
+static void test_old_beacons_leave_the_state(void **state)
+{
+    enum { KEPT = 1024 };
+    uint64_t now = KEPT + 5;
+    struct vd_beacon old = {.n_layers = 1};
+    struct vd_hash beacon;
+    uint8_t buf[VD_STATE_RECORD_MAX_BYTES];
+    for (uint64_t e = 4; e <= 6; e++) {
+        struct vd_state_key at = vd_state_key_beacon(e);
+        vd_block_put(&net.block, &at, buf, vd_beacon_encode(&old, buf, sizeof buf));
+    }
+    put_keeper(&k.key[CLIENT].pub, now);
+    net.block.height = (now + 1) * KIT_EPOCH;
+    OK(CLIENT, {.kind = VD_TX_BEACON, .u.beacon = {now, vd_onion_layer(seed, 0)}});
+    assert_true(vd_block_beacon(&net.block, now, &beacon));
+    assert_true(vd_block_beacon(&net.block, 4, &beacon)); /* its own turn is over */
+    assert_false(vd_block_beacon(&net.block, 5, &beacon));
+    assert_true(vd_block_beacon(&net.block, 6, &beacon));
 }
 
 static void test_a_batch_without_a_layer_waits_for_the_next(void **state)
@@ -372,6 +443,101 @@ static void test_draw_is_by_stake_and_excludes_the_parties(void **state)
     drawn_job(&j, NULL);
     assert_int_equal(said(&j.r.id, AUDITOR), VD_SLOT_DRAWN);
     assert_int_equal(said(&j.r.id, AUDITOR2), VD_SLOT_DRAWN);
+}
+
+/* floor(x64 * n / 2^64) of a draw's hash, as the specification writes it. */
+static uint64_t point_of(const char *tag, const struct vd_hash *beacon, const struct vd_hash *id,
+                         const uint32_t *i, uint64_t n)
+{
+    struct vd_sha256 s;
+    struct vd_hash h;
+    vd_sha256_init_tag(&s, tag);
+    vd_sha256_hash(&s, beacon);
+    vd_sha256_hash(&s, id);
+    if (i)
+        vd_sha256_u32(&s, *i);
+    vd_sha256_final(&s, &h);
+    return (uint64_t)((unsigned __int128)vd_le64_load(h.b) * n >> 64);
+}
+
+static void test_draws_are_the_specifications(void **state)
+{
+    struct vd_hash beacon = {{3}}, id = {{0}};
+    for (uint32_t i = 0; i < 200; i++) {
+        id.b[0] = (uint8_t)i;
+        uint32_t x = (uint32_t)point_of("veridem/audited", &beacon, &id, NULL, VD_PPM);
+        assert_false(vd_audit_is_drawn(&beacon, &id, x));
+        assert_true(vd_audit_is_drawn(&beacon, &id, x + 1));
+        assert_int_equal(vd_audit_point(&beacon, &id, i % 3, 1000 + i),
+                         point_of("veridem/auditor", &beacon, &id, &(uint32_t){i % 3}, 1000 + i));
+    }
+}
+
+/* A candidate made by hand: stake and weight are what the draw reads, whatever came before. */
+static void set_candidate(int who, uint64_t stake_micro, uint64_t weight)
+{
+    struct vd_state_key key =
+        vd_state_key_make(VD_STATE_AUDITOR, k.model_root.b, VD_HASH_BYTES, k.key[who].pub.b);
+    struct vd_auditor a = auditor(who);
+    struct vd_stake s = stake(who);
+    uint8_t buf[VD_STATE_RECORD_MAX_BYTES];
+    a.weight.micro = weight;
+    vd_block_put(&net.block, &key, buf, vd_auditor_encode(&a, buf, sizeof buf));
+    vd_block_burn(&net.block, vd_amount_micro(s.amount.micro - stake_micro));
+    s.amount.micro = stake_micro;
+    vd_block_put_stake(&net.block, &k.key[who].pub, &s);
+}
+
+/* Who audits: by the smaller of stake and weight, two of three, the first no candidate for the second. The
+ * weights are so small that every bound is hit. */
+static void test_who_is_drawn(void **state)
+{
+    enum { N = 40, CANDIDATES = 3 };
+    static struct job j[N];
+    const int who[CANDIDATES] = {AUDITOR, AUDITOR2, CLIENT};
+    const uint64_t weight[CANDIDATES] = {2, 1, 1};
+    struct vd_hash beacon;
+    OK(CLIENT, {.kind = VD_TX_STAKE, .u.stake = {{STAKE}}});
+    OK(CLIENT, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    k.genesis.min_stake.micro = 1;
+    set_candidate(AUDITOR, 2, STAKE);
+    set_candidate(AUDITOR2, STAKE, 1);
+    set_candidate(CLIENT, 1, 1);
+    open_escrow(&j[0]);
+    for (int i = 0; i < N; i++) {
+        j[i].escrow = j[0].escrow;
+        make_job(&j[i], (uint64_t)i + 1, NULL);
+        j[i].r.value.request.price_out.micro = 20;
+        j[i].r.value.amount.micro = 40;
+        kit_seal(&k, &j[i].r, WORKER, GATEWAY);
+        settle(&j[i]);
+    }
+    reveal_layer();
+    k.genesis.min_stake.micro = KIT_MIN_STAKE;
+    assert_true(vd_block_beacon(&net.block, first_epoch, &beacon));
+    int in_order[CANDIDATES] = {0, 1, 2};
+    for (int a = 0; a < CANDIDATES; a++)
+        for (int b = a + 1; b < CANDIDATES; b++)
+            if (memcmp(k.key[who[in_order[b]]].pub.b, k.key[who[in_order[a]]].pub.b, VD_PUBKEY_BYTES) < 0) {
+                int t = in_order[a];
+                in_order[a] = in_order[b];
+                in_order[b] = t;
+            }
+    for (int i = 0; i < N; i++) {
+        struct vd_audit a = audit(&j[i].r.id);
+        bool taken[CANDIDATES] = {false};
+        uint64_t total = 4;
+        assert_int_equal(a.n_slots, 2);
+        for (uint32_t slot = 0; slot < 2; slot++) {
+            uint64_t at = point_of("veridem/auditor", &beacon, &j[i].r.id, &slot, total);
+            int c = 0;
+            while (taken[in_order[c]] || at >= weight[in_order[c]])
+                at -= taken[in_order[c]] ? 0 : weight[in_order[c]], c++;
+            taken[in_order[c]] = true;
+            total -= weight[in_order[c]];
+            assert_memory_equal(a.slot[slot].auditor.b, k.key[who[in_order[c]]].pub.b, VD_PUBKEY_BYTES);
+        }
+    }
 }
 
 /* Settles a job of this price and looks whether it is drawn. */
@@ -464,7 +630,88 @@ static void test_new_workers_are_audited_more(void **state)
     k.genesis.audit_new_receipts = 0;
 }
 
+/* The rate for new workers ends with the last receipt of its number. */
+static void test_a_known_worker_is_audited_less(void **state)
+{
+    struct job j;
+    struct vd_stake s = stake(WORKER);
+    s.n_final = 1;
+    vd_block_put_stake(&net.block, &k.key[WORKER].pub, &s);
+    k.genesis.audit_rate_ppm = 0;
+    k.genesis.audit_new_rate_ppm = VD_PPM;
+    k.genesis.audit_new_receipts = 1;
+    bool drawn = draws(&j, AMOUNT / 2);
+    k.genesis.audit_rate_ppm = VD_PPM;
+    k.genesis.audit_new_rate_ppm = 0;
+    k.genesis.audit_new_receipts = 0;
+    assert_false(drawn);
+}
+
+/* Who withdraws stays bound to what it may be drawn for up to a height, that height included. */
+static void test_withdrawn_auditors_are_held(void **state)
+{
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    uint64_t last = stake(AUDITOR).listed_until_height;
+    assert_int_equal(last, vd_epoch_due(&k.genesis, vd_epoch_of(&k.genesis, net.block.height) - 1));
+    until(last);
+    REFUSED(VD_TX_STAKE_IN_USE, AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}});
+    REFUSED(VD_TX_WRONG_PHASE, AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    blocks(1);
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    until(stake(AUDITOR).listed_until_height + 1);
+    OK(AUDITOR, {.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}});
+}
+
+/* An audit under way holds the stake, on the list or not. */
+static void test_an_open_audit_holds_the_stake(void **state)
+{
+    struct job j;
+    k.genesis.audit_commit_blocks = 30;
+    drawn_job(&j, NULL);
+    OK(AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, false}});
+    until(stake(AUDITOR).listed_until_height + 1);
+    bool open = audit(&j.r.id).phase == VD_AUDIT_COMMITTING;
+    enum vd_tx_verdict v =
+        kit_give(&net, AUDITOR, (struct vd_tx){.kind = VD_TX_UNSTAKE, .u.stake = {{STAKE}}}, NULL);
+    k.genesis.audit_commit_blocks = KIT_COMMIT;
+    assert_true(open);
+    assert_int_equal(v, VD_TX_STAKE_IN_USE);
+}
+
 /* ---- commit and reveal ---- */
+
+/* Nothing of what is committed to can be exchanged. */
+static void test_a_commitment_holds_everything(void **state)
+{
+    struct vd_tx_audit_reveal all[6];
+    for (int i = 0; i < 6; i++)
+        all[i] = (struct vd_tx_audit_reveal){.verdict = VD_AUDIT_STANDS};
+    all[1].receipt_id.b[0] = 1;
+    all[2].verdict = VD_AUDIT_DIFFERS;
+    all[3].half[0].b[0] = 1;
+    all[4].half[1].b[0] = 1;
+    all[5].nonce.b[0] = 1;
+    struct vd_hash h[7];
+    for (int i = 0; i < 7; i++)
+        h[i] = vd_audit_commitment(&k.key[i < 6 ? AUDITOR : AUDITOR2].pub, &all[i % 6]);
+    for (int a = 0; a < 7; a++)
+        for (int b = a + 1; b < 7; b++)
+            assert_false(vd_hash_eq(&h[a], &h[b]));
+}
+
+static void test_only_stands_shows_halves(void **state)
+{
+    struct job j;
+    drawn_job(&j, NULL);
+    struct vd_tx_audit_reveal a = says(&j, AUDITOR, VD_AUDIT_DIFFERS),
+                              b = says(&j, AUDITOR2, VD_AUDIT_DIFFERS);
+    a.half[0].b[0] = 1;
+    b.half[1].b[0] = 1;
+    both_commit(&a, &b);
+    assert_int_equal(reveal(AUDITOR, &a), VD_TX_BAD_REVEAL);
+    assert_int_equal(reveal(AUDITOR2, &b), VD_TX_BAD_REVEAL);
+}
 
 static void test_honest_audit(void **state)
 {
@@ -616,6 +863,30 @@ static void test_differs_and_wins(void **state)
     assert_int_equal(stake(AUDITOR2).amount.micro, STAKE);
 }
 
+/* By a verdict, not by a clock: who said that it stands gets nothing, and loses nothing. */
+static void test_stands_is_not_paid_against_a_verdict(void **state)
+{
+    struct job j;
+    uint8_t buf[2][256];
+    struct vd_hash d[2];
+    drawn_job(&j, NULL);
+    both_say(&j, VD_AUDIT_DIFFERS, VD_AUDIT_STANDS);
+    uint64_t before = balance(AUDITOR), before2 = balance(AUDITOR2);
+    for (int i = 0; i < 2; i++) {
+        struct vd_hash shown[3] = {{{1}}, {{2}}, {{(uint8_t)i}}};
+        struct vd_move m = {.kind = VD_MOVE_STATE, .root = vd_merkle_root(shown, 3)};
+        m.nodes = (struct vd_bytes){shown[0].b, sizeof shown};
+        d[i] = challenge(AUDITOR, &j);
+        size_t n = vd_move_encode(&m, buf[i], sizeof buf[i]);
+        OK(WORKER, {.kind = VD_TX_MOVE, .u.move = {d[i], {buf[i], n}}}); /* the second time another root */
+    }
+    assert_int_equal(receipt(&j.r.id).void_why, VD_VOID_VERDICT);
+    blocks(KIT_CLOCK * 2 + 1);
+    assert_int_equal(balance(AUDITOR), before + KIT_SLASH * 4 / 10 + REWARD);
+    assert_int_equal(balance(AUDITOR2), before2);
+    assert_int_equal(stake(AUDITOR2).amount.micro, STAKE);
+}
+
 static void test_false_alarm_costs(void **state)
 {
     struct job j;
@@ -719,6 +990,7 @@ static void test_data_on_the_ledger_answer_a_demand(void **state)
     blocks(1);
     OK(WORKER, data);
     assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_COMMITTING);
+    assert_int_equal(audit(&j.r.id).deadline_height, net.block.height + KIT_COMMIT); /* a new clock */
     assert_memory_equal(audit(&j.r.id).shown_by.b, k.key[WORKER].pub.b, VD_PUBKEY_BYTES);
     struct vd_state_key at = vd_state_key_shown(&j.r.id, &k.key[WORKER].pub, 0);
     assert_true(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
@@ -763,6 +1035,81 @@ static void test_tables_are_shown(void **state)
     until(audit(&j.r.id).deadline_height + 1);
     blocks(KIT_WINDOW * 3);
     assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &shown));
+}
+
+/* A program like the kit's with room for more than a part's tokens. */
+static struct vd_hash long_model(void)
+{
+    struct vd_program p;
+    uint8_t bytes[VD_PROGRAM_BYTES_MAX];
+    assert_true(vd_program_decode((struct vd_bytes){k.program, k.program_bytes}, &p));
+    p.ctx = 2 * VD_AUDIT_CHUNK_TOKENS;
+    size_t n = vd_program_encode(&p, bytes, sizeof bytes);
+    OK(WORKER, {.kind = VD_TX_REGISTER_MODEL, .u.register_model = {{bytes, n}, k.n_tensors, k.tensors_root}});
+    for (int a = AUDITOR; a <= AUDITOR2; a++) {
+        struct vd_hash root =
+            vd_program_model_root((struct vd_bytes){bytes, n}, k.n_tensors, &k.tensors_root);
+        OK(a, {.kind = VD_TX_AUDITOR, .u.auditor = {root, true}});
+    }
+    return vd_program_model_root((struct vd_bytes){bytes, n}, k.n_tensors, &k.tensors_root);
+}
+
+/* What does not fit one transaction is shown in parts: in order, under one salt, tables with the first. */
+static void test_data_in_parts(void **state)
+{
+    enum { PROMPT = VD_AUDIT_CHUNK_TOKENS + 5, ALL = PROMPT + 2 };
+    static uint32_t tokens[ALL];
+    static uint8_t bytes[4 * ALL];
+    struct vd_hash root = long_model();
+    struct vd_bytes there;
+    struct job j;
+    for (uint32_t i = 0; i < ALL; i++) {
+        tokens[i] = i * 7;
+        vd_le32_store(bytes + 4 * i, tokens[i]);
+    }
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    struct vd_receipt *v = &j.r.value;
+    v->request.model_root = root;
+    v->request.n_prompt = PROMPT;
+    v->request.prompt_root = vd_token_root(k.job_salt, 0, tokens, PROMPT);
+    v->output_root = vd_token_root(k.job_salt, PROMPT, tokens + PROMPT, 2);
+    kit_seal(&k, &j.r, WORKER, GATEWAY);
+    until((first_epoch + 1) * KIT_EPOCH - 1); /* the auditors are registered a block before it ends */
+    settle(&j);
+    reveal_layer();
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    assert_int_equal(audit(&j.r.id).deadline_height, net.block.height + 2 * KIT_DATA);
+    struct vd_tx first = {
+        .kind = VD_TX_AUDIT_DATA,
+        .u.audit_data = {.receipt_id = j.r.id, .tokens = {bytes, 4 * VD_AUDIT_CHUNK_TOKENS}}};
+    memcpy(first.u.audit_data.salt.b, k.job_salt, VD_HASH_BYTES);
+    struct vd_tx rest = first, wrong;
+    rest.u.audit_data.first = VD_AUDIT_CHUNK_TOKENS;
+    rest.u.audit_data.tokens =
+        (struct vd_bytes){bytes + 4 * VD_AUDIT_CHUNK_TOKENS, 4 * (ALL - VD_AUDIT_CHUNK_TOKENS)};
+    REFUSED(VD_TX_BAD_DATA, WORKER, rest); /* in order */
+    OK(WORKER, first);
+    REFUSED(VD_TX_BAD_DATA, WORKER, first); /* once */
+    REFUSED(VD_TX_BAD_DATA, GATEWAY, rest); /* each for itself */
+    blocks(1);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_DATA_DUE);
+    wrong = rest;
+    wrong.u.audit_data.bias = (struct vd_bytes){bytes, 8};
+    REFUSED(VD_TX_BAD_DATA, WORKER, wrong);
+    wrong = rest;
+    wrong.u.audit_data.salt.b[0] ^= 1;
+    REFUSED(VD_TX_BAD_DATA, WORKER, wrong);
+    bytes[4 * (ALL - 1)] ^= 1;
+    REFUSED(VD_TX_BAD_DATA, WORKER, rest);
+    bytes[4 * (ALL - 1)] ^= 1;
+    OK(WORKER, rest);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_COMMITTING);
+    struct vd_state_key at = vd_state_key_shown(&j.r.id, &k.key[WORKER].pub, VD_AUDIT_CHUNK_TOKENS);
+    assert_true(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &there));
+    both_say(&j, VD_AUDIT_STANDS, VD_AUDIT_STANDS);
+    until(receipt(&j.r.id).window_end_height + 1);
+    assert_false(net.block.overlay.kv.get(&net.block.overlay.kv, vd_state_key_bytes(&at), &there));
 }
 
 /* A vector's elements are shown as output tokens are. */
@@ -821,6 +1168,20 @@ static void test_unfit_tables_cost_no_auditor(void **state)
     assert_int_equal(balance(AUDITOR), before);
     assert_int_equal(stake(AUDITOR).amount.micro, STAKE);
     assert_int_equal(auditor(AUDITOR).off_height, 0);
+}
+
+/* A bias is a table as well. */
+static void test_unfit_of_a_bias(void **state)
+{
+    struct job j;
+    open_escrow(&j);
+    make_job(&j, 1, NULL);
+    memset(j.r.value.request.bias_hash.b, 0x77, VD_HASH_BYTES);
+    j.r.value.request.sampling.has_bias = true;
+    kit_seal(&k, &j.r, WORKER, GATEWAY);
+    settle(&j);
+    reveal_layer();
+    both_say(&j, VD_AUDIT_UNFIT, VD_AUDIT_STANDS);
 }
 
 static void test_unfit_needs_a_table(void **state)
@@ -922,6 +1283,40 @@ static void test_a_trap_is_no_excuse(void **state)
                           .u.trap_plant = {vd_trap_commitment(&secret, &j.escrow, 1)}};
     assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
     REFUSED(VD_TX_BAD_TRAP, WORKER2, trap_open(&trap, &j, &secret, proof));
+}
+
+/* The leaf of a tree of one is its root, which says nothing about who computed it. */
+static void test_a_trap_has_two_leaves(void **state)
+{
+    struct vd_hash secret = {{80}}, trap;
+    struct job j;
+    open_escrow(&j);
+    struct vd_tx plant = {.kind = VD_TX_TRAP_PLANT,
+                          .u.trap_plant = {vd_trap_commitment(&secret, &j.escrow, 1)}};
+    assert_int_equal(kit_give(&net, WORKER2, plant, &trap), VD_TX_OK);
+    blocks(1);
+    kit_receipt(&k, &j.r, &j.escrow, 1, WORKER, AMOUNT, 10000); /* one step */
+    j.r.value.commit_root = vd_trap_leaf(&secret);
+    kit_seal(&k, &j.r, WORKER, GATEWAY);
+    settle(&j);
+    struct vd_tx open = {.kind = VD_TX_TRAP_OPEN, .u.trap_open = {trap, j.r.id, secret, 0, {NULL, 0}}};
+    REFUSED(VD_TX_BAD_TRAP, WORKER2, open);
+}
+
+/* A trap that has run out and is left over for the next block. */
+static void test_a_left_over_trap_is_late(void **state)
+{
+    struct vd_hash secret = {{81}}, id = {{82}};
+    struct job j = {.r = {.id = {{83}}}};
+    struct vd_trap t = {.owner = k.key[WORKER2].pub};
+    struct vd_tx open = {.kind = VD_TX_TRAP_OPEN, .u.trap_open = {id, j.r.id, secret, 0, {NULL, 0}}};
+    until(KIT_TRAP_BLOCKS + 1);
+    t.height = net.block.height - KIT_TRAP_BLOCKS;
+    vd_block_put_trap(&net.block, &id, &t);
+    REFUSED(VD_TX_UNKNOWN_RECEIPT, WORKER2, open); /* in its last block it is looked at */
+    t.height--;
+    vd_block_put_trap(&net.block, &id, &t);
+    REFUSED(VD_TX_UNKNOWN_TRAP, WORKER2, open);
 }
 
 /* One secret in many receipts: whichever is drawn was "a trap", and one bond covers all. So a trap is the one
@@ -1114,10 +1509,16 @@ int main(void)
         T(test_missing_reveal_costs_the_bond),
         T(test_the_last_layer_returns_the_bond),
         T(test_keepers_mix),
+        T(test_the_beacon_is_of_all_layers),
+        T(test_a_left_over_layer_is_late),
+        T(test_keepers_are_sixteen),
+        T(test_old_beacons_leave_the_state),
         T(test_a_batch_without_a_layer_waits_for_the_next),
         T(test_no_keeper_no_audit),
         T(test_auditor_refusals),
         T(test_draw_is_by_stake_and_excludes_the_parties),
+        T(test_draws_are_the_specifications),
+        T(test_who_is_drawn),
         T(test_free_receipts_are_not_drawn),
         T(test_too_small_a_reward_is_not_drawn),
         T(test_the_least_reward_is_drawn),
@@ -1125,6 +1526,11 @@ int main(void)
         T(test_late_auditors_are_not_drawn),
         T(test_closed_audits_leave_the_state),
         T(test_new_workers_are_audited_more),
+        T(test_a_known_worker_is_audited_less),
+        T(test_withdrawn_auditors_are_held),
+        T(test_an_open_audit_holds_the_stake),
+        T(test_a_commitment_holds_everything),
+        T(test_only_stands_shows_halves),
         T(test_honest_audit),
         T(test_an_audit_holds_the_payment_up),
         T(test_who_is_silent_loses_and_is_drawn_no_more),
@@ -1132,18 +1538,23 @@ int main(void)
         T(test_copied_commitment_cannot_be_revealed),
         T(test_front_run_of_a_reveal_gains_nothing),
         T(test_differs_and_wins),
+        T(test_stands_is_not_paid_against_a_verdict),
         T(test_false_alarm_costs),
         T(test_a_verdict_ends_the_audit),
         T(test_withheld_data_lose),
         T(test_data_on_the_ledger_answer_a_demand),
         T(test_tables_are_shown),
+        T(test_data_in_parts),
         T(test_vectors_are_shown),
         T(test_unfit_tables_cost_no_auditor),
+        T(test_unfit_of_a_bias),
         T(test_unfit_needs_a_table),
         T(test_all_committed_ends_a_demand),
         T(test_trap_catches_who_was_told),
         T(test_a_trap_that_is_not_opened_costs_its_bond),
         T(test_a_trap_is_no_excuse),
+        T(test_a_trap_has_two_leaves),
+        T(test_a_left_over_trap_is_late),
         T(test_a_trap_is_one_receipt),
         T(test_void_receipts_do_not_empty_the_pool),
         T(test_nobody_steps_aside_from_a_draw),

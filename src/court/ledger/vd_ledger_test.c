@@ -208,6 +208,8 @@ static void test_models_and_offers(void **state)
     OK(WORKER2, {.kind = VD_TX_STAKE, .u.stake = {{KIT_MIN_STAKE}}});
     REFUSED(VD_TX_BAD_PRICE, WORKER,
             {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {1}, {VD_PRICE_MAX_MICRO + 1}, 1}});
+    REFUSED(VD_TX_BAD_PRICE, WORKER,
+            {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {VD_PRICE_MAX_MICRO + 1}, {1}, 1}});
     OK(WORKER, {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {1}, {2}, 3}});
     OK(WORKER2, {.kind = VD_TX_OFFER, .u.offer = {k.model_root, {4}, {5}, 6}});
     kit_end(&net);
@@ -325,12 +327,15 @@ static void test_settle_refusals(void **state)
     k.genesis.max_receipt.micro = 9;
     kit_receipt(&k, &r, &e, 1, WORKER, 10, 100);
     REFUSED(VD_TX_RECEIPT_TOO_LARGE, GATEWAY, settle(p, 1));
+    k.genesis.max_receipt.micro = 10;
+    kit_receipt(&k, &r, &e, 2, WORKER2, 10, 100);
+    OK(GATEWAY, settle(p, 1));
     k.genesis.max_receipt.micro = 0;
     kit_receipt(&k, &r, &e, 1, WORKER, KIT_MIN_STAKE + 1, 100);
     REFUSED(VD_TX_STAKE_TOO_SMALL, GATEWAY, settle(p, 1));
     kit_receipt(&k, &r, &e, 1, STRANGER, 0, 100); /* worth nothing, but it is served from no stake */
     REFUSED(VD_TX_STAKE_TOO_SMALL, GATEWAY, settle(p, 1));
-    assert_int_equal(bucket(VD_BUCKET_PENDING), 0);
+    assert_int_equal(bucket(VD_BUCKET_PENDING), 10);
     kit_receipt(&k, &r, &e, 1, WORKER, KIT_MIN_STAKE, net.height + 1);
     OK(CHALLENGER2, settle(p, 1)); /* anybody may bring it */
     REFUSED(VD_TX_ALREADY_SETTLED, GATEWAY, settle(p, 1));
@@ -500,6 +505,21 @@ static void test_check_of_disputes(void **state)
     blocks(KIT_CLOCK + 1);
     assert_int_equal(check(WORKER, state_move(&d, 1)), VD_TX_UNKNOWN_DISPUTE);
     assert_int_equal(check(CHALLENGER2, good), VD_TX_WINDOW_CLOSED);
+}
+
+/* Receipts of another network do not get that far either. */
+static void test_check_of_receipts(void **state)
+{
+    struct kit_receipt r;
+    struct vd_hash e = ready();
+    kit_receipt(&k, &r, &e, 1, WORKER, 10, 100);
+    assert_int_equal(check(GATEWAY, settle(&r, 1)), VD_TX_OK);
+    r.value.request.genesis.b[0] ^= 1;
+    kit_seal(&k, &r, WORKER, GATEWAY);
+    assert_int_equal(check(GATEWAY, settle(&r, 1)), VD_TX_RECEIPT_NETWORK);
+    kit_receipt(&k, &r, &e, 1, WORKER, 10, 100);
+    kit_seal(&k, &r, WORKER2, GATEWAY);
+    assert_int_equal(check(GATEWAY, settle(&r, 1)), VD_TX_BAD_RECEIPT);
 }
 
 static void test_silent_worker_loses(void **state)
@@ -754,14 +774,14 @@ static void test_a_left_over_clock_has_run_out(void **state)
     REFUSED(VD_TX_UNKNOWN_DISPUTE, WORKER, state_move(&d, 1));
 }
 
-/* STATE and OPS and what answers them have time for a replay: 1 position here, at 1 in a block. */
+/* STATE and OPS and what answers them have time for a replay: 1 position here, at 2 in a block. */
 static void test_replays_have_time(void **state)
 {
     struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}};
     struct vd_trace_at at = {.salt = vd_trace_salt(k.job_salt, 0)};
     unit[0] = vd_trace_unit(&at, &op, 1);
     struct vd_hash step_root = vd_merkle_root(unit, 3), root = vd_trace_step(0, &step_root);
-    k.genesis.steps_per_block = 1;
+    k.genesis.steps_per_block = 2;
     struct vd_hash e, id = settled_receipt(500, &e), other = challenge(CHALLENGER, &id),
                       d = challenge(CHALLENGER, &id);
     uint64_t now = net.height + 1;
@@ -813,6 +833,33 @@ static void test_a_conviction_reaches_all_that_is_unpaid(void **state)
     assert_int_equal(balance(WORKER), KIT_BALANCE - KIT_MIN_STAKE - KIT_SLASH + 90);
     assert_int_equal(escrow(&e).balance.micro, 2000 - 200); /* two of four came back */
     assert_int_equal(stake(WORKER).unsettled.micro, 0);
+    assert_int_equal(stake(WORKER).amount.micro, KIT_MIN_STAKE); /* slashed once */
+}
+
+/* A conviction's own block is among those that it reaches, and what the worker had earned in trust is gone.
+ */
+static void test_a_conviction_reaches_its_own_block(void **state)
+{
+    struct vd_hash e = ready();
+    struct kit_receipt r[4];
+    for (int i = 0; i < 4; i++)
+        kit_receipt(&k, &r[i], &e, (uint64_t)i + 1, WORKER, 10, 100);
+    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{KIT_SLASH}}});
+    OK(GATEWAY, settle(&r[0], 1));
+    blocks(KIT_WINDOW + 1);
+    assert_int_equal(stake(WORKER).n_final, 1);
+    OK(GATEWAY, settle(&r[1], 1));
+    struct vd_hash d[2] = {challenge(CHALLENGER, &r[1].id), challenge(CHALLENGER, &r[1].id)};
+    OK(WORKER, state_move(&d[0], 1));
+    blocks(1);
+    OK(GATEWAY, settle(&r[2], 1));
+    OK(WORKER, state_move(&d[1], 2));
+    assert_int_equal(receipt(&r[1].id).void_why, VD_VOID_VERDICT);
+    assert_int_equal(stake(WORKER).n_final, 0);
+    OK(GATEWAY, settle(&r[3], 1));
+    blocks(KIT_WINDOW + 1);
+    assert_int_equal(receipt(&r[2].id).void_why, VD_VOID_CONVICTED);
+    assert_int_equal(receipt(&r[3].id).void_why, VD_VOID_CONVICTED);
     assert_int_equal(stake(WORKER).amount.micro, KIT_MIN_STAKE); /* slashed once */
 }
 
@@ -979,6 +1026,7 @@ int main(void)
         T(test_settling_after_close),
         T(test_challenge_refusals),
         T(test_check_of_disputes),
+        T(test_check_of_receipts),
         T(test_silent_worker_loses),
         T(test_slash_is_at_most_the_stake),
         T(test_silent_challenger_loses),
@@ -992,6 +1040,7 @@ int main(void)
         T(test_a_left_over_clock_has_run_out),
         T(test_replays_have_time),
         T(test_a_conviction_reaches_all_that_is_unpaid),
+        T(test_a_conviction_reaches_its_own_block),
         T(test_deadlines_of_a_block_are_bounded),
         T(test_verdict_against_the_challenger),
         T(test_verdict_against_the_worker),

@@ -5,14 +5,13 @@
 #include "vd_gateway.h"
 #include "vd_gateway_keys.h"
 #include "vd_kern.h"
-#include "vd_ledger_client.h"
+#include "vd_ledger_testing.h"
 #include "vd_ledgerd.h"
 #include "vd_trace_hash.h"
 #include "vd_verifier.h"
 #include "vd_worker.h"
 
 #include <curl/curl.h>
-#include <ftw.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -26,7 +25,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#define HOST "127.0.0.1"
+#define HOST VD_TEST_HOST
 enum {
     WAIT_MS = 20000,
     ROLES = 5,
@@ -57,19 +56,6 @@ static struct {
 
 /* ---- the network ---- */
 
-static void must(enum vd_err e, const struct vd_error *err)
-{
-    if (e != VD_OK) {
-        fprintf(stderr, "%s\n", err->msg);
-        exit(1);
-    }
-}
-
-static int by_key(const void *a, const void *b)
-{
-    return memcmp(a, b, VD_PUBKEY_BYTES);
-}
-
 static void make_genesis(void)
 {
     for (int i = 0; i < ROLES; i++) {
@@ -77,25 +63,9 @@ static void make_genesis(void)
         vd_key_from_seed(&t.key[i], seed);
         t.account[i] = (struct vd_genesis_account){t.key[i].pub, {100000000}};
     }
-    qsort(t.account, ROLES, sizeof t.account[0], by_key);
-    t.genesis = (struct vd_genesis){.network = "gateway-test",
-                                    .time_ms = 1767225600000,
-                                    .block_time_ms = 20,
-                                    .audit_rate_ppm = VD_PPM,
-                                    .audit_window_blocks = 20,
-                                    .move_clock_blocks = 100,
-                                    .unbonding_blocks = 10,
-                                    .request_validity_blocks = 5000,
-                                    .min_stake = {1000},
-                                    .challenge_bond = {10},
-                                    .slash = {1000},
-                                    .challenger_share_ppm = 400000,
-                                    .worker_share_ppm = 900000,
-                                    .gateway_share_ppm = 90000,
-                                    .treasury_share_ppm = 10000,
-                                    .treasury = t.key[LEDGER].pub,
-                                    .n_accounts = ROLES,
-                                    .account = t.account};
+    t.genesis = vd_test_genesis(t.account, ROLES, &t.key[LEDGER].pub);
+    t.genesis.audit_window_blocks = 20;
+    t.genesis.request_validity_blocks = 5000;
 }
 
 static void worker_up(int which)
@@ -188,14 +158,6 @@ static int network_up(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    (void)flag;
-    (void)ftw;
-    return remove(path);
-}
-
 static int network_down(void **state)
 {
     vd_gateway_stop(t.gateway);
@@ -205,7 +167,7 @@ static int network_down(void **state)
     vd_model_close(t.model);
     vd_pool_destroy(t.pool[0]);
     vd_pool_destroy(t.pool[1]);
-    nftw(t.dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    vd_test_remove_dir(t.dir);
     curl_global_cleanup();
     return 0;
 }
@@ -1039,16 +1001,8 @@ static void test_restart_of_the_gateway(void **state)
 
 static struct vd_ledger_client *client_of(int role)
 {
-    struct vd_error err;
-    struct vd_ledger_client *c;
-    struct vd_ledger_client_config lc = {.key = &t.key[role],
-                                         .host = HOST,
-                                         .port = vd_ledgerd_port(t.ledgerd),
-                                         .ledger_key = &t.key[LEDGER].pub,
-                                         .role = VD_ROLE_CLIENT};
-    must(vd_ledger_client_start(&c, &lc, &err), &err);
-    must(vd_ledger_client_wait(c, WAIT_MS, &err), &err);
-    return c;
+    return vd_test_ledger_client((struct vd_ledger_client_config){.arg = NULL}, &t.key[role],
+                                 vd_ledgerd_port(t.ledgerd), &t.key[LEDGER].pub, VD_ROLE_CLIENT);
 }
 
 /* As a role that sends nothing else at the moment. */
@@ -1241,20 +1195,6 @@ static void test_audits(void **state)
     vd_link_finish(l);
 }
 
-static struct vd_ledger_client *ledger_client(int who)
-{
-    struct vd_ledger_client *c;
-    struct vd_error err;
-    struct vd_ledger_client_config cfg = {.key = &t.key[who],
-                                          .host = HOST,
-                                          .port = vd_ledgerd_port(t.ledgerd),
-                                          .ledger_key = &t.key[LEDGER].pub,
-                                          .role = VD_ROLE_CLIENT};
-    must(vd_ledger_client_start(&c, &cfg, &err), &err);
-    must(vd_ledger_client_wait(c, WAIT_MS, &err), &err);
-    return c;
-}
-
 /* n disputes about the receipt; false if its window has passed meanwhile. */
 static bool challenge(struct vd_ledger_client *c, const struct vd_hash *receipt_id, size_t n)
 {
@@ -1275,7 +1215,7 @@ static bool challenge(struct vd_ledger_client *c, const struct vd_hash *receipt_
 static void test_a_challenger_gets_the_data(void **state)
 {
     enum { OTHERS = 24, TRIES = 10 };
-    struct vd_ledger_client *mine = ledger_client(FOLLOWER), *others = ledger_client(LEDGER);
+    struct vd_ledger_client *mine = client_of(FOLLOWER), *others = client_of(LEDGER);
     struct audit a = {.type = 0};
     struct vd_link *l = audit_link(&a, FOLLOWER, VD_ROLE_CLIENT);
     struct vd_hash id;

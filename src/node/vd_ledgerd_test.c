@@ -1,9 +1,8 @@
 /* A real ledger on a real chain, asked over real links: results, queries, blocks, a restart in the middle. */
 #include "vd_clock.h"
-#include "vd_ledger_client.h"
+#include "vd_ledger_testing.h"
 #include "vd_ledgerd.h"
 
-#include <ftw.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,7 +14,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#define HOST "127.0.0.1"
+#define HOST VD_TEST_HOST
 enum { WAIT_MS = 10000, BALANCE = 1000000 };
 
 struct fixture {
@@ -65,24 +64,9 @@ static void on_block(void *arg, uint64_t height, uint64_t time_ms, const struct 
 
 static struct vd_ledger_client *client_of(struct fixture *f, const struct vd_keypair *key)
 {
-    struct vd_ledger_client_config cfg = {.key = key,
-                                          .host = HOST,
-                                          .port = f->port,
-                                          .ledger_key = &f->ledger_key.pub,
-                                          .role = VD_ROLE_CLIENT,
-                                          .from_height = 1,
-                                          .arg = f};
-    struct vd_ledger_client *c = NULL;
-    struct vd_error err;
-    cfg.on_block = key == &f->alice ? on_block : NULL;
-    if (vd_ledger_client_start(&c, &cfg, &err) != VD_OK || vd_ledger_client_wait(c, WAIT_MS, &err) != VD_OK)
-        fail_msg("%s", err.msg);
-    return c;
-}
-
-static int by_pubkey(const void *a, const void *b)
-{
-    return memcmp(a, b, VD_PUBKEY_BYTES);
+    struct vd_ledger_client_config cfg = {
+        .from_height = 1, .arg = f, .on_block = key == &f->alice ? on_block : NULL};
+    return vd_test_ledger_client(cfg, key, f->port, &f->ledger_key.pub, VD_ROLE_CLIENT);
 }
 
 static int setup(void **state)
@@ -97,25 +81,7 @@ static int setup(void **state)
     key_of(&f->bob, 3);
     f->account[0] = (struct vd_genesis_account){f->alice.pub, {BALANCE}};
     f->account[1] = (struct vd_genesis_account){f->bob.pub, {BALANCE}};
-    qsort(f->account, 2, sizeof f->account[0], by_pubkey);
-    f->genesis = (struct vd_genesis){.network = "test",
-                                     .time_ms = 1767225600000,
-                                     .block_time_ms = 20,
-                                     .audit_rate_ppm = VD_PPM,
-                                     .audit_window_blocks = 100,
-                                     .move_clock_blocks = 100,
-                                     .unbonding_blocks = 10,
-                                     .request_validity_blocks = 100,
-                                     .min_stake = {1000},
-                                     .challenge_bond = {10},
-                                     .slash = {1000},
-                                     .challenger_share_ppm = 400000,
-                                     .worker_share_ppm = 900000,
-                                     .gateway_share_ppm = 90000,
-                                     .treasury_share_ppm = 10000,
-                                     .n_accounts = 2,
-                                     .treasury = f->ledger_key.pub,
-                                     .account = f->account};
+    f->genesis = vd_test_genesis(f->account, 2, &f->ledger_key.pub);
     if (vd_genesis_check(&f->genesis, &err) != VD_OK)
         fail_msg("%s", err.msg);
     pthread_mutex_init(&f->mu, NULL);
@@ -125,20 +91,12 @@ static int setup(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st;
-    (void)flag;
-    (void)ftw;
-    return remove(path);
-}
-
 static int teardown(void **state)
 {
     struct fixture *f = *state;
     vd_ledger_client_stop(f->c);
     vd_ledgerd_stop(f->d);
-    nftw(f->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    vd_test_remove_dir(f->dir);
     free(f);
     return 0;
 }

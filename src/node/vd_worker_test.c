@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "vd_clock.h"
+#include "vd_ledger_testing.h"
 #include "vd_ledgerd.h"
 #include "vd_test_model.h"
 #include "vd_trace_hash.h"
@@ -275,11 +276,6 @@ static void stranger_frame(void *arg, struct vd_link *link, unsigned type, struc
 
 /* ---- Setting up ---- */
 
-static int by_pubkey(const void *a, const void *b)
-{
-    return memcmp(a, b, VD_PUBKEY_BYTES);
-}
-
 static void start_ledger(struct fixture *f)
 {
     struct vd_error err;
@@ -287,25 +283,12 @@ static void start_ledger(struct fixture *f)
     f->account[0] = (struct vd_genesis_account){f->gateway_key.pub, {BALANCE}};
     f->account[1] = (struct vd_genesis_account){f->worker_key.pub, {BALANCE}};
     f->account[2] = (struct vd_genesis_account){f->verifier_key.pub, {BALANCE}};
-    qsort(f->account, 3, sizeof f->account[0], by_pubkey);
-    f->genesis = (struct vd_genesis){.network = "test",
-                                     .time_ms = 1767225600000,
-                                     .block_time_ms = 20,
-                                     .audit_rate_ppm = VD_PPM,
-                                     .audit_window_blocks = 60,
-                                     .move_clock_blocks = 200,
-                                     .unbonding_blocks = 10,
-                                     .request_validity_blocks = 2000,
-                                     .min_stake = {1000000},
-                                     .challenge_bond = {1000},
-                                     .slash = {1000000},
-                                     .challenger_share_ppm = 400000,
-                                     .worker_share_ppm = 900000,
-                                     .gateway_share_ppm = 90000,
-                                     .treasury_share_ppm = 10000,
-                                     .n_accounts = 3,
-                                     .treasury = f->ledger_key.pub,
-                                     .account = f->account};
+    f->genesis = vd_test_genesis(f->account, 3, &f->ledger_key.pub);
+    f->genesis.audit_window_blocks = 60;
+    f->genesis.move_clock_blocks = 200;
+    f->genesis.request_validity_blocks = 2000;
+    f->genesis.min_stake.micro = f->genesis.slash.micro = 1000000;
+    f->genesis.challenge_bond.micro = 1000;
     sure(vd_genesis_check(&f->genesis, &err), &err);
     sure(vd_genesis_network_hash(&f->genesis, &f->genesis_hash, &err), &err);
     snprintf(dir, sizeof dir, "%s/chain", f->dir);
@@ -318,13 +301,8 @@ static void start_gateway(struct fixture *f)
 {
     struct vd_error err;
     struct vd_ledger_outcome o;
-    struct vd_ledger_client_config lc = {.key = &f->gateway_key,
-                                         .host = HOST,
-                                         .port = f->ledger_peer.port,
-                                         .ledger_key = f->ledger_peer.key,
-                                         .role = VD_ROLE_GATEWAY};
-    sure(vd_ledger_client_start(&f->ledger, &lc, &err), &err);
-    sure(vd_ledger_client_wait(f->ledger, WAIT_MS, &err), &err);
+    f->ledger = vd_test_ledger_client((struct vd_ledger_client_config){.arg = NULL}, &f->gateway_key,
+                                      f->ledger_peer.port, f->ledger_peer.key, VD_ROLE_GATEWAY);
     struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN};
     tx.u.escrow_open.gateway = f->gateway_key.pub;
     tx.u.escrow_open.amount.micro = 1000000;

@@ -187,22 +187,27 @@ static void test_second_open_is_busy(void **state)
     vd_store_close(open_store(NULL));
 }
 
-static void set_schema(uint32_t schema)
+/* The schema that the closed store has; then it has this one (0: as before). */
+static uint32_t swap_schema(uint32_t schema)
 {
     MDB_env *env;
     MDB_txn *txn;
     MDB_dbi meta;
     uint8_t v[4];
-    MDB_val key = {6, (void *)(uintptr_t) "schema"}, val = {4, v};
-    vd_le32_store(v, schema);
+    MDB_val key = {6, (void *)(uintptr_t) "schema"}, val;
     assert_int_equal(mdb_env_create(&env), 0);
     mdb_env_set_maxdbs(env, 8);
     assert_int_equal(mdb_env_open(env, dir, 0, 0600), 0);
     assert_int_equal(mdb_txn_begin(env, NULL, 0, &txn), 0);
     assert_int_equal(mdb_dbi_open(txn, "meta", 0, &meta), 0);
+    assert_int_equal(mdb_get(txn, meta, &key, &val), 0);
+    uint32_t before = vd_le32_load(val.mv_data);
+    vd_le32_store(v, schema ? schema : before);
+    val = (MDB_val){4, v};
     assert_int_equal(mdb_put(txn, meta, &key, &val, 0), 0);
     assert_int_equal(mdb_txn_commit(txn), 0);
     mdb_env_close(env);
+    return before;
 }
 
 static void test_newer_schema_is_refused(void **state)
@@ -210,7 +215,7 @@ static void test_newer_schema_is_refused(void **state)
     char path[128];
     struct vd_store *s;
     vd_store_close(open_store(NULL));
-    set_schema(VD_STORE_SCHEMA + 1);
+    assert_int_equal(swap_schema(VD_STORE_SCHEMA + 1), VD_STORE_SCHEMA);
     assert_int_equal(vd_store_open(&s, dir, NULL, &err), VD_EVERSION);
     assert_non_null(strstr(err.msg, "newer"));
     snprintf(path, sizeof path, "%s/data.mdb", dir);
@@ -278,8 +283,7 @@ static void test_schema_1_is_upgraded(void **state)
     assert_int_equal(vd_store_commit(w, &err), VD_OK);
     vd_store_close(s);
     for (int twice = 0; twice < 2; twice++) {
-        if (!twice)
-            set_schema(1);
+        assert_int_equal(swap_schema(twice ? 0 : 1), VD_STORE_SCHEMA);
         s = open_store(NULL);
         assert_int_equal(vd_store_begin(s, &w, &err), VD_OK);
         struct vd_kvs *kv = vd_store_writer_kv(w);
@@ -296,8 +300,7 @@ static void test_schema_1_is_upgraded(void **state)
         assert_int_equal(vd_store_abort(w, &err), VD_OK);
         vd_store_close(s);
     }
-    set_schema(0);
-    assert_int_equal(vd_store_open(&s, dir, NULL, &err), VD_EVERSION);
+    assert_int_equal(swap_schema(0), VD_STORE_SCHEMA);
     kit_net_free(&net);
     kit_free(&k);
 }

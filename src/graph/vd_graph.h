@@ -255,6 +255,11 @@ struct vd_graph_chunk {
     bool is_first;        /* of the head's chunks */
     uint64_t first_score; /* record of SCORE of the first of these keys */
 };
+/* How many a head has. */
+static inline uint32_t vd_graph_chunks(const struct vd_graph_op *o)
+{
+    return (o->end_key - 1) / VD_GRAPH_CHUNK - o->first_key / VD_GRAPH_CHUNK + 1;
+}
 struct vd_graph_chunk vd_graph_chunk(const struct vd_graph_op *o, uint64_t record);
 
 /* The place of a row of PART or SUM of experts: which slot, and which of the expert's own rows. */

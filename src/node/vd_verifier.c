@@ -149,14 +149,17 @@ static void vd_verifier_on_data(struct vd_verifier *v, struct vd_link *link, str
         return;
     }
     uint8_t *copy = malloc(m.envelope.n + 1);
+    if (copy)
+        memcpy(copy, m.envelope.p, m.envelope.n);
     pthread_mutex_lock(&v->mu);
     if (copy && vd_verifier_awaits(v, link, &m.receipt_id)) {
-        memcpy(copy, m.envelope.p, m.envelope.n);
         v->fetch.envelope = copy;
         v->fetch.n_bytes = m.envelope.n;
         v->fetch.done = true;
         copy = NULL;
         pthread_cond_signal(&v->data);
+    } else if (copy && vd_duty_take_data(v, link, &m.receipt_id, copy, m.envelope.n)) {
+        copy = NULL;
     }
     pthread_mutex_unlock(&v->mu);
     free(copy);
@@ -175,6 +178,8 @@ static void vd_verifier_on_refuse(struct vd_verifier *v, struct vd_link *link, s
                  vd_wire_refuse_text(m.code));
         v->fetch.done = true;
         pthread_cond_signal(&v->data);
+    } else {
+        (void)vd_duty_take_data(v, link, &m.what, NULL, 0);
     }
     pthread_mutex_unlock(&v->mu);
 }
@@ -370,7 +375,7 @@ void vd_verifier_stop(struct vd_verifier *v)
     }
     free(v->fetch.envelope);
     free(v->queue);
-    free(v->duty);
+    vd_duty_free_all(v);
     pthread_cond_destroy(&v->work);
     pthread_cond_destroy(&v->data);
     pthread_mutex_destroy(&v->mu);

@@ -10,8 +10,7 @@ enum { VD_CHALLENGE_WAIT_MS = 30000 };
 
 /* ---- The data of a receipt, from its gateway ---- */
 
-/* A reference to the link to this gateway, or NULL. */
-static struct vd_link *vd_audit_link(struct vd_verifier *v, const struct vd_pubkey *gateway)
+struct vd_link *vd_audit_link(struct vd_verifier *v, const struct vd_pubkey *gateway)
 {
     struct vd_link *link = NULL;
     pthread_mutex_lock(&v->mu);
@@ -22,22 +21,26 @@ static struct vd_link *vd_audit_link(struct vd_verifier *v, const struct vd_pubk
     return link;
 }
 
+enum vd_err vd_audit_get(struct vd_link *link, const struct vd_hash *receipt_id, struct vd_error *err)
+{
+    struct vd_wire_audit_get m = {.receipt_id = *receipt_id};
+    uint8_t buf[64];
+    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
+    return vd_wire_put_audit_get(&w, &m) ? vd_link_send(link, VD_WIRE_AUDIT_GET, buf, w.n_bytes, err)
+                                         : vd_error_set(err, VD_EINTERNAL, "AUDIT_GET does not encode");
+}
+
 static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, const struct vd_verifier_task *a,
                                 uint8_t **bytes, size_t *n, struct vd_error *err)
 {
-    struct vd_wire_audit_get m = {.receipt_id = a->receipt_id};
-    uint8_t buf[64];
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    struct timespec until = vd_clock_after_ms(a->fetch_ms ? a->fetch_ms : VD_VERIFIER_FETCH_MS);
+    struct timespec until = vd_clock_after_ms(VD_VERIFIER_FETCH_MS);
     pthread_mutex_lock(&v->mu);
     memset(&v->fetch, 0, sizeof v->fetch);
     v->fetch.waiting = true;
     v->fetch.from = link;
     v->fetch.receipt_id = a->receipt_id;
     pthread_mutex_unlock(&v->mu);
-    enum vd_err e = vd_wire_put_audit_get(&w, &m)
-                        ? vd_link_send(link, VD_WIRE_AUDIT_GET, buf, w.n_bytes, err)
-                        : vd_error_set(err, VD_EINTERNAL, "AUDIT_GET does not encode");
+    enum vd_err e = vd_audit_get(link, &a->receipt_id, err);
     pthread_mutex_lock(&v->mu);
     while (e == VD_OK && !v->fetch.done && !v->stopping)
         if (pthread_cond_timedwait(&v->data, &v->mu, &until) != 0)
@@ -54,29 +57,21 @@ static enum vd_err vd_audit_ask(struct vd_verifier *v, struct vd_link *link, con
     return e;
 }
 
-/* Fetches and checks everything that can be checked without the model. */
-enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a, struct vd_envelope *e,
-                           uint32_t **tokens, struct vd_error *err)
+/* Everything that can be checked without the model. */
+enum vd_err vd_audit_read(const struct vd_hash *receipt_id, struct vd_bytes bytes, struct vd_envelope *e,
+                          uint32_t **tokens, struct vd_error *err)
 {
-    struct vd_link *link = vd_audit_link(v, &a->gateway);
     struct vd_receipt r;
-    uint8_t *bytes = NULL;
-    size_t n = 0;
-    if (!link)
-        return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
-    enum vd_err code = vd_audit_ask(v, link, a, &bytes, &n, err);
-    vd_link_unref(link);
-    if (code != VD_OK)
-        return code;
-    *tokens = malloc((n + 1) * sizeof **tokens);
+    enum vd_err code = VD_OK;
+    *tokens = malloc((bytes.n + 1) * sizeof **tokens);
     if (!*tokens) {
-        code = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", n);
-    } else if (!vd_envelope_decode((struct vd_bytes){bytes, n}, e, *tokens, n)) {
+        code = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", bytes.n);
+    } else if (!vd_envelope_decode(bytes, e, *tokens, bytes.n)) {
         code = vd_error_set(err, VD_EFALSE, "the gateway's data do not decode");
     } else {
         struct vd_hash id = vd_signed_receipt_id(&e->receipt);
         enum vd_receipt_verdict verdict = vd_envelope_check(e, &r);
-        if (!vd_hash_eq(&id, &a->receipt_id))
+        if (!vd_hash_eq(&id, receipt_id))
             code = vd_error_set(err, VD_EFALSE, "the gateway sent another receipt");
         else if (verdict != VD_RECEIPT_OK)
             code = vd_error_set(err, VD_EFALSE, "the gateway's data: %s", vd_receipt_verdict_text(verdict));
@@ -85,6 +80,21 @@ enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task 
         free(*tokens);
         *tokens = NULL;
     }
+    return code;
+}
+
+static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a,
+                                  struct vd_envelope *e, uint32_t **tokens, struct vd_error *err)
+{
+    struct vd_link *link = vd_audit_link(v, &a->gateway);
+    uint8_t *bytes = NULL;
+    size_t n = 0;
+    if (!link)
+        return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
+    enum vd_err code = vd_audit_ask(v, link, a, &bytes, &n, err);
+    vd_link_unref(link);
+    if (code == VD_OK)
+        code = vd_audit_read(&a->receipt_id, (struct vd_bytes){bytes, n}, e, tokens, err);
     free(bytes);
     return code;
 }
@@ -646,6 +656,15 @@ static void vd_audit_save_height(struct vd_verifier *v, uint64_t *saved)
         *saved = h;
 }
 
+/* How long the auditor may wait if nothing happens. Under mu. */
+static uint32_t vd_audit_rest_ms(const struct vd_verifier *v)
+{
+    uint64_t now = vd_clock_ms(), ms = v->n_queued ? VD_VERIFIER_RETRY_MS / 4 : VD_VERIFIER_TICK_MS;
+    if (v->duty_at_ms && v->duty_at_ms < now + ms)
+        ms = v->duty_at_ms > now ? v->duty_at_ms - now : 0;
+    return (uint32_t)ms;
+}
+
 void *vd_verifier_auditor(void *verifier)
 {
     struct vd_verifier *v = verifier;
@@ -660,17 +679,18 @@ void *vd_verifier_auditor(void *verifier)
             moved = resumed = vd_audit_resume(v);
         if (moved && v->n_disputes)
             vd_audit_look_at_all(v);
-        if (moved || vd_clock_ms() >= save_at)
-            vd_duty_look_at_all(v);
-        bool worked = vd_audit_some(v);
+        uint64_t now = vd_clock_ms();
+        bool busy = false; /* with duties, which have a clock: the sample waits */
+        if (moved || now >= save_at || (v->duty_at_ms && now >= v->duty_at_ms))
+            busy = vd_duty_look_at_all(v);
+        bool worked = busy || vd_audit_some(v);
         if (vd_clock_ms() >= save_at) {
             vd_audit_save_height(v, &saved);
             save_at = vd_clock_ms() + VD_VERIFIER_TICK_MS;
         }
         pthread_mutex_lock(&v->mu);
         if (!worked && !v->stopping && !v->moved) {
-            struct timespec until =
-                vd_clock_after_ms(v->n_queued ? VD_VERIFIER_RETRY_MS / 4 : VD_VERIFIER_TICK_MS);
+            struct timespec until = vd_clock_after_ms(vd_audit_rest_ms(v));
             pthread_cond_timedwait(&v->work, &v->mu, &until);
         }
     }

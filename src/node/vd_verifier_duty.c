@@ -120,16 +120,15 @@ static bool vd_duty_take_part(void *arg, struct vd_bytes key, struct vd_bytes va
 }
 
 /* An envelope without signatures: the ledger has checked what stands in it. *tokens also holds the tables. */
-static enum vd_err vd_duty_read_shown(struct vd_verifier *v, const struct vd_duty *d,
-                                      const struct vd_audit *a, struct vd_envelope *e, uint32_t **tokens,
-                                      struct vd_error *err)
+static enum vd_err vd_duty_read_shown(struct vd_verifier *v, const struct vd_duty *d, struct vd_envelope *e,
+                                      uint32_t **tokens, struct vd_error *err)
 {
     struct vd_state_key receipt =
         vd_state_key_make(VD_STATE_RECEIPT, d->what.receipt_id.b, VD_HASH_BYTES, NULL);
     struct vd_state_key showing =
-        vd_state_key_make(VD_STATE_SHOWING, d->what.receipt_id.b, VD_HASH_BYTES, a->shown_by.b);
+        vd_state_key_make(VD_STATE_SHOWING, d->what.receipt_id.b, VD_HASH_BYTES, d->shown_by.b);
     struct vd_state_key parts =
-        vd_state_key_make(VD_INDEX_SHOWN, d->what.receipt_id.b, VD_HASH_BYTES, a->shown_by.b);
+        vd_state_key_make(VD_INDEX_SHOWN, d->what.receipt_id.b, VD_HASH_BYTES, d->shown_by.b);
     struct vd_ledger_answer answer;
     struct vd_receipt_record record;
     struct vd_showing w;
@@ -194,69 +193,6 @@ static void vd_duty_nonce(const struct vd_verifier *v, struct vd_tx_audit_reveal
     memcpy(in, tag, sizeof tag);
     memcpy(in + sizeof tag, what->receipt_id.b, VD_HASH_BYTES);
     what->nonce = vd_hmac_sha256(v->key.secret, VD_SEED_BYTES, in, sizeof in);
-}
-
-/* From the gateway, unless it let one wait lately: an audit has a clock, all of an auditor's have the same
- * thread, and whoever does not answer is made to on the ledger. */
-static enum vd_err vd_duty_fetch(struct vd_verifier *v, const struct vd_duty *d, const struct vd_audit *a,
-                                 struct vd_envelope *e, uint32_t **tokens, struct vd_error *err)
-{
-    struct vd_verifier_task task = {
-        .receipt_id = d->what.receipt_id, .gateway = a->gateway, .fetch_ms = VD_VERIFIER_DUTY_FETCH_MS};
-    uint64_t now = vd_clock_ms();
-    for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
-        if (v->stalled[i].until_ms > now && vd_pubkey_eq(&v->stalled[i].gateway, &a->gateway))
-            return vd_error_set(err, VD_ETIMEOUT, "the gateway did not answer lately");
-    enum vd_err code = vd_audit_fetch(v, &task, e, tokens, err);
-    if (code == VD_ETIMEOUT) {
-        v->stalled[v->stalled_at].gateway = a->gateway;
-        v->stalled[v->stalled_at].until_ms = vd_clock_ms() + VD_VERIFIER_STALLED_MS;
-        v->stalled_at = (v->stalled_at + 1) % VD_WORKER_GATEWAYS_MAX;
-    }
-    return code;
-}
-
-/* Fetches, replays, and knows from then on. The case of a receipt that does not stand is kept for its
- * dispute. */
-static enum vd_err vd_duty_learn(struct vd_verifier *v, struct vd_duty *d, const struct vd_audit *a,
-                                 struct vd_error *err)
-{
-    static const struct vd_pubkey nobody;
-    struct vd_envelope e = {0};
-    struct vd_game_case c;
-    struct vd_replay_result result;
-    uint32_t *tokens = NULL;
-    enum vd_err code = vd_pubkey_eq(&a->shown_by, &nobody) ? vd_duty_fetch(v, d, a, &e, &tokens, err)
-                                                           : vd_duty_read_shown(v, d, a, &e, &tokens, err);
-    if (code != VD_OK)
-        return code;
-    struct vd_verifier_desk *desk = vd_audit_desk(v, &a->model_root);
-    if (!desk) {
-        free(tokens);
-        return vd_error_set(err, VD_ENOTFOUND,
-                            "the model is not loaded here; start the verifier with it again");
-    }
-    code = vd_game_case_init(&c, &e, tokens, desk->m.model, err);
-    if (code != VD_OK)
-        return code;
-    code = vd_replay(desk->ctx, desk->cache, &desk->m.root, &c.job, &result, err);
-    /* Its tables are the request's, but not for this model (the mask's texts are others): the gateway and the
-     * worker signed what nobody can replay, which must not cost an auditor anything. */
-    bool unfit = code == VD_OK && result.verdict == VD_REPLAY_JOB && (e.controls.bias.n || e.controls.mask.n);
-    if (code == VD_OK && !unfit && result.verdict != VD_REPLAY_OK && !vd_verifier_provable(result.verdict))
-        code = vd_error_set(err, VD_EUNSUPPORTED, "%s", vd_replay_text(result.verdict));
-    if (code == VD_OK) {
-        bool stands = result.verdict == VD_REPLAY_OK;
-        d->what.verdict = stands ? VD_AUDIT_STANDS : unfit ? VD_AUDIT_UNFIT : VD_AUDIT_DIFFERS;
-        for (int i = 0; i < 2; i++)
-            d->what.half[i] = stands ? result.half[i] : (struct vd_hash){{0}};
-        vd_duty_nonce(v, &d->what);
-        d->commit_root = result.commit_root;
-        code = stands || unfit ? VD_OK : vd_worker_jobs_put(&v->cases, &c.envelope, err);
-        d->known = code == VD_OK;
-    }
-    vd_game_case_free(&c);
-    return code;
 }
 
 /* ---- Saying it ---- */
@@ -345,6 +281,293 @@ static enum vd_err vd_duty_dispute(struct vd_verifier *v, struct vd_duty *d, str
     return code;
 }
 
+/* It cannot go on now: again in a while, and data that do not come are demanded on the ledger. */
+static void vd_duty_later(struct vd_verifier *v, struct vd_duty *d, enum vd_err e, const struct vd_error *err)
+{
+    char hex[65];
+    if (e == VD_ECANCELLED)
+        return;
+    d->n_tries = e == VD_ETIMEOUT ? VD_DUTY_DEMAND_TRIES : d->n_tries + 1;
+    pthread_mutex_lock(&v->mu);
+    d->not_before_ms = vd_clock_ms() + VD_VERIFIER_RETRY_MS;
+    pthread_mutex_unlock(&v->mu);
+    vd_hex_encode(hex, d->what.receipt_id.b, VD_HASH_BYTES);
+    if (vd_seldom_due(&d->trouble))
+        vd_log_event(&v->log, VD_LOG_WARN, "an audit does not go on", "receipt=%s error=%s", hex, err->msg);
+    if (d->waits && d->can_demand && d->n_tries >= VD_DUTY_DEMAND_TRIES)
+        vd_duty_say(v, d, VD_TX_AUDIT_DEMAND);
+}
+
+/* ---- The data that a gateway has ---- */
+
+static void vd_duty_forget_data(struct vd_verifier *v, struct vd_duty *d)
+{
+    pthread_mutex_lock(&v->mu);
+    free(d->data.envelope);
+    d->data.envelope = NULL;
+    d->data.from = NULL;
+    pthread_mutex_unlock(&v->mu);
+}
+
+bool vd_duty_take_data(struct vd_verifier *v, const struct vd_link *link, const struct vd_hash *receipt_id,
+                       uint8_t *bytes, size_t n)
+{
+    struct vd_duty *d = vd_duty_find(v, receipt_id);
+    if (!d || d->data.from != link || d->data.envelope || d->data.refused)
+        return false;
+    d->data.envelope = bytes;
+    d->data.n_bytes = n;
+    d->data.refused = !bytes;
+    v->moved = true;
+    pthread_cond_signal(&v->work);
+    return true;
+}
+
+/* What is left of its clock. */
+static uint64_t vd_duty_left_ms(struct vd_verifier *v, const struct vd_duty *d)
+{
+    uint64_t height = vd_ledger_client_height(v->ledger);
+    return d->deadline_height > height ? (d->deadline_height - height) * v->rules->block_time_ms : 0;
+}
+
+enum vd_duty_data { VD_DUTY_HERE, VD_DUTY_COMING, VD_DUTY_NOT_ASKED, VD_DUTY_FAILED };
+
+/* Where its data are. */
+static enum vd_duty_data vd_duty_data_of(struct vd_verifier *v, struct vd_duty *d, enum vd_err *code,
+                                         struct vd_error *err)
+{
+    static const struct vd_pubkey nobody;
+    uint64_t now = vd_clock_ms();
+    if (!vd_pubkey_eq(&d->shown_by, &nobody))
+        return VD_DUTY_HERE; /* on the ledger */
+    enum vd_duty_data is = VD_DUTY_NOT_ASKED;
+    pthread_mutex_lock(&v->mu);
+    if (d->data.envelope) {
+        is = VD_DUTY_HERE;
+    } else if (d->data.from && d->data.refused) {
+        *code = vd_error_set(err, VD_ENOTFOUND, "the gateway refuses the data");
+        is = VD_DUTY_FAILED;
+    } else if (d->data.from && now < d->data.until_ms) {
+        is = VD_DUTY_COMING;
+    } else if (d->data.from || now < d->data.again_ms) {
+        *code = vd_error_set(err, VD_ETIMEOUT, "the gateway did not answer");
+        d->data.again_ms = d->data.from ? now + VD_VERIFIER_DUTY_AGAIN_MS : d->data.again_ms;
+        is = VD_DUTY_FAILED;
+    }
+    if (is == VD_DUTY_FAILED)
+        d->data.from = NULL;
+    pthread_mutex_unlock(&v->mu);
+    return is;
+}
+
+static enum vd_err vd_duty_ask(struct vd_verifier *v, struct vd_duty *d, struct vd_error *err)
+{
+    struct vd_link *link = vd_audit_link(v, &d->gateway);
+    uint64_t ms = vd_duty_left_ms(v, d) / VD_VERIFIER_DUTY_FETCH_PART;
+    if (!link)
+        return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
+    pthread_mutex_lock(&v->mu);
+    d->data.from = link;
+    d->data.refused = false;
+    d->data.until_ms = vd_clock_ms() + (ms < VD_VERIFIER_DUTY_FETCH_MS ? ms : VD_VERIFIER_DUTY_FETCH_MS);
+    pthread_mutex_unlock(&v->mu);
+    enum vd_err e = vd_audit_get(link, &d->what.receipt_id, err);
+    vd_link_unref(link);
+    if (e != VD_OK)
+        vd_duty_forget_data(v, d);
+    return e;
+}
+
+static int vd_duty_by_deadline(const void *a, const void *b)
+{
+    uint64_t x = (*(struct vd_duty *const *)a)->deadline_height,
+             y = (*(struct vd_duty *const *)b)->deadline_height;
+    return (x > y) - (x < y);
+}
+
+/* Asks for what is not here, the earliest deadline first, and says of which duties the data are here. */
+static size_t vd_duty_gather(struct vd_verifier *v, struct vd_duty **here)
+{
+    struct vd_duty *order[VD_VERIFIER_DUTIES_MAX], *coming[VD_VERIFIER_HELD_MAX];
+    size_t n = 0, n_here = 0, n_coming = 0;
+    for (size_t i = 0; i < v->n_duties; i++)
+        if (v->duty[i].waits)
+            order[n++] = &v->duty[i];
+    qsort(order, n, sizeof order[0], vd_duty_by_deadline);
+    for (int ask = 0; ask <= 1; ask++) /* who was asked before has a place before who is asked now */
+        for (size_t i = 0; i < n; i++) {
+            struct vd_duty *d = order[i];
+            struct vd_error err;
+            enum vd_err code = VD_OK;
+            enum vd_duty_data is = d ? vd_duty_data_of(v, d, &code, &err) : VD_DUTY_COMING;
+            size_t n_asked = 0;
+            for (size_t k = 0; k < n_coming; k++)
+                n_asked += d && vd_pubkey_eq(&coming[k]->gateway, &d->gateway);
+            if (is == VD_DUTY_NOT_ASKED && ask && n_asked < VD_VERIFIER_ASKED_MAX &&
+                n_here + n_coming < VD_VERIFIER_HELD_MAX) {
+                code = vd_duty_ask(v, d, &err);
+                is = code == VD_OK ? VD_DUTY_COMING : VD_DUTY_FAILED;
+            }
+            if (!d || is == VD_DUTY_NOT_ASKED)
+                continue;
+            order[i] = NULL;
+            if (is == VD_DUTY_FAILED)
+                vd_duty_later(v, d, code, &err);
+            else if (is == VD_DUTY_HERE)
+                here[n_here++] = d;
+            else
+                coming[n_coming++] = d;
+        }
+    return n_here;
+}
+
+/* ---- What the replays say ---- */
+
+/* Those that are replayed together. */
+struct vd_duty_batch {
+    struct vd_verifier_desk *desk;
+    struct vd_duty *duty[VD_VERIFIER_TOGETHER_MAX];
+    struct vd_game_case c[VD_VERIFIER_TOGETHER_MAX];
+    size_t n;
+    uint64_t n_pos;
+};
+
+static enum vd_err vd_duty_open(struct vd_verifier *v, struct vd_duty *d, struct vd_game_case *c,
+                                const struct vd_verifier_desk *desk, struct vd_error *err)
+{
+    static const struct vd_pubkey nobody;
+    struct vd_envelope e = {0};
+    uint32_t *tokens = NULL;
+    enum vd_err code =
+        vd_pubkey_eq(&d->shown_by, &nobody) /* what is here nobody changes */
+            ? vd_audit_read(&d->what.receipt_id, (struct vd_bytes){d->data.envelope, d->data.n_bytes}, &e,
+                            &tokens, err)
+            : vd_duty_read_shown(v, d, &e, &tokens, err);
+    return code == VD_OK ? vd_game_case_init(c, &e, tokens, desk->m.model, err) : code;
+}
+
+/* Could it go into the same pass without making the first one late? */
+static bool vd_duty_fits(struct vd_verifier *v, const struct vd_duty_batch *b, uint64_t n_pos)
+{
+    uint64_t all_ms = (b->n_pos + n_pos) * v->pace_ns / 1000000;
+    return b->n == 0 ||
+           (b->n < VD_VERIFIER_TOGETHER_MAX && v->pace_ns && b->n_pos + n_pos <= VD_VERIFIER_TOGETHER_POS &&
+            all_ms <= vd_duty_left_ms(v, b->duty[0]) / 2);
+}
+
+/* True: it is in; false: the batch is full, or it could not be opened. */
+static bool vd_duty_add_to(struct vd_verifier *v, struct vd_duty_batch *b, struct vd_duty *d)
+{
+    struct vd_error err;
+    struct vd_game_case *c = &b->c[b->n];
+    struct vd_verifier_desk *desk = vd_audit_desk(v, &d->model_root);
+    enum vd_err e = desk ? vd_duty_open(v, d, c, desk, &err)
+                         : vd_error_set(&err, VD_ENOTFOUND,
+                                        "the model is not loaded here; start the verifier with it again");
+    if (e != VD_OK) {
+        vd_duty_forget_data(v, d);
+        vd_duty_later(v, d, e, &err);
+        return false;
+    }
+    uint64_t n_pos = vd_receipt_n_steps(&c->receipt);
+    if (!vd_duty_fits(v, b, n_pos)) {
+        vd_game_case_free(c);
+        return false;
+    }
+    b->desk = desk;
+    b->duty[b->n++] = d;
+    b->n_pos += n_pos;
+    return true;
+}
+
+/* What follows from its replay. The case of a receipt that does not stand is kept for its dispute. */
+static enum vd_err vd_duty_know(struct vd_verifier *v, struct vd_duty *d, const struct vd_game_case *c,
+                                const struct vd_replay_result *r, struct vd_error *err)
+{
+    /* Its tables are the request's, but not for this model (the mask's texts are others): the gateway and the
+     * worker signed what nobody can replay, which must not cost an auditor anything. */
+    bool tables = c->envelope.controls.bias.n || c->envelope.controls.mask.n;
+    bool stands = r->verdict == VD_REPLAY_OK, unfit = r->verdict == VD_REPLAY_JOB && tables;
+    if (!stands && !unfit && !vd_verifier_provable(r->verdict))
+        return vd_error_set(err, VD_EUNSUPPORTED, "%s", vd_replay_text(r->verdict));
+    d->what.verdict = stands ? VD_AUDIT_STANDS : unfit ? VD_AUDIT_UNFIT : VD_AUDIT_DIFFERS;
+    for (int i = 0; i < 2; i++)
+        d->what.half[i] = stands ? r->half[i] : (struct vd_hash){{0}};
+    vd_duty_nonce(v, &d->what);
+    d->commit_root = r->commit_root;
+    enum vd_err e = stands || unfit ? VD_OK : vd_worker_jobs_put(&v->cases, &c->envelope, err);
+    d->known = e == VD_OK;
+    return e;
+}
+
+/* In one pass; where that fails, each by itself: one that needs more memory than there is must not keep the
+ * others from being heard. */
+static void vd_duty_replay(struct vd_verifier *v, struct vd_duty_batch *b)
+{
+    struct vd_proof_job job[VD_VERIFIER_TOGETHER_MAX];
+    struct vd_replay_result result[VD_VERIFIER_TOGETHER_MAX];
+    struct vd_verifier_desk *desk = b->desk;
+    struct vd_error err;
+    for (size_t i = 0; i < b->n; i++)
+        job[i] = b->c[i].job;
+    uint64_t began = vd_clock_ns();
+    bool together =
+        b->n > 1 && vd_replay_many(desk->ctx, desk->cache, &desk->m.root, job, b->n, result, &err) == VD_OK;
+    for (size_t i = 0; i < b->n; i++) {
+        enum vd_err e =
+            together ? VD_OK : vd_replay(desk->ctx, desk->cache, &desk->m.root, &job[i], &result[i], &err);
+        if (e == VD_OK)
+            e = vd_duty_know(v, b->duty[i], &b->c[i], &result[i], &err);
+        vd_duty_forget_data(v, b->duty[i]);
+        if (e != VD_OK)
+            vd_duty_later(v, b->duty[i], e, &err);
+    }
+    uint64_t took = vd_clock_ns() - began;
+    v->pace_ns = took / b->n_pos + 1;
+    pthread_mutex_lock(&v->mu);
+    v->stats.n_passes += together ? 1 : b->n;
+    v->stats.n_tokens += b->n_pos;
+    v->stats.replay_ns += took;
+    v->moved = true; /* what is known now is said at once */
+    pthread_mutex_unlock(&v->mu);
+}
+
+/* One pass over what is here. True: there is more. */
+static bool vd_duty_learn_some(struct vd_verifier *v)
+{
+    struct vd_duty *here[VD_VERIFIER_DUTIES_MAX];
+    size_t n = vd_duty_gather(v, here), n_left = 0;
+    struct vd_duty_batch *b = n ? calloc(1, sizeof *b) : NULL;
+    if (!b)
+        return false; /* of no memory: with the next block again */
+    for (size_t i = 0; i < n && !atomic_load(&v->cancel); i++) {
+        bool same = b->n == 0 || vd_hash_eq(&here[i]->model_root, &b->desk->m.root);
+        bool room = b->n < VD_VERIFIER_TOGETHER_MAX;
+        n_left += !(same && room && vd_duty_add_to(v, b, here[i]));
+    }
+    if (b->n)
+        vd_duty_replay(v, b);
+    for (size_t i = 0; i < b->n; i++)
+        vd_game_case_free(&b->c[i]);
+    free(b);
+    return n_left > 0;
+}
+
+/* When something is due that no event tells of: data that did not come, and another try. */
+static uint64_t vd_duty_next_ms(struct vd_verifier *v)
+{
+    uint64_t next = 0, now = vd_clock_ms();
+    pthread_mutex_lock(&v->mu);
+    for (size_t i = 0; i < v->n_duties; i++) {
+        const struct vd_duty *d = &v->duty[i];
+        uint64_t at = d->data.from && !d->data.envelope ? d->data.until_ms : d->not_before_ms;
+        if (!d->known && !d->sending && at > now && (!next || at < next))
+            next = at;
+    }
+    pthread_mutex_unlock(&v->mu);
+    return next;
+}
+
 /* ---- One after the other ---- */
 
 static enum vd_err vd_duty_act(struct vd_verifier *v, struct vd_duty *d, const struct vd_audit *a,
@@ -356,25 +579,22 @@ static enum vd_err vd_duty_act(struct vd_verifier *v, struct vd_duty *d, const s
         (mine == VD_SLOT_DIFFERS && a->phase == VD_AUDIT_HEARD && !d->disputed);
     if (!due)
         return VD_OK;
-    d->waits = !d->known && !d->may_learn;
-    d->deadline_height = a->deadline_height;
-    if (d->waits)
+    if (!d->known) {
+        d->waits = true;
+        d->can_demand = a->phase == VD_AUDIT_COMMITTING && !a->demanded;
+        d->deadline_height = a->deadline_height;
+        d->model_root = a->model_root;
+        d->gateway = a->gateway;
+        d->shown_by = a->shown_by;
         return VD_OK;
-    enum vd_err e = d->known ? VD_OK : vd_duty_learn(v, d, a, err);
-    if (e != VD_OK) {
-        d->n_tries = e == VD_ETIMEOUT ? VD_DUTY_DEMAND_TRIES : d->n_tries + 1;
-        if (a->phase == VD_AUDIT_COMMITTING && !a->demanded && d->n_tries >= VD_DUTY_DEMAND_TRIES)
-            vd_duty_say(v, d, VD_TX_AUDIT_DEMAND);
+    }
+    if (mine == VD_SLOT_DIFFERS) {
+        enum vd_err e = vd_duty_dispute(v, d, err);
+        d->disputed = e == VD_OK;
         return e;
     }
-    if (mine == VD_SLOT_DRAWN)
-        vd_duty_say(v, d, VD_TX_AUDIT_COMMIT);
-    else if (mine == VD_SLOT_COMMITTED)
-        vd_duty_say(v, d, VD_TX_AUDIT_REVEAL);
-    else
-        e = vd_duty_dispute(v, d, err);
-    d->disputed |= mine == VD_SLOT_DIFFERS && e == VD_OK;
-    return e;
+    vd_duty_say(v, d, mine == VD_SLOT_DRAWN ? VD_TX_AUDIT_COMMIT : VD_TX_AUDIT_REVEAL);
+    return VD_OK;
 }
 
 static void vd_duty_over(struct vd_verifier *v, const struct vd_hash *receipt_id,
@@ -399,7 +619,6 @@ static bool vd_duty_look(struct vd_verifier *v, struct vd_duty *d)
     struct vd_audit a;
     struct vd_error err;
     struct vd_audit_slot *mine = NULL;
-    char hex[65];
     enum vd_err e = vd_ledger_client_audit(v->ledger, &d->what.receipt_id, &a, &err);
     if (e != VD_OK)
         return e == VD_ENOTFOUND;
@@ -413,26 +632,22 @@ static bool vd_duty_look(struct vd_verifier *v, struct vd_duty *d)
         return true;
     }
     e = vd_duty_act(v, d, &a, mine->status, &err);
-    if (e == VD_OK || e == VD_ECANCELLED)
-        return false;
-    d->not_before_ms = vd_clock_ms() + VD_VERIFIER_RETRY_MS;
-    vd_hex_encode(hex, d->what.receipt_id.b, VD_HASH_BYTES);
-    if (vd_seldom_due(&d->trouble))
-        vd_log_event(&v->log, VD_LOG_WARN, "an audit does not go on", "receipt=%s error=%s", hex, err.msg);
+    if (e != VD_OK)
+        vd_duty_later(v, d, e, &err);
     return false;
 }
 
 /* True: it is over, and another stands in its place. */
-static bool vd_duty_turn(struct vd_verifier *v, size_t i, bool may_learn)
+static bool vd_duty_turn(struct vd_verifier *v, size_t i)
 {
     struct vd_duty *d = &v->duty[i];
     pthread_mutex_lock(&v->mu);
     bool due = !d->sending && d->not_before_ms <= vd_clock_ms() && !v->stopping;
     pthread_mutex_unlock(&v->mu);
     d->waits = false;
-    d->may_learn = may_learn;
     if (!due || !vd_duty_look(v, d))
         return false;
+    vd_duty_forget_data(v, d);
     pthread_mutex_lock(&v->mu);
     v->drawn |= v->n_duties == VD_VERIFIER_DUTIES_MAX; /* there may be more than there was room for */
     v->duty[i] = v->duty[--v->n_duties];
@@ -440,32 +655,12 @@ static bool vd_duty_turn(struct vd_verifier *v, size_t i, bool may_learn)
     return true;
 }
 
-/* One replay, that of the audit whose clock runs out first; the others' turn comes at once, but after what is
- * known has been said, and after disputes. */
-static void vd_duty_learn_one(struct vd_verifier *v)
-{
-    size_t first = v->n_duties, n = 0;
-    for (size_t i = 0; i < v->n_duties; i++) {
-        if (!v->duty[i].waits)
-            continue;
-        n++;
-        if (first == v->n_duties || v->duty[i].deadline_height < v->duty[first].deadline_height)
-            first = i;
-    }
-    if (n == 0)
-        return;
-    vd_duty_turn(v, first, true);
-    pthread_mutex_lock(&v->mu);
-    v->moved = true;
-    pthread_mutex_unlock(&v->mu);
-}
-
-void vd_duty_look_at_all(struct vd_verifier *v)
+bool vd_duty_look_at_all(struct vd_verifier *v)
 {
     struct vd_error err;
     uint64_t now = vd_clock_ms();
     if (!v->audits || !v->rules->epoch_blocks)
-        return;
+        return false;
     if (now >= v->register_at_ms) {
         vd_duty_register(v);
         v->register_at_ms = now + VD_VERIFIER_TICK_MS;
@@ -483,6 +678,15 @@ void vd_duty_look_at_all(struct vd_verifier *v)
         pthread_mutex_unlock(&v->mu);
     }
     for (size_t i = 0; i < v->n_duties;)
-        i += !vd_duty_turn(v, i, false);
-    vd_duty_learn_one(v);
+        i += !vd_duty_turn(v, i);
+    bool more = vd_duty_learn_some(v);
+    v->duty_at_ms = vd_duty_next_ms(v);
+    return more;
+}
+
+void vd_duty_free_all(struct vd_verifier *v)
+{
+    for (size_t i = 0; i < v->n_duties; i++)
+        free(v->duty[i].data.envelope);
+    free(v->duty);
 }

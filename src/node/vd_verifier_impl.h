@@ -26,10 +26,13 @@ enum {
     VD_VERIFIER_TOGETHER_MAX = 32,   /* receipts replayed in one pass, */
     VD_VERIFIER_TOGETHER_POS = 4096, /* or of so many positions: moves wait for its end */
     VD_VERIFIER_FETCH_MS = 10000,
-    VD_VERIFIER_DUTY_FETCH_MS = 3000, /* an audit has a clock, and the data can be demanded */
-    VD_VERIFIER_STALLED_MS = 60000,   /* a gateway that did not answer is not asked for audits' data */
-    VD_VERIFIER_RETRY_MS = 1000,      /* to the next try, and twice as long after each, */
-    VD_VERIFIER_SLOWER_MAX = 3,       /* but not more often than this */
+    VD_VERIFIER_DUTY_FETCH_MS = 3000,  /* an audit has a clock, and the data can be demanded; at most, */
+    VD_VERIFIER_DUTY_FETCH_PART = 4,   /* and this part of what is left of the clock */
+    VD_VERIFIER_DUTY_AGAIN_MS = 60000, /* a gateway that did not answer is not asked for the same again */
+    VD_VERIFIER_ASKED_MAX = 8,         /* audits whose data one gateway is asked for at once, */
+    VD_VERIFIER_HELD_MAX = 64,         /* and all gateways, with those whose data wait for their replay */
+    VD_VERIFIER_RETRY_MS = 1000,       /* to the next try, and twice as long after each, */
+    VD_VERIFIER_SLOWER_MAX = 3,        /* but not more often than this */
     VD_VERIFIER_TICK_MS = 5000,
 };
 
@@ -39,8 +42,7 @@ struct vd_verifier_task {
     uint64_t height; /* that settled it */
     bool drawn;      /* false: the rate was not known yet */
     uint64_t not_before_ms;
-    unsigned n_tries;  /* as far as it matters for the next one's time */
-    unsigned fetch_ms; /* how long its gateway may take; 0: VD_VERIFIER_FETCH_MS */
+    unsigned n_tries; /* as far as it matters for the next one's time */
 };
 
 struct vd_verifier_desk { /* one model's workplace */
@@ -50,20 +52,31 @@ struct vd_verifier_desk { /* one model's workplace */
     bool listed; /* as an auditor of the model */
 };
 
-/* An audit that this verifier was drawn for. Duties are replayed one at a time and not together: an audit's
- * clock counts the replays of what was drawn before it and its own at steps_per_block, not those of what was
- * drawn later, so a batch would make the first deadline wait for all of it, for the 7 to 15 % that 32 replays
- * together save (docs/performance.md). The auditor's thread's, but for `sending` and not_before_ms:
- * under mu. */
+/* An audit that this verifier was drawn for. Nothing about one keeps the others waiting but a replay: data
+ * are asked for side by side and come when they come. What has come is replayed with the earliest deadline
+ * first, others of the model in the same pass as long as all of it takes, at the pace of the pass before, no
+ * more than half of what is left of the first one's clock. The auditor's thread's, but for what is under mu:
+ * `sending`, not_before_ms, `data`. */
 struct vd_duty {
     struct vd_tx_audit_reveal what; /* receipt_id from the start; the rest once it is known */
     bool known, sending, disputed;
-    bool waits, may_learn;    /* for its replay, one at a time, the earliest deadline first */
-    uint64_t deadline_height; /* while it waits */
+    bool waits; /* for its replay; then the next are as the ledger last said: */
+    bool can_demand;
+    uint64_t deadline_height;
+    struct vd_hash model_root;
+    struct vd_pubkey gateway, shown_by;
     struct vd_hash commit_root;
     unsigned n_tries;
     uint64_t not_before_ms;
     struct vd_seldom trouble;
+    struct {
+        const struct vd_link *from; /* who was asked: nobody else answers; compared only. NULL: nobody */
+        uint64_t until_ms;
+        uint64_t again_ms; /* it did not answer, and is not asked again before */
+        bool refused;
+        uint8_t *envelope; /* malloc'ed; NULL: not here */
+        size_t n_bytes;
+    } data;
 };
 
 struct vd_verifier {
@@ -116,11 +129,8 @@ struct vd_verifier {
     uint64_t register_at_ms;
     struct vd_duty *duty; /* VD_VERIFIER_DUTIES_MAX */
     size_t n_duties;      /* under mu to change */
-    struct {
-        struct vd_pubkey gateway;
-        uint64_t until_ms;
-    } stalled[VD_WORKER_GATEWAYS_MAX];
-    size_t stalled_at; /* a ring */
+    uint64_t duty_at_ms;  /* the auditor's: duties are looked at again then, if not before; 0: no need */
+    uint64_t pace_ns;     /* the auditor's: of a position in the last pass of duties; 0: not known */
 };
 
 /* Whether to audit one receipt; counts it if so. Under mu. */
@@ -134,16 +144,25 @@ void *vd_verifier_auditor(void *verifier);
 /* A move has come to its end. */
 void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent);
 struct vd_verifier_desk *vd_audit_desk(struct vd_verifier *v, const struct vd_hash *model_root);
-/* From the receipt's gateway, checked. VD_EFALSE: these are not the data of this receipt. *tokens is the
- * caller's to free. */
-enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a, struct vd_envelope *e,
-                           uint32_t **tokens, struct vd_error *err);
+/* A reference to the link to this gateway; NULL: there is none. */
+struct vd_link *vd_audit_link(struct vd_verifier *v, const struct vd_pubkey *gateway);
+enum vd_err vd_audit_get(struct vd_link *link, const struct vd_hash *receipt_id, struct vd_error *err);
+/* What a gateway sent, checked. VD_EFALSE: these are not the data of this receipt. *tokens is the caller's to
+ * free; the envelope points into them. */
+enum vd_err vd_audit_read(const struct vd_hash *receipt_id, struct vd_bytes bytes, struct vd_envelope *e,
+                          uint32_t **tokens, struct vd_error *err);
 /* commit_root: what the replay found. An error: to be tried again. */
 enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case *c,
                                const struct vd_hash *commit_root, struct vd_error *err);
 
 /* vd_verifier_duty.c */
-void vd_duty_look_at_all(struct vd_verifier *v);
+/* True: data of some are here that were not replayed yet. */
+bool vd_duty_look_at_all(struct vd_verifier *v);
+/* AUDIT_DATA (takes the bytes over) or REFUSE (NULL) from this link; false: no duty of ours awaits it. Under
+ * mu. */
+bool vd_duty_take_data(struct vd_verifier *v, const struct vd_link *link, const struct vd_hash *receipt_id,
+                       uint8_t *bytes, size_t n);
+void vd_duty_free_all(struct vd_verifier *v);
 void vd_duty_sent(struct vd_verifier *v, const struct vd_ledger_sending *sent);
 
 #endif

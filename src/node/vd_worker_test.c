@@ -39,7 +39,7 @@ struct answer {
 struct fixture {
     char dir[64], honest_path[VD_PATH_MAX], cheat_path[VD_PATH_MAX];
     struct vd_keypair ledger_key, gateway_key, worker_key, verifier_key;
-    struct vd_genesis_account account[3];
+    struct vd_genesis_account account[4];
     struct vd_genesis genesis;
     struct vd_hash genesis_hash;
     struct vd_ledgerd *ledgerd;
@@ -68,6 +68,8 @@ struct fixture {
         size_t n;
     } kept[RECEIPTS_MAX]; /* envelopes, for audits */
     size_t n_kept;
+    bool audits;             /* of the ledger; the verifier is the auditor */
+    struct vd_hash withheld; /* the gateway does not answer when it is asked for this one's data */
 };
 
 static void sure(enum vd_err e, const struct vd_error *err)
@@ -211,7 +213,7 @@ static void gw_audit(struct fixture *f, struct vd_link *link, struct vd_bytes bo
     assert_true(vd_wire_get_audit_get(&m, body));
     stranger_meddles(f, &m.receipt_id);
     for (size_t i = 0; i < f->n_kept; i++) {
-        if (!vd_hash_eq(&f->kept[i].id, &m.receipt_id))
+        if (!vd_hash_eq(&f->kept[i].id, &m.receipt_id) || vd_hash_eq(&f->withheld, &m.receipt_id))
             continue;
         struct vd_wire_audit_data d = {.receipt_id = m.receipt_id,
                                        .envelope = {f->kept[i].bytes, f->kept[i].n}};
@@ -276,6 +278,25 @@ static void stranger_frame(void *arg, struct vd_link *link, unsigned type, struc
 
 /* ---- Setting up ---- */
 
+/* Everything is audited, by one auditor, which has 2.4 seconds to commit. */
+static void add_audits(struct vd_genesis *g)
+{
+    g->epoch_blocks = 20;
+    g->beacon_blocks = 10;
+    g->audit_commit_blocks = 120;
+    g->audit_reveal_blocks = 100;
+    g->audit_data_blocks = 100;
+    g->auditors = 1;
+    g->audit_new_rate_ppm = VD_PPM;
+    g->worker_share_ppm = 890000;
+    g->auditor_share_ppm = 10000;
+    g->audit_slash.micro = 1000;
+    g->audit_min_reward.micro = 1;
+    g->beacon_bond.micro = 1000;
+    g->trap_bond = g->slash;
+    g->trap_blocks = 100;
+}
+
 static void start_ledger(struct fixture *f)
 {
     struct vd_error err;
@@ -283,12 +304,15 @@ static void start_ledger(struct fixture *f)
     f->account[0] = (struct vd_genesis_account){f->gateway_key.pub, {BALANCE}};
     f->account[1] = (struct vd_genesis_account){f->worker_key.pub, {BALANCE}};
     f->account[2] = (struct vd_genesis_account){f->verifier_key.pub, {BALANCE}};
-    f->genesis = vd_test_genesis(f->account, 3, &f->ledger_key.pub);
+    f->account[3] = (struct vd_genesis_account){f->ledger_key.pub, {BALANCE}};
+    f->genesis = vd_test_genesis(f->account, 4, &f->ledger_key.pub);
     f->genesis.audit_window_blocks = 60;
     f->genesis.move_clock_blocks = 200;
     f->genesis.request_validity_blocks = 2000;
     f->genesis.min_stake.micro = f->genesis.slash.micro = 1000000;
     f->genesis.challenge_bond.micro = 1000;
+    if (f->audits)
+        add_audits(&f->genesis);
     sure(vd_genesis_check(&f->genesis, &err), &err);
     sure(vd_genesis_network_hash(&f->genesis, &f->genesis_hash, &err), &err);
     snprintf(dir, sizeof dir, "%s/chain", f->dir);
@@ -406,14 +430,16 @@ static void start_verifier(struct fixture *f)
                                    .model = &m,
                                    .n_models = 1,
                                    .follow = true,
+                                   .audits = f->audits,
                                    .audit_rate_ppm = UINT32_MAX};
     sure(vd_verifier_start(&f->verifier, &c, &err), &err);
     assert_true(wait_for(verifier_is_linked, f));
 }
 
-static int setup(void **state)
+static int setup_network(void **state, bool audits)
 {
     struct fixture *f = calloc(1, sizeof *f);
+    f->audits = audits;
     uint8_t seed[VD_SEED_BYTES] = {1};
     struct vd_keypair *keys[] = {&f->ledger_key, &f->gateway_key, &f->worker_key, &f->verifier_key};
     vd_key_init(NULL);
@@ -427,6 +453,16 @@ static int setup(void **state)
     start_models(f);
     *state = f;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_network(state, false);
+}
+
+static int setup_audits(void **state)
+{
+    return setup_network(state, true);
 }
 
 static int teardown(void **state)
@@ -911,6 +947,61 @@ static void only_the_gateway_that_was_asked_answers(void **state)
     assert_int_equal(v.n_stand, 1);
 }
 
+enum { AUDITED = 8 };
+
+static bool all_are_audited(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_audits == AUDITED;
+}
+
+static bool is_auditor(struct fixture *f)
+{
+    struct vd_ledger_answer a;
+    struct vd_state_key key =
+        vd_state_key_make(VD_STATE_AUDITOR, f->root.b, VD_HASH_BYTES, f->verifier_key.pub.b);
+    if (vd_ledger_client_get(f->ledger, &key, WAIT_MS, &a, NULL) != VD_OK)
+        return false;
+    vd_ledger_answer_free(&a);
+    return true;
+}
+
+/* Of receipts that are drawn together the data of one are withheld, of that which an auditor would look at
+ * first: it is demanded, shown on the ledger and heard like the others, and none of them is late for it. */
+static void data_withheld_of_one_audit_make_no_other_late(void **state)
+{
+    struct fixture *f = *state;
+    static uint8_t bytes[AUDITED][VD_SIGNED_RECEIPT_MAX_BYTES];
+    static struct vd_tx tx;
+    struct vd_verifier_stats v;
+    struct vd_worker_stats w;
+    struct vd_ledger_outcome o;
+    struct vd_error err;
+    start_worker(f, f->honest, f->pool[0]);
+    start_verifier(f);
+    assert_true(wait_for(is_auditor, f));
+    tx = (struct vd_tx){.kind = VD_TX_SETTLE, .u.settle.n = AUDITED};
+    for (size_t i = 0; i < AUDITED; i++) {
+        ask(f, (struct question){.max_tokens = 12, .price_out = 3});
+        assert_true(f->a.receipt);
+        size_t n = vd_signed_receipt_encode(&f->a.signed_receipt, bytes[i], sizeof bytes[i]);
+        tx.u.settle.receipt[i] = (struct vd_bytes){bytes[i], n};
+        if (i == 0 || memcmp(f->kept[i].id.b, f->withheld.b, VD_HASH_BYTES) < 0)
+            f->withheld = f->kept[i].id;
+    }
+    sure(vd_ledger_client_send(f->ledger, &tx, WAIT_MS, &o, &err), &err);
+    assert_true(wait_for(all_are_audited, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    vd_worker_get_stats(f->worker, &w);
+    assert_int_equal(v.n_audits_missed, 0);
+    assert_int_equal(v.audit_slashed_micro, 0);
+    assert_int_equal(v.n_demands, 1);
+    assert_int_equal(v.audit_paid_micro, AUDITED); /* 1 % of 116, each */
+    assert_int_equal(w.n_void, 0);
+    assert_true(v.n_passes < AUDITED);
+}
+
 static void only_what_can_be_proved_is_challenged(void **state)
 {
     assert_true(vd_verifier_provable(VD_REPLAY_TOKEN));
@@ -1274,6 +1365,8 @@ int main(void)
         T(what_waits_is_replayed_together),
         T(data_that_fail_the_check_are_no_reason_to_challenge),
         T(only_the_gateway_that_was_asked_answers),
+        cmocka_unit_test_setup_teardown(data_withheld_of_one_audit_make_no_other_late, setup_audits,
+                                        teardown),
         cmocka_unit_test(only_what_can_be_proved_is_challenged),
         T(an_idle_challenge_costs_its_bond),
         T(disputes_that_take_turns_cost_one_replay_each),

@@ -263,6 +263,8 @@ bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount m
                       struct vd_openai_error *e);
 /* All of it, and if no worker has had the job what is held for its siblings: the request is over. */
 void gw_money_release(struct vd_gateway *g, struct gw_job *j);
+/* May the escrow be charged with so much more? */
+bool gw_money_covers(struct vd_gateway *g, struct vd_amount amount);
 /* A kept receipt: its amount is unsettled and spent from now on. */
 void gw_money_owe(struct vd_gateway *g, const struct vd_key_id *key, struct vd_amount amount);
 bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_error *e);

@@ -42,6 +42,20 @@ static struct vd_amount less(struct vd_amount a, struct vd_amount b)
     return vd_amount_sub(&d, a, b) ? d : VD_AMOUNT_ZERO;
 }
 
+/* Of the escrow. Under mu. */
+static struct vd_amount free_part(const struct vd_gateway *g)
+{
+    return less(less(g->balance, g->unsettled), g->reserved);
+}
+
+bool gw_money_covers(struct vd_gateway *g, struct vd_amount amount)
+{
+    pthread_mutex_lock(&g->mu);
+    bool covers = g->has_escrow && vd_amount_cmp(amount, free_part(g)) <= 0;
+    pthread_mutex_unlock(&g->mu);
+    return covers;
+}
+
 static bool no_escrow(struct vd_gateway *g, struct vd_amount most, struct vd_openai_error *e)
 {
     if (g->has_escrow) {
@@ -77,7 +91,6 @@ bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount m
                       struct vd_openai_error *e)
 {
     struct gw_siblings *s = j->n_attempts == 0 ? j->siblings : NULL;
-    struct vd_amount free_part = less(less(g->balance, g->unsettled), g->reserved);
     struct vd_amount want = s ? all : most, have = j->budget;
     have.micro += s ? s->held.micro : 0; /* both are part of g->reserved: no wrap */
     struct vd_amount extra = less(want, have);
@@ -90,7 +103,7 @@ bool gw_money_reserve(struct vd_gateway *g, struct gw_job *j, struct vd_amount m
             e, 429, "insufficient_quota", NULL,
             "This API key's spending limit does not cover this request (it can cost %llu micro-credits).",
             (unsigned long long)want.micro);
-    if (!g->has_escrow || vd_amount_cmp(extra, free_part) > 0)
+    if (!g->has_escrow || vd_amount_cmp(extra, free_part(g)) > 0)
         return no_escrow(g, want, e);
     g->reserved.micro += extra.micro; /* extra <= balance: no wrap */
     u->reserved.micro += extra.micro;

@@ -2,9 +2,8 @@
  *
  * A trap is a receipt of a job that nobody ran: of this gateway, from its escrow, at the going price, by a
  * worker that is a key of the gateway's own with a stake of its own; its data are served like any other's.
- * What its commit root is the hash of is written to <home>/traps/told, for whoever tells auditors what to
- * say; an auditor that says it walks in. The trap is opened when all auditors have spoken, when somebody
- * challenges it, or before it would be paid.
+ * What its commit root is the hash of stands in <home>/traps/told while it is set, for whoever tells auditors
+ * what to say; an auditor that says it walks in. When it is opened, vd_gateway_trap_step.c says.
  *
  * Nothing about a trap is kept but its envelope: everything else follows from the trap worker's key and the
  * place in the escrow, so a gateway that is killed goes on with its traps when it is started again. */
@@ -12,6 +11,7 @@
 #include "vd_audit.h"
 #include "vd_clock.h"
 #include "vd_file.h"
+#include "vd_gateway_trap_step.h"
 #include "vd_trace_hash.h"
 #include "vd_worker_jobs.h"
 
@@ -27,8 +27,10 @@ enum {
     TRAP_STEPS_MAX = TRAP_PROMPT_MIN + TRAP_OUTPUT_MIN + 2 * TRAP_SPREAD,
     TRAP_PROOF_MAX = 16,
     TRAPS_OPEN_MAX = 16,
-    TRAP_MARGIN_BLOCKS = 12, /* before something is over */
-    TRAP_TICK_MS = 200,
+    TRAPS_PLANTED_MAX = 1 << 16, /* of one account, by whatever means */
+    TRAP_TOLD_MAX_BYTES = (TRAPS_OPEN_MAX + 1) * 3 * 65 + 1,
+    TRAP_TICK_MS = 200,  /* traps are looked at when there is a new block, not more often than this, */
+    TRAP_REST_MS = 5000, /* and if there is none after this */
     TRAP_WAIT_MS = 30000,
 };
 
@@ -37,8 +39,10 @@ struct gw_trapper {
     struct vd_keypair worker;
     struct vd_worker_jobs jobs;
     const struct vd_genesis *rules;
-    char told[4096];
-    bool has_stake;
+    char told[4096];   /* the file, */
+    uint8_t *is_told;  /* TRAP_TOLD_MAX_BYTES: what stands in it, */
+    uint8_t *to_tell;  /* the same: what should, */
+    size_t n_is, n_to; /* and how much */
     uint64_t next_height;
     pthread_t thread;
     struct vd_seldom trouble;
@@ -143,35 +147,65 @@ static enum vd_err fund(struct gw_trapper *t, struct vd_error *err)
     return put_up_stake(t, want, err);
 }
 
-struct search {
-    struct vd_hash commitment, id;
-    struct vd_trap trap;
-    bool found;
+/* Which traps of ours are planted. */
+struct planted {
+    const struct vd_pubkey *owner;
+    struct planted_trap {
+        struct vd_hash id;
+        struct vd_trap trap;
+    } * t; /* owned */
+    size_t n, cap;
+    bool no_memory;
 };
 
-static bool compare(void *arg, struct vd_bytes key, struct vd_bytes value)
+static bool note_trap(void *arg, struct vd_bytes key, struct vd_bytes value)
 {
-    struct search *s = arg;
+    struct planted *p = arg;
     struct vd_trap trap;
-    if (key.n != 1 + VD_HASH_BYTES || !vd_trap_decode(value, &trap) ||
-        !vd_hash_eq(&trap.commitment, &s->commitment))
+    if (key.n != 1 + VD_HASH_BYTES || !vd_trap_decode(value, &trap) || !vd_pubkey_eq(&trap.owner, p->owner))
         return true;
-    s->found = true;
-    s->trap = trap;
-    memcpy(s->id.b, key.p + 1, VD_HASH_BYTES);
-    return false;
+    if (p->n == p->cap) {
+        size_t cap = p->cap ? 2 * p->cap : TRAPS_OPEN_MAX;
+        struct planted_trap *more = cap <= TRAPS_PLANTED_MAX ? realloc(p->t, cap * sizeof *more) : NULL;
+        p->no_memory = !more;
+        if (!more)
+            return false;
+        p->t = more;
+        p->cap = cap;
+    }
+    memcpy(p->t[p->n].id.b, key.p + 1, VD_HASH_BYTES);
+    p->t[p->n++].trap = trap;
+    return true;
 }
 
-/* The planted trap; found false: it is not planted, or not any more. */
-static enum vd_err find(struct gw_trapper *t, const struct trap *x, struct search *s, struct vd_error *err)
+static enum vd_err list_planted(struct gw_trapper *t, struct planted *p, struct vd_error *err)
 {
     struct vd_state_key all = vd_state_key_make(VD_STATE_TRAP, NULL, 0, NULL);
-    *s = (struct search){.commitment =
-                             vd_trap_commitment(&x->secret, &x->r.request.escrow_id, x->r.request.sequence)};
-    return vd_ledger_client_list(t->g->ledger, &all, compare, s, err);
+    *p = (struct planted){.owner = &t->g->key.pub};
+    enum vd_err e = vd_ledger_client_list(t->g->ledger, &all, note_trap, p, err);
+    return e == VD_OK && p->no_memory
+               ? vd_error_set(err, VD_ENOMEM, "no memory for the list of this account's traps")
+               : e;
 }
 
-/* ---- its life ---- */
+static struct vd_hash commitment_of(const struct trap *x)
+{
+    return vd_trap_commitment(&x->secret, &x->r.request.escrow_id, x->r.request.sequence);
+}
+
+/* NULL: it is not planted, or not any more. */
+static const struct vd_trap *find(const struct planted *p, const struct trap *x, struct vd_hash *id)
+{
+    struct vd_hash c = commitment_of(x);
+    for (size_t i = 0; i < p->n; i++)
+        if (vd_hash_eq(&p->t[i].trap.commitment, &c)) {
+            *id = p->t[i].id;
+            return &p->t[i].trap;
+        }
+    return NULL;
+}
+
+/* ---- what is told ---- */
 
 static void tell(struct gw_trapper *t, const struct trap *x)
 {
@@ -184,13 +218,27 @@ static void tell(struct gw_trapper *t, const struct trap *x)
     vd_hex_encode(id, x->id.b, VD_HASH_BYTES);
     vd_hex_encode(a, half[0].b, VD_HASH_BYTES);
     vd_hex_encode(b, half[1].b, VD_HASH_BYTES);
-    FILE *f = fopen(t->told, "ae");
-    if (!f || fprintf(f, "%s %s %s\n", id, a, b) < 0)
-        vd_log_event(&t->g->log, VD_LOG_WARN, "a trap cannot be told", "file=%s why=%s", t->told,
-                     strerror(errno));
-    if (f)
-        fclose(f);
+    size_t room = TRAP_TOLD_MAX_BYTES - t->n_to;
+    int n = snprintf((char *)t->to_tell + t->n_to, room, "%s %s %s\n", id, a, b);
+    t->n_to += n > 0 && (size_t)n < room ? (size_t)n : 0;
 }
+
+/* The file holds the traps that are set, and no others: it does not grow. */
+static void write_told(struct gw_trapper *t)
+{
+    struct vd_error err;
+    if (t->n_is == t->n_to && memcmp(t->is_told, t->to_tell, t->n_to) == 0)
+        return;
+    if (vd_file_write_atomic(t->told, t->to_tell, t->n_to, 0600, &err) != VD_OK) {
+        if (vd_seldom_due(&t->trouble))
+            vd_log_event(&t->g->log, VD_LOG_WARN, "a trap cannot be told", "why=%s", err.msg);
+        return;
+    }
+    memcpy(t->is_told, t->to_tell, t->n_to);
+    t->n_is = t->n_to;
+}
+
+/* ---- its life ---- */
 
 /* Planted: its receipt goes the way of all receipts. */
 static enum vd_err publish(struct gw_trapper *t, const struct trap *x, struct vd_error *err)
@@ -216,16 +264,15 @@ static enum vd_err publish(struct gw_trapper *t, const struct trap *x, struct vd
     if (e != VD_OK)
         return e;
     gw_money_owe(g, &nobody, x->r.amount);
-    tell(t, x);
     pthread_mutex_lock(&g->mu);
     g->stats.n_traps++;
     pthread_mutex_unlock(&g->mu);
     return VD_OK;
 }
 
-static enum vd_err plant(struct gw_trapper *t, const struct search *s, struct vd_error *err)
+static enum vd_err plant(struct gw_trapper *t, const struct trap *x, struct vd_error *err)
 {
-    struct vd_tx tx = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {s->commitment}};
+    struct vd_tx tx = {.kind = VD_TX_TRAP_PLANT, .u.trap_plant = {commitment_of(x)}};
     return send_tx(t, &tx, err);
 }
 
@@ -241,7 +288,8 @@ static enum vd_err show_data(struct gw_trapper *t, const struct trap *x, struct 
     return send_tx(t, &tx, err);
 }
 
-static enum vd_err open_it(struct gw_trapper *t, const struct trap *x, const struct search *s,
+/* `a`: of its audit; NULL: there was none. */
+static enum vd_err open_it(struct gw_trapper *t, const struct trap *x, const struct vd_hash *trap_id,
                            const struct vd_audit *a, struct vd_error *err)
 {
     struct vd_hash proof[TRAP_PROOF_MAX];
@@ -250,7 +298,7 @@ static enum vd_err open_it(struct gw_trapper *t, const struct trap *x, const str
     size_t n = vd_merkle_range_proof_len(x->n_steps, x->at, 1);
     vd_merkle_range_prove(x->leaf, x->n_steps, x->at, 1, proof);
     struct vd_tx tx = {.kind = VD_TX_TRAP_OPEN,
-                       .u.trap_open = {s->id, x->id, x->secret, x->at, {proof->b, n * VD_HASH_BYTES}}};
+                       .u.trap_open = {*trap_id, x->id, x->secret, x->at, {proof->b, n * VD_HASH_BYTES}}};
     enum vd_err e = send_tx(t, &tx, err);
     if (e != VD_OK)
         return e;
@@ -266,45 +314,59 @@ static enum vd_err open_it(struct gw_trapper *t, const struct trap *x, const str
     return VD_OK;
 }
 
-/* Settled: whatever it needs now. */
-static enum vd_err tend(struct gw_trapper *t, const struct trap *x, const struct search *s,
-                        const struct vd_receipt_record *r, struct vd_error *err)
+/* *audit is filled if it was drawn. */
+static enum vd_err look(struct gw_trapper *t, const struct trap *x, const struct vd_trap *planted,
+                        struct gw_trap_facts *f, struct vd_audit *audit, struct vd_error *err)
 {
-    struct vd_audit a;
-    uint64_t soon = vd_ledger_client_height(t->g->ledger) + TRAP_MARGIN_BLOCKS;
-    enum vd_err e = vd_ledger_client_audit(t->g->ledger, &x->id, &a, err);
-    bool drawn = e == VD_OK;
-    if (!drawn && e != VD_ENOTFOUND)
-        return e;
-    if (drawn && a.phase == VD_AUDIT_DATA_DUE && vd_pubkey_eq(&a.shown_by, &(struct vd_pubkey){{0}}))
-        return show_data(t, x, err);
-    bool waits = drawn && a.phase != VD_AUDIT_HEARD; /* it is not paid before all have spoken */
-    if ((drawn && !waits) || r->n_open_disputes || (!waits && r->window_end_height <= soon) ||
-        s->trap.height + t->rules->trap_blocks <= soon)
-        return open_it(t, x, s, drawn ? &a : NULL, err);
-    return VD_OK;
+    static const struct vd_pubkey nobody;
+    struct vd_receipt_record r;
+    *f = (struct gw_trap_facts){.height = vd_ledger_client_height(t->g->ledger),
+                                .valid_until = x->r.request.valid_until,
+                                .planted = planted != NULL,
+                                .open_until = planted ? planted->height + t->rules->trap_blocks : 0};
+    enum vd_err e = vd_ledger_client_receipt(t->g->ledger, &x->id, &r, err);
+    if (e != VD_OK)
+        return e == VD_ENOTFOUND ? VD_OK : e;
+    f->known = true;
+    f->settled = r.status == VD_RECEIPT_SETTLED;
+    f->window_end = r.window_end_height;
+    f->disputed = r.n_open_disputes > 0;
+    e = vd_ledger_client_audit(t->g->ledger, &x->id, audit, err);
+    f->drawn = e == VD_OK;
+    f->heard = f->drawn && audit->phase == VD_AUDIT_HEARD;
+    f->demanded = f->drawn && audit->phase == VD_AUDIT_DATA_DUE && vd_pubkey_eq(&audit->shown_by, &nobody);
+    return e == VD_ENOTFOUND ? VD_OK : e;
 }
 
 /* *over: nothing is left to do. */
-static enum vd_err advance(struct gw_trapper *t, const struct trap *x, bool *over, struct vd_error *err)
+static enum vd_err advance(struct gw_trapper *t, const struct trap *x, const struct planted *p, bool *over,
+                           struct vd_error *err)
 {
-    struct vd_receipt_record r;
-    struct search s;
+    struct gw_trap_facts f;
+    struct vd_audit a;
+    struct vd_hash id;
     *over = false;
-    enum vd_err e = vd_ledger_client_receipt(t->g->ledger, &x->id, &r, err);
-    bool settled = e == VD_OK;
-    if (!settled && e != VD_ENOTFOUND)
-        return e;
-    e = find(t, x, &s, err);
+    enum vd_err e = look(t, x, find(p, x, &id), &f, &a, err);
     if (e != VD_OK)
         return e;
-    bool late = x->r.request.valid_until <= vd_ledger_client_height(t->g->ledger) + TRAP_MARGIN_BLOCKS;
-    *over = settled ? r.status != VD_RECEIPT_SETTLED || !s.found : late && !s.found;
-    if (*over)
-        return VD_OK;
-    if (settled)
-        return tend(t, x, &s, &r, err);
-    return s.found ? publish(t, x, err) : plant(t, &s, err);
+    if (f.planted)
+        tell(t, x);
+    switch (gw_trap_next(&f)) {
+    case GW_TRAP_WAIT:
+        break;
+    case GW_TRAP_PLANT:
+        return plant(t, x, err);
+    case GW_TRAP_PUBLISH:
+        return publish(t, x, err);
+    case GW_TRAP_SHOW:
+        return show_data(t, x, err);
+    case GW_TRAP_OPEN:
+        return open_it(t, x, &id, f.drawn ? &a : NULL, err);
+    case GW_TRAP_OVER:
+        *over = true;
+        break;
+    }
+    return VD_OK;
 }
 
 /* ---- making one ---- */
@@ -406,67 +468,92 @@ static enum vd_err make(struct gw_trapper *t, bool *made, struct vd_error *err)
     vd_key_random(&q->sampling.seed, sizeof q->sampling.seed);
     x->r.n_output = e->n_output;
     x->r.finish = VD_FINISH_LENGTH;
-    enum vd_err code = sign(t, x) ? vd_worker_jobs_put(&t->jobs, e, err) : VD_OK;
-    *made = code == VD_OK;
+    enum vd_err code = VD_OK;
+    bool fits = sign(t, x), covered = fits && gw_money_covers(g, x->r.amount);
+    if (covered)
+        code = vd_worker_jobs_put(&t->jobs, e, err);
+    *made = code == VD_OK && (covered || !fits);
     free(x);
     return code;
 }
 
 /* ---- the thread ---- */
 
-static enum vd_err tend_all(struct gw_trapper *t, struct vd_error *err)
+static enum vd_err tend_all(struct gw_trapper *t, const struct vd_hash *ids, size_t n, size_t *n_open,
+                            struct vd_error *err)
 {
-    struct vd_hash *ids;
-    size_t n, n_open = 0;
-    enum vd_err e = vd_worker_jobs_list(&t->jobs, &ids, &n, err);
-    if (e != VD_OK)
-        return e;
+    struct planted p;
+    enum vd_err e = list_planted(t, &p, err);
+    t->n_to = 0;
     for (size_t i = 0; e == VD_OK && i < n && !atomic_load(&t->g->stopping); i++) {
         struct trap *x = calloc(1, sizeof *x);
         bool over = true;
         if (x && load(t, &ids[i], x)) {
-            e = advance(t, x, &over, err);
+            e = advance(t, x, &p, &over, err);
             free(x->tokens);
         }
         free(x);
-        n_open += !over;
+        *n_open += !over;
         if (over && e == VD_OK)
             e = vd_worker_jobs_drop(&t->jobs, &ids[i], err);
     }
-    free(ids);
-    uint64_t height = vd_ledger_client_height(t->g->ledger);
-    if (e != VD_OK || height < t->next_height || n_open >= TRAPS_OPEN_MAX || !t->has_stake)
-        return e;
-    bool made = false;
-    e = make(t, &made, err);
-    if (made)
-        t->next_height = height + t->g->cfg.trap_every_blocks;
+    free(p.t);
+    if (e == VD_OK)
+        write_told(t);
     return e;
 }
 
 static enum vd_err turn(struct gw_trapper *t, struct vd_error *err)
 {
+    struct vd_hash *ids;
+    size_t n, n_open = 0;
+    uint64_t height = vd_ledger_client_height(t->g->ledger);
     enum vd_err e = vd_ledger_client_genesis(t->g->ledger, &t->rules, &(struct vd_hash){{0}}, err);
     if (e == VD_OK && !t->rules->epoch_blocks)
         return vd_error_set(err, VD_EUNSUPPORTED, "this network has no audits, so it has no traps");
-    if (e == VD_OK && !t->has_stake) {
-        e = fund(t, err);
-        t->has_stake = e == VD_OK;
-    }
-    return e == VD_OK ? tend_all(t, err) : e;
+    if (e == VD_OK)
+        e = vd_worker_jobs_list(&t->jobs, &ids, &n, err);
+    if (e != VD_OK)
+        return e;
+    if (n || t->n_is)
+        e = tend_all(t, ids, n, &n_open, err);
+    free(ids);
+    if (e != VD_OK || height < t->next_height || n_open >= TRAPS_OPEN_MAX)
+        return e;
+    bool made = false;
+    e = fund(t, err); /* a trap that was not opened in time may have cost its worker the stake */
+    if (e == VD_OK)
+        e = make(t, &made, err);
+    if (made)
+        t->next_height = height + t->g->cfg.trap_every_blocks;
+    return e;
 }
 
 static void *trapper_main(void *arg)
 {
     struct gw_trapper *t = arg;
     struct vd_error err;
+    uint64_t seen = UINT64_MAX, seen_ms = 0;
     while (!atomic_load(&t->g->stopping)) {
-        enum vd_err e = vd_ledger_client_is_up(t->g->ledger) ? turn(t, &err) : VD_OK;
-        if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&t->trouble))
-            vd_log_event(&t->g->log, VD_LOG_WARN, "traps", "why=%s", err.msg);
+        uint64_t height = vd_ledger_client_height(t->g->ledger), now = vd_clock_ms();
+        if (vd_ledger_client_is_up(t->g->ledger) && (height != seen || now - seen_ms >= TRAP_REST_MS)) {
+            enum vd_err e = turn(t, &err);
+            if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&t->trouble))
+                vd_log_event(&t->g->log, VD_LOG_WARN, "traps", "why=%s", err.msg);
+            seen = height;
+            seen_ms = now;
+        }
         vd_clock_sleep_ms(TRAP_TICK_MS);
     }
     return NULL;
+}
+
+static void free_trapper(struct gw_trapper *t)
+{
+    vd_key_wipe(&t->worker);
+    free(t->is_told);
+    free(t->to_tell);
+    free(t);
 }
 
 enum vd_err gw_trap_start(struct vd_gateway *g, struct vd_error *err)
@@ -476,8 +563,12 @@ enum vd_err gw_trap_start(struct vd_gateway *g, struct vd_error *err)
     if (!t)
         return vd_error_set(err, VD_ENOMEM, "no memory for traps");
     t->g = g;
+    t->is_told = calloc(1, TRAP_TOLD_MAX_BYTES);
+    t->to_tell = calloc(1, TRAP_TOLD_MAX_BYTES);
+    t->n_is = SIZE_MAX; /* what an earlier life wrote is not known */
     snprintf(path, sizeof path, "%s/traps", g->cfg.home);
-    enum vd_err e = vd_worker_jobs_open(&t->jobs, path, err);
+    enum vd_err e = t->is_told && t->to_tell ? vd_worker_jobs_open(&t->jobs, path, err)
+                                             : vd_error_set(err, VD_ENOMEM, "no memory for traps");
     snprintf(t->told, sizeof t->told, "%.4000s/traps/told", g->cfg.home);
     snprintf(path, sizeof path, "%s/traps/worker.key", g->cfg.home);
     if (e == VD_OK)
@@ -487,7 +578,7 @@ enum vd_err gw_trap_start(struct vd_gateway *g, struct vd_error *err)
     if (e == VD_OK)
         g->trapper = t;
     else
-        free(t);
+        free_trapper(t);
     return e;
 }
 
@@ -496,7 +587,6 @@ void gw_trap_stop(struct vd_gateway *g)
     if (!g->trapper)
         return;
     pthread_join(g->trapper->thread, NULL);
-    vd_key_wipe(&g->trapper->worker);
-    free(g->trapper);
+    free_trapper(g->trapper);
     g->trapper = NULL;
 }

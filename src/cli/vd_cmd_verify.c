@@ -116,7 +116,9 @@ static void vd_verify_print_json(const struct vd_verify *v)
         "prompt_tokens", (json_int_t)v->receipt.request.n_prompt, "output_tokens",
         (json_int_t)v->receipt.n_output, "finish", vd_finish_name(v->receipt.finish), "amount_micro",
         (json_int_t)v->receipt.amount.micro, "signatures_valid", 1, "replayed", v->replayed);
-    if (v->replayed || v->other_model) {
+    if (v->other_model) {
+        json_object_set_new(a, "verdict", json_string(vd_replay_text(v->result.verdict)));
+    } else if (v->replayed) {
         if (v->part) {
             json_object_set_new(a, "first_position", json_integer(v->first));
             json_object_set_new(a, "last_position", json_integer(v->last));
@@ -127,8 +129,7 @@ static void vd_verify_print_json(const struct vd_verify *v)
         json_object_set_new(
             a, "verdict",
             json_string(v->part && stands ? "the part stands" : vd_replay_text(v->result.verdict)));
-        if (v->replayed)
-            json_object_set_new(a, "replay_s", json_real(v->replay_s));
+        json_object_set_new(a, "replay_s", json_real(v->replay_s));
         json_object_set_new(a, "load_s", json_real(v->load_s));
         if (v->result.verdict == VD_REPLAY_TOKEN || v->result.verdict == VD_REPLAY_STOP)
             json_object_set_new(a, "step", json_integer(v->result.step));
@@ -173,7 +174,10 @@ static enum vd_err vd_verify_verdict(const struct vd_verify *v, struct vd_error 
 {
     const struct vd_replay_result *r = &v->result;
     uint32_t p = v->receipt.request.n_prompt;
-    if ((!v->replayed && !v->other_model) || r->verdict == VD_REPLAY_OK)
+    if (v->other_model) /* which says nothing about the receipt */
+        return vd_error_set(err, VD_ENOTFOUND, "%s; whether the receipt stands is not known",
+                            vd_replay_text(r->verdict));
+    if (!v->replayed || r->verdict == VD_REPLAY_OK)
         return VD_OK;
     if (r->verdict == VD_REPLAY_TOKEN)
         return vd_error_set(err, VD_EFALSE, "%s: output token %u is %u, the model's is %u",
@@ -265,7 +269,9 @@ const struct vd_cmd vd_cmd_verify = {
         "than\n"
         "generating them, and every token and the commit root are compared. Exit status 0: it stands; 1: it "
         "does not,\n"
-        "and where it differs; 3: it could not be checked, or is not a receipt. --json says {\"stands\": "
+        "and where it differs; 3: it could not be checked (--model is another one than the receipt's), or is "
+        "not "
+        "a receipt. --json says {\"stands\": "
         "true "
         "or\n"
         "false, \"verdict\", ...} for 0 and 1. --positions shows less and is cheaper: what is chosen at "

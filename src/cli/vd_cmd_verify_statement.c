@@ -18,7 +18,7 @@ struct vd_statement {
     struct vd_request request;
     struct vd_receipt_prefix prefix;
     struct vd_replay_result result;
-    bool replayed;
+    bool replayed, other_model; /* as in vd_cmd_verify.c */
     double replay_s;
 };
 
@@ -59,7 +59,8 @@ static enum vd_err vd_statement_replay(struct vd_statement *v, const char *model
     uint64_t began = vd_clock_ns();
     if (e == VD_OK)
         e = vd_statement_run_along(v, ctx, cache, &root, err);
-    v->replayed = e == VD_OK;
+    v->other_model = e == VD_OK && v->result.verdict == VD_REPLAY_MODEL;
+    v->replayed = e == VD_OK && !v->other_model;
     v->replay_s = (double)(vd_clock_ns() - began) / 1e9;
     vd_ctx_destroy(ctx);
     vd_kv_pool_destroy(cache);
@@ -83,6 +84,8 @@ static void vd_statement_print(const struct vd_statement *v)
             json_object_set_new(a, "statement_stands", json_boolean(v->result.verdict == VD_REPLAY_OK));
             json_object_set_new(a, "verdict", json_string(verdict));
             json_object_set_new(a, "replay_s", json_real(v->replay_s));
+        } else if (v->other_model) {
+            json_object_set_new(a, "verdict", json_string(verdict));
         }
         vd_cli_json(v->cli, a);
         return;
@@ -115,6 +118,9 @@ static enum vd_err vd_statement_check(struct vd_statement *v, struct vd_error *e
     if (e != VD_OK)
         return e;
     vd_statement_print(v);
+    if (v->other_model)
+        return vd_error_set(err, VD_ENOTFOUND, "%s; whether the statement stands is not known",
+                            vd_replay_text(v->result.verdict));
     if (v->replayed && v->result.verdict == VD_REPLAY_TOKEN)
         return vd_error_set(err, VD_EFALSE, "%s: output token %u is %u, the model's is %u",
                             vd_replay_text(v->result.verdict), v->result.step + 1 - v->e.n_prompt,

@@ -218,9 +218,7 @@ static enum vd_err vd_gateway_serve(struct vd_gateway_cmd *c, const struct vd_cl
                                        .stopped = vd_cmd_role_stopped};
     enum vd_err e = vd_gateway_start(&g, &config, err);
     if (e == VD_OK)
-        e = vd_cmd_role_ready(&c->role, cli, vd_gateway_http_port(g), vd_gateway_link_port(g), err);
-    if (e == VD_OK)
-        vd_cmd_role_wait(&c->role);
+        e = vd_cmd_role_serve(&c->role, vd_gateway_http_port(g), vd_gateway_link_port(g), err);
     vd_gateway_stop(g);
     return e;
 }

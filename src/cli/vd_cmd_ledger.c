@@ -318,9 +318,7 @@ static enum vd_err vd_ledger_serve(struct vd_cmd_role *r, const struct vd_cli *c
                                        .log = &r->log};
     e = vd_ledgerd_start(&d, &config, err);
     if (e == VD_OK)
-        e = vd_cmd_role_ready(r, cli, vd_ledgerd_http_port(d), vd_ledgerd_port(d), err);
-    if (e == VD_OK)
-        vd_cmd_role_wait(r);
+        e = vd_cmd_role_serve(r, vd_ledgerd_http_port(d), vd_ledgerd_port(d), err);
     vd_ledgerd_stop(d);
     vd_genesis_file_free(&file);
     return e;

@@ -66,8 +66,16 @@ enum vd_err vd_cmd_role_find_home(char out[VD_PATH_MAX], const struct vd_cli *cl
                               role, out);
 }
 
-enum vd_err vd_cmd_role_ready(const struct vd_cmd_role *r, const struct vd_cli *cli, uint16_t http,
-                              uint16_t link, struct vd_error *err)
+static void vd_role_wait(const struct vd_cmd_role *r)
+{
+    sigset_t signals = vd_role_signals();
+    int sig;
+    while (sigwait(&signals, &sig) != 0)
+        ;
+    vd_log_event(&r->log, VD_LOG_INFO, "stopping", "signal=%d", sig);
+}
+
+enum vd_err vd_cmd_role_serve(const struct vd_cmd_role *r, uint16_t http, uint16_t link, struct vd_error *err)
 {
     char hex[65];
     struct vd_ports p = {.pid = getpid(), .http = http, .link = link, .key = r->key.pub};
@@ -77,6 +85,7 @@ enum vd_err vd_cmd_role_ready(const struct vd_cmd_role *r, const struct vd_cli *
         return e;
     vd_hex_encode(hex, r->key.pub.b, VD_PUBKEY_BYTES);
     vd_log_event(&r->log, VD_LOG_INFO, "ready", "key=%s http=%u link=%u home=%s", hex, http, link, r->home);
+    vd_role_wait(r);
     return VD_OK;
 }
 
@@ -84,15 +93,6 @@ bool vd_cmd_role_stopped(void)
 {
     sigset_t s;
     return sigpending(&s) == 0 && (sigismember(&s, SIGINT) == 1 || sigismember(&s, SIGTERM) == 1);
-}
-
-void vd_cmd_role_wait(const struct vd_cmd_role *r)
-{
-    sigset_t signals = vd_role_signals();
-    int sig;
-    while (sigwait(&signals, &sig) != 0)
-        ;
-    vd_log_event(&r->log, VD_LOG_INFO, "stopping", "signal=%d", sig);
 }
 
 void vd_cmd_role_close(struct vd_cmd_role *r)

@@ -34,13 +34,12 @@ enum vd_err vd_cmd_role_open(struct vd_cmd_role *r, const struct vd_cli *cli, co
 enum vd_err vd_cmd_role_find_home(char out[VD_PATH_MAX], const struct vd_cli *cli, const char *role,
                                   const char *mark, struct vd_error *err);
 
-/* Writes ports.json (http, link: 0 for none) and says on stdout that the role is ready. */
-enum vd_err vd_cmd_role_ready(const struct vd_cmd_role *r, const struct vd_cli *cli, uint16_t http,
-                              uint16_t link, struct vd_error *err);
-/* Has one of them come, that vd_cmd_role_wait will take? For starts that wait. */
+/* Writes ports.json (http, link: 0 for none), says in the log that the role is ready, and returns when SIGINT
+ * or SIGTERM came. */
+enum vd_err vd_cmd_role_serve(const struct vd_cmd_role *r, uint16_t http, uint16_t link,
+                              struct vd_error *err);
+/* Has one of them come, that vd_cmd_role_serve will take? For starts that wait. */
 bool vd_cmd_role_stopped(void);
-/* Returns when SIGINT or SIGTERM came. */
-void vd_cmd_role_wait(const struct vd_cmd_role *r);
 void vd_cmd_role_close(struct vd_cmd_role *r);
 
 /* Peers from a repeatable option whose values may also be lists with commas. The hosts and keys lie in *room.

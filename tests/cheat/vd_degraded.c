@@ -4,8 +4,7 @@
 
 #include <stdio.h>
 
-enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_root, const struct vd_cli *cli,
-                             const char *home, struct vd_error *err)
+enum vd_err vd_degraded_open(struct vd_cmd_node *n, const struct vd_cli *cli, struct vd_error *err)
 {
     char honest_path[VD_PATH_MAX], path[VD_PATH_MAX];
     struct vd_cmd_engine honest = {0};
@@ -19,7 +18,7 @@ enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_r
     enum vd_err e = vd_cli_u32(cli, "layer", 0, 255, &layer, err);
     if (e == VD_OK)
         e = vd_cmd_model_path(honest_path, name, err);
-    if (e == VD_OK && snprintf(path, sizeof path, "%s/degraded.gguf", home) >= (int)sizeof path)
+    if (e == VD_OK && snprintf(path, sizeof path, "%s/degraded.gguf", n->role.home) >= (int)sizeof path)
         e = vd_error_set(err, VD_ELIMIT, "the home's path is too long");
     if (e == VD_OK)
         e = vd_cli_u64(cli, "tamper", 0, UINT64_MAX, &seed, err);
@@ -32,10 +31,11 @@ enum vd_err vd_degraded_open(struct vd_cmd_engine *out, struct vd_hash *honest_r
     if (e == VD_OK)
         e = vd_cmd_engine_open(&honest, cli, honest_path, err);
     if (e == VD_OK)
-        e = vd_model_root(honest.model, honest.pool, honest_root, err);
+        e = vd_model_root(honest.model, honest.pool, &n->root[0], err);
     vd_cmd_engine_close(&honest);
+    n->n_models = 1;
     if (e == VD_OK)
-        e = vd_cmd_engine_open(out, cli, path, err);
+        e = vd_cmd_engine_open(&n->engine[0], cli, path, err);
     if (e == VD_OK)
         fprintf(stderr, "degraded: %s\n", what);
     return e;

@@ -349,9 +349,10 @@ static enum vd_err advance(struct gw_trapper *t, const struct trap *x, const str
     enum vd_err e = look(t, x, find(p, x, &id), &f, &a, err);
     if (e != VD_OK)
         return e;
-    if (f.planted)
+    enum gw_trap_step step = gw_trap_next(&f);
+    if (f.planted && step != GW_TRAP_OVER)
         tell(t, x);
-    switch (gw_trap_next(&f)) {
+    switch (step) {
     case GW_TRAP_WAIT:
         break;
     case GW_TRAP_PLANT:

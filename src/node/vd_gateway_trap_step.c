@@ -21,6 +21,6 @@ enum gw_trap_step gw_trap_next(const struct gw_trap_facts *f)
     if (f->known)
         return f->settled && f->planted ? settled_step(f) : GW_TRAP_OVER;
     if (f->planted)
-        return GW_TRAP_PUBLISH;
+        return f->valid_until <= f->height ? GW_TRAP_OVER : GW_TRAP_PUBLISH;
     return f->valid_until <= f->height + GW_TRAP_MARGIN_BLOCKS ? GW_TRAP_OVER : GW_TRAP_PLANT;
 }

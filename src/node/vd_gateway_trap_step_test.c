@@ -25,8 +25,10 @@ static void before_it_is_settled(void **state)
     assert_int_equal(gw_trap_next(&f), GW_TRAP_OVER);
     f.planted = true; /* there is nothing to lose any more */
     assert_int_equal(gw_trap_next(&f), GW_TRAP_PUBLISH);
-    f.valid_until = FAR;
+    f.valid_until = NOW + 1;
     assert_int_equal(gw_trap_next(&f), GW_TRAP_PUBLISH);
+    f.valid_until = NOW; /* the next block does not take it any more: the bond is lost */
+    assert_int_equal(gw_trap_next(&f), GW_TRAP_OVER);
 }
 
 static void after_it_is_closed(void **state)

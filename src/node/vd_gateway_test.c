@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <arpa/inet.h>
 #include <errno.h>
@@ -180,7 +181,8 @@ struct reply {
     char *body;
     size_t n;
     char receipt[65], retry_after[16], replayed[8];
-    size_t cut_after; /* hang up after so many bytes; 0: never */
+    size_t cut_after;        /* hang up after so many bytes; 0: never */
+    const atomic_bool *stop; /* or when this says so */
 };
 
 static size_t on_body(char *p, size_t size, size_t n, void *arg)
@@ -190,7 +192,8 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     memcpy(r->body + r->n, p, size * n);
     r->n += size * n;
     r->body[r->n] = 0;
-    return r->cut_after && r->n >= r->cut_after ? 0 : size * n;
+    bool cut = (r->cut_after && r->n >= r->cut_after) || (r->stop && atomic_load(r->stop));
+    return cut ? 0 : size * n;
 }
 
 static size_t on_header(char *p, size_t size, size_t n, void *arg)
@@ -208,11 +211,9 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
     return size * n;
 }
 
-/* body NULL: GET. `extra` is a header or NULL. */
-static struct reply http(const char *path, const char *secret, const char *body, const char *extra,
-                         size_t cut_after)
+static struct reply http_until(const char *path, const char *secret, const char *body, const char *extra,
+                               struct reply r)
 {
-    struct reply r = {.cut_after = cut_after};
     char url[512], auth[128];
     CURL *c = curl_easy_init();
     struct curl_slist *h = NULL;
@@ -240,6 +241,13 @@ static struct reply http(const char *path, const char *secret, const char *body,
     if (!r.body)
         r.body = calloc(1, 1);
     return r;
+}
+
+/* body NULL: GET. `extra` is a header or NULL. */
+static struct reply http(const char *path, const char *secret, const char *body, const char *extra,
+                         size_t cut_after)
+{
+    return http_until(path, secret, body, extra, (struct reply){.cut_after = cut_after});
 }
 
 static struct reply post(const char *path, const char *body)
@@ -781,6 +789,7 @@ static void test_hang_up_in_mid_stream(void **state)
 struct asker {
     const char *path; /* NULL: CHAT */
     const char *body, *secret;
+    atomic_bool stop; /* a stream */
     struct reply r;
 };
 
@@ -875,7 +884,7 @@ static struct reply post_as(const char *path, const char *secret, const char *bo
 static void *ask_as(void *arg)
 {
     struct asker *a = arg;
-    a->r = post_as(CHAT, a->secret, a->body);
+    a->r = http_until(CHAT, a->secret, a->body, NULL, (struct reply){.stop = &a->stop});
     return NULL;
 }
 
@@ -900,20 +909,23 @@ static void key_with_limit(const char *label, uint64_t micro, char secret[VD_API
  * that wait for others too, and of all inputs of an embedding. */
 static void test_a_limit_holds_for_requests_at_once(void **state)
 {
-    enum { N = 16, MOST = 40 };
+    enum { N = 16, MOST = 400 };
     char secret[VD_API_KEY_TEXT_MAX];
-    uint64_t prompt = n_prompt_of(CHAT, ASK("Name a colour.", ",\"max_tokens\":1"));
+    uint64_t prompt = n_prompt_of(CHAT, ASK("Write a long story about the sea.", ",\"max_tokens\":1"));
     uint64_t one = prompt * PRICE_IN + MOST * PRICE_OUT, until = vd_clock_ms() + WAIT_MS;
     key_with_limit("sixteen", N * one, secret);
     settle();
-    struct asker a = {.body = ASK("Name a colour.", ",\"max_tokens\":40,\"n\":16"), .secret = secret};
+    struct asker a = {
+        .body = ASK("Write a long story about the sea.", ",\"max_tokens\":400,\"n\":16,\"stream\":true"),
+        .secret = secret};
     pthread_t thread;
     pthread_create(&thread, NULL, ask_as, &a);
-    while (stats().reserved.micro == 0 && vd_clock_ms() < until)
+    uint64_t reserved = 0;
+    while ((reserved = stats().reserved.micro) == 0 && vd_clock_ms() < until)
         vd_clock_sleep_ms(1);
-    assert_int_equal(stats().reserved.micro, N * one);
-    expect_error(post_as(CHAT, secret, ASK("Name a colour.", ",\"max_tokens\":40")), 429,
-                 "insufficient_quota", NULL);
+    assert_int_equal(reserved, N * one);
+    expect_error(post_as(CHAT, secret, ASK("Hello.", ",\"max_tokens\":40")), 429, "insufficient_quota", NULL);
+    atomic_store(&a.stop, true);
     pthread_join(thread, NULL);
     assert_int_equal(a.r.status, 200);
     free(a.r.body);

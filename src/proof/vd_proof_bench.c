@@ -7,7 +7,8 @@
  *   roots, signature), in pairs in this process: that work's share of the time of prefill and of decode, and
  *   the ratio of the paired runs, medians both.
  * - replay: of 128 + 128 tokens against a bare prefill of the same rows with 128 rows of logits, alternating
- *   in this process: the ratio of the best times; with --peer-tg also against the time in which another
+ *   in this process: the ratio of the best times; greedy, with top-k 50 and top-p 0.95, with top-p 0.95
+ * alone, with temperature alone, all on flat logits; with --peer-tg also against the time in which another
  *   engine generates 128 tokens at that rate.
  * - replay32: of 32 receipts of 128 + 128 tokens in one call (passes of --rows rows, --logits of them with
  *   logits), with prompts of their own and with one prompt for all, against our own generation of 32 x 128
@@ -542,6 +543,7 @@ int main(int argc, char **argv)
     const struct vd_sampling greedy = {0};
     const struct vd_sampling warm = {.temp_micro = 800000, .top_k = 50, .top_p_micro = 950000, .seed = 3};
     const struct vd_sampling wide = {.temp_micro = 1000000, .top_p_micro = 950000, .seed = 3};
+    const struct vd_sampling whole = {.temp_micro = 1000000, .top_p_micro = 1000000, .seed = 3};
     if (wanted(&b, "receipt"))
         bench_generate(&b);
     if (wanted(&b, "greedy"))
@@ -550,6 +552,8 @@ int main(int argc, char **argv)
         bench_replay(&b, "top-k", &warm);
     if (wanted(&b, "top-p"))
         bench_replay(&b, "top-p", &wide);
+    if (wanted(&b, "temp"))
+        bench_replay(&b, "temp", &whole);
     if (wanted(&b, "many"))
         bench_many(&b);
     if (wanted(&b, "check"))

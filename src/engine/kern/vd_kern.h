@@ -44,6 +44,8 @@ enum {
     VD_KERN_BLOCK256 = 256,    /* the same for weight types with super-blocks */
     VD_KERN_CHUNK = 64,        /* absolute positions in one KV chunk */
     VD_KERN_HEAD_MAX = 256,    /* largest head dimension; it is a multiple of VD_KERN_BLOCK */
+    VD_KERN_GROUP = 64,        /* logits of a group, or a multiple */
+    VD_KERN_MASS_BLOCK = 256,  /* logits whose masses are added up */
     VD_KERN_COLS_MAX = 1 << 17 /* largest inner dimension of a product */
 };
 
@@ -88,6 +90,17 @@ struct vd_kern_query {
  * is 0. Both are constants of the program. */
 struct vd_kern_score {
     float scale, cap;
+};
+
+/* One pass over the weights w of logits, which keeps none of them. */
+struct vd_kern_mass {
+    float temp, x_max; /* as for sample_weights */
+    float low, high;   /* low <= high; either may be infinite */
+    uint64_t least;    /* at most 2^40 */
+    uint64_t *block; /* out, one per VD_KERN_MASS_BLOCK logits: the sum of w where x >= high and w >= least */
+    uint32_t *mid;   /* out, room for n: the i with low <= x[i] < high, ascending */
+    uint64_t all;    /* out: the sum of w */
+    size_t n_above, n_mid; /* out: how many x >= high; how many are in mid */
 };
 
 struct vd_kern {
@@ -181,8 +194,14 @@ struct vd_kern {
     /* The largest of the logits of ids first_id .. first_id + n - 1, and whether one of them is not finite; n
      * > 0. */
     void (*sample_max)(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out);
+    /* most[g] = the largest of the logits [g * group, (g + 1) * group), of which the last group may have
+     * less,
+     * + 0; all are finite, group is a multiple of VD_KERN_GROUP. */
+    void (*sample_groups)(const float *x, size_t n, size_t group, float *most);
     /* w[i] = trunc(exp(x[i] / temp - x_max / temp) * 2^40); temp > 0, x and x_max / temp finite. */
     void (*sample_weights)(const float *x, size_t n, float temp, float x_max, uint64_t *w);
+    /* The same weights, added up; n <= VD_SAMPLE_MAX_N. */
+    void (*sample_mass)(const float *x, size_t n, struct vd_kern_mass *m);
 };
 
 /* Floats of one chunk record: hd of o, then m and l, padded to VD_KERN_ALIGN. */

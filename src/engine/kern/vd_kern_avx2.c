@@ -25,7 +25,8 @@ static void kv_put(void *chunk, size_t hd, size_t slot, const float *k, const fl
         .madd = vd_avx2_madd, .exp = vd_avx2_exp, .embed_row = vd_kern_embed_row,                            \
         .kv_bytes = vd_wide_kv_bytes, .kv_put = kv_put, .kv_read = vd_wide_kv_read, .attn = vd_avx2_attn,    \
         .attn_part = vd_avx2_attn_part, .attn_merge = vd_avx2_attn_merge, .sample_max = vd_avx2_sample_max,  \
-        .sample_weights = vd_avx2_sample_weights                                                             \
+        .sample_groups = vd_avx2_sample_groups, .sample_weights = vd_avx2_sample_weights,                    \
+        .sample_mass = vd_avx2_sample_mass                                                                   \
     }
 
 const struct vd_kern vd_kern_avx2 = TABLE("avx2", vd_avx2_matmul);

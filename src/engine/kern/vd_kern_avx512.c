@@ -44,5 +44,7 @@ const struct vd_kern vd_kern_avx512 = {
     .attn_part = vd_avx512_attn_part,
     .attn_merge = vd_avx512_attn_merge,
     .sample_max = vd_avx512_sample_max,
+    .sample_groups = vd_avx512_sample_groups,
     .sample_weights = vd_avx512_sample_weights,
+    .sample_mass = vd_avx512_sample_mass,
 };

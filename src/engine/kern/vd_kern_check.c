@@ -36,7 +36,9 @@ struct results {
     float kd[HD / 32], vd[1];
     float attn[QUERIES * HD], part[QUERIES * HD];
     struct vd_sample_max max;
-    uint64_t weights[IDS];
+    float groups[2];
+    uint64_t weights[IDS], mass[2];
+    uint32_t mid[IDS];
 };
 
 struct buffers {
@@ -151,7 +153,19 @@ static void run_vectors(const struct vd_kern *k, struct buffers *b, struct resul
     k->madd(b->x, -0.7f, COLS, out->scale);
     k->exp(b->x, COLS, out->exp);
     k->sample_max(b->x, 7, IDS, &out->max);
+    k->sample_groups(b->x, IDS, VD_KERN_GROUP, out->groups);
     k->sample_weights(b->x, IDS, 0.75f, out->max.x, out->weights);
+    struct vd_kern_mass m = {.temp = out->max.x / 8,
+                             .x_max = out->max.x,
+                             .low = -1e-3f * out->max.x,
+                             .high = 1e-3f * out->max.x,
+                             .least = 1 << 29,
+                             .block = &out->mass[0],
+                             .mid = out->mid};
+    memset(out->mid, 0, sizeof out->mid);
+    k->sample_mass(b->x, IDS, &m);
+    out->mass[1] = m.all + m.n_above;
+    memset(out->mid + m.n_mid, 0, (IDS - m.n_mid) * sizeof out->mid[0]);
 }
 
 static void run_attention(const struct vd_kern *k, struct buffers *b, struct results *out)
@@ -190,10 +204,10 @@ static const struct {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(q),         FIELD(d),    FIELD(q256), FIELD(d256),   FIELD(embed),  FIELD(norm),
-    FIELD(layernorm), FIELD(gelu), FIELD(rope), FIELD(swiglu), FIELD(geglu),  FIELD(scale),
-    FIELD(cap),       FIELD(add),  FIELD(exp),  FIELD(kq),     FIELD(kd),     FIELD(vq),
-    FIELD(vd),        FIELD(attn), FIELD(part), FIELD(max.x),  FIELD(max.id), FIELD(weights),
+    FIELD(q),     FIELD(d),      FIELD(q256),    FIELD(d256),   FIELD(embed), FIELD(norm), FIELD(layernorm),
+    FIELD(gelu),  FIELD(rope),   FIELD(swiglu),  FIELD(geglu),  FIELD(scale), FIELD(cap),  FIELD(add),
+    FIELD(exp),   FIELD(kq),     FIELD(kd),      FIELD(vq),     FIELD(vd),    FIELD(attn), FIELD(part),
+    FIELD(max.x), FIELD(max.id), FIELD(weights), FIELD(groups), FIELD(mass),  FIELD(mid),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)

@@ -43,6 +43,17 @@ static inline size_t vd_kern_round_up(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
+/* The smallest float that is not below least: a weight that is not truncated yet is at least this iff
+ * truncated it is at least `least`. */
+static inline float vd_kern_least(uint64_t least)
+{
+    float f = (float)least;
+    return (uint64_t)f < least ? vd_f32_from_bits(vd_f32_bits(f) + 1) : f;
+}
+
+/* Adds the logits [i, end) of one block to what sample_mass gives. */
+void vd_kern_mass_part(const float *x, size_t i, size_t end, struct vd_kern_mass *m);
+
 /* Activations in blocks of 256, per token cols int8, then the scales. */
 size_t vd_kern_act256_bytes(size_t n_tok, size_t cols);
 void vd_kern_act256_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act256);

@@ -39,7 +39,8 @@ static void matmul_mma(const struct vd_kern_mat *w, size_t r0, size_t r1, const 
         .madd = vd_neon_madd, .exp = vd_neon_exp, .embed_row = vd_kern_embed_row,                            \
         .kv_bytes = vd_wide_kv_bytes, .kv_put = kv_put, .kv_read = vd_wide_kv_read, .attn = vd_neon_attn,    \
         .attn_part = vd_neon_attn_part, .attn_merge = vd_neon_attn_merge, .sample_max = vd_neon_sample_max,  \
-        .sample_weights = vd_neon_sample_weights                                                             \
+        .sample_groups = vd_neon_sample_groups, .sample_weights = vd_neon_sample_weights,                    \
+        .sample_mass = vd_neon_sample_mass                                                                   \
     }
 
 const struct vd_kern vd_kern_neon = TABLE("neon", matmul_dot);

@@ -303,11 +303,42 @@ static void sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sa
     }
 }
 
+static void sample_groups(const float *x, size_t n, size_t group, float *most)
+{
+    for (size_t i = 0; i < n; i++)
+        if (i % group == 0 || x[i] > most[i / group])
+            most[i / group] = x[i] + 0.0f;
+}
+
 static void sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
 {
     for (size_t i = 0; i < n; i += VD_SAMPLE_TILE)
         vd_num_sample_weights_tile(x + i, (uint32_t)(n - i < VD_SAMPLE_TILE ? n - i : VD_SAMPLE_TILE), temp,
                                    x_max, w + i);
+}
+
+void vd_kern_mass_part(const float *x, size_t i, size_t end, struct vd_kern_mass *m)
+{
+    uint64_t w[VD_KERN_MASS_BLOCK], *block = &m->block[i / VD_KERN_MASS_BLOCK];
+    vd_num_sample_weights_tile(x + i, (uint32_t)(end - i), m->temp, m->x_max, w);
+    for (size_t k = 0; i < end; i++, k++) {
+        m->all += w[k];
+        if (x[i] >= m->high) {
+            *block += w[k] >= m->least ? w[k] : 0;
+            m->n_above++;
+        } else if (x[i] >= m->low) {
+            m->mid[m->n_mid++] = (uint32_t)i;
+        }
+    }
+}
+
+static void sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
+{
+    m->all = m->n_above = m->n_mid = 0;
+    for (size_t i = 0; i < n; i += VD_KERN_MASS_BLOCK) {
+        m->block[i / VD_KERN_MASS_BLOCK] = 0;
+        vd_kern_mass_part(x, i, n - i < VD_KERN_MASS_BLOCK ? n : i + VD_KERN_MASS_BLOCK, m);
+    }
 }
 
 const struct vd_kern vd_kern_scalar = {
@@ -342,5 +373,7 @@ const struct vd_kern vd_kern_scalar = {
     .attn_part = attn_part,
     .attn_merge = attn_merge,
     .sample_max = sample_max,
+    .sample_groups = sample_groups,
     .sample_weights = sample_weights,
+    .sample_mass = sample_mass,
 };

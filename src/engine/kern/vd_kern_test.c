@@ -748,6 +748,56 @@ static void test_attention_alone(void **state)
 
 /* ---- sampling ---- */
 
+/* Case 0: all are above; 1: none is, none lies between; 2: all lie between; 3: a part each, and only some
+ * weights count. The borders are logits themselves. */
+static void check_mass(const struct vd_kern *k, const float *x, size_t n, float temp, float x_max, unsigned c)
+{
+    size_t n_blocks = (n - 1) / VD_KERN_MASS_BLOCK + 1;
+    float low = c == 1 ? INFINITY : -INFINITY, high = c == 0 ? -INFINITY : INFINITY;
+    if (c == 3) {
+        low = x[n / 3] < x[n / 2] ? x[n / 3] : x[n / 2];
+        high = x[n / 3] < x[n / 2] ? x[n / 2] : x[n / 3];
+    }
+    struct vd_kern_mass m[2];
+    for (int i = 0; i < 2; i++) {
+        m[i] = (struct vd_kern_mass){.temp = temp, .x_max = x_max, .low = low, .high = high};
+        m[i].least = c == 3 ? (UINT64_C(1) << 36) + 12345 : 0;
+        m[i].block = buffer(n_blocks * 8), m[i].mid = buffer(n * 4);
+        (i ? k : scalar())->sample_mass(x, n, &m[i]);
+    }
+    assert_true(m[0].all == m[1].all && m[0].n_above == m[1].n_above && m[0].n_mid == m[1].n_mid);
+    assert_memory_equal(m[0].block, m[1].block, n_blocks * 8);
+    assert_memory_equal(m[0].mid, m[1].mid, m[0].n_mid * 4);
+    for (int i = 0; i < 2; i++)
+        free(m[i].block), free(m[i].mid);
+}
+
+/* The scalar one is as vd_kern.h says, weight by weight. */
+static void test_mass(void **state)
+{
+    enum { N = 1000 };
+    float x[N];
+    uint64_t w[N], block[4], all = 0, sum[4] = {0};
+    uint32_t mid[N];
+    size_t n_above = 0, n_mid = 0;
+    struct vd_rng r = {77, 0};
+    struct vd_kern_mass m = {.temp = 0.7f, .x_max = 3, .low = -1, .high = 1, .block = block, .mid = mid};
+    m.least = UINT64_C(1) << 37;
+    for (size_t i = 0; i < N; i++)
+        x[i] = (float)(int)vd_rng_below(&r, 25) / 4 - 3;
+    scalar()->sample_mass(x, N, &m);
+    scalar()->sample_weights(x, N, 0.7f, 3, w);
+    for (size_t i = 0; i < N; i++) {
+        all += w[i];
+        if (x[i] >= -1 && x[i] < 1)
+            assert_int_equal(mid[n_mid++], i);
+        n_above += x[i] >= 1;
+        sum[i / VD_KERN_MASS_BLOCK] += x[i] >= 1 && w[i] >= m.least ? w[i] : 0;
+    }
+    assert_true(m.all == all && m.n_above == n_above && m.n_mid == n_mid);
+    assert_memory_equal(block, sum, sizeof sum);
+}
+
 static void check_sampling(const struct vd_kern *k)
 {
     enum { MAX = 9000 };
@@ -766,8 +816,15 @@ static void check_sampling(const struct vd_kern *k)
             assert_int_equal(a.bad, b.bad);
             if (a.bad || kind == HUGE)
                 continue;
+            for (size_t group = VD_KERN_GROUP; group < 4 * VD_KERN_GROUP; group *= 2) {
+                scalar()->sample_groups(x, n, group, (float *)want);
+                k->sample_groups(x, n, group, (float *)got);
+                assert_memory_equal(want, got, ((n - 1) / group + 1) * 4);
+            }
             scalar()->sample_weights(x, n, 0.8f, a.x, want), k->sample_weights(x, n, 0.8f, a.x, got);
             assert_memory_equal(want, got, n * 8);
+            for (unsigned i = 0; i < 4; i++)
+                check_mass(k, x, n, 0.8f, a.x, i);
         }
     free(x), free(want), free(got);
 }
@@ -841,6 +898,7 @@ int main(void)
         cmocka_unit_test(test_attention_edges),
         cmocka_unit_test(test_attention_alone),
         cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_mass),
         cmocka_unit_test(test_pick),
         cmocka_unit_test(test_selfcheck),
     };

@@ -355,6 +355,25 @@ void vd_avx2_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_s
     *out = (struct vd_sample_max){best + 0.0f, first_id + (uint32_t)at, false};
 }
 
+void vd_avx2_sample_groups(const float *x, size_t n, size_t group, float *most)
+{
+    for (size_t i = 0; i < n; i += group) {
+        size_t end = n - i < group ? n : i + group, k = i;
+        __m256 a = _mm256_set1_ps(-INFINITY), b = a;
+        for (; k + 16 <= end; k += 16) {
+            a = _mm256_max_ps(a, _mm256_loadu_ps(x + k));
+            b = _mm256_max_ps(b, _mm256_loadu_ps(x + k + 8));
+        }
+        a = _mm256_max_ps(a, b);
+        __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+        c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+        float best = _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+        for (; k < end; k++)
+            best = x[k] > best ? x[k] : best;
+        *most++ = best + 0.0f;
+    }
+}
+
 void vd_avx2_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
 {
     const __m256 tv = _mm256_set1_ps(temp), t_max = _mm256_set1_ps(x_max / temp),
@@ -368,4 +387,50 @@ void vd_avx2_sample_weights(const float *x, size_t n, float temp, float x_max, u
             w[i + k] = (uint64_t)e[k];
     }
     vd_num_sample_weights_tile(x + i, (uint32_t)(n - i), temp, x_max, w + i);
+}
+
+VD_INLINE __m256d add_pd8(__m256d acc, __m256 v)
+{
+    acc = _mm256_add_pd(acc, _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
+    return _mm256_add_pd(acc, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+}
+
+static uint64_t sum_pd4(__m256d v)
+{
+    double lane[4];
+    _mm256_storeu_pd(lane, v);
+    return (uint64_t)lane[0] + (uint64_t)lane[1] + (uint64_t)lane[2] + (uint64_t)lane[3];
+}
+
+/* Truncated weights are integers up to 2^40, of which binary64 adds up a block's exactly. */
+void vd_avx2_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
+{
+    const __m256 temp = _mm256_set1_ps(m->temp), t_max = _mm256_set1_ps(m->x_max / m->temp),
+                 one = _mm256_set1_ps(0x1p40f), high = _mm256_set1_ps(m->high), low = _mm256_set1_ps(m->low),
+                 least = _mm256_set1_ps(vd_kern_least(m->least));
+    m->all = m->n_above = m->n_mid = 0;
+    for (size_t i = 0; i < n;) {
+        size_t end = n - i < VD_KERN_MASS_BLOCK ? n : i + VD_KERN_MASS_BLOCK;
+        uint64_t *block = &m->block[i / VD_KERN_MASS_BLOCK];
+        __m256d all = _mm256_setzero_pd(), above = all;
+        for (; i + 8 <= end; i += 8) {
+            const __m256 v = _mm256_loadu_ps(x + i);
+            __m256 w = exp8(_mm256_sub_ps(_mm256_div_ps(v, temp), t_max));
+            w = _mm256_round_ps(_mm256_mul_ps(w, one), _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+            const __m256 is_high = _mm256_cmp_ps(v, high, _CMP_GE_OQ);
+            const __m256 is_low = _mm256_cmp_ps(v, low, _CMP_GE_OQ);
+            all = add_pd8(all, w);
+            w = _mm256_and_ps(w, _mm256_cmp_ps(w, least, _CMP_GE_OQ));
+            above = add_pd8(above, _mm256_and_ps(w, is_high));
+            m->n_above += (size_t)__builtin_popcount((unsigned)_mm256_movemask_ps(is_high));
+            unsigned mid = (unsigned)_mm256_movemask_ps(_mm256_andnot_ps(is_high, is_low));
+            for (; mid != 0; mid &= mid - 1)
+                m->mid[m->n_mid++] = (uint32_t)i + (uint32_t)__builtin_ctz(mid);
+        }
+        m->all += sum_pd4(all);
+        *block = sum_pd4(above);
+        if (i < end)
+            vd_kern_mass_part(x, i, end, m);
+        i = end;
+    }
 }

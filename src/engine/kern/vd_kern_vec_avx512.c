@@ -392,6 +392,20 @@ void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd
     }
 }
 
+void vd_avx512_sample_groups(const float *x, size_t n, size_t group, float *most)
+{
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    for (size_t i = 0; i < n; i += group) {
+        size_t end = n - i < group ? n : i + group;
+        __m512 best = least;
+        for (size_t k = i; k < end; k += 16) {
+            __mmask16 lanes = tail_mask(end - k);
+            best = _mm512_mask_max_ps(best, lanes, best, _mm512_maskz_loadu_ps(lanes, x + k));
+        }
+        *most++ = _mm512_reduce_max_ps(best) + 0.0f;
+    }
+}
+
 void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
 {
     const __m512 tv = _mm512_set1_ps(temp), t_max = _mm512_set1_ps(x_max / temp),
@@ -404,6 +418,50 @@ void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max,
         _mm512_mask_storeu_epi64(w + i + 8, (__mmask8)(k >> 8),
                                  _mm512_cvttps_epu64(_mm512_extractf32x8_ps(e, 1)));
     }
+}
+
+/* Sixteen logits from number i on, of those in `lanes`. */
+VD_INLINE void mass16(const float *x, size_t i, __mmask16 lanes, struct vd_kern_mass *m, float least,
+                      __m512i *above, __m512i *all)
+{
+    const __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512 v = _mm512_maskz_loadu_ps(lanes, x + i);
+    const __m512 t = _mm512_div_ps(v, _mm512_set1_ps(m->temp));
+    const __m512 e = exp16(_mm512_sub_ps(t, _mm512_set1_ps(m->x_max / m->temp)));
+    const __m512 w = _mm512_maskz_mul_ps(lanes, e, _mm512_set1_ps(0x1p40f));
+    const __mmask16 high = _mm512_mask_cmp_ps_mask(lanes, v, _mm512_set1_ps(m->high), _CMP_GE_OQ);
+    const __mmask16 low = _mm512_mask_cmp_ps_mask(lanes, v, _mm512_set1_ps(m->low), _CMP_GE_OQ);
+    const __mmask16 in = _mm512_mask_cmp_ps_mask(high, w, _mm512_set1_ps(least), _CMP_GE_OQ);
+    const __mmask16 mid = (__mmask16)(low & ~high);
+    const __m512i w0 = _mm512_cvttps_epu64(_mm512_castps512_ps256(w));
+    const __m512i w1 = _mm512_cvttps_epu64(_mm512_extractf32x8_ps(w, 1));
+    const __m512i ids = _mm512_add_epi32(number, _mm512_set1_epi32((int)i));
+    *all = _mm512_add_epi64(*all, _mm512_add_epi64(w0, w1));
+    *above = _mm512_mask_add_epi64(*above, (__mmask8)in, *above, w0);
+    *above = _mm512_mask_add_epi64(*above, (__mmask8)(in >> 8), *above, w1);
+    m->n_above += (size_t)_mm_popcnt_u32(high);
+    /* a store of all lanes: n_mid <= i, so that those behind stay inside where `lanes` are 16 */
+    _mm512_mask_storeu_epi32(m->mid + m->n_mid, lanes, _mm512_maskz_compress_epi32(mid, ids));
+    m->n_mid += (size_t)_mm_popcnt_u32(mid);
+}
+
+void vd_avx512_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
+{
+    const float least = vd_kern_least(m->least);
+    __m512i all = _mm512_setzero_si512();
+    struct vd_kern_mass r = *m;
+    r.n_above = r.n_mid = 0;
+    for (size_t first = 0; first < n; first += VD_KERN_MASS_BLOCK) {
+        size_t end = n - first < VD_KERN_MASS_BLOCK ? n : first + VD_KERN_MASS_BLOCK, i = first;
+        __m512i above = _mm512_setzero_si512();
+        for (; i + 16 <= end; i += 16)
+            mass16(x, i, 0xFFFF, &r, least, &above, &all);
+        if (i < end)
+            mass16(x, i, tail_mask(end - i), &r, least, &above, &all);
+        r.block[first / VD_KERN_MASS_BLOCK] = (uint64_t)_mm512_reduce_add_epi64(above);
+    }
+    r.all = (uint64_t)_mm512_reduce_add_epi64(all);
+    *m = r;
 }
 
 /* One stage inside a register: each pair of elements whose numbers differ in one bit becomes (a + b, a - b);

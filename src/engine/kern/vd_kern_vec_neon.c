@@ -343,6 +343,22 @@ void vd_neon_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_s
     *out = (struct vd_sample_max){best + 0.0f, first_id + (uint32_t)at, false};
 }
 
+void vd_neon_sample_groups(const float *x, size_t n, size_t group, float *most)
+{
+    for (size_t i = 0; i < n; i += group) {
+        size_t end = n - i < group ? n : i + group, k = i;
+        float32x4_t a = vdupq_n_f32(-INFINITY), b = a;
+        for (; k + 8 <= end; k += 8) {
+            a = vmaxq_f32(a, vld1q_f32(x + k));
+            b = vmaxq_f32(b, vld1q_f32(x + k + 4));
+        }
+        float best = vmaxvq_f32(vmaxq_f32(a, b));
+        for (; k < end; k++)
+            best = x[k] > best ? x[k] : best;
+        *most++ = best + 0.0f;
+    }
+}
+
 /* A weight is exact in binary64, whose conversion truncates. */
 void vd_neon_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
 {
@@ -355,4 +371,45 @@ void vd_neon_sample_weights(const float *x, size_t n, float temp, float x_max, u
         vst1q_u64(w + i + 2, vcvtq_u64_f64(vcvt_high_f64_f32(e)));
     }
     vd_num_sample_weights_tile(x + i, (uint32_t)(n - i), temp, x_max, w + i);
+}
+
+VD_INLINE float64x2_t add_f64x4(float64x2_t acc, uint32x4_t bits)
+{
+    const float32x4_t v = vreinterpretq_f32_u32(bits);
+    return vaddq_f64(vaddq_f64(acc, vcvt_f64_f32(vget_low_f32(v))), vcvt_high_f64_f32(v));
+}
+
+/* Truncated weights are integers up to 2^40, of which binary64 adds up a block's exactly. */
+void vd_neon_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
+{
+    const float32x4_t temp = vdupq_n_f32(m->temp), t_max = vdupq_n_f32(m->x_max / m->temp),
+                      high = vdupq_n_f32(m->high), low = vdupq_n_f32(m->low),
+                      least = vdupq_n_f32(vd_kern_least(m->least));
+    m->all = m->n_above = m->n_mid = 0;
+    for (size_t i = 0; i < n;) {
+        size_t end = n - i < VD_KERN_MASS_BLOCK ? n : i + VD_KERN_MASS_BLOCK;
+        uint64_t *block = &m->block[i / VD_KERN_MASS_BLOCK];
+        float64x2_t all = vdupq_n_f64(0), above = all;
+        uint32x4_t n_above = vdupq_n_u32(0);
+        for (; i + 4 <= end; i += 4) {
+            const float32x4_t v = vld1q_f32(x + i);
+            const float32x4_t e = exp4(vsubq_f32(vdivq_f32(v, temp), t_max));
+            const float32x4_t w = vrndq_f32(vmulq_n_f32(e, 0x1p40f));
+            const uint32x4_t is_high = vcgeq_f32(v, high), mid = vbicq_u32(vcgeq_f32(v, low), is_high);
+            const uint32x4_t in = vandq_u32(is_high, vcgeq_f32(w, least));
+            all = add_f64x4(all, vreinterpretq_u32_f32(w));
+            above = add_f64x4(above, vandq_u32(vreinterpretq_u32_f32(w), in));
+            n_above = vsubq_u32(n_above, is_high);
+            uint64_t lanes = vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(mid)), 0);
+            for (size_t k = 0; lanes != 0; k++, lanes >>= 16)
+                if (lanes & 1)
+                    m->mid[m->n_mid++] = (uint32_t)(i + k);
+        }
+        m->all += (uint64_t)vgetq_lane_f64(all, 0) + (uint64_t)vgetq_lane_f64(all, 1);
+        *block = (uint64_t)vgetq_lane_f64(above, 0) + (uint64_t)vgetq_lane_f64(above, 1);
+        m->n_above += vaddvq_u32(n_above);
+        if (i < end)
+            vd_kern_mass_part(x, i, end, m);
+        i = end;
+    }
 }

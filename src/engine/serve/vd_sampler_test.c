@@ -46,7 +46,14 @@ static float uniform(struct vd_rng *r)
     return (float)(vd_rng_next(r) >> 40) * 0x1p-24f;
 }
 
-/* Shapes: 0 bell, 1 flat, 2 few values (ties), 3 one peak, 4 huge spread, 5 all equal. */
+/* Four neighbours of every 64, whom the sampler might take for the others. */
+static bool misleads(uint32_t i)
+{
+    return i / 4 % 16 == i / 64 * 5 % 16;
+}
+
+/* Shapes: 0 bell, 1 flat, 2 few values (ties), 3 one peak, 4 huge spread, 5 all equal; 6, 7: a few regular
+ * ones are all larger, smaller than the others. */
 static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -65,7 +72,11 @@ static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
             x[i] = i == n / 2 ? 30.0f : u;
             break;
         case 4:
-            x[i] = u * 1e30f;
+            x[i] = u * 1.7e38f;
+            break;
+        case 6:
+        case 7:
+            x[i] = misleads(i) == (shape == 6) ? 2.5f + 0.25f * u : 0.5f + 0.25f * u;
             break;
         default:
             x[i] = vd_rng_below(r, 2) ? -0.0f : 0.0f;
@@ -109,7 +120,7 @@ static void equals_reference(void **state)
         struct vd_sampler *sampler = vd_sampler_new(n);
         assert_non_null(sampler);
         for (unsigned k = 0; k < 240; k++) {
-            fill(f->x, n, k % 6, &r);
+            fill(f->x, n, k % 8, &r);
             struct vd_sampling p = some_sampling(&r, n);
             uint64_t r64 = k % 7 == 0 ? UINT64_MAX : vd_sample_r64(p.seed, p.choice, k);
             uint32_t want = vd_num_sample(f->x, n, &p, r64, f->w);

@@ -170,15 +170,6 @@ static enum vd_err vd_worker_start_threads(struct vd_worker *w, struct vd_error 
     return w->court_runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "the system refused a thread");
 }
 
-/* Its pages are taken when a dispute comes, and a few are kept then. */
-static enum vd_err vd_worker_make_court_cache(struct vd_worker_offer *o, struct vd_error *err)
-{
-    struct vd_engine_stats s;
-    vd_engine_get_stats(o->engine, &s);
-    size_t n_pages = vd_model_program(o->m.model)->ctx / VD_KV_PAGE_POS + 1;
-    return vd_kv_pool_create(&o->court_cache, o->m.model, n_pages * s.kv_page_bytes, err);
-}
-
 static enum vd_err vd_worker_start_engines(struct vd_worker *w, struct vd_error *err)
 {
     enum vd_err e = VD_OK;
@@ -190,8 +181,6 @@ static enum vd_err vd_worker_start_engines(struct vd_worker *w, struct vd_error 
                                             .max_active = o->m.capacity < 32 ? o->m.capacity : 32,
                                             .max_queued = VD_WORKER_JOBS_MAX};
         e = vd_engine_create(&o->engine, o->m.model, o->m.pool, &options, err);
-        if (e == VD_OK)
-            e = vd_worker_make_court_cache(o, err);
     }
     return e;
 }
@@ -257,10 +246,8 @@ void vd_worker_stop(struct vd_worker *w)
     if (w->court_runs)
         pthread_join(w->court, NULL);
     vd_courier_stop(w->courier);
-    for (size_t i = 0; i < w->n_offers; i++) {
+    for (size_t i = 0; i < w->n_offers; i++)
         vd_engine_destroy(w->offer[i].engine);
-        vd_kv_pool_destroy(w->offer[i].court_cache);
-    }
     pthread_mutex_lock(&w->mu);
     pthread_cond_broadcast(&w->done_cond);
     pthread_mutex_unlock(&w->mu);

@@ -180,7 +180,6 @@ static enum vd_err vd_court_case(struct vd_worker *w, const struct vd_hash *rece
 
 struct vd_court_move {
     struct vd_worker *w;
-    struct vd_worker_offer *offer;
     struct vd_game_trace *trace;
     const struct vd_game *game;
     struct vd_player_move *out;
@@ -189,20 +188,13 @@ struct vd_court_move {
     unsigned n_replays;
 };
 
-/* The engine's own cache where the jobs leave room in it; else, since a dispute cannot wait, the court's. */
-static struct vd_kv_pool *vd_court_pick_cache(const struct vd_court_move *m, struct vd_kv_pool *engine_cache)
-{
-    size_t need = vd_kv_pool_need_bytes(engine_cache, 0, m->trace->c.claim.graph.job.n_steps);
-    size_t left = vd_kv_pool_max_bytes(engine_cache) - vd_kv_pool_used_bytes(engine_cache);
-    return need <= left ? engine_cache : m->offer->court_cache;
-}
-
-/* On the engine's thread, between two steps. */
-static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *engine_cache)
+/* On the engine's thread, between two steps. A dispute cannot wait: prefixes and jobs give way to it in the
+ * engine's cache, which is the only one. */
+static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
 {
     struct vd_court_move *m = arg;
     m->n_replays = m->trace->trace == NULL;
-    m->result = vd_game_trace_open(m->trace, ctx, vd_court_pick_cache(m, engine_cache), m->err);
+    m->result = vd_game_trace_open(m->trace, ctx, cache, m->err);
     if (m->result != VD_OK)
         return;
     struct vd_trace *t = vd_trace_model_trace(m->trace->trace);
@@ -287,13 +279,14 @@ static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *disp
                                  const struct vd_game *game, struct vd_error *err)
 {
     struct vd_player_move *move = malloc(sizeof *move);
-    struct vd_court_move m = {.w = w, .offer = offer, .trace = trace, .game = game, .out = move, .err = err};
+    struct vd_court_move m = {.w = w, .trace = trace, .game = game, .out = move, .err = err};
     uint64_t began = vd_clock_ns();
     char hex[17];
     if (!move)
         return vd_error_set(err, VD_ENOMEM, "no memory for a move");
     vd_hex_encode(hex, dispute->b, 8);
-    enum vd_err e = vd_engine_run(offer->engine, vd_court_make_move, &m, err);
+    enum vd_err e =
+        vd_engine_run(offer->engine, trace->c.claim.graph.job.n_steps, vd_court_make_move, &m, err);
     if (e == VD_OK)
         e = m.result;
     pthread_mutex_lock(&w->mu);

@@ -3,8 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of all traces and units that are kept, with what the next move takes; one dispute alone may have more. */
-static const uint64_t cache_bytes_max = 256 << 20;
+/* Of all traces and units that are kept, with what the next move takes; a receipt that is not this worker's
+ * may want more for itself alone. */
+static const uint64_t cache_bytes_max = VD_TRACE_FITS_BYTES;
 
 enum vd_err vd_game_case_init(struct vd_game_case *c, const struct vd_envelope *envelope, uint32_t *tokens,
                               const struct vd_model *model, struct vd_error *err)

@@ -65,9 +65,6 @@ struct vd_worker_job {
 struct vd_worker_offer {
     struct vd_worker_model m;
     struct vd_engine *engine;
-    /* The court's own cache, for one job of the whole context: jobs that hold all of the engine's must not
-     * make the worker miss a clock. Used on the engine's thread only. */
-    struct vd_kv_pool *court_cache;
     uint32_t n_running;
     /* From the first job with a mask on. To read a tokenizer's texts takes a while: under a lock of its own,
      * which keeps nobody waiting but other such jobs. */

@@ -1,6 +1,9 @@
 /* A batch is as many positions as the context takes, and as many with logits as it takes, of whatever
  * sequences have begun; the bits do not depend on it.
  *
+ * What a batch needs lives as long as a run: there may be many feeds that wait for theirs, one for each
+ * stream that is followed and each trace that is kept.
+ *
  * In sorted order the longest prefix that a sequence has in common with any before it is the one with its
  * neighbour, so a plan needs to look at neighbours only. Rows that are taken from another sequence cost
  * nothing but their commitment: the pages of the cache are shared. */
@@ -16,14 +19,26 @@
 /* A shorter prefix is computed again: to take it, a sequence may have to wait for a batch to end. */
 enum { SHARE_MIN = 16 };
 
+/* Of all samplers of a lean feed. */
+enum { LEAN_BYTES = 12 << 20 };
+
+/* One for every thread, but of a lean feed as many as fit. */
+static unsigned n_samplers(const struct vd_feed *f)
+{
+    unsigned n_threads = vd_pool_threads(vd_ctx_pool(f->ctx));
+    size_t fit = LEAN_BYTES / vd_sampler_bytes(vd_model_program(vd_ctx_model(f->ctx))->vocab);
+    fit = fit > 0 ? fit : 1;
+    return f->lean && fit < n_threads ? (unsigned)fit : n_threads;
+}
+
 struct vd_feed_batch {
     size_t n, n_logits;
     struct vd_row *rows;
     struct vd_feed_seq **seq;         /* per row, as all below */
     uint32_t *token;                  /* that the model chooses */
     struct vd_automaton_state *state; /* the mask's, before its token */
-    unsigned n_threads;
-    struct vd_sampler **sampler; /* per thread */
+    unsigned n_samplers;              /* of which each takes every n_samplers-th row */
+    struct vd_sampler **sampler;
 };
 
 static bool has_head(const struct vd_feed_seq *s, uint32_t step)
@@ -226,9 +241,8 @@ static enum vd_err fill(struct vd_feed *f, struct vd_feed_seq *const *seq, size_
     return VD_OK;
 }
 
-static void choose_token(void *arg, size_t row, unsigned thread)
+static void choose_token(const struct vd_feed *f, size_t row, struct vd_sampler *sampler)
 {
-    const struct vd_feed *f = arg;
     const struct vd_feed_batch *b = f->batch;
     const struct vd_feed_seq *s = b->seq[row];
     const struct vd_sampling *how = &s->graph->job.sampling;
@@ -243,8 +257,16 @@ static void choose_token(void *arg, size_t row, unsigned thread)
                           .bias = s->bias,
                           .masker = s->masker,
                           .state = &b->state[row]};
-    b->token[row] = vd_sampler_choose(b->sampler[thread], vd_model_kern(vd_ctx_model(f->ctx)),
-                                      vd_ctx_logits(f->ctx, row), &c);
+    b->token[row] =
+        vd_sampler_choose(sampler, vd_model_kern(vd_ctx_model(f->ctx)), vd_ctx_logits(f->ctx, row), &c);
+}
+
+static void choose_tokens(void *arg, size_t task, unsigned thread)
+{
+    const struct vd_feed *f = arg;
+    (void)thread;
+    for (size_t row = task; row < f->batch->n; row += f->batch->n_samplers)
+        choose_token(f, row, f->batch->sampler[task]);
 }
 
 static void hand_over(struct vd_feed *f)
@@ -278,7 +300,7 @@ static enum vd_err run_batch(struct vd_feed *f, bool tapped, struct vd_error *er
     if (e != VD_OK)
         return e;
     if (b->n_logits)
-        vd_pool_run(vd_ctx_pool(f->ctx), choose_token, f, b->n);
+        vd_pool_run(vd_ctx_pool(f->ctx), choose_tokens, f, b->n_samplers);
     f->forward_ns += t1 - t0;
     f->sample_ns += vd_clock_ns() - t1;
     f->n_rows += b->n;
@@ -286,19 +308,39 @@ static enum vd_err run_batch(struct vd_feed *f, bool tapped, struct vd_error *er
     return VD_OK;
 }
 
-enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, struct vd_error *err)
+static void batch_free(struct vd_feed_batch *b)
 {
-    bool tapped = false;
-    for (size_t i = 0; i < n; i++) {
-        enum vd_err e = seq[i]->kv ? vd_kv_reserve(seq[i]->kv, seq[i]->n_steps, err) : VD_OK;
-        if (e != VD_OK)
-            return e;
-        tapped |= seq[i]->tap != NULL;
-        if (is_whole(seq[i]) && seq[i]->n_steps > vd_ctx_max_rows(f->ctx))
-            return vd_error_set(err, VD_ELIMIT,
-                                "a sequence of %u positions goes through one batch of %zu rows",
-                                seq[i]->n_steps, vd_ctx_max_rows(f->ctx));
-    }
+    for (unsigned i = 0; b->sampler && i < b->n_samplers; i++)
+        vd_sampler_free(b->sampler[i]);
+    free(b->sampler);
+    free(b->state);
+    free(b->token);
+    free(b->seq);
+    free(b->rows);
+}
+
+static enum vd_err batch_make(struct vd_feed_batch *b, const struct vd_feed *f, struct vd_error *err)
+{
+    size_t n = vd_ctx_max_rows(f->ctx);
+    uint32_t vocab = vd_model_program(vd_ctx_model(f->ctx))->vocab;
+    *b = (struct vd_feed_batch){.n_samplers = n_samplers(f)};
+    b->rows = malloc(n * sizeof *b->rows);
+    b->seq = malloc(n * sizeof *b->seq);
+    b->token = malloc(n * sizeof *b->token);
+    b->state = malloc(n * sizeof *b->state);
+    b->sampler = calloc(b->n_samplers, sizeof *b->sampler);
+    bool ok = b->rows && b->seq && b->token && b->state && b->sampler;
+    for (unsigned i = 0; ok && i < b->n_samplers; i++)
+        ok = (b->sampler[i] = vd_sampler_new(vocab)) != NULL;
+    if (ok)
+        return VD_OK;
+    batch_free(b);
+    return vd_error_set(err, VD_ENOMEM, "no memory for a batch of %zu rows", n);
+}
+
+static enum vd_err feed_all(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, bool tapped,
+                            struct vd_error *err)
+{
     for (;;) {
         enum vd_err e = fill(f, seq, n, err);
         if (e == VD_OK && f->batch->n == 0)
@@ -311,46 +353,40 @@ enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_
     }
 }
 
+enum vd_err vd_feed_run(struct vd_feed *f, struct vd_feed_seq *const *seq, size_t n, struct vd_error *err)
+{
+    struct vd_feed_batch batch;
+    bool tapped = false;
+    for (size_t i = 0; i < n; i++) {
+        enum vd_err e = seq[i]->kv ? vd_kv_reserve(seq[i]->kv, seq[i]->n_steps, err) : VD_OK;
+        if (e != VD_OK)
+            return e;
+        tapped |= seq[i]->tap != NULL;
+        if (is_whole(seq[i]) && seq[i]->n_steps > vd_ctx_max_rows(f->ctx))
+            return vd_error_set(err, VD_ELIMIT,
+                                "a sequence of %u positions goes through one batch of %zu rows",
+                                seq[i]->n_steps, vd_ctx_max_rows(f->ctx));
+    }
+    enum vd_err e = batch_make(&batch, f, err);
+    if (e != VD_OK)
+        return e;
+    f->batch = &batch;
+    e = feed_all(f, seq, n, tapped, err);
+    f->batch = NULL;
+    batch_free(&batch);
+    return e;
+}
+
 /* ---- memory ---- */
 
-enum vd_err vd_feed_open(struct vd_feed *f, struct vd_ctx *ctx, struct vd_kv_pool *cache,
-                         struct vd_error *err)
+void vd_feed_open(struct vd_feed *f, struct vd_ctx *ctx, struct vd_kv_pool *cache)
 {
-    size_t n = vd_ctx_max_rows(ctx);
-    struct vd_feed_batch *b = calloc(1, sizeof *b);
-    *f = (struct vd_feed){.ctx = ctx, .cache = cache, .batch = b};
     assert(vd_ctx_max_logits(ctx) >= 1);
-    bool ok = b != NULL;
-    if (ok) {
-        b->n_threads = vd_pool_threads(vd_ctx_pool(ctx));
-        b->rows = malloc(n * sizeof *b->rows);
-        b->seq = malloc(n * sizeof *b->seq);
-        b->token = malloc(n * sizeof *b->token);
-        b->state = malloc(n * sizeof *b->state);
-        b->sampler = calloc(b->n_threads, sizeof *b->sampler);
-        ok = b->rows && b->seq && b->token && b->state && b->sampler;
-    }
-    for (unsigned i = 0; ok && i < b->n_threads; i++)
-        ok = (b->sampler[i] = vd_sampler_new(vd_model_program(vd_ctx_model(ctx))->vocab)) != NULL;
-    if (ok)
-        return VD_OK;
-    vd_feed_close(f);
-    return vd_error_set(err, VD_ENOMEM, "no memory for a batch of %zu rows", n);
+    *f = (struct vd_feed){.ctx = ctx, .cache = cache};
 }
 
 void vd_feed_close(struct vd_feed *f)
 {
-    struct vd_feed_batch *b = f->batch;
-    for (unsigned i = 0; b && b->sampler && i < b->n_threads; i++)
-        vd_sampler_free(b->sampler[i]);
-    if (b) {
-        free(b->sampler);
-        free(b->state);
-        free(b->token);
-        free(b->seq);
-        free(b->rows);
-    }
-    free(b);
     vd_texts_free(f->texts);
     *f = (struct vd_feed){0};
 }

@@ -45,16 +45,16 @@ struct vd_feed_seq {
 struct vd_feed {
     struct vd_ctx *ctx;
     struct vd_kv_pool *cache;
+    bool lean; /* a run takes 12 MiB for its samplers, or one, and not one for each thread */
     uint64_t forward_ns, sample_ns; /* added to by every run */
     uint64_t n_rows, n_shared;      /* positions computed, and taken from other sequences */
-    struct vd_feed_batch *batch;
-    struct vd_texts *texts; /* read from the model's file, if a job with a mask brought none */
+    struct vd_feed_batch *batch;    /* of the running call */
+    struct vd_texts *texts;         /* read from the model's file, if a job with a mask brought none */
 };
 
-/* ctx and cache are borrowed; the context takes at least one row of logits. VD_ENOMEM. Zeroed feeds and
- * sequences may be closed. */
-enum vd_err vd_feed_open(struct vd_feed *f, struct vd_ctx *ctx, struct vd_kv_pool *cache,
-                         struct vd_error *err);
+/* ctx and cache are borrowed; the context takes at least one row of logits. A feed holds no memory to speak
+ * of between its runs. Zeroed feeds and sequences may be closed. */
+void vd_feed_open(struct vd_feed *f, struct vd_ctx *ctx, struct vd_kv_pool *cache);
 void vd_feed_close(struct vd_feed *f);
 void vd_feed_seq_close(struct vd_feed_seq *s); /* its rows and masker */
 /* As vd_feed_seq_close for the rows alone: it begins at 0 again. */

@@ -169,9 +169,7 @@ static enum vd_err open_many(struct many *m, struct vd_ctx *ctx, struct vd_kv_po
 {
     const struct vd_model *model = vd_ctx_model(ctx);
     *m = (struct many){.n = n};
-    enum vd_err e = vd_feed_open(&m->feed, ctx, cache, err);
-    if (e != VD_OK)
-        return e;
+    vd_feed_open(&m->feed, ctx, cache);
     m->one = calloc(n, sizeof *m->one);
     m->seq = calloc(n, sizeof(void *));
     m->k = malloc(vd_model_k_row_bytes(model));

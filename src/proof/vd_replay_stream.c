@@ -68,9 +68,8 @@ enum vd_err vd_replay_stream_open(struct vd_replay_stream **out_s, struct vd_ctx
         return vd_error_set(err, VD_ENOMEM, "no memory to follow a stream");
     describe(s, job);
     s->job.output = &no_token;
-    enum vd_err e = vd_feed_open(&s->feed, ctx, cache, err);
-    if (e == VD_OK)
-        e = vd_replay_one_open(&s->one, &s->feed, model_root, &s->job, &s->result, err);
+    vd_feed_open(&s->feed, ctx, cache);
+    enum vd_err e = vd_replay_one_open(&s->one, &s->feed, model_root, &s->job, &s->result, err);
     bool runs = e == VD_OK && s->result.verdict == VD_REPLAY_OK;
     if (runs) {
         s->one.finish = 0;

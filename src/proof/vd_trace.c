@@ -215,11 +215,13 @@ static uint64_t held_bytes(const struct vd_graph *g, const struct vd_trace_sourc
     return (uint64_t)most_held(g, source) * most_members(g) * sizeof(struct vd_hash);
 }
 
-/* Of every step, and of every group. */
+/* Of every step, of every group, and of the tokens, as the caller has them and as operators read them. */
 static uint64_t step_bytes(const struct vd_graph *g)
 {
-    return (sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES + 4) * (uint64_t)g->job.n_steps +
-           sizeof(struct vd_hash) * (uint64_t)vd_graph_groups(g);
+    return (sizeof(struct vd_hash) + VD_TOKEN_RECORD_BYTES) * (uint64_t)g->job.n_steps +
+           sizeof(struct vd_hash) * (uint64_t)vd_graph_groups(g) +
+           8 * ((uint64_t)g->job.n_prompt + g->job.n_output) +
+           VD_AUTOMATON_STATE_BYTES * ((uint64_t)g->job.n_output + 1);
 }
 
 uint64_t vd_trace_bytes(const struct vd_trace *t)
@@ -361,7 +363,7 @@ static uint64_t largest_unit_bytes(const struct vd_graph *graph)
 
 bool vd_trace_fits(const struct vd_graph *graph)
 {
-    return held_bytes(graph, &some_source) <= MEMORY_MAX && largest_unit_bytes(graph) <= MEMORY_MAX;
+    return vd_trace_most_bytes(graph) <= VD_TRACE_FITS_BYTES;
 }
 
 uint64_t vd_trace_most_bytes(const struct vd_graph *graph)

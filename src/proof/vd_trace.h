@@ -110,11 +110,14 @@ enum vd_err vd_trace_create(struct vd_trace **out, const struct vd_graph *graph,
                             const uint32_t *output, const uint8_t job_salt[VD_JOB_SALT_BYTES],
                             const struct vd_trace_source *source, struct vd_error *err);
 void vd_trace_destroy(struct vd_trace *t); /* NULL is allowed */
-/* Whether a trace of this job, with any of its units, stays below the limit of memory (1 GiB each); create
- * and load return VD_ELIMIT for one that does not. A worker asks before it takes a job. */
-bool vd_trace_fits(const struct vd_graph *graph);
-/* The most that a trace of this job takes: its hashes, and the largest of its units with all inputs. */
+/* The most that a trace of this job takes: its hashes, and the largest of its units with all inputs. create
+ * and load do without a limit but for 1 GiB of each (VD_ELIMIT): whoever challenges must not be held off by
+ * the size of what somebody has done. */
 uint64_t vd_trace_most_bytes(const struct vd_graph *graph);
+/* Whether that is at most VD_TRACE_FITS_BYTES: a worker asks before it takes a job. With 16 MiB for the run
+ * of the sequence (vd_feed.h) a dispute then takes at most 256 MiB more than generating did. */
+enum { VD_TRACE_FITS_BYTES = 240 << 20 };
+bool vd_trace_fits(const struct vd_graph *graph);
 
 /* Makes sure that the unit hashes of these steps, at most one chunk of 64, are held; else another run of the
  * source. What was held before may not be any more. */

@@ -121,7 +121,9 @@ enum vd_err vd_trace_model_open_within(struct vd_trace_model **out, struct vd_mo
                                   .row = on_row,
                                   .tap = on_tap};
     bool fits = true;
-    enum vd_err e = vd_feed_open(&t->feed, ctx, cache, err);
+    enum vd_err e = VD_OK;
+    vd_feed_open(&t->feed, ctx, cache);
+    t->feed.lean = true;
     t->k = malloc(vd_model_k_row_bytes(model));
     t->v = malloc(vd_model_v_row_bytes(model));
     if (e == VD_OK && (!t->k || !t->v))

@@ -169,7 +169,7 @@ static void set_anchors(struct vd_engine *e, struct job *j, size_t lost)
     size_t at[2] = {may_reuse(e, j) ? j->spec.n_prompt - 1 : 0, lost};
     for (int i = 0; i < 2; i++) {
         at[i] = at[i] / VD_KV_PAGE_POS * VD_KV_PAGE_POS;
-        j->anchor[i] = at[i] > j->n_reused ? (uint32_t)at[i] : 0;
+        j->anchor[i] = at[i] > j->n_cached ? (uint32_t)at[i] : 0;
     }
 }
 
@@ -218,7 +218,7 @@ static enum vd_err get_cache(struct vd_engine *e, struct job *j, struct vd_error
            vd_prefix_can_make_room(&e->prefix, j->kv, n_pos) && vd_prefix_evict(&e->prefix))
         ;
     if (rc == VD_OK) {
-        j->n_reused = (uint32_t)vd_kv_len(j->kv);
+        j->n_cached = (uint32_t)vd_kv_len(j->kv);
         set_anchors(e, j, lost);
         return VD_OK;
     }
@@ -239,8 +239,11 @@ static struct job *admit(struct vd_engine *e)
             break; /* all wait for a prompt that is being computed */
         if (get_cache(e, j, &err) == VD_OK) {
             unlink_queued(e, at);
-            j->admitted_ns = vd_engine_now_ns();
-            e->stats.n_reused_tokens += j->n_reused;
+            if (j->admitted_ns == 0) { /* else it was paused */
+                j->admitted_ns = vd_engine_now_ns();
+                j->n_reused = j->n_cached;
+                e->stats.n_reused_tokens += j->n_reused;
+            }
             e->active[e->n_active++] = j;
             continue;
         }
@@ -314,6 +317,43 @@ static void all_done(struct job *list)
     }
 }
 
+/* Takes a running job's cache away; it goes back to the head of the queue. With the lock. */
+static void pause_job(struct vd_engine *e, size_t i)
+{
+    struct job *j = e->active[i];
+    size_t told = vd_kv_len(j->kv); /* it has taken part in a step since it was admitted */
+    memmove(e->active + i, e->active + i + 1, (e->n_active - i - 1) * sizeof(struct job *));
+    e->n_active--;
+    j->n_told = told > j->n_told ? (uint32_t)told : j->n_told;
+    j->told_reused = false;
+    vd_kv_close(j->kv);
+    j->kv = NULL;
+    vd_draft_drop(&j->draft);
+    j->next = e->queue;
+    e->queue = j;
+    if (!j->next)
+        e->queue_end = &j->next;
+    e->n_queued++;
+    e->stats.n_paused++;
+}
+
+/* Room in the cache for a sequence of n_pos positions; false if it is too small. With the lock. */
+static bool make_room(struct vd_engine *e, size_t n_pos)
+{
+    size_t need = n_pos ? vd_kv_pool_need_bytes(e->cache, 0, n_pos) : 0,
+           most = vd_kv_pool_max_bytes(e->cache);
+    if (need > most)
+        return false;
+    while (need > most - vd_kv_pool_used_bytes(e->cache)) {
+        if (vd_prefix_evict(&e->prefix))
+            continue;
+        if (e->n_active == 0)
+            return false;
+        pause_job(e, e->n_active - 1);
+    }
+    return true;
+}
+
 /* With the lock, which is given up while the function runs. */
 static void run_calls(struct vd_engine *e)
 {
@@ -321,7 +361,8 @@ static void run_calls(struct vd_engine *e)
         struct call *c = e->calls;
         e->calls = c->next;
         c->refused = e->stopping;
-        if (!c->refused) {
+        c->too_long = !c->refused && !make_room(e, c->n_pos);
+        if (!c->refused && !c->too_long) {
             pthread_mutex_unlock(&e->lock);
             c->fn(c->arg, e->ctx, e->cache);
             pthread_mutex_lock(&e->lock);
@@ -604,11 +645,11 @@ void vd_engine_cancel(struct vd_engine *e, uint64_t id)
     pthread_mutex_unlock(&e->lock);
 }
 
-enum vd_err vd_engine_run(struct vd_engine *e,
+enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos,
                           void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache), void *arg,
                           struct vd_error *err)
 {
-    struct call c = {.fn = fn, .arg = arg};
+    struct call c = {.fn = fn, .arg = arg, .n_pos = n_pos};
     pthread_mutex_lock(&e->lock);
     if (e->stopping) {
         pthread_mutex_unlock(&e->lock);
@@ -622,6 +663,12 @@ enum vd_err vd_engine_run(struct vd_engine *e,
     while (!c.done)
         pthread_cond_wait(&e->called, &e->lock);
     pthread_mutex_unlock(&e->lock);
+    if (c.too_long)
+        return vd_error_set(
+            err, VD_ELIMIT,
+            "a sequence of %zu positions needs %zu bytes of the KV cache, which has %zu; give "
+            "the engine more memory",
+            n_pos, vd_kv_pool_need_bytes(e->cache, 0, n_pos), vd_kv_pool_max_bytes(e->cache));
     return c.refused ? vd_error_set(err, VD_ECANCELLED, "the engine is shutting down") : VD_OK;
 }
 

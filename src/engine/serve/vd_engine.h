@@ -121,9 +121,12 @@ enum vd_err vd_engine_submit(struct vd_engine *e, const struct vd_job *job, uint
 void vd_engine_cancel(struct vd_engine *e, uint64_t id);
 
 /* Runs fn(arg, ctx, cache) on the scheduler thread between two steps and returns when it has run: for replay
- * and traces beside serving. fn closes the sequences that it opens. VD_ECANCELLED when the engine is being
- * destroyed. */
-enum vd_err vd_engine_run(struct vd_engine *e,
+ * and traces beside serving. fn closes the sequences that it opens. The cache has room for one of n_pos
+ * positions (0: for none in particular): prefixes give way to it, and then running jobs, those admitted last
+ * before the others. Such a job goes back to the head of the queue and computes its positions again; but for
+ * the time its callbacks do not show it. VD_ELIMIT: the whole cache is too small for n_pos positions.
+ * VD_ECANCELLED when the engine is being destroyed. */
+enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos,
                           void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache), void *arg,
                           struct vd_error *err);
 
@@ -131,6 +134,7 @@ struct vd_engine_stats {
     size_t n_active, n_queued, n_prefixes;
     size_t kv_bytes_used, kv_bytes_max, kv_page_bytes;
     uint64_t n_steps, n_rows, n_prompt_tokens, n_reused_tokens, n_output_tokens;
+    uint64_t n_paused;                         /* jobs that gave way to vd_engine_run */
     uint64_t n_guessed_tokens, n_right_tokens; /* guesses, and those that the jobs yielded */
 };
 void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out);

@@ -20,9 +20,13 @@ struct job {
     uint32_t n_given;   /* resumed tokens that are believed until proved wrong */
     uint32_t n_output;  /* sampled (and, where given, compared) */
     struct vd_kv *kv;   /* from admission on */
-    uint32_t n_reused;
+    uint32_t n_cached;  /* positions that its cache had when it was admitted */
+    uint32_t n_reused;  /* the first time */
+    /* Positions below have been called back before the job was paused: they are fed again, and nobody hears
+     * of them. 0 if it never was. */
+    uint32_t n_told;
     uint32_t anchor[2]; /* whole pages of the prompt that shall stay in the prefix cache; 0: none */
-    bool told_reused;   /* the positions taken from the prefix cache have been called back */
+    bool told_reused;   /* those of n_cached have been called back */
     bool ended;
     struct vd_job_result result;
     atomic_bool cancel;
@@ -44,7 +48,8 @@ struct call {
     struct call *next;
     void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache);
     void *arg;
-    bool done, refused;
+    size_t n_pos; /* there shall be room for a sequence of so many positions */
+    bool done, refused, too_long;
 };
 
 /* A row of a step that yields a token. */

@@ -39,6 +39,7 @@ static size_t waiting_rows(const struct job *j)
 static size_t logits_of(const struct job *j, size_t n)
 {
     size_t end = vd_kv_len(j->kv) + n, first = j->spec.n_prompt - 1;
+    first = first > j->n_told ? first : j->n_told;
     if (j->embed)
         return 0;
     return end > first ? min2(end - first, n) : 0;
@@ -179,10 +180,11 @@ static void fill_rows(struct vd_engine *e)
         uint32_t pos = (uint32_t)vd_kv_len(j->kv);
         j->first_row = e->n_rows;
         for (size_t k = 0; k < j->n_rows; k++, pos++) {
-            bool yields = pos + 1 >= j->spec.n_prompt;
+            bool yields = pos + 1 >= j->spec.n_prompt && pos >= j->n_told;
             uint32_t index = pos + 1 - j->spec.n_prompt;
             if (j->embed) {
-                bool counts = yields || e->encoder || j->spec.sampling.pooling == VD_POOLING_MEAN;
+                bool mean = j->spec.sampling.pooling == VD_POOLING_MEAN && pos >= j->n_told;
+                bool counts = yields || e->encoder || mean;
                 e->rows[e->n_rows++] =
                     (struct vd_row){j->kv, pos, j->tokens[pos], counts ? VD_ROW_HIDDEN : 0};
                 continue;
@@ -278,7 +280,7 @@ static void tell_pooled(struct vd_engine *e, struct job *j, uint32_t pos, const 
 
 static void tell_reused(struct vd_engine *e, struct job *j)
 {
-    for (uint32_t pos = 0; pos < j->n_reused; pos++)
+    for (uint32_t pos = j->n_told; pos < j->n_cached; pos++)
         if (j->embed)
             tell_pooled(e, j, pos, NULL);
         else
@@ -380,7 +382,7 @@ static void deliver_rows(struct vd_engine *e, struct job *j, size_t *c)
         bool yields = e->rows[j->first_row + k].flags != 0;
         if (yields && valid)
             valid = deliver(e, j, last = &e->choices[*c]);
-        else if (!yields)
+        else if (!yields && pos >= j->n_told)
             tell_position(e, j, pos, NULL, VD_SAMPLE_FAIL, VD_STOP_NONE, NULL);
         *c += yields;
     }
@@ -395,7 +397,8 @@ static void pool_rows(struct vd_engine *e, struct job *j)
         const float *x = e->rows[row].flags ? vd_ctx_hidden(e->ctx, row) : NULL;
         if (x && is_pooled(j, e->rows[row].pos))
             vd_embed_add(j->embed, x);
-        tell_pooled(e, j, e->rows[row].pos, x);
+        if (e->rows[row].pos >= j->n_told)
+            tell_pooled(e, j, e->rows[row].pos, x);
     }
     if (vd_kv_len(j->kv) < j->spec.n_prompt)
         return;

@@ -316,7 +316,7 @@ static struct plain plain_of(struct fixture *f, const struct vd_job *job)
 {
     struct plain out = {.n_tokens = 0};
     struct plain_call c = {f->m, job, &out};
-    assert_int_equal(vd_engine_run(f->e, plain_run, &c, NULL), VD_OK);
+    assert_int_equal(vd_engine_run(f->e, 0, plain_run, &c, NULL), VD_OK);
     return out;
 }
 
@@ -396,7 +396,7 @@ static void assert_vector(struct fixture *f, struct log *l, const struct vd_job 
     struct plain_call c = {f->m, job, &want};
     struct vd_hash h = positions_of(l);
     float length = 0;
-    assert_int_equal(vd_engine_run(f->e, plain_vector, &c, NULL), VD_OK);
+    assert_int_equal(vd_engine_run(f->e, job->n_prompt, plain_vector, &c, NULL), VD_OK);
     assert_int_equal(l->result.end, VD_JOB_STOPPED);
     assert_int_equal(l->n_tokens, want.n_tokens);
     assert_memory_equal(l->token, want.token, want.n_tokens * sizeof want.token[0]);
@@ -932,6 +932,84 @@ static void mixed_load_with_windows(void **state)
     mix(f, 3 * cache_for(f, 512, 48), 48);
 }
 
+/* Takes what it was promised. */
+struct taker {
+    size_t n_pos;
+    unsigned n_runs;
+};
+
+static void take_room(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct taker *t = arg;
+    struct vd_kv *kv;
+    assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
+    assert_int_equal(vd_kv_reserve(kv, t->n_pos, NULL), VD_OK);
+    vd_kv_close(kv);
+    t->n_runs++;
+}
+
+/* Somebody else wants the cache, again and again: jobs that it is taken from say what they say alone, each
+ * thing once. */
+static void give_way(struct fixture *f)
+{
+    enum { N = 10, ROWS = 48 };
+    static struct log logs[N], vectors[2];
+    static struct plain want[N];
+    struct vd_job job[N],
+        vector[2] = {vector_job(0, 300, VD_POOLING_MEAN), vector_job(3, 280, VD_POOLING_LAST)};
+    struct vd_engine_options o = {.max_kv_bytes = 3 * cache_for(f, 512, ROWS) / 2, .max_rows = ROWS};
+    struct taker taker = {.n_pos = 512};
+    struct vd_engine_stats s;
+    struct vd_error err;
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    for (uint32_t i = 0; i < N; i++) {
+        job[i] = some_job(0, 10 + 25 * i, 150, i % 2 ? warm(i) : greedy);
+        want[i] = plain_of(f, &job[i]);
+        job[i].account = account((uint8_t)(i / 8 + 1)); /* so that they share what is left running */
+        if (i % 4 == 3) { /* some of which it is told already, and something wrong */
+            job[i].resume = memcpy(malloc(100 * sizeof(uint32_t)), want[i].token, 100 * sizeof(uint32_t));
+            ((uint32_t *)(uintptr_t)job[i].resume)[60] ^= 1;
+            job[i].n_resume = 100;
+        }
+        log_init(&logs[i], f->e);
+    }
+    for (uint32_t i = 0; i < N; i++)
+        submit(f->e, job[i], &logs[i]);
+    for (uint32_t i = 0; i < 2; i++) {
+        log_init(&vectors[i], f->e);
+        submit(f->e, vector[i], &vectors[i]);
+    }
+    do {
+        taker.n_pos = taker.n_runs % 4 ? 65 : 512;
+        if (vd_engine_run(f->e, taker.n_pos, take_room, &taker, &err) != VD_OK)
+            fail_msg("%s", err.msg);
+        usleep(3000);
+        vd_engine_get_stats(f->e, &s);
+    } while (s.n_active + s.n_queued > 0);
+    for (uint32_t i = 0; i < N; i++) {
+        wait_done(&logs[i]);
+        assert_same(&logs[i], &want[i]);
+        assert_int_equal(logs[i].n_positions, job[i].n_prompt + job[i].max_tokens - 1);
+        free((uint32_t *)(uintptr_t)job[i].resume);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        wait_done(&vectors[i]);
+        assert_vector(f, &vectors[i], &vector[i]);
+    }
+    assert_true(s.n_paused > 5 && taker.n_runs > 5);
+    assert_int_equal(vd_engine_run(f->e, 100000, take_room, &taker, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "100000"));
+}
+
+static void jobs_give_way(void **state)
+{
+    struct fixture *f = *state;
+    give_way(f);
+    open_windows(f, "gemma3");
+    give_way(f);
+}
+
 /* With windows a prefix can be gone on from where its windows are: at the end of what a job left, at the end
  * of its prompt, and, once it was wanted, where two prompts part. And a job costs no more than that. */
 static void windows_and_prefixes(void **state)
@@ -1085,6 +1163,7 @@ int main(void)
         TEST(mixed_load),
         TEST(mixed_load_with_windows),
         TEST(windows_and_prefixes),
+        TEST(jobs_give_way),
         TEST(bad_jobs),
         TEST(queue_is_bounded),
         TEST(accounts_take_turns),

@@ -102,6 +102,15 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
     return s;
 }
 
+size_t vd_sampler_bytes(uint32_t n)
+{
+    const struct vd_sampler *s = NULL;
+    size_t each = sizeof *s->adjusted + sizeof *s->masked + sizeof *s->allowed + sizeof *s->seen +
+                  sizeof *s->w + sizeof *s->in_bin;
+    return sizeof *s + n * each + SHELL_MAX * (sizeof *s->heap + sizeof *s->group_max) +
+           2 * BINS_MAX * sizeof *s->bin;
+}
+
 void vd_sampler_free(struct vd_sampler *s)
 {
     if (!s)

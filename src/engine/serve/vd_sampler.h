@@ -19,6 +19,7 @@
 struct vd_sampler;
 struct vd_sampler *vd_sampler_new(uint32_t n); /* NULL: no memory */
 void vd_sampler_free(struct vd_sampler *s);    /* NULL is allowed */
+size_t vd_sampler_bytes(uint32_t n);           /* that it comes to take, at most */
 
 /* A token with the natural logarithm of its probability: of the softmax at temperature 1 over the logits
  * after penalties and bias, mask or not. Not normative. */

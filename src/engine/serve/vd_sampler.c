@@ -106,9 +106,9 @@ size_t vd_sampler_bytes(uint32_t n)
 {
     const struct vd_sampler *s = NULL;
     size_t each = sizeof *s->adjusted + sizeof *s->masked + sizeof *s->allowed + sizeof *s->seen +
-                  sizeof *s->w + sizeof *s->in_bin;
-    return sizeof *s + n * each + SHELL_MAX * (sizeof *s->heap + sizeof *s->group_max) +
-           2 * BINS_MAX * sizeof *s->bin;
+                  sizeof *s->pass.mid + sizeof *s->mid_key + sizeof *s->mid_w;
+    return sizeof *s + n * each + ((n - 1) / VD_KERN_MASS_BLOCK + 1) * sizeof *s->pass.block +
+           SHELL_MAX * (sizeof *s->heap + sizeof *s->group_max);
 }
 
 void vd_sampler_free(struct vd_sampler *s)

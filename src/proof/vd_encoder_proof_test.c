@@ -212,6 +212,33 @@ static void every_form(void **state)
     }
 }
 
+/* Each encoder with each weight type: in turn, or, in the long run, every pair. */
+static void every_form_and_type(void **state)
+{
+    static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_BF16,   VD_WTYPE_Q4_0,
+                                          VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,
+                                          VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,
+                                          VD_WTYPE_Q6_K, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
+    static const char *const forms[] = {"bert", "bert-fused", "nomic-bert"};
+    for (unsigned k = 0; k < 3 * sizeof types / sizeof types[0]; k++) {
+        static struct job j;
+        struct machine m;
+        struct vd_test_model t = vd_test_model_of(vd_test_form(forms[k % 3]));
+        size_t n_bytes;
+        if (!getenv("VD_LONG") && k / 3 % 3 != k % 3)
+            continue;
+        vd_test_model_widen(&t);
+        t.mats = types[k / 3];
+        uint8_t *file = vd_test_model_bytes(&t, NULL, &n_bytes);
+        machine_open(&m, file, n_bytes);
+        free(file);
+        embed(&m, &j, 5 + k, (enum vd_pooling)(1 + k / 3 % 3), &m.root);
+        assert_int_equal(replayed(&m, &j), VD_REPLAY_OK);
+        load_everywhere(&m, &j);
+        machine_close(&m);
+    }
+}
+
 /* Two receipts that begin alike share nothing, and go through the context one after the other. */
 static void many_at_once(void **state)
 {
@@ -245,7 +272,8 @@ static void many_at_once(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_form), cmocka_unit_test(many_at_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_form), cmocka_unit_test(every_form_and_type),
+                                       cmocka_unit_test(many_at_once)};
     struct vd_error err = {0};
     if (vd_pool_create(&pool, 2, &err) != VD_OK)
         return 1;

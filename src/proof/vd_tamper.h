@@ -174,18 +174,26 @@ static const uint8_t tamper_types[] = {VD_WTYPE_Q8_0, VD_WTYPE_F32,    VD_WTYPE_
                                        VD_WTYPE_F16,  VD_WTYPE_Q5_0,   VD_WTYPE_BF16, VD_WTYPE_Q5_1,
                                        VD_WTYPE_Q2_K, VD_WTYPE_IQ4_NL, VD_WTYPE_Q6_K, VD_WTYPE_MXFP4,
                                        VD_WTYPE_Q4_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q5_K, VD_WTYPE_IQ4_XS};
+enum { TAMPER_TYPES = sizeof tamper_types };
+
+static inline bool tamper_fits(const struct vd_program *p, uint32_t tensor, uint8_t type)
+{
+    return vd_program_tensor(p, tensor).cols % vd_wtype_info((enum vd_wtype)type)->block_elems == 0;
+}
 
 /* A type whose blocks fit the tensor's rows. */
 static inline uint8_t tamper_type(const struct vd_program *p, uint32_t tensor, struct vd_rng *rng)
 {
     for (;;) {
-        uint8_t t = tamper_types[vd_rng_below(rng, sizeof tamper_types)];
-        if (vd_program_tensor(p, tensor).cols % vd_wtype_info((enum vd_wtype)t)->block_elems == 0)
+        uint8_t t = tamper_types[vd_rng_below(rng, TAMPER_TYPES)];
+        if (tamper_fits(p, tensor, t))
             return t;
     }
 }
 
-static inline struct vd_program tamper_program(const struct tamper_form *form, struct vd_rng *rng)
+/* `only`: the type of all matrices, where it fits; NULL: any of each. */
+static inline struct vd_program tamper_program(const struct tamper_form *form, struct vd_rng *rng,
+                                               const uint8_t *only)
 {
     struct vd_program p = {VD_PROGRAM_PLAIN,
                            .n_layers = 1 + (uint32_t)vd_rng_below(rng, 2),
@@ -201,11 +209,17 @@ static inline struct vd_program tamper_program(const struct tamper_form *form, s
     p.n_rope = p.head_dim / 2;
     p.attn_scale = 1.0f / sqrtf((float)p.head_dim);
     form->set(&p, rng);
+    if (only && vd_wtype_info((enum vd_wtype) * only)->block_elems == 256) {
+        p.width = p.ff_width = 256;
+        p.n_heads = 256 / p.head_dim;
+    }
     if (p.n_rope_tables)
         vd_num_rope_steps(10000.0f, 2 * p.n_rope, p.rope_steps[0]);
     p.n_tensors = vd_program_norm_tensor(&p) + !vd_program_is_encoder(&p);
     for (uint32_t i = 0; i < p.n_tensors; i++)
-        p.types[i] = vd_program_is_vector(&p, i) ? (uint8_t)VD_WTYPE_F32 : tamper_type(&p, i, rng);
+        p.types[i] = vd_program_is_vector(&p, i)         ? (uint8_t)VD_WTYPE_F32
+                     : only && tamper_fits(&p, i, *only) ? *only
+                                                         : tamper_type(&p, i, rng);
     const char *wrong = vd_program_check(&p);
     if (wrong) {
         fprintf(stderr, "%s: %s\n", form->name, wrong);
@@ -253,12 +267,17 @@ static inline enum vd_pooling tamper_pooling(const struct vd_program *p, struct 
     return chance(rng, 6) ? (enum vd_pooling)(1 + vd_rng_below(rng, 2)) : VD_POOLING_NONE;
 }
 
+/* Bases from here on are of one form and one weight type each, forms first. */
+#define TAMPER_TYPED (UINT64_C(1) << 32)
+
 /* One in eight has two chunks of keys, one in three a stop token that is reached. */
 static inline void tamper_base_open(struct tamper_base *b, uint64_t seed)
 {
     struct vd_rng rng = {seed, UINT64_C(1) << 40};
-    *b = (struct tamper_base){.seed = seed, .form = &tamper_forms[seed % TAMPER_FORMS]};
-    struct vd_program p = tamper_program(b->form, &rng);
+    uint64_t k = seed < TAMPER_TYPED ? seed : seed - TAMPER_TYPED;
+    *b = (struct tamper_base){.seed = seed, .form = &tamper_forms[k % TAMPER_FORMS]};
+    struct vd_program p = tamper_program(
+        b->form, &rng, seed < TAMPER_TYPED ? NULL : &tamper_types[k / TAMPER_FORMS % TAMPER_TYPES]);
     struct vd_sampling s = tamper_sampling(&rng, p.vocab);
     uint32_t n_prompt = (uint32_t)vd_rng_below(&rng, 8) + (chance(&rng, 8) && p.width <= 256 ? 62 : 1);
     uint32_t max_tokens = 1 + (uint32_t)vd_rng_below(&rng, 5);

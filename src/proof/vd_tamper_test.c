@@ -20,7 +20,14 @@
 #include "vd_player.h"
 #include "vd_tamper.h"
 
-enum { TAMPERS_OF_BASE = 20, FALSE_OF_BASE = 4, BASES = 60, BASES_LONG = 600 };
+enum {
+    TAMPERS_OF_BASE = 20,
+    FALSE_OF_BASE = 4,
+    BASES = 60,
+    BASES_LONG = 600,
+    TAMPERS_OF_TYPE = 2,
+    TAMPERS_OF_TYPE_LONG = 12,
+};
 
 /* ---- the other referee ---- */
 
@@ -609,6 +616,27 @@ static void false_challengers_lose(void **state)
                   (double)seen.slowest_ns * 1e-3, vd_op_name(seen.slowest));
 }
 
+/* Every form with every weight type: what a random base has is a matter of luck, and types of super-blocks
+ * need rows that few of them have. */
+static void every_form_and_type(void **state)
+{
+    enum { PAIRS = TAMPER_FORMS * TAMPER_TYPES };
+    bool in_full = getenv("VD_LONG");
+    uint64_t games = seen.games, lost = seen.lost_tile;
+    for (uint64_t k = 0; k < PAIRS; k++) {
+        struct tamper_base b;
+        tamper_base_open(&b, TAMPER_TYPED + k);
+        for (uint32_t i = 0; i < (in_full ? TAMPERS_OF_TYPE_LONG : TAMPERS_OF_TYPE); i++)
+            tamper_once(&b, i);
+        if (in_full || k % 4 == 0)
+            false_once(&b, 0);
+        tamper_base_close(&b);
+    }
+    print_message("    %d pairs of form and weight type: %llu tampers, %llu lost by the referee\n", PAIRS,
+                  (unsigned long long)(seen.games - games), (unsigned long long)(seen.lost_tile - lost));
+    assert_true((seen.lost_tile - lost) * 4 > seen.games - games);
+}
+
 /* ---- two scenarios by name ---- */
 
 /* A root of 4 leaves is also the root of 2: their two parents. The receipt says how many there are, and what
@@ -715,6 +743,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest all[] = {
         cmocka_unit_test(liars_lose),
         cmocka_unit_test(false_challengers_lose),
+        cmocka_unit_test(every_form_and_type),
         cmocka_unit_test(other_tree_size_same_root),
         cmocka_unit_test(threshold_off_by_one_tie),
     };

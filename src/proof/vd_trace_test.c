@@ -101,20 +101,37 @@ static void every_architecture(void **state)
     }
 }
 
+static const enum vd_wtype types[] = {VD_WTYPE_F32,  VD_WTYPE_F16,    VD_WTYPE_BF16,   VD_WTYPE_Q4_0,
+                                      VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0,
+                                      VD_WTYPE_Q2_K, VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K,
+                                      VD_WTYPE_Q6_K, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
+enum { TYPES = sizeof types / sizeof types[0] };
+
+static void check_pair(const struct vd_test_form *form, size_t type)
+{
+    char name[64];
+    struct vd_test_model t = vd_test_model_of(form);
+    vd_test_model_widen(&t);
+    t.mats = types[type];
+    t.mixed = true;
+    t.v_down = type % 3 ? VD_WTYPE_Q8_0 : VD_WTYPE_Q6_K;
+    snprintf(name, sizeof name, "%s, %s", form->name, vd_wtype_info(types[type])->name);
+    check_model(name, &t);
+}
+
 static void every_weight_type(void **state)
 {
-    static const enum vd_wtype types[] = {VD_WTYPE_F32,    VD_WTYPE_F16,    VD_WTYPE_BF16, VD_WTYPE_Q4_0,
-                                          VD_WTYPE_Q5_0,   VD_WTYPE_Q5_1,   VD_WTYPE_Q8_0, VD_WTYPE_Q2_K,
-                                          VD_WTYPE_Q3_K,   VD_WTYPE_Q4_K,   VD_WTYPE_Q5_K, VD_WTYPE_Q6_K,
-                                          VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS, VD_WTYPE_MXFP4};
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
-        struct vd_test_model t = vd_test_model_of(vd_test_form(i % 2 ? "qwen3moe" : "gemma2"));
-        vd_test_model_widen(&t);
-        t.mats = types[i];
-        t.mixed = true;
-        t.v_down = i % 3 ? VD_WTYPE_Q8_0 : VD_WTYPE_Q6_K;
-        check_model(vd_wtype_info(types[i])->name, &t);
-    }
+    for (size_t i = 0; i < TYPES; i++)
+        check_pair(vd_test_form(i % 2 ? "qwen3moe" : "gemma2"), i);
+}
+
+static void every_architecture_with_every_weight_type(void **state)
+{
+    if (!getenv("VD_LONG"))
+        skip();
+    for (size_t f = 0; f < VD_TEST_FORMS; f++)
+        for (size_t i = 0; i < TYPES; i++)
+            check_pair(&vd_test_forms[f], i);
 }
 
 int main(void)
@@ -122,6 +139,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_architecture),
         cmocka_unit_test(every_weight_type),
+        cmocka_unit_test(every_architecture_with_every_weight_type),
     };
     if (vd_pool_create(&pool, 2, NULL) != VD_OK)
         return 1;

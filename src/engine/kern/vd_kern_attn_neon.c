@@ -43,11 +43,6 @@ static struct row_state *begin_tile(void *scratch, size_t hd, const struct vd_ke
     return st;
 }
 
-static bool meets(const struct vd_kern_query *row, size_t c)
-{
-    return row->begin < (c + 1) * VD_KERN_CHUNK && row->end > c * VD_KERN_CHUNK;
-}
-
 VD_INLINE float32x4_t score_of4(float32x4_t product, struct vd_kern_score score)
 {
     const float32x4_t s = vmulq_n_f32(product, score.scale * VD_ATTN_SPREAD_SCALE);
@@ -136,39 +131,13 @@ VD_INLINE int16x8_t codes8(const float *t, float inv)
 }
 
 /* The codes in two parts, see above; narrowing cuts hi - 128 out of the 16 bits. */
-static void chunk_codes(const float *t, float inv, int8_t *hi, int8_t *lo)
+static void chunk_codes(struct row_state *st, float inv)
 {
     for (size_t j = 0; j < VD_KERN_CHUNK; j += 8) {
-        const int16x8_t w = codes8(t + j, inv);
-        vst1_s8(hi + j, vmovn_s16(vsubq_s16(vshrq_n_s16(w, 7), vdupq_n_s16(128))));
-        vst1_s8(lo + j, vmovn_s16(vandq_s16(w, vdupq_n_s16(127))));
+        const int16x8_t w = codes8(st->s + j, inv);
+        vst1_s8(st->hi + j, vmovn_s16(vsubq_s16(vshrq_n_s16(w, 7), vdupq_n_s16(128))));
+        vst1_s8(st->lo + j, vmovn_s16(vandq_s16(w, vdupq_n_s16(127))));
     }
-}
-
-/* mc, lc, d and the codes from the scores of chunk c. What was never put may be NaN: it is masked in both p
- * and t. */
-static void softmax(struct row_state *st, const struct vd_wide_kv *kv, size_t c)
-{
-    size_t first, end;
-    float m = -INFINITY, p[VD_KERN_CHUNK], inv = 0.0f;
-    bool nan = false;
-    vd_kern_lanes(st->query, c, &first, &end);
-    for (size_t j = first; j < end; j++) {
-        nan |= st->s[j] != st->s[j];
-        m = st->s[j] > m ? st->s[j] : m;
-    }
-    st->mc = nan ? vd_f32_from_bits(VD_NAN_BITS) : m + 0.0f;
-    chunk_exp(st->s, st->mc, p);
-    memset(p, 0, first * sizeof(float));
-    memset(p + end, 0, (VD_KERN_CHUNK - end) * sizeof(float));
-    st->lc = vd_num_canon(chunk_sum(p));
-    uint32_t tmax = chunk_products(p, kv->vd, first, end, st->s);
-    st->d = tmax >= 0x7F800000 ? vd_f32_from_bits(VD_NAN_BITS) : vd_f32_from_bits(tmax) / 32767.0f;
-    if (st->d < 0x1p-100f)
-        st->d = 0.0f;
-    else if (st->d == st->d)
-        inv = 1.0f / st->d;
-    chunk_codes(st->s, inv, st->hi, st->lo);
 }
 
 struct panel {
@@ -249,140 +218,21 @@ static void merge_factors(float m, float mc, float max, float *a, float *b)
     *b = vgetq_lane_f32(x, 1);
 }
 
-static float merged_max(float m, float mc)
-{
-    return m != m || mc != mc ? vd_f32_from_bits(VD_NAN_BITS) : (m > mc ? m : mc) + 0.0f;
-}
-
-/* Merges m and l; leaves what the merge of o needs. */
-static void merge_scalars(struct row_state *st)
-{
-    st->merge = st->started;
-    if (!st->started) {
-        st->started = true;
-        st->m = st->mc;
-        st->l = st->lc;
-        return;
-    }
-    float max = merged_max(st->m, st->mc);
-    merge_factors(st->m, st->mc, max, &st->a, &st->b);
-    st->l = fmaf(st->l, st->a, st->lc * st->b);
-    st->m = max;
-}
-
 static void finish_row(const float *o, float l, size_t hd, float *y)
 {
     for (size_t e = 0; e < hd; e += 4)
         vst1q_f32(y + e, vdivq_f32(vld1q_f32(o + e), vdupq_n_f32(l)));
 }
 
-/* The rows of a tile that meet chunk c, with everything but the values done. */
-static size_t chunk_rows(struct row_state *st, size_t n, const struct vd_kern_kv *kv,
-                         const struct vd_wide_kv *w, struct vd_kern_score score, size_t c,
-                         struct row_state **active)
+/* o = fma(o, a, oc * b) */
+static void merge_o(float *o, float a, const float *oc, float b, size_t hd)
 {
-    size_t k = 0;
-    for (size_t i = 0; i < n; i++)
-        if (meets(st[i].query, c))
-            active[k++] = &st[i];
-    if (k > 0)
-        scores(st, n, w, kv->hd, score);
-    for (size_t i = 0; i < k; i++)
-        softmax(active[i], w, c);
-    return k;
-}
-
-/* The chunks that a tile's rows meet lie in [*c0, *c1). */
-static void tile_chunks(const struct vd_kern_query *rows, size_t n, size_t *c0, size_t *c1)
-{
-    vd_kern_chunks(&rows[0], c0, c1);
-    for (size_t i = 1; i < n; i++) {
-        size_t a, b;
-        vd_kern_chunks(&rows[i], &a, &b);
-        *c0 = a < *c0 ? a : *c0;
-        *c1 = b > *c1 ? b : *c1;
+    for (size_t e = 0; e < hd; e += 4) {
+        const float32x4_t right = vmulq_n_f32(vld1q_f32(oc + e), b);
+        vst1q_f32(o + e, vfmaq_n_f32(right, vld1q_f32(o + e), a));
     }
 }
 
-static void attn_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
-                      const struct vd_kern_query *rows, size_t n, void *scratch)
-{
-    struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
-    size_t c, c1;
-    for (tile_chunks(rows, n, &c, &c1); c < c1; c++) {
-        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), kv->hd);
-        size_t k = chunk_rows(st, n, kv, &w, score, c, active);
-        for (size_t i = 0; i < k; i++)
-            merge_scalars(active[i]);
-        values(active, k, &w, kv->hd);
-    }
-    for (size_t i = 0; i < n; i++)
-        finish_row(st[i].o, st[i].l, kv->hd, rows[i].y);
-}
-
-void vd_neon_attn(const struct vd_kern_kv *kv, struct vd_kern_score score, const struct vd_kern_query *rows,
-                  size_t n, void *scratch)
-{
-    for (size_t i = 0; i < n; i += TILE)
-        attn_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, scratch);
-}
-
-static void part_tile(const struct vd_kern_kv *kv, struct vd_kern_score score,
-                      const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
-                      size_t ld_rec, void *scratch)
-{
-    struct row_state *st = begin_tile(scratch, kv->hd, rows, n), *active[TILE];
-    size_t hd = kv->hd, first, end;
-    tile_chunks(rows, n, &first, &end);
-    for (size_t c = c0 > first ? c0 : first; c < c1 && c < end; c++) {
-        struct vd_wide_kv w = vd_wide_kv(vd_kern_chunk_at(kv, c), hd);
-        size_t k = chunk_rows(st, n, kv, &w, score, c, active);
-        for (size_t i = 0; i < k; i++) {
-            struct row_state *r = active[i];
-            r->dst = rec + (size_t)(r - st) * ld_rec +
-                     (c - r->query->begin / VD_KERN_CHUNK) * vd_kern_rec_floats(hd);
-            r->dst[hd] = r->mc;
-            r->dst[hd + 1] = r->lc;
-            r->merge = false;
-        }
-        values(active, k, &w, hd);
-    }
-}
-
-void vd_neon_attn_part(const struct vd_kern_kv *kv, struct vd_kern_score score,
-                       const struct vd_kern_query *rows, size_t n, size_t c0, size_t c1, float *rec,
-                       size_t ld_rec, void *scratch)
-{
-    for (size_t i = 0; i < n; i += TILE)
-        part_tile(kv, score, rows + i, n - i < TILE ? n - i : TILE, c0, c1, rec + i * ld_rec, ld_rec,
-                  scratch);
-}
-
-/* One row's records, ascending. */
-static void merge_row(size_t hd, size_t n_chunks, const float *rec, float *y)
-{
-    float m = rec[hd], l = rec[hd + 1], o[VD_KERN_HEAD_MAX], a, b;
-    memcpy(o, rec, hd * sizeof(float));
-    for (size_t c = 1; c < n_chunks; c++) {
-        rec += vd_kern_rec_floats(hd);
-        float max = merged_max(m, rec[hd]);
-        merge_factors(m, rec[hd], max, &a, &b);
-        for (size_t e = 0; e < hd; e += 4) {
-            const float32x4_t right = vmulq_n_f32(vld1q_f32(rec + e), b);
-            vst1q_f32(o + e, vfmaq_n_f32(right, vld1q_f32(o + e), a));
-        }
-        l = fmaf(l, a, rec[hd + 1] * b);
-        m = max;
-    }
-    finish_row(o, l, hd, y);
-}
-
-void vd_neon_attn_merge(size_t hd, const struct vd_kern_query *rows, size_t n, const float *rec,
-                        size_t ld_rec)
-{
-    for (size_t i = 0; i < n; i++) {
-        size_t c0, c1;
-        vd_kern_chunks(&rows[i], &c0, &c1);
-        merge_row(hd, c1 - c0, rec + i * ld_rec, rows[i].y);
-    }
-}
+#define ATTN(name) vd_neon_##name
+enum { FETCHES = false };
+#include "vd_kern_attn_rows.inc"

@@ -146,31 +146,6 @@ VD_INLINE float add_segment(const float *x, size_t n, bool squares)
     return tree8(_mm256_add_ps(_mm256_add_ps(a[0], a[2]), _mm256_add_ps(a[1], a[3])));
 }
 
-static float sumsq_segment(const float *x, size_t n)
-{
-    return add_segment(x, n, true);
-}
-
-static float sum_segment(const float *x, size_t n)
-{
-    return add_segment(x, n, false);
-}
-
-void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
-{
-    float partial[VD_KERN_COLS_MAX / 512];
-    assert(n > 0 && n <= VD_KERN_COLS_MAX);
-    for (size_t i = 0; i < n; i += 512)
-        partial[i / 512] = sumsq_segment(x + i, n - i < 512 ? n - i : 512);
-    float r = vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps);
-    const __m256 rv = _mm256_set1_ps(r);
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(y + i,
-                         _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), rv), _mm256_loadu_ps(w + i)));
-    vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
-}
-
 /* y = x - mean */
 static void centre(const float *x, float mean, size_t n, float *y)
 {
@@ -182,19 +157,22 @@ static void centre(const float *x, float mean, size_t n, float *y)
         y[i] = x[i] - mean;
 }
 
-/* The differences of a segment lie in the first level of the cache between the two sums. */
+#include "vd_kern_norm_rows.inc"
+
+void vd_avx2_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
+{
+    float r = rms_scale(x, n, eps);
+    const __m256 rv = _mm256_set1_ps(r);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i,
+                         _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), rv), _mm256_loadu_ps(w + i)));
+    vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
+}
+
 void vd_avx2_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y)
 {
-    float partial[VD_KERN_COLS_MAX / 512], t[512];
-    assert(n > 0 && n <= VD_KERN_COLS_MAX);
-    for (size_t i = 0; i < n; i += 512)
-        partial[i / 512] = sum_segment(x + i, n - i < 512 ? n - i : 512);
-    float mean = vd_num_mean(partial, vd_num_segs((uint32_t)n), (uint32_t)n);
-    for (size_t i = 0; i < n; i += 512) {
-        centre(x + i, mean, n - i < 512 ? n - i : 512, t);
-        partial[i / 512] = sumsq_segment(t, n - i < 512 ? n - i : 512);
-    }
-    float r = vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps);
+    float mean = mean_of(x, n), r = deviation_scale(x, mean, n, eps);
     const __m256 rv = _mm256_set1_ps(r), m = _mm256_set1_ps(mean);
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {

@@ -143,29 +143,6 @@ VD_INLINE float add_segment(const float *x, size_t n, bool squares)
     return tree32_of(a);
 }
 
-static float sumsq_segment(const float *x, size_t n)
-{
-    return add_segment(x, n, true);
-}
-
-static float sum_segment(const float *x, size_t n)
-{
-    return add_segment(x, n, false);
-}
-
-void vd_neon_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
-{
-    float partial[VD_KERN_COLS_MAX / 512];
-    assert(n > 0 && n <= VD_KERN_COLS_MAX);
-    for (size_t i = 0; i < n; i += 512)
-        partial[i / 512] = sumsq_segment(x + i, n - i < 512 ? n - i : 512);
-    float r = vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps);
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), r), vld1q_f32(w + i)));
-    vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
-}
-
 /* y = x - mean */
 static void centre(const float *x, float mean, size_t n, float *y)
 {
@@ -177,18 +154,20 @@ static void centre(const float *x, float mean, size_t n, float *y)
         y[i] = x[i] - mean;
 }
 
+#include "vd_kern_norm_rows.inc"
+
+void vd_neon_rmsnorm(const float *x, const float *w, size_t n, float eps, float *y)
+{
+    float r = rms_scale(x, n, eps);
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), r), vld1q_f32(w + i)));
+    vd_num_rms_mul(x + i, r, w + i, (uint32_t)(n - i), y + i);
+}
+
 void vd_neon_layernorm(const float *x, const float *w, const float *b, size_t n, float eps, float *y)
 {
-    float partial[VD_KERN_COLS_MAX / 512], t[512];
-    assert(n > 0 && n <= VD_KERN_COLS_MAX);
-    for (size_t i = 0; i < n; i += 512)
-        partial[i / 512] = sum_segment(x + i, n - i < 512 ? n - i : 512);
-    float mean = vd_num_mean(partial, vd_num_segs((uint32_t)n), (uint32_t)n);
-    for (size_t i = 0; i < n; i += 512) {
-        centre(x + i, mean, n - i < 512 ? n - i : 512, t);
-        partial[i / 512] = sumsq_segment(t, n - i < 512 ? n - i : 512);
-    }
-    float r = vd_num_rms_scale(partial, vd_num_segs((uint32_t)n), (uint32_t)n, eps);
+    float mean = mean_of(x, n), r = deviation_scale(x, mean, n, eps);
     const float32x4_t m = vdupq_n_f32(mean);
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {

@@ -176,7 +176,7 @@ struct masks {
     struct vd_texts *texts;
     uint8_t mask[VD_MASK_BYTES_MAX];
     size_t n;
-    uint32_t *ids; /* of the vocabulary */
+    uint64_t *allowed; /* bits of the vocabulary */
 };
 
 static enum vd_err masks_open(struct masks *m, const struct vd_cmd_engine *g, struct vd_error *err)
@@ -186,8 +186,8 @@ static enum vd_err masks_open(struct masks *m, const struct vd_cmd_engine *g, st
     if (e != VD_OK)
         return e;
     struct vd_hash root = vd_texts_root(m->texts);
-    m->ids = malloc(vocab * sizeof *m->ids);
-    if (!m->ids)
+    m->allowed = malloc((vocab / 64 + 1) * sizeof *m->allowed);
+    if (!m->allowed)
         return vd_error_set(err, VD_ENOMEM, "no memory for %u ids", vocab);
     return vd_schema_compile(schema, sizeof schema - 1, &root, m->mask, &m->n, err);
 }
@@ -210,7 +210,7 @@ static enum vd_err mask_work(const struct masks *m, const struct generation *n, 
     if (e != VD_OK)
         return e;
     for (uint32_t i = 0; i < n->run.n_output; i++) {
-        vd_masker_allowed(own, &s, m->ids);
+        vd_masker_allowed(own, &s, m->allowed);
         vd_masker_advance(own, &s, n->output[i]);
     }
     *seconds = (double)(vd_clock_ns() - began) * 1e-9 / n->run.n_output;
@@ -266,7 +266,7 @@ enum vd_err vd_bench_mask(struct vd_cmd_engine *g, struct vd_cli *cli, json_t *l
     }
     vd_engine_destroy(engine);
     if (m) {
-        free(m->ids);
+        free(m->allowed);
         vd_texts_free(m->texts);
     }
     free(m);

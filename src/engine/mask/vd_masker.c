@@ -3,7 +3,11 @@
  * which nothing is known, and the few tokens that would read it are tried with the stack that there is. The
  * idea is XGrammar's (Dong et al. 2024).
  *
- * A walk over the tree of texts (vd_texts.h). Where a beginning has arrived is a place: a state and what the
+ * Most texts are plain (vd_texts.h), and in most states that take any text every plain character leads to the
+ * same next state. So a chain of such steps says how many plain characters may follow, whose tokens are known
+ * beforehand; the others are walked.
+ *
+ * A walk over the tree of texts. Where a beginning has arrived is a place: a state and what the
  * walk has put on the stack. Places are numbered, and where each byte leads from a place is found once and
  * kept in a row of 256, for all walks: so most steps are one look, also where rules are called and return. */
 #include "vd_masker.h"
@@ -18,12 +22,18 @@ enum {
     PLACES_MAX = 4096,  /* more than a path has; when they are all taken, they are found anew */
     PLACE_SLOTS = 8192, /* a power of two */
     NO_PLACE = PLACES_MAX,
+    MOVES_PLAIN = VD_AUTOMATON_MOVES - VD_AUTOMATON_STACK - 1,
+    WORTH_PLAIN = 256, /* instead of WORTH where only the tokens that are not plain are walked */
+    ODD_MAX = 16,      /* first bytes of plain texts that are walked */
+    PLAIN = 256,       /* any plain character: a column beside those of the bytes */
+    COLUMNS,
 };
 
 /* Where a byte leads from a place. */
 enum {
     REFUSED = PLACES_MAX,
     BELOW,  /* it depends on what is below the stack */
+    MIXED,  /* only of PLAIN: not everywhere the same */
     UNKNOWN /* not tried yet */
 };
 struct way {
@@ -55,15 +65,13 @@ struct vd_masker {
     pthread_mutex_t mu;
     struct allowed slot[SLOTS];
     size_t cached_bytes, known_bytes;
-    struct known **known;    /* per state; NULL: not found yet */
-    uint32_t *open, n_open;  /* of the walk under way: room for the vocabulary */
-    uint16_t deepest;        /* of the walk under way */
-    uint64_t *bits;          /* of the vocabulary */
-    uint32_t bit_at[256][8]; /* of a byte */
-    uint8_t n_bits[256];
+    struct known **known;   /* per state; NULL: not found yet */
+    uint32_t *open, n_open; /* of the walk under way: room for the vocabulary */
+    uint16_t deepest;       /* of the walk under way */
+    uint64_t *bits;         /* of the vocabulary */
     uint32_t n_places;
     struct vd_automaton_state *place;
-    struct way (*ways)[256];                    /* of each place */
+    struct way (*ways)[COLUMNS];                /* of each place */
     uint16_t place_slot[PLACE_SLOTS];           /* by hash */
     uint16_t path[VD_TOKEN_TEXT_MAX_BYTES + 1]; /* of the walk under way: places */
 };
@@ -100,7 +108,7 @@ static uint16_t find_place(struct vd_masker *m, const struct vd_automaton_state 
     uint16_t n = (uint16_t)m->n_places++;
     m->place[n] = *s;
     m->place_slot[i] = n;
-    for (unsigned b = 0; b < 256; b++)
+    for (unsigned b = 0; b < COLUMNS; b++)
         m->ways[n][b] = (struct way){UNKNOWN, 0};
     return n;
 }
@@ -116,27 +124,42 @@ static void keep_path(struct vd_masker *m, unsigned n)
         m->path[i] = find_place(m, &state[i]);
 }
 
-/* to VD_AUTOMATON_DEAD: there is none. */
-static struct vd_automaton_edge edge_of(const struct vd_masker *m, uint16_t state, uint8_t byte)
+/* to VD_AUTOMATON_DEAD: there is none. *last becomes the last byte from this one on, and not beyond what it
+ * was, for which the same holds. */
+static struct vd_automaton_edge edge_of(const struct vd_masker *m, uint16_t state, uint8_t byte,
+                                        uint8_t *last)
 {
     uint32_t i, end;
     vd_automaton_edges(&m->a, state, &i, &end);
     for (; i < end; i++) {
         struct vd_automaton_edge e = vd_automaton_edge(&m->a, i);
-        if (byte >= e.low && byte <= e.high)
+        if (byte > e.high)
+            continue;
+        uint8_t high = byte >= e.low ? e.high : (uint8_t)(e.low - 1);
+        *last = high < *last ? high : *last;
+        if (byte >= e.low)
             return e;
+        break;
     }
     return (struct vd_automaton_edge){.to = VD_AUTOMATON_DEAD};
 }
 
 enum taken { TAKEN, IS_REFUSED, IS_BELOW };
 
-/* vd_automaton_step, and what it would do with more on the stack. *deepest: as of a way. */
+/* What a step needs, as of a way, and to which byte on it is the same one; *last is 255 before. */
+struct step {
+    uint16_t deepest;
+    uint8_t last;
+    unsigned moves;
+};
+
+/* vd_automaton_step, and what it would do with more on the stack. */
 static enum taken take(const struct vd_masker *m, struct vd_automaton_state *s, uint8_t byte,
-                       uint16_t *deepest)
+                       struct step *step)
 {
     for (unsigned move = 0; move <= VD_AUTOMATON_MOVES; move++) {
-        struct vd_automaton_edge e = edge_of(m, s->at, byte);
+        struct vd_automaton_edge e = edge_of(m, s->at, byte, &step->last);
+        step->moves = move;
         if (e.to == VD_AUTOMATON_DEAD) {
             if (!vd_automaton_is_end(&m->a, s->at))
                 return IS_REFUSED;
@@ -152,7 +175,7 @@ static enum taken take(const struct vd_masker *m, struct vd_automaton_state *s, 
         if (s->depth == VD_AUTOMATON_STACK)
             return IS_REFUSED;
         s->stack[s->depth++] = e.back;
-        *deepest = s->depth > *deepest ? s->depth : *deepest;
+        step->deepest = s->depth > step->deepest ? s->depth : step->deepest;
     }
     return IS_REFUSED;
 }
@@ -162,16 +185,176 @@ static struct way find_way(struct vd_masker *m, unsigned n, uint8_t byte)
 {
     struct vd_automaton_state s = m->place[m->path[n - 1]];
     struct way w = {REFUSED, 0};
-    enum taken how = take(m, &s, byte, &w.deepest);
+    struct step step = {.last = 255};
+    enum taken how = take(m, &s, byte, &step);
+    w.deepest = step.deepest;
     if (how == IS_BELOW)
         w.to = BELOW;
     if (how == TAKEN && (w.to = find_place(m, &s)) == NO_PLACE) {
         keep_path(m, n);
         w.to = find_place(m, &s);
     }
-    m->ways[m->path[n - 1]][byte] = w;
+    for (unsigned b = byte; b <= step.last; b++)
+        m->ways[m->path[n - 1]][b] = w;
     return w;
 }
+
+/* ---- plain characters ---- */
+
+/* Where they lead, as far as they were tried. */
+struct plain {
+    const struct vd_masker *m;
+    bool any;
+    enum taken how;
+    struct vd_automaton_state to;
+    uint16_t deepest;
+};
+
+/* A state without edges that is an end can do nothing but return, so it is where it returns to; MOVES_PLAIN
+ * leaves room for the moves that this takes. */
+static void come_back(const struct vd_masker *m, struct vd_automaton_state *s)
+{
+    for (uint32_t first, end; s->depth > 0 && vd_automaton_is_end(&m->a, s->at);) {
+        vd_automaton_edges(&m->a, s->at, &first, &end);
+        if (first < end)
+            return;
+        s->at = s->stack[--s->depth];
+        s->stack[s->depth] = 0;
+    }
+}
+
+/* Bytes [low, high] from a state, behind each `more` bytes 80..BF. False: not everywhere the same. `begun`:
+ * of a character. */
+static bool try_bytes(struct plain *p, const struct vd_automaton_state *from, unsigned low, unsigned high,
+                      unsigned more, bool begun)
+{
+    for (unsigned b = low; b <= high;) {
+        struct vd_automaton_state s = *from;
+        struct step step = {p->deepest, (uint8_t)high, 0};
+        enum taken how = take(p->m, &s, (uint8_t)b, &step);
+        p->deepest = step.deepest;
+        b = step.last + 1u;
+        if ((how != TAKEN && begun) || step.moves > MOVES_PLAIN)
+            return false;
+        if (how == TAKEN && more > 0) {
+            if (!try_bytes(p, &s, 0x80, 0xBF, more - 1, true))
+                return false;
+            continue;
+        }
+        if (how == TAKEN)
+            come_back(p->m, &s);
+        if (p->any && (how != p->how || (how == TAKEN && memcmp(&s, &p->to, sizeof s) != 0)))
+            return false;
+        p->any = true;
+        p->how = how;
+        p->to = s;
+    }
+    return true;
+}
+
+/* The first bytes of plain characters: how many more there are, and which second ones. */
+static const struct lead {
+    uint8_t low, high, more, second_low, second_high;
+} leads[] = {
+    {0x20, 0x21, 0, 0, 0},       {0x23, 0x3B, 0, 0, 0},       {0x3D, 0x5A, 0, 0, 0},
+    {0x5D, 0x7F, 0, 0, 0},       {0xC2, 0xDF, 1, 0x80, 0xBF}, {0xE0, 0xE0, 2, 0xA0, 0xBF},
+    {0xE1, 0xEC, 2, 0x80, 0xBF}, {0xED, 0xED, 2, 0x80, 0x9F}, {0xEE, 0xEF, 2, 0x80, 0xBF},
+    {0xF0, 0xF0, 3, 0x90, 0xBF}, {0xF1, 0xF3, 3, 0x80, 0xBF}, {0xF4, 0xF4, 3, 0x80, 0x8F},
+};
+enum { LEADS = sizeof leads / sizeof leads[0] };
+
+/* The characters that begin with a byte of [low, high], which is in l. */
+static bool try_lead(struct plain *p, const struct vd_automaton_state *from, const struct lead *l,
+                     unsigned low, unsigned high)
+{
+    if (l->more == 0 || l->second_high - l->second_low == 0x3F)
+        return try_bytes(p, from, low, high, l->more, false);
+    struct vd_automaton_state s = *from;
+    struct step step = {p->deepest, l->low, 0};
+    enum taken how = take(p->m, &s, l->low, &step);
+    p->deepest = step.deepest;
+    if (step.moves > MOVES_PLAIN)
+        return false;
+    return how == TAKEN ? try_bytes(p, &s, l->second_low, l->second_high, l->more - 1u, true)
+                        : p->any && how == p->how;
+}
+
+static uint16_t place_of(struct vd_masker *m, const struct plain *p)
+{
+    return p->how == TAKEN ? find_place(m, &p->to) : p->how == IS_REFUSED ? REFUSED : BELOW;
+}
+
+/* Where any plain character leads from a place. There is room for one more. */
+static struct way plain_way(struct vd_masker *m, uint16_t place)
+{
+    struct way *w = &m->ways[place][PLAIN];
+    struct plain p = {.m = m};
+    bool same = true;
+    if (w->to != UNKNOWN)
+        return *w;
+    for (unsigned i = 0; same && i < LEADS; i++)
+        same = try_lead(&p, &m->place[place], &leads[i], leads[i].low, leads[i].high);
+    return *w = (struct way){same ? place_of(m, &p) : MIXED, p.deepest};
+}
+
+/* What may follow as far as plain texts go. */
+struct chain {
+    uint16_t end;     /* of the next character: REFUSED, BELOW or MIXED; a place: it may follow */
+    uint16_t deepest; /* as of a way */
+    unsigned n;       /* plain characters may follow, VD_TEXTS_PLAIN_MAX or more if it is that */
+    unsigned n_odd;
+    uint8_t odd[ODD_MAX]; /* first bytes of which none of this is said */
+};
+
+static void plain_chain(struct vd_masker *m, const struct vd_automaton_state *from, struct chain *c)
+{
+    c->end = find_place(m, from);
+    while (c->n < VD_TEXTS_PLAIN_MAX) {
+        struct way w = plain_way(m, c->end);
+        bool round = w.to == c->end; /* and round */
+        c->deepest = w.deepest > c->deepest ? w.deepest : c->deepest;
+        c->end = w.to;
+        if (w.to >= PLACES_MAX)
+            return;
+        c->n = round ? VD_TEXTS_PLAIN_MAX : c->n + 1;
+    }
+}
+
+/* A state in which a few first characters lead elsewhere than all others, as behind the first byte of a mark:
+ * the chain of the others. */
+static void odd_chain(struct vd_masker *m, const struct vd_automaton_state *from, struct chain *c)
+{
+    struct plain common = {.m = m};
+    *c = (struct chain){.end = MIXED};
+    if (!try_bytes(&common, from, 'e', 'e', 0, false) || common.how != TAKEN)
+        return;
+    for (unsigned i = 0; i < LEADS; i++)
+        for (unsigned b = leads[i].low; b <= leads[i].high; b++) {
+            struct plain p = common;
+            if (try_lead(&p, from, &leads[i], b, b))
+                common.deepest = p.deepest;
+            else if (c->n_odd == ODD_MAX)
+                return;
+            else
+                c->odd[c->n_odd++] = (uint8_t)b;
+        }
+    c->n = 1;
+    c->deepest = common.deepest;
+    plain_chain(m, &common.to, c);
+}
+
+static struct chain find_chain(struct vd_masker *m, const struct vd_automaton_state *from)
+{
+    struct chain c = {.n = 0};
+    if (m->n_places + 2 * VD_TEXTS_PLAIN_MAX + 8 > PLACES_MAX)
+        forget_places(m);
+    plain_chain(m, from, &c);
+    if (c.end == MIXED && c.n == 0)
+        odd_chain(m, from, &c);
+    return c;
+}
+
+/* ---- the walk ---- */
 
 /* The tokens of node i. Most nodes have one or none, which no branch should try to foresee. */
 static void allow(uint64_t *bits, const struct vd_texts_tree *t, uint32_t i)
@@ -184,74 +367,102 @@ static void allow(uint64_t *bits, const struct vd_texts_tree *t, uint32_t i)
     }
 }
 
-/* Fills in bits, open and deepest; false as soon as more than max_open tokens are open. */
-static bool walk_all(struct vd_masker *m, const struct vd_automaton_state *from, uint32_t max_open)
-{
-    const struct vd_texts_tree t = vd_texts_tree(m->texts);
-    uint16_t deepest = 0;
-    uint32_t next;
-    m->n_open = 0;
-    m->path[0] = find_place(m, from);
-    if (m->path[0] == NO_PLACE) {
-        forget_places(m);
-        m->path[0] = find_place(m, from);
-    }
-    for (uint32_t i = 0; i < t.n; i = next) {
-        unsigned depth = t.depth[i];
-        struct way w = m->ways[m->path[depth]][t.byte[i]];
-        if (w.to == UNKNOWN)
-            w = find_way(m, depth + 1, t.byte[i]);
-        deepest = w.deepest > deepest ? w.deepest : deepest;
-        if (w.to < PLACES_MAX) {
-            m->path[depth + 1] = w.to;
-            next = i + 1;
-            allow(m->bits, &t, i);
-            continue;
-        }
-        next = t.end[i];
-        if (w.to == REFUSED)
-            continue;
-        if (t.first[next] - t.first[i] > max_open - m->n_open)
-            return false;
-        for (uint32_t k = t.first[i]; k < t.first[next]; k++)
-            m->open[m->n_open++] = t.id[k];
-    }
-    m->deepest = deepest;
-    return true;
-}
-
 static size_t bits_bytes(const struct vd_masker *m)
 {
     return ((size_t)vd_texts_vocab(m->texts) + 63) / 64 * sizeof m->bits[0];
 }
 
-/* Where the bits of each byte are, ascending, and how many there are. */
-static void find_bits_of_bytes(struct vd_masker *m)
+/* Adds the ids that are in `from` and not in `without`; false if they are too many. */
+static bool open_bits(struct vd_masker *m, const uint64_t *from, const uint64_t *without, uint32_t max_open)
 {
-    for (unsigned byte = 0; byte < 256; byte++)
-        for (uint32_t bit = 0; bit < 8; bit++)
-            if (byte >> bit & 1)
-                m->bit_at[byte][m->n_bits[byte]++] = bit;
-}
-
-/* Where a text may say anything most bits are set, so eight ids are written for every byte, and those that
- * are too many are written over. There is room for them, since no byte before has given more than eight. */
-static uint32_t take_bits(const struct vd_masker *m, const uint64_t *bits, uint32_t *ids)
-{
-    uint32_t n = 0, vocab = vd_texts_vocab(m->texts), id = 0;
-    for (; id + 64 <= vocab; id += 64) {
-        uint64_t left = bits[id / 64];
-        for (uint32_t at = id; left; left >>= 8, at += 8) {
-            const uint32_t *bit = m->bit_at[left & 0xFF];
-            for (unsigned i = 0; i < 8; i++)
-                ids[n + i] = at + bit[i];
-            n += m->n_bits[left & 0xFF];
+    for (size_t i = 0; i < bits_bytes(m) / sizeof *from; i++) {
+        for (uint64_t left = from[i] & ~without[i]; left; left &= left - 1) {
+            if (m->n_open >= max_open)
+                return false;
+            m->open[m->n_open++] = (uint32_t)(64 * i) + (uint32_t)__builtin_ctzll(left);
         }
     }
-    for (; id < vocab; id++)
-        if (bits[id / 64] >> id % 64 & 1)
-            ids[n++] = id;
-    return n;
+    return true;
+}
+
+/* A part of a tree, from node i to `end`, with the path of its root's parent in place; false as soon as more
+ * than max_open tokens are open. */
+static bool walk_part(struct vd_masker *m, const struct vd_texts_tree *t, uint32_t i, uint32_t end,
+                      uint32_t max_open)
+{
+    uint32_t next;
+    for (; i < end; i = next) {
+        unsigned depth = t->depth[i];
+        struct way w = m->ways[m->path[depth]][t->byte[i]];
+        if (w.to == UNKNOWN)
+            w = find_way(m, depth + 1, t->byte[i]);
+        m->deepest = w.deepest > m->deepest ? w.deepest : m->deepest;
+        if (w.to < PLACES_MAX) {
+            m->path[depth + 1] = w.to;
+            next = i + 1;
+            allow(m->bits, t, i);
+            continue;
+        }
+        next = t->end[i];
+        if (w.to == REFUSED)
+            continue;
+        if (t->first[next] - t->first[i] > max_open - m->n_open)
+            return false;
+        for (uint32_t k = t->first[i]; k < t->first[next]; k++)
+            m->open[m->n_open++] = t->id[k];
+    }
+    return true;
+}
+
+static bool is_odd(const struct chain *c, uint8_t byte)
+{
+    for (unsigned i = 0; i < c->n_odd; i++)
+        if (c->odd[i] == byte)
+            return true;
+    return false;
+}
+
+/* The texts that begin with the chain's odd bytes, one by one. */
+static bool walk_odd(struct vd_masker *m, const struct chain *c, uint32_t max_open)
+{
+    const struct vd_texts_tree t = vd_texts_tree(m->texts);
+    for (uint32_t i = 0; c->n_odd > 0 && i < t.n; i = t.end[i]) {
+        if (!is_odd(c, t.byte[i]))
+            continue;
+        for (uint32_t k = t.first[i]; k < t.first[t.end[i]]; k++)
+            m->bits[t.id[k] / 64] &= ~(UINT64_C(1) << t.id[k] % 64);
+        if (!walk_part(m, &t, i, t.end[i], max_open))
+            return false;
+    }
+    return true;
+}
+
+/* Fills in bits, open and deepest; false as soon as a part of the vocabulary is open (with `all`: never). */
+static bool walk_all(struct vd_masker *m, const struct vd_automaton_state *from, bool all)
+{
+    const struct vd_texts_tree whole = vd_texts_tree(m->texts), t = vd_texts_others(m->texts);
+    const struct chain c = find_chain(m, from);
+    uint32_t vocab = vd_texts_vocab(m->texts), max_open = all ? vocab : vocab / WORTH_PLAIN;
+    m->n_open = 0;
+    m->deepest = c.deepest;
+    m->path[0] = find_place(m, from);
+    if (c.end == MIXED) {
+        memset(m->bits, 0, bits_bytes(m));
+        return walk_part(m, &whole, 0, whole.n, all ? vocab : vocab / WORTH);
+    }
+    const uint64_t *plain = vd_texts_plain(m->texts, c.n),
+                   *most = vd_texts_plain(m->texts, VD_TEXTS_PLAIN_MAX);
+    memcpy(m->bits, plain, bits_bytes(m));
+    if (!walk_odd(m, &c, max_open) || (c.end == BELOW && !open_bits(m, most, plain, max_open)))
+        return false;
+    for (uint32_t i = 0, next; i < t.n; i = next) { /* without the odd ones */
+        for (next = i; next < t.n && !is_odd(&c, t.byte[next]);)
+            next = t.end[next];
+        if (!walk_part(m, &t, i, next, max_open))
+            return false;
+        next = next < t.n ? t.end[next] : next;
+    }
+    return true;
 }
 
 static void forget_known(struct vd_masker *m)
@@ -294,10 +505,12 @@ static struct known *keep_known(struct vd_masker *m, uint16_t at, bool worth)
     return m->known[at] = k;
 }
 
-static bool compute_walk(struct vd_masker *m, const struct vd_automaton_state *s, uint32_t max_open)
+static bool compute_walk(struct vd_masker *m, const struct vd_automaton_state *s, bool all)
 {
+    if (s->at < m->a.n_states)
+        return walk_all(m, s, all);
     memset(m->bits, 0, bits_bytes(m));
-    return s->at >= m->a.n_states || walk_all(m, s, max_open);
+    return true;
 }
 
 static void compute(struct vd_masker *m, const struct vd_automaton_state *s)
@@ -306,7 +519,7 @@ static void compute(struct vd_masker *m, const struct vd_automaton_state *s)
     const struct known *k = s->at < m->a.n_states ? m->known[s->at] : NULL;
     if (!k && s->at < m->a.n_states) {
         struct vd_automaton_state alone = {.at = s->at};
-        k = keep_known(m, s->at, compute_walk(m, &alone, vd_texts_vocab(m->texts) / WORTH));
+        k = keep_known(m, s->at, compute_walk(m, &alone, false));
     }
     if (k && k->bits && s->depth + k->deepest <= VD_AUTOMATON_STACK) {
         memcpy(m->bits, k->bits, bits_bytes(m));
@@ -317,7 +530,7 @@ static void compute(struct vd_masker *m, const struct vd_automaton_state *s)
                 m->bits[k->open[i] / 64] |= UINT64_C(1) << k->open[i] % 64;
         }
     } else {
-        compute_walk(m, s, UINT32_MAX); /* what is open then has nothing below */
+        compute_walk(m, s, true); /* what is open then has nothing below */
     }
     for (size_t i = 0; i < m->n_stop; i++) {
         uint64_t bit = UINT64_C(1) << m->stop[i] % 64, *word = &m->bits[m->stop[i] / 64];
@@ -338,14 +551,21 @@ static void forget(struct vd_masker *m, struct allowed *a)
     *a = (struct allowed){.n = 0};
 }
 
+/* The ids of n bits. */
+static void list_bits(const struct vd_masker *m, uint32_t *ids)
+{
+    for (size_t i = 0; i < bits_bytes(m) / sizeof *m->bits; i++)
+        for (uint64_t left = m->bits[i]; left; left &= left - 1)
+            *ids++ = (uint32_t)(64 * i) + (uint32_t)__builtin_ctzll(left);
+}
+
 /* Keeps a copy; without memory for it, it is computed again next time. */
-static void keep(struct vd_masker *m, struct allowed *a, const struct vd_automaton_state *s,
-                 const uint32_t *ids, uint32_t n)
+static void keep(struct vd_masker *m, struct allowed *a, const struct vd_automaton_state *s, uint32_t n)
 {
     struct allowed to = {*s, n, NULL, NULL};
     if (a->id || a->bits)
         forget(m, a);
-    if (n * sizeof *ids > bits_bytes(m))
+    if (n * sizeof *to.id > bits_bytes(m))
         to.bits = malloc(bits_bytes(m));
     else
         to.id = malloc((n ? n : 1) * sizeof *to.id);
@@ -354,7 +574,7 @@ static void keep(struct vd_masker *m, struct allowed *a, const struct vd_automat
     if (to.bits)
         memcpy(to.bits, m->bits, bits_bytes(m));
     else
-        memcpy(to.id, ids, n * sizeof *ids);
+        list_bits(m, to.id);
     if (m->cached_bytes + bytes_of(m, &to) > VD_MASKER_CACHE_BYTES)
         for (size_t i = 0; i < SLOTS; i++)
             if (m->slot[i].id || m->slot[i].bits)
@@ -363,21 +583,34 @@ static void keep(struct vd_masker *m, struct allowed *a, const struct vd_automat
     *a = to;
 }
 
-uint32_t vd_masker_allowed(struct vd_masker *m, const struct vd_automaton_state *s, uint32_t *ids)
+static uint32_t count_bits(const struct vd_masker *m)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < bits_bytes(m) / sizeof *m->bits; i++)
+        if (m->bits[i]) /* seldom, mostly */
+            n += (uint32_t)__builtin_popcountll(m->bits[i]);
+    return n;
+}
+
+uint32_t vd_masker_allowed(struct vd_masker *m, const struct vd_automaton_state *s, uint64_t *bits)
 {
     struct allowed *a = &m->slot[hash_of(s) % SLOTS];
     uint32_t n;
     pthread_mutex_lock(&m->mu);
     bool found = (a->id || a->bits) && memcmp(&a->state, s, sizeof *s) == 0;
-    if (found && a->bits) {
-        n = take_bits(m, a->bits, ids);
-    } else if (found) {
-        n = a->n;
-        memcpy(ids, a->id, n * sizeof *ids);
-    } else {
+    if (!found) {
         compute(m, s);
-        n = take_bits(m, m->bits, ids);
-        keep(m, a, s, ids, n);
+        n = count_bits(m);
+        keep(m, a, s, n);
+        memcpy(bits, m->bits, bits_bytes(m));
+    } else {
+        n = a->n;
+        if (a->bits)
+            memcpy(bits, a->bits, bits_bytes(m));
+        else
+            memset(bits, 0, bits_bytes(m));
+        for (uint32_t i = 0; a->id && i < n; i++)
+            bits[a->id[i] / 64] |= UINT64_C(1) << a->id[i] % 64;
     }
     pthread_mutex_unlock(&m->mu);
     return n;
@@ -404,7 +637,6 @@ static enum vd_err set_up(struct vd_masker *m, struct vd_bytes mask, const uint3
     memcpy(m->mask, mask.p, mask.n);
     vd_automaton_open(&m->a, (struct vd_bytes){m->mask, mask.n});
     forget_places(m);
-    find_bits_of_bytes(m);
     for (size_t i = 0; i < n_stop; i++)
         if (stop[i] < vocab)
             m->stop[m->n_stop++] = stop[i];

@@ -21,7 +21,7 @@ void vd_masker_free(struct vd_masker *m); /* NULL is allowed */
 
 /* The state after a token, which need not be allowed: then, and after a stop token, it is dead. */
 void vd_masker_advance(const struct vd_masker *m, struct vd_automaton_state *s, uint32_t token);
-/* Writes the allowed ids, ascending, to ids (room for the vocabulary); returns how many. */
-uint32_t vd_masker_allowed(struct vd_masker *m, const struct vd_automaton_state *s, uint32_t *ids);
+/* The allowed ids as bits of the vocabulary, 64 in a word, the lowest first; returns how many. */
+uint32_t vd_masker_allowed(struct vd_masker *m, const struct vd_automaton_state *s, uint64_t *bits);
 
 #endif

@@ -51,4 +51,11 @@ struct vd_texts_tree {
 };
 struct vd_texts_tree vd_texts_tree(const struct vd_texts *t);
 
+/* Plain texts are 1 to VD_TEXTS_PLAIN_MAX whole characters of UTF-8, none of which is a control character or
+ * one of " \\ < [ : those that most masks treat alike. The tree of all others, and the ids of the plain ones
+ * of at most n characters as bits of the vocabulary, 64 in a word, the lowest first. */
+enum { VD_TEXTS_PLAIN_MAX = 32 };
+struct vd_texts_tree vd_texts_others(const struct vd_texts *t);
+const uint64_t *vd_texts_plain(const struct vd_texts *t, unsigned n);
+
 #endif

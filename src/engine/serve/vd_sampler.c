@@ -16,10 +16,13 @@
  *
  * Penalties and biases touch few logits, but the logits are the forward pass's: they are copied. A mask makes
  * a short vector of the allowed logits, whose order of ids is the vocabulary's, so that nothing after it
- * knows of masks. */
+ * knows of masks. Where it allows most, the others become a very small number in a copy instead: next to
+ * any maximum that occurs its weight is zero, so that it cannot be drawn, and whether it is inside a cut
+ * changes no mass. */
 #include "vd_sampler.h"
 
 #include <assert.h>
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,10 +52,15 @@ struct entry {
     uint64_t w;
 };
 
+/* What stands for an excluded logit: next to a maximum that is not below LEAST_MAX it has no weight at any
+ * temperature, and divided by one it is finite. */
+#define EXCLUDED  -1e32f
+#define LEAST_MAX -1e30f
+
 struct vd_sampler {
     uint32_t n_all;               /* the vocabulary */
     float *adjusted, *masked;     /* n_all each: logits after penalties and bias; those that a mask allows */
-    uint32_t *allowed;            /* n_all: ids of masked */
+    uint64_t *allowed;            /* n_all bits: what the mask allows */
     struct vd_penalty_seen *seen; /* n_all, all zero between calls */
 
     uint32_t n;       /* entries of the running call, at most n_all */
@@ -86,7 +94,7 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
     s->n_all = n;
     s->adjusted = malloc(n * sizeof *s->adjusted);
     s->masked = malloc(n * sizeof *s->masked);
-    s->allowed = malloc(n * sizeof *s->allowed);
+    s->allowed = malloc(((size_t)n + 63) / 64 * sizeof *s->allowed);
     s->seen = calloc(n, sizeof *s->seen);
     s->heap = malloc(SHELL_MAX * sizeof *s->heap);
     s->group_max = malloc(SHELL_MAX * sizeof *s->group_max);
@@ -751,12 +759,11 @@ static void take_logprobs(const float *x, uint32_t n, struct vd_logprobs *out, d
 
 /* ------------------------- all of it ------------------------- */
 
-/* Of s->n logits. */
-static uint32_t choose(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
-                       const struct vd_sampling *p, uint64_t r64)
+/* Of s->n logits with this maximum, of which n_left are not excluded. */
+static uint32_t choose_below(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
+                             uint32_t n_left, struct vd_sample_max max, const struct vd_sampling *p,
+                             uint64_t r64)
 {
-    struct vd_sample_max max;
-    kern->sample_max(x, 0, s->n, &max);
     if (max.bad)
         return VD_SAMPLE_FAIL;
     if (p->temp_micro == 0)
@@ -767,7 +774,7 @@ static uint32_t choose(struct vd_sampler *s, const struct vd_kern *kern, const f
     s->temp = vd_num_sample_temp(p->temp_micro);
     if (!isfinite(s->max / s->temp))
         return VD_SAMPLE_FAIL;
-    bool top_k = p->top_k != 0 && p->top_k < s->n;
+    bool top_k = p->top_k != 0 && p->top_k < n_left;
     if (!top_k && p->top_p_micro >= VD_SAMPLE_MICRO)
         return choose_wide(s, false, p, r64);
     find_groups(s);
@@ -776,16 +783,66 @@ static uint32_t choose(struct vd_sampler *s, const struct vd_kern *kern, const f
     return draw_order(s, least_weight(p), r64);
 }
 
+/* Of s->n logits. */
+static uint32_t choose(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
+                       const struct vd_sampling *p, uint64_t r64)
+{
+    struct vd_sample_max max;
+    kern->sample_max(x, 0, s->n, &max);
+    return choose_below(s, kern, x, s->n, max, p, r64);
+}
+
+/* The id of the set bit before which there are `at`. */
+static uint32_t nth_allowed(const struct vd_sampler *s, uint32_t at)
+{
+    uint32_t i = 0;
+    for (uint32_t n; (n = (uint32_t)__builtin_popcountll(s->allowed[i])) <= at; i++)
+        at -= n;
+    uint64_t left = s->allowed[i];
+    while (at-- > 0)
+        left &= left - 1;
+    return 64 * i + (uint32_t)__builtin_ctzll(left);
+}
+
+/* By a vector of the allowed logits. */
+static uint32_t choose_few(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
+                           const struct vd_choice *c)
+{
+    s->n = 0;
+    for (uint32_t i = 0; 64 * i < s->n_all; i++)
+        for (uint64_t left = s->allowed[i]; left; left &= left - 1)
+            s->masked[s->n++] = x[64 * i + (uint32_t)__builtin_ctzll(left)];
+    uint32_t at = choose(s, kern, s->masked, c->sampling, c->r64);
+    return at == VD_SAMPLE_FAIL ? at : nth_allowed(s, at);
+}
+
+/* By a copy in which the others are EXCLUDED; the maximum has to be well above. */
+static uint32_t choose_most(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
+                            const struct vd_choice *c, uint32_t n_left)
+{
+    struct vd_sample_max max;
+    memcpy(s->masked, x, s->n_all * sizeof *x);
+    for (uint32_t i = 0; 64 * i < s->n_all; i++)
+        for (uint64_t left = ~s->allowed[i]; left; left &= left - 1) {
+            uint32_t id = 64 * i + (uint32_t)__builtin_ctzll(left);
+            if (id >= s->n_all)
+                break;
+            s->masked[id] = EXCLUDED;
+        }
+    kern->sample_max(s->masked, 0, s->n_all, &max);
+    if (!max.bad && max.x < LEAST_MAX)
+        return choose_few(s, kern, x, c);
+    s->n = s->n_all;
+    return choose_below(s, kern, s->masked, n_left, max, c->sampling, c->r64);
+}
+
 static uint32_t choose_allowed(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
                                const struct vd_choice *c)
 {
-    s->n = vd_masker_allowed(c->masker, c->state, s->allowed);
-    if (s->n == 0)
+    uint32_t n = vd_masker_allowed(c->masker, c->state, s->allowed);
+    if (n == 0)
         return VD_SAMPLE_FAIL;
-    for (uint32_t i = 0; i < s->n; i++)
-        s->masked[i] = x[s->allowed[i]];
-    uint32_t at = choose(s, kern, s->masked, c->sampling, c->r64);
-    return at == VD_SAMPLE_FAIL ? at : s->allowed[at];
+    return n > s->n_all / 2 ? choose_most(s, kern, x, c, n) : choose_few(s, kern, x, c);
 }
 
 uint32_t vd_sampler_choose(struct vd_sampler *s, const struct vd_kern *kern, const float *x,

@@ -7,6 +7,7 @@
 #include "vd_rng.h"
 
 #include <math.h>
+#include <float.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -152,48 +153,53 @@ static void non_finite_fails(void **state)
 }
 
 /* Penalties, bias and mask by the functions of num, logit by logit, in their order. */
-static void reference_adjust(float *x, uint32_t n, const struct vd_choice *c, const uint32_t *allowed,
-                             uint32_t n_allowed)
+static void reference_adjust(float *x, uint32_t n, const struct vd_choice *c, const uint64_t *allowed)
 {
     const struct vd_sampling *p = c->sampling;
-    uint32_t begin = vd_num_penalty_begin(p, c->n_prompt, c->step), at = 0;
+    uint32_t begin = vd_num_penalty_begin(p, c->n_prompt, c->step);
     for (uint32_t id = 0; id < n; id++) {
         struct vd_penalty_seen seen =
             vd_num_penalty_seen(p, c->n_prompt, begin, c->step, c->tokens + begin, id);
         x[id] = vd_bias_apply(c->bias, id, vd_num_penalty(p, seen, x[id]));
-        if (!c->masker)
-            continue;
-        if (at < n_allowed && allowed[at] == id)
-            at++;
-        else
+        if (c->masker && !(allowed[id / 64] >> id % 64 & 1))
             x[id] = vd_f32_from_bits(VD_SAMPLE_EXCLUDED_BITS);
     }
 }
 
 enum { SMALL = 600 };
 
-/* A vocabulary of letters and pairs, and a mask that allows b, then any number of a, then the stop token 0.
- */
-static struct vd_masker *some_mask(struct vd_texts **texts)
+/* A vocabulary of letters and pairs, and a mask that allows b, then any number of a, then the stop token 0;
+ * with `most` one that allows all but z, and the stop token. */
+static struct vd_masker *some_mask(const struct vd_texts *texts, bool most)
 {
-    static uint8_t bytes[2 * SMALL], mask[VD_MASK_HEAD_BYTES + 4 + 12];
-    struct vd_bytes text[SMALL];
+    static const uint8_t few_body[] = {2,   0,   0, 0, 1,    0x80, /* two states; the second is an end */
+                                       'b', 'b', 1, 0, 0xFF, 0xFF, 'a', 'a', 1, 0, 0xFF, 0xFF};
+    static const uint8_t most_body[] = {1, 0, 0, 0x80, 'a', 'y', 0, 0, 0xFF, 0xFF};
+    const uint8_t *body = most ? most_body : few_body;
+    size_t n = most ? sizeof most_body : sizeof few_body;
+    uint8_t mask[VD_MASK_ROOT_BYTES + sizeof few_body];
+    const uint32_t stop[] = {0};
+    struct vd_hash root = vd_texts_root(texts);
     struct vd_masker *m;
+    memcpy(mask, root.b, VD_MASK_ROOT_BYTES);
+    memcpy(mask + VD_MASK_ROOT_BYTES, body, n);
+    assert_int_equal(
+        vd_masker_create(&m, texts, (struct vd_bytes){mask, VD_MASK_ROOT_BYTES + n}, stop, 1, NULL), VD_OK);
+    return m;
+}
+
+static struct vd_texts *some_texts(void)
+{
+    static uint8_t bytes[2 * SMALL];
+    struct vd_bytes text[SMALL];
+    struct vd_texts *texts;
     for (uint32_t i = 0; i < SMALL; i++) {
         bytes[2 * i] = (uint8_t)('a' + i % 26);
         bytes[2 * i + 1] = (uint8_t)('a' + i / 26 % 26);
         text[i] = (struct vd_bytes){bytes + 2 * i, i == 0 ? 0 : i < 27 ? 1 : 2};
     }
-    assert_int_equal(vd_texts_create_from(texts, text, SMALL, NULL), VD_OK);
-    struct vd_hash root = vd_texts_root(*texts);
-    memcpy(mask, root.b, VD_MASK_ROOT_BYTES);
-    static const uint8_t body[] = {2,   0,   0, 0, 1,    0x80, /* two states; the second is an end */
-                                   'b', 'b', 1, 0, 0xFF, 0xFF, 'a', 'a', 1, 0, 0xFF, 0xFF};
-    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
-    const uint32_t stop[] = {0};
-    assert_int_equal(vd_masker_create(&m, *texts, (struct vd_bytes){mask, sizeof mask}, stop, 1, NULL),
-                     VD_OK);
-    return m;
+    assert_int_equal(vd_texts_create_from(&texts, text, SMALL, NULL), VD_OK);
+    return texts;
 }
 
 static void adjusts_as_reference(void **state)
@@ -201,14 +207,18 @@ static void adjusts_as_reference(void **state)
     struct fixture *f = *state;
     struct vd_rng r = {22, 0};
     struct vd_sampler *sampler = vd_sampler_new(SMALL);
-    struct vd_texts *texts;
-    struct vd_masker *masker = some_mask(&texts);
-    uint32_t tokens[2000], allowed[SMALL];
+    struct vd_texts *texts = some_texts();
+    struct vd_masker *few = some_mask(texts, false), *most = some_mask(texts, true);
+    uint32_t tokens[2000];
+    uint64_t allowed[SMALL / 64 + 1];
     uint8_t bias[8 * 20];
-    for (unsigned k = 0; k < 600; k++) {
+    for (unsigned k = 0; k < 1200; k++) {
+        struct vd_masker *masker = k % 4 == 1 ? few : most;
         struct vd_automaton_state at = VD_AUTOMATON_START;
         struct vd_sampling p = some_sampling(&r, SMALL);
         fill(f->x, SMALL, k % 6, &r);
+        for (uint32_t i = 0; k % 11 == 3 && i < SMALL; i++) /* far down, some as far as it goes */
+            f->x[i] = i % 5 == 2 ? -FLT_MAX : f->x[i] * 1e30f - 1e33f;
         for (unsigned i = 0; i < 2000; i++)
             tokens[i] = (uint32_t)vd_rng_below(&r, k % 2 ? 20 : 2 * SMALL);
         for (uint32_t i = 0; i < 20; i++) {
@@ -225,7 +235,7 @@ static void adjusts_as_reference(void **state)
         }
         vd_automaton_step(&(struct vd_automaton){0}, &at, 0); /* dead */
         at = k % 7 == 0 ? at : VD_AUTOMATON_START;
-        if (k % 7 > 3)
+        if (masker == few && k % 7 > 3)
             at.at = 1;
         struct vd_choice c = {.sampling = &p,
                               .r64 = vd_rng_next(&r),
@@ -236,13 +246,14 @@ static void adjusts_as_reference(void **state)
                               .state = &at};
         c.step = c.n_prompt - 1 + (uint32_t)vd_rng_below(&r, 1200);
         uint32_t got = vd_sampler_choose(sampler, f->kern, f->x, &c);
-        uint32_t n_allowed = vd_masker_allowed(masker, &at, allowed);
-        reference_adjust(f->x, SMALL, &c, allowed, n_allowed);
+        vd_masker_allowed(masker, &at, allowed);
+        reference_adjust(f->x, SMALL, &c, allowed);
         assert_int_equal(got, vd_num_sample(f->x, SMALL, &p, c.r64, f->w));
         if (c.masker && k % 7 == 0)
             assert_int_equal(got, VD_SAMPLE_FAIL);
     }
-    vd_masker_free(masker);
+    vd_masker_free(few);
+    vd_masker_free(most);
     vd_texts_free(texts);
     vd_sampler_free(sampler);
 }

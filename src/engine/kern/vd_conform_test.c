@@ -126,7 +126,7 @@ static void op_product(const struct vd_kern *k, struct conform_case *c)
     enum vd_wtype type = (enum vd_wtype)conform_in_u(c, "type");
     size_t rows = conform_in_u(c, "rows"), cols = conform_in_u(c, "cols"), ldx = conform_in_u(c, "ldx");
     size_t n_tok = x->n / ldx;
-    struct vd_kern_mat mat = {type, rows, cols, aligned(k->mat_bytes(type, rows, cols))};
+    struct vd_kern_mat mat = {type, rows, cols, aligned(k->mat_bytes(type, rows, cols)), false};
     struct vd_kern_rhs rhs = {.act = aligned(k->act_bytes(n_tok, cols)), .x = x->f, .ldx = ldx};
     float y[N_MAX], row[N_MAX], some[48];
     void *scratch = aligned(SCRATCH), *act256 = aligned(k->act256_bytes(n_tok, N_MAX));

@@ -42,6 +42,7 @@ enum {
     VD_KERN_TOKS = 16,         /* token ranges of act_quant begin at a multiple of this */
     VD_KERN_BLOCK = 32,        /* elements under one quantiser scale */
     VD_KERN_BLOCK256 = 256,    /* the same for weight types with super-blocks */
+    VD_KERN_BOUND_TOKS = 8,    /* most tokens of one call of `bounds` */
     VD_KERN_CHUNK = 64,        /* absolute positions in one KV chunk */
     VD_KERN_HEAD_MAX = 256,    /* largest head dimension; it is a multiple of VD_KERN_BLOCK */
     VD_KERN_GROUP = 64,        /* logits of a group, or a multiple */
@@ -50,11 +51,13 @@ enum {
 };
 
 /* A packed weight matrix (rows = outputs, cols = inputs). `type` is GGUF's number.
- * `data` is mat_bytes() bytes, filled by mat_pack, owned by the caller. */
+ * `data` is mat_bytes() bytes, filled by mat_pack, owned by the caller. A `split` matrix (can_split) keeps
+ * the upper and the lower bits of its codes apart, as `bounds` wants it; every function takes both kinds. */
 struct vd_kern_mat {
     enum vd_wtype type;
     size_t rows, cols;
     void *data;
+    bool split;
 };
 
 /* The right-hand side of a product: n tokens x cols. vd_wtype_info(type)->act_block says which form a weight
@@ -139,6 +142,17 @@ struct vd_kern {
     /* y[t * ldy + r] = row r of w times token t, for r in [r0, r1), t in [t0, t1). */
     void (*matmul)(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
                    size_t t1, float *y, size_t ldy, void *scratch);
+
+    /* ---- finding a largest output without reading all of a matrix ---- */
+
+    /* Whether matrices of this type may be split. */
+    bool (*can_split)(enum vd_wtype type);
+    /* Of a split matrix, from the upper bits of its codes alone (three quarters of its bytes), for tokens
+     * [t0, t1): high[(t - t0) * ld_high + g - r0 / VD_KERN_ROWS] is not below any output of row group g in
+     * [r0, r1), and low[t - t0], if lower, is raised to something that the largest of these outputs is not
+     * below. False: outputs may not be finite, and nothing else is told. NULL if no type can be split. */
+    bool (*bounds)(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
+                   size_t t1, float *high, size_t ld_high, float *low, void *scratch);
 
     /* ---- vector operators, one row each ---- */
 

@@ -70,7 +70,9 @@ static size_t state_bytes(size_t hd)
 
 size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
 {
-    return vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN);
+    size_t attn = vd_kern_round_up(state_bytes(max_hd), VD_KERN_ALIGN),
+           bounds = vd_wide_bounds_scratch(max_cols);
+    return attn > bounds ? attn : bounds;
 }
 
 static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,

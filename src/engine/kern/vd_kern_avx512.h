@@ -126,13 +126,20 @@ VD_INLINE float tree16(__m512 v)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* Bits of a where the mask has ones, else of b. */
+VD_INLINE __m512i select_bits(__m512i mask, __m512i a, __m512i b)
+{
+    return _mm512_ternarylogic_epi32(mask, a, b, 0xCA);
+}
+
 /* A product's unit of work: a row group times up to 16 tokens of one token group. */
 struct vd_avx512_tile {
-    const uint8_t *w; /* the row group */
-    const void *act;  /* the token group's struct vd_wide_act[], or struct vd_wide_super[] */
-    size_t slot;      /* of the first token in the group */
-    size_t n_blocks;  /* blocks, or super-blocks, of a row */
-    size_t ahead;     /* how many bytes ahead of what is computed weights are fetched; 0: they are near */
+    const uint8_t *w;     /* the row group; of a split matrix its upper bits, */
+    const uint8_t *lower; /* and its lower ones */
+    const void *act;      /* the token group's struct vd_wide_act[], or struct vd_wide_super[] */
+    size_t slot;          /* of the first token in the group */
+    size_t n_blocks;      /* blocks, or super-blocks, of a row */
+    size_t ahead;         /* how many bytes ahead of what is computed weights are fetched; 0: they are near */
 };
 typedef void vd_avx512_tile_fn(const struct vd_avx512_tile *t, __m512 *out);
 
@@ -155,6 +162,9 @@ void vd_avx512_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const s
                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch);
 void vd_avx512_matmul_float(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
                             size_t t0, size_t t1, float *y, size_t ldy);
+
+bool vd_avx512_bounds(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                      size_t t0, size_t t1, float *high, size_t ld_high, float *low, void *scratch);
 
 /* Quantises n elements (a multiple of 32) in blocks; asum may be NULL. */
 void vd_avx512_quant8_blocks(const float *x, size_t n, int8_t *q, float *d, int32_t *asum);

@@ -130,7 +130,7 @@ static void bench_product(struct bench *b, enum vd_wtype type, size_t rows, size
         ((uint64_t *)data)[i] =
             (vd_rng_next(&r) & UINT64_C(0x3F3F3F3F3F3F3F3F)) | lift; /* no infinite scale */
     for (size_t m = 0; m < n_mats; m++)
-        mats[m] = (struct vd_kern_mat){type, rows, cols, data + m * bytes};
+        mats[m] = (struct vd_kern_mat){type, rows, cols, data + m * bytes, false};
     for (size_t i = 0; i < n_tok * cols; i++)
         x[i] = (float)(int64_t)vd_rng_next(&r) * 0x1p-63f;
     (super ? b->k->act256_quant : b->k->act_quant)(x, cols, cols, 0, n_tok, act);
@@ -256,7 +256,7 @@ static void bench_pack(struct bench *b, enum vd_wtype type)
     enum { ROWS = 4096, COLS = 2048 };
     size_t bytes = ROWS * vd_wtype_row_bytes(type, COLS);
     uint8_t *file = big_alloc(bytes);
-    struct vd_kern_mat w = {type, ROWS, COLS, big_alloc(b->k->mat_bytes(type, ROWS, COLS))};
+    struct vd_kern_mat w = {type, ROWS, COLS, big_alloc(b->k->mat_bytes(type, ROWS, COLS)), false};
     double best = 1e9;
     memset(file, 1, bytes);
     for (int r = 0; r < b->repeats; r++) {

@@ -115,7 +115,7 @@ static void run_products(const struct vd_kern *k, struct buffers *b, struct resu
     assert(k->scratch_bytes(SUPER_COLS, HD) <= SCRATCH_MAX);
     for (size_t i = 0; i < N_TYPES; i++) {
         size_t cols = cols_of(types[i]), row_bytes = vd_wtype_row_bytes(types[i], cols);
-        struct vd_kern_mat w = {types[i], ROWS, cols, b->packed};
+        struct vd_kern_mat w = {types[i], ROWS, cols, b->packed, false};
         struct vd_kern_rhs rhs = {.act = b->act, .x = b->x, .ldx = cols, .act256 = b->act256};
         assert(k->mat_bytes(types[i], ROWS, cols) <= PACKED_MAX);
         for (size_t row = 0; row < ROWS; row++)
@@ -123,6 +123,11 @@ static void run_products(const struct vd_kern *k, struct buffers *b, struct resu
         k->mat_pack(&w, 0, ROWS, b->file);
         k->matmul(&w, 0, ROWS, &rhs, 0, TOKS - 1, out->y[i], ROWS, b->scratch);
         k->matmul(&w, 0, ROWS, &rhs, TOKS - 1, TOKS, out->y[i], ROWS, b->scratch); /* one token alone */
+        if (k->can_split && k->can_split(types[i])) { /* the same by the other layout */
+            w.split = true;
+            k->mat_pack(&w, 0, ROWS, b->file);
+            k->matmul(&w, 0, ROWS, &rhs, 1, TOKS, out->y[i], ROWS, b->scratch);
+        }
         float row[SUPER_COLS];
         k->embed_row(types[i], cols, b->file, ROWS - 1, row);
         for (size_t e = 0; e < 16; e++)

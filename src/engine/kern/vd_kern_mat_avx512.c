@@ -80,6 +80,23 @@ VD_INLINE void load_codes(enum vd_wtype type, const uint8_t *qs, __m512i w[8])
     }
 }
 
+/* The same of a split block. What shifts bring from neighbour bytes is not selected, or masked. */
+VD_INLINE void load_split_codes(const uint8_t *upper, const uint8_t *lower, __m512i w[8])
+{
+    const __m512i nibble = _mm512_set1_epi8(0x3C), pair = _mm512_set1_epi8(3);
+    VD_UNROLL
+    for (unsigned i = 0; i < 2; i++) {
+        __m512i high = _mm512_loadu_si512(upper + 256 + 64 * i), low = _mm512_loadu_si512(lower + 64 * i);
+        VD_UNROLL
+        for (unsigned j = 0; j < 4; j++) {
+            __m512i u = _mm512_loadu_si512(upper + 64 * j);
+            u = i == 0 ? _mm512_slli_epi16(u, 2) : _mm512_srli_epi16(u, 2);
+            u = select_bits(nibble, u, _mm512_slli_epi16(high, 6 - 2 * j));
+            w[j + 4 * i] = select_bits(pair, _mm512_srli_epi16(low, 2 * j), u);
+        }
+    }
+}
+
 /* Minus what the codes stored as unsigned add to the dot product. */
 VD_INLINE __m512i code_offset(enum vd_wtype type, const int32_t *asum)
 {
@@ -101,19 +118,21 @@ VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
 }
 
 /* 16 rows x n tokens -> out[token]; huge: the min term by the letter (see vd_kern_wide.h). */
-VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_avx512_tile *t, __m512 *out)
+VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, bool split, const struct vd_avx512_tile *t,
+                         __m512 *out)
 {
-    const uint8_t *p = t->w;
+    const uint8_t *p = t->w, *lower = t->lower;
     const bool has_min = vd_wide_type(type).has_min;
     const size_t head_bytes = vd_wide_type(type).head_bytes * WIDE_ROWS;
-    const size_t block_bytes = head_bytes + vd_wide_type(type).code_bytes * WIDE_ROWS;
+    const size_t block_bytes =
+        split ? (size_t)VD_SPLIT_UPPER : head_bytes + vd_wide_type(type).code_bytes * WIDE_ROWS;
     for (size_t b0 = 0; b0 < t->n_blocks; b0 += WIDE_SEG_BLOCKS) {
         size_t b1 = b0 + WIDE_SEG_BLOCKS < t->n_blocks ? b0 + WIDE_SEG_BLOCKS : t->n_blocks;
         __m512 acc[16];
         VD_UNROLL
         for (int i = 0; i < n; i++)
             acc[i] = _mm512_setzero_ps();
-        for (size_t b = b0; b < b1; b++, p += block_bytes) {
+        for (size_t b = b0; b < b1; b++, p += block_bytes, lower += split ? VD_SPLIT_LOWER : 0) {
             const struct vd_wide_act *a = (const struct vd_wide_act *)t->act + b;
             const int8_t *q = a->q[t->slot];
             const float *d = a->d + t->slot, *s = a->s + t->slot;
@@ -122,9 +141,14 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_a
             __m512 dw = head_bytes == WIDE_ROWS ? load_powers(p) : load_half16((const uint16_t *)p), mw = dw;
             if (has_min)
                 mw = load_half16((const uint16_t *)p + 16);
-            load_codes(type, p + head_bytes, w);
+            if (split)
+                load_split_codes(p + head_bytes, lower, w);
+            else
+                load_codes(type, p + head_bytes, w);
             if (t->ahead != 0)
                 vd_avx512_prefetch(p + t->ahead, block_bytes);
+            if (t->ahead != 0 && split)
+                vd_avx512_prefetch(lower + t->ahead / 4, VD_SPLIT_LOWER);
             VD_UNROLL
             for (int i = 0; i < n; i++) {
                 __m512i isum = dot32(code_offset(type, asum + i), w, q + 32 * i);
@@ -145,7 +169,7 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, const struct vd_a
 #define TILE(type, n)                                                                                        \
     static void tile_##type##_##n(const struct vd_avx512_tile *t, __m512 *out)                               \
     {                                                                                                        \
-        tile_rows(VD_WTYPE_##type, n, false, t, out);                                                        \
+        tile_rows(VD_WTYPE_##type, n, false, false, t, out);                                                 \
     }
 #define TILES(type)                                                                                          \
     TILE(type, 1)                                                                                            \
@@ -158,13 +182,22 @@ TILES(Q8_0)
 TILES(IQ4_NL)
 TILES(MXFP4)
 
-static void tile_Q4_1_huge(const struct vd_avx512_tile *t, __m512 *out)
+#define SPLIT_TILE(n)                                                                                        \
+    static void tile_split_##n(const struct vd_avx512_tile *t, __m512 *out)                                  \
+    {                                                                                                        \
+        tile_rows(VD_WTYPE_Q8_0, n, false, true, t, out);                                                    \
+    }
+SPLIT_TILE(1)
+SPLIT_TILE(2)
+SPLIT_TILE(3) SPLIT_TILE(4) SPLIT_TILE(6) SPLIT_TILE(8) SPLIT_TILE(12) SPLIT_TILE(16)
+
+    static void tile_Q4_1_huge(const struct vd_avx512_tile *t, __m512 *out)
 {
-    tile_rows(VD_WTYPE_Q4_1, 1, true, t, out);
+    tile_rows(VD_WTYPE_Q4_1, 1, true, false, t, out);
 }
 static void tile_Q5_1_huge(const struct vd_avx512_tile *t, __m512 *out)
 {
-    tile_rows(VD_WTYPE_Q5_1, 1, true, t, out);
+    tile_rows(VD_WTYPE_Q5_1, 1, true, false, t, out);
 }
 
 #define TILE_ROW(type)                                                                                       \
@@ -177,6 +210,8 @@ static vd_avx512_tile_fn *const tile_fns[][VD_AVX512_SIZES] = {
     [VD_WTYPE_Q4_0] = TILE_ROW(Q4_0),  [VD_WTYPE_Q4_1] = TILE_ROW(Q4_1), [VD_WTYPE_Q5_0] = TILE_ROW(Q5_0),
     [VD_WTYPE_Q5_1] = TILE_ROW(Q5_1),  [VD_WTYPE_Q8_0] = TILE_ROW(Q8_0), [VD_WTYPE_IQ4_NL] = TILE_ROW(IQ4_NL),
     [VD_WTYPE_MXFP4] = TILE_ROW(MXFP4)};
+
+static vd_avx512_tile_fn *const split_fns[VD_AVX512_SIZES] = TILE_ROW(split);
 
 /* Whether the tokens around t take the slower path (see vd_kern_wide.h). */
 static bool is_huge(const struct vd_kern_mat *w, const void *act, size_t t)
@@ -195,30 +230,40 @@ static size_t pick_size(size_t n, size_t slot)
     return i;
 }
 
-/* Row group 0 times the token group that holds token t. */
+/* What the tiles of the token group that holds token t have in common. */
 static struct vd_avx512_tile tile_of(const struct vd_kern_mat *w, const void *act, size_t t)
 {
-    struct vd_avx512_tile tile = {
-        .w = w->data, .slot = t % WIDE_TOKS, .n_blocks = w->cols / vd_wtype_info(w->type)->block_elems};
+    struct vd_avx512_tile tile = {.slot = t % WIDE_TOKS,
+                                  .n_blocks = w->cols / vd_wtype_info(w->type)->block_elems};
     tile.act = vd_wide_is_super(w->type) ? (const void *)vd_wide_supers(act, w->cols, t)
                                          : (const void *)vd_wide_act_group(act, w->cols, t)->block;
     return tile;
 }
 
-/* At most n of its blocks from b on. */
-static struct vd_avx512_tile cut_tile(enum vd_wtype type, const struct vd_avx512_tile *t, size_t b, size_t n)
+/* Of row group g at most n blocks from b on. */
+static struct vd_avx512_tile cut_tile(const struct vd_kern_mat *w, const struct vd_avx512_tile *t, size_t g,
+                                      size_t b, size_t n)
 {
+    const enum vd_wtype type = w->type;
     const size_t act_bytes =
         vd_wide_is_super(type) ? sizeof(struct vd_wide_super) : sizeof(struct vd_wide_act);
     struct vd_avx512_tile cut = *t;
-    cut.w += b * vd_wtype_info(type)->block_bytes * WIDE_ROWS;
+    if (w->split) {
+        cut.w = vd_wide_upper(w, g) + b * VD_SPLIT_UPPER;
+        cut.lower = vd_wide_lower(w, g) + b * VD_SPLIT_LOWER;
+    } else {
+        cut.w = vd_wide_group(w, g) + b * vd_wtype_info(type)->block_bytes * WIDE_ROWS;
+    }
     cut.act = (const char *)t->act + b * act_bytes;
     cut.n_blocks = t->n_blocks - b < n ? t->n_blocks - b : n;
     return cut;
 }
 
-static vd_avx512_tile_fn *pick_fn(enum vd_wtype type, bool huge, size_t size)
+static vd_avx512_tile_fn *pick_fn(const struct vd_kern_mat *w, bool huge, size_t size)
 {
+    const enum vd_wtype type = w->type;
+    if (w->split)
+        return split_fns[size];
     if (vd_wide_is_super(type))
         return vd_avx512_super_tile(type, size);
     if (huge)
@@ -245,15 +290,14 @@ static void tile_groups(const struct vd_kern_mat *w, size_t g0, size_t g1, const
     const size_t group_bytes = vd_wide_group_bytes(w->type, w->cols);
     bool huge = is_huge(w, act, t);
     size_t size = huge ? 0 : pick_size(n, whole.slot);
-    vd_avx512_tile_fn *fn = pick_fn(w->type, huge, size);
+    vd_avx512_tile_fn *fn = pick_fn(w, huge, size);
     if (n > tile_size[size])
         n = tile_size[size];
     for (size_t b = 0; b < whole.n_blocks; b += step)
         for (size_t g = g0; g < g1; g++) {
             __m512 out[16];
             __mmask16 rows = tail_mask(w->rows - g * WIDE_ROWS);
-            struct vd_avx512_tile tile = cut_tile(w->type, &whole, b, step);
-            tile.w += (size_t)(vd_wide_group(w, g) - vd_wide_group(w, 0));
+            struct vd_avx512_tile tile = cut_tile(w, &whole, g, b, step);
             tile.ahead = !first ? 0 : step < whole.n_blocks ? group_bytes : (size_t)VD_AVX512_AHEAD;
             fn(&tile, out);
             for (size_t i = 0; i < n; i++) {

@@ -221,17 +221,43 @@ static void product_make(struct product *p, uint64_t seed)
     free(q), free(d);
 }
 
+static size_t n_bounded, n_unbounded; /* tokens whose outputs were, and were not, finite by the bounds */
+
 static void product_free(struct product *p)
 {
     free(p->file), free(p->x), free(p->want);
 }
 
-static void product_check(const struct product *p, const struct vd_kern *k)
+/* The bounds of tokens [t, end) hold in two row ranges; where an output is not finite there are none. */
+static void bounds_check(const struct product *p, const struct vd_kern *k, const struct vd_kern_mat *w,
+                         const struct vd_kern_rhs *rhs, size_t t, size_t end, void *scratch)
+{
+    const size_t cut = p->rows / 32 * 16, ld = (p->rows + 15) / 16;
+    float *high = buffer(VD_KERN_BOUND_TOKS * ld * 4), low[VD_KERN_BOUND_TOKS];
+    for (size_t i = 0; i < VD_KERN_BOUND_TOKS; i++)
+        low[i] = -INFINITY;
+    bool finite = k->bounds(w, 0, cut, rhs, t, end, high, ld, low, scratch);
+    finite = k->bounds(w, cut, p->rows, rhs, t, end, high + cut / 16, ld, low, scratch) && finite;
+    for (size_t i = 0; finite && i < end - t; i++) {
+        const float *want = p->want + (t + i) * p->rows;
+        float most = -INFINITY;
+        for (size_t r = 0; r < p->rows; r++) {
+            assert_true(isfinite(want[r]) && want[r] <= high[i * ld + r / 16]);
+            most = want[r] > most ? want[r] : most;
+        }
+        assert_true(low[i] <= most);
+        n_bounded++;
+    }
+    n_unbounded += finite ? 0 : end - t;
+    free(high);
+}
+
+static void product_check_as(const struct product *p, const struct vd_kern *k, bool split)
 {
     size_t row_bytes = vd_wtype_row_bytes(p->type, p->cols), ldy = p->rows + 3;
     size_t padded = (p->rows + 15) / 16 * 16, bytes = k->mat_bytes(p->type, p->rows, p->cols);
     assert_true(bytes > 0 && bytes <= (padded * row_bytes + 63) / 64 * 64);
-    struct vd_kern_mat w = {p->type, p->rows, p->cols, buffer(bytes)};
+    struct vd_kern_mat w = {p->type, p->rows, p->cols, buffer(bytes), split};
     size_t half = padded / 32 * 16;
     k->mat_pack(&w, half, p->rows, p->file + half * row_bytes);
     k->mat_pack(&w, 0, half, p->file);
@@ -264,7 +290,16 @@ static void product_check(const struct product *p, const struct vd_kern *k)
                 assert_int_equal(vd_f32_bits(y[t * ldy + i]), 0xFFFFFFFF);
         }
     }
+    for (size_t t = 0, n = 1; split && t < p->n_tok; t += n, n = n % VD_KERN_BOUND_TOKS + 1)
+        bounds_check(p, k, &w, &rhs, t, t + n < p->n_tok ? t + n : p->n_tok, scratch);
     free(w.data), free(act), free(y), free(scratch);
+}
+
+static void product_check(const struct product *p, const struct vd_kern *k)
+{
+    product_check_as(p, k, false);
+    if (k->can_split && k->can_split(p->type))
+        product_check_as(p, k, true);
 }
 
 static void check_product(enum vd_wtype type, size_t rows, size_t cols, size_t n_tok)
@@ -299,6 +334,52 @@ static void test_products_of_models(void **state)
 }
 
 /* Slabs: more packed bytes than stay in L2, and more than one token group. */
+/* The lower bits are all that bounds do not know, so here they pull every output as far as they can, up or
+ * down. All rows are alike: one of the two bounds is nearly reached, and has to hold. */
+static void check_bounds_at_worst(const struct vd_kern *k)
+{
+    enum { ROWS = 48, COLS = 1056, ROW_BYTES = COLS / 32 * 34 };
+    if (!k->can_split || !k->can_split(VD_WTYPE_Q8_0))
+        return;
+    struct vd_rng r = {5, 0};
+    for (int up = 0; up < 2; up++) {
+        struct product p = {VD_WTYPE_Q8_0,   ROWS, COLS, 1, buffer(ROWS * ROW_BYTES), buffer(COLS * 4),
+                            buffer(ROWS * 4)};
+        int8_t q[COLS];
+        float d[COLS / 32];
+        fill(&r, NORMAL, p.x, COLS);
+        vd_num_quant8_blocks(p.x, COLS, q, d);
+        for (size_t c = 0; c < COLS; c++) {
+            uint8_t lower = (q[c] > 0) == up ? 3 : 0;
+            p.file[c / 32 * 34 + 2 + c % 32] = (uint8_t)((vd_rng_next(&r) & 0xFC) | lower);
+        }
+        for (size_t b = 0; b < COLS / 32; b++)
+            vd_le16_store(p.file + b * 34, (uint16_t)(0x2000 + vd_rng_below(&r, 0x400)));
+        for (size_t i = 0; i < ROWS; i++) {
+            memcpy(p.file + i * ROW_BYTES, p.file, i ? ROW_BYTES : 0);
+            p.want[i] = vd_num_dot_row(p.type, p.file, q, d, COLS);
+        }
+        size_t bounded = n_bounded;
+        product_check_as(&p, k, true);
+        assert_int_equal(n_bounded - bounded, 1);
+        product_free(&p);
+    }
+}
+
+static void test_bounds_at_worst(void **state)
+{
+    each_table(check_bounds_at_worst);
+}
+
+/* Run after the products: bounds were told, and were refused where outputs overflow. */
+static void test_bounds_of_products(void **state)
+{
+    bool split = vd_kern_pick(NULL, NULL)->can_split != NULL;
+    print_message("%zu tokens with bounds, %zu without\n", n_bounded, n_unbounded);
+    assert_int_equal(split, n_bounded > 10);
+    assert_int_equal(split, n_unbounded > 10);
+}
+
 static void test_products_in_slabs(void **state)
 {
     check_product(VD_WTYPE_Q4_1, 1500, 1056, 34);
@@ -325,7 +406,7 @@ static void test_odd_float_columns(void **state)
                 const struct vd_kern *k = vd_kern_pick(names[i], NULL);
                 if (k == NULL)
                     continue;
-                struct vd_kern_mat w = {types[ti], rows, n, buffer(k->mat_bytes(types[ti], rows, n))};
+                struct vd_kern_mat w = {types[ti], rows, n, buffer(k->mat_bytes(types[ti], rows, n)), false};
                 struct vd_kern_rhs rhs = {.act = NULL, .x = x, .ldx = n};
                 k->mat_pack(&w, 0, rows, file);
                 k->matmul(&w, 0, rows, &rhs, 0, n_tok, y, rows, NULL);
@@ -888,6 +969,8 @@ int main(void)
         cmocka_unit_test(test_products_by_tokens),
         cmocka_unit_test(test_products_of_models),
         cmocka_unit_test(test_products_in_slabs),
+        cmocka_unit_test(test_bounds_at_worst),
+        cmocka_unit_test(test_bounds_of_products),
         cmocka_unit_test(test_odd_float_columns),
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_exp),

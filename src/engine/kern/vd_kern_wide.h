@@ -16,6 +16,11 @@
  * columns, so a step masked and shifted is what a byte dot product wants, and a dword of scales is a step
  * too.
  *
+ * Split Q8_0. All groups' upper six bits come first, then all groups' lower two. Of a code u (unsigned) a
+ * block has in the first part the scales [16 rows], four steps of nibbles as Q4 (bits 2 to 5 of u), and two
+ * steps of pairs of bits (6 and 7): bits 2j and 2j + 1 of byte k belong to column 4j + k, in the second step
+ * to column 16 + 4j + k; in the second part two such steps (bits 0 and 1).
+ *
  * Activations. Tokens in groups of 16: a header of 64 bytes (`huge`, see below), then per block of 32 columns
  * q[16 tokens][32], d[16] (scale), s[16] (d * asum), asum[16].
  * The min term fma(m_w * d_a, asum, acc) is computed as fma(m_w, s, acc): both products are exact (11 + 11,
@@ -110,6 +115,38 @@ static inline __attribute__((always_inline)) bool vd_wide_is_super(enum vd_wtype
 
 size_t vd_wide_group_bytes(enum vd_wtype type, size_t cols);
 const uint8_t *vd_wide_group(const struct vd_kern_mat *w, size_t group);
+
+/* A split matrix: the bytes of a group's block in both parts, and where the parts of a group begin. */
+enum { VD_SPLIT_UPPER = WIDE_ROWS * (2 + 16 + 8), VD_SPLIT_LOWER = WIDE_ROWS * 8 };
+static inline uint8_t *vd_wide_upper(const struct vd_kern_mat *w, size_t group)
+{
+    return (uint8_t *)w->data + group * (w->cols / VD_KERN_BLOCK) * VD_SPLIT_UPPER;
+}
+static inline uint8_t *vd_wide_lower(const struct vd_kern_mat *w, size_t group)
+{
+    size_t groups = (w->rows + WIDE_ROWS - 1) / WIDE_ROWS;
+    return vd_wide_upper(w, groups) + group * (w->cols / VD_KERN_BLOCK) * VD_SPLIT_LOWER;
+}
+bool vd_wide_can_split(enum vd_wtype type);
+
+/* What one block of a token adds to bounds of outputs, times a weight's scale: d * (8 * dot - minus), dot
+ * that of the upper bits, is off by at most `off`, rounding and all (see vd_wide_split_terms). */
+struct vd_split_term {
+    float d, off;
+    int32_t minus;
+};
+/* Fills the cols / 32 terms of token t. */
+void vd_wide_split_terms(const void *act, size_t cols, size_t t, struct vd_split_term *term);
+/* Scratch of bounds. */
+static inline size_t vd_wide_bounds_scratch(size_t cols)
+{
+    return vd_kern_round_up(VD_KERN_BOUND_TOKS * (cols / VD_KERN_BLOCK) * sizeof(struct vd_split_term),
+                            VD_KERN_ALIGN);
+}
+/* Sums of `off` below this leave every partial sum of an output finite. */
+#define VD_SPLIT_FINITE 0x1p90f
+/* What underflow can take from an output or add to it. */
+#define VD_SPLIT_TINY 0x1p-100f
 
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
 void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);

@@ -126,6 +126,13 @@ static void carve_all(struct carve *c, struct vd_ctx *ctx)
     ctx->head.h = carve(c, ctx->max_logits * m->dims.d * sizeof(float));
     carve_acts(c, m, ctx->max_logits, m->dims.d, &ctx->head.act);
     ctx->head.logits = carve(c, m->encoder ? 0 : ctx->max_logits * m->dims.vocab * sizeof(float));
+    if (m->head.split) {
+        struct screen *sc = &ctx->head.screen;
+        size_t n = ctx->n_threads * SCREEN_ROWS;
+        sc->high = carve(c, SCREEN_ROWS * vd_fw_groups(m) * sizeof *sc->high);
+        sc->low = carve(c, n * sizeof *sc->low);
+        sc->first = carve(c, n * sizeof *sc->first);
+    }
     carve_team(c, ctx, &ctx->team);
     ctx->thread = carve(c, ctx->n_threads * sizeof *ctx->thread);
     for (unsigned t = 0; t < ctx->n_threads; t++) {
@@ -209,8 +216,14 @@ struct vd_pool *vd_ctx_pool(const struct vd_ctx *ctx)
 
 const float *vd_ctx_logits(const struct vd_ctx *ctx, size_t row)
 {
-    assert(row < ctx->all.n && ctx->logits_slot[row] != SIZE_MAX);
+    assert(row < ctx->all.n && ctx->logits_slot[row] != SIZE_MAX && !vd_ctx_first(ctx, row));
     return ctx->head.logits + ctx->logits_slot[row] * ctx->m->dims.vocab;
+}
+
+const struct vd_sample_max *vd_ctx_first(const struct vd_ctx *ctx, size_t row)
+{
+    assert(row < ctx->all.n && ctx->logits_slot[row] != SIZE_MAX);
+    return ctx->head.screen.on ? &ctx->head.screen.first[ctx->logits_slot[row]] : NULL;
 }
 
 const float *vd_ctx_hidden(const struct vd_ctx *ctx, size_t row)
@@ -266,6 +279,7 @@ static enum vd_err take_rows(struct vd_ctx *ctx, const struct vd_row *rows, size
     if (n_rows == 0 || n_rows > ctx->max_rows)
         return vd_error_set(err, VD_EUSE, "%zu rows in one call; this context takes 1 to %zu", n_rows,
                             ctx->max_rows);
+    bool screen = true;
     all->n = n_rows;
     sub->n = ctx->head.n = 0;
     for (size_t t = 0; t < n_rows; t++) {
@@ -286,9 +300,11 @@ static enum vd_err take_rows(struct vd_ctx *ctx, const struct vd_row *rows, size
         ctx->hidden_slot[t] = hidden ? sub->n : SIZE_MAX;
         if (logits)
             ctx->head.source[ctx->head.n++] = sub->n;
+        screen = screen && (!logits || rows[t].flags & VD_ROW_FIRST);
         if (hidden)
             sub->row[sub->n++] = all->row[t];
     }
+    vd_fw_screen_begin(ctx, screen);
     ctx->last = sub->n == n_rows ? all : sub;
     find_runs(all);
     if (ctx->m->encoder)
@@ -353,6 +369,7 @@ enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size
     ctx->call = rows;
     ctx->tap = tap;
     run(ctx);
+    vd_fw_screen_end(ctx);
     for (size_t i = 0; i < ctx->all.n_runs; i++) {
         const struct run *run = &ctx->all.run[i];
         vd_kv_set_len(ctx->all.row[run->first].kv, ctx->all.row[run->first].pos + run->count);

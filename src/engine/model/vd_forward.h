@@ -25,6 +25,7 @@
 enum vd_row_flags {
     VD_ROW_LOGITS = 1, /* wants the logits (and so the hidden row) */
     VD_ROW_HIDDEN = 2, /* wants the X row after the last layer */
+    VD_ROW_FIRST = 4,  /* with LOGITS: the first of the order (vd_sample.h) will do in their place */
 };
 
 struct vd_row {
@@ -67,6 +68,9 @@ enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size
 /* Of the last call: the V logits of row `row` (which wanted them), the d floats of its X row after the last
  * layer (which wanted logits or hidden). */
 const float *vd_ctx_logits(const struct vd_ctx *ctx, size_t row);
+/* NULL, and the logits are there; or the first of their order, and they are not. A row with VD_ROW_FIRST gets
+ * whichever took less work. */
+const struct vd_sample_max *vd_ctx_first(const struct vd_ctx *ctx, size_t row);
 const float *vd_ctx_hidden(const struct vd_ctx *ctx, size_t row);
 
 #endif

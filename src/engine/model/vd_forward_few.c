@@ -385,5 +385,5 @@ void vd_fw_few_rows(void *arg, struct vd_team *team, unsigned thread)
             few_rest(ctx, team, thread, layer, r, buf);
         }
     }
-    vd_fw_head(ctx, team, buf);
+    vd_fw_head(ctx, team, thread, buf);
 }

@@ -11,7 +11,8 @@ enum {
     TILE_ROWS = 64,      /* rows of a task when there are many */
     REDUNDANT_ROWS = 16, /* up to here every thread quantises for itself */
     FF_STEP = 256,       /* feed-forward rows between two activations: the up half stays in the L1 cache */
-    SPLIT_ROWS = 4,      /* one long context is spread over threads for at most this many rows */
+    SCREEN_ROWS = VD_KERN_BOUND_TOKS, /* at most so many rows find their first by bounds */
+    SPLIT_ROWS = 4,                   /* one long context is spread over threads for at most this many rows */
 };
 
 /* A row of the call, or of the last layer: where it attends. */
@@ -82,6 +83,18 @@ struct team_buf {
     size_t ld_rec;
 };
 
+/* Few rows that want no more than the first of their logits' order: bounds of the logits, from a part of the
+ * head's bytes, leave only a few that may be it. */
+struct screen {
+    bool on;                     /* in this call: no logits are made, */
+    atomic_bool gone;            /* unless this says that they had to be */
+    unsigned wait;               /* calls before the next try, since the last left too many */
+    atomic_size_t n_left;        /* row groups that were left, of all rows */
+    float *high;                 /* SCREEN_ROWS x row groups */
+    float *low;                  /* n_threads x SCREEN_ROWS: what the largest logit is not below */
+    struct vd_sample_max *first; /* n_threads x SCREEN_ROWS; after the call those of thread 0 are all's */
+};
+
 /* The rows that want logits. */
 struct head {
     size_t n;
@@ -89,6 +102,7 @@ struct head {
     float *h;       /* n x d, normed */
     struct acts act;
     float *logits; /* n x vocab */
+    struct screen screen;
 };
 
 struct vd_ctx {
@@ -195,7 +209,22 @@ void vd_fw_gather_row(const struct vd_ctx *ctx, size_t i);
 /* Whether the queries of this layer are wanted by any row. */
 bool vd_fw_wants_q(const struct vd_ctx *ctx, size_t layer);
 /* Norm, product and logits of the rows that want them; begins with a barrier. */
-void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, struct thread_buf *buf);
+void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, struct thread_buf *buf);
+
+/* ---- the head's first (vd_forward_screen.c) ---- */
+
+/* Row groups of the head. */
+static inline size_t vd_fw_groups(const struct vd_model *m)
+{
+    return (m->dims.vocab + VD_KERN_ROWS - 1) / VD_KERN_ROWS;
+}
+/* Decides whether this call's head goes by bounds; wanted: all rows that want logits have VD_ROW_FIRST. */
+void vd_fw_screen_begin(struct vd_ctx *ctx, bool wanted);
+/* The head of all threads: false if it went wrong, and logits have to be made. Ends with a barrier. */
+bool vd_fw_screen(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct vd_kern_rhs *rhs,
+                  struct thread_buf *buf);
+/* After the call. */
+void vd_fw_screen_end(struct vd_ctx *ctx);
 
 /* ---- experts (vd_forward_experts.c) ---- */
 

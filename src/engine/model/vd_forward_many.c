@@ -118,5 +118,5 @@ void vd_fw_many_rows(void *arg, struct vd_team *team, unsigned thread)
         vd_team_barrier(team);
     }
     many_last(ctx, team, thread, buf);
-    vd_fw_head(ctx, team, buf);
+    vd_fw_head(ctx, team, thread, buf);
 }

@@ -264,7 +264,7 @@ static void head_product(const struct vd_ctx *ctx, const struct vd_kern_rhs *rhs
         m->kern->cap(hd->logits + t * vocab + r0, cap, r1 - r0, hd->logits + t * vocab + r0);
 }
 
-void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, struct thread_buf *buf)
+void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, struct thread_buf *buf)
 {
     struct head *hd = &ctx->head;
     size_t vocab = ctx->m->dims.vocab, n_steps = (vocab + HEAD_STEP - 1) / HEAD_STEP, i;
@@ -280,6 +280,8 @@ void vd_fw_head(struct vd_ctx *ctx, struct vd_team *team, struct thread_buf *buf
             head_norm_quant(ctx, i, vd_fw_min(i + VD_KERN_TOKS, hd->n), hd->h, &hd->act);
         vd_team_barrier(team);
     }
+    if (hd->screen.on && vd_fw_screen(ctx, team, thread, &rhs, buf))
+        return;
     while ((i = vd_team_next(team)) < n_steps)
         head_product(ctx, &rhs, i * HEAD_STEP, vd_fw_min((i + 1) * HEAD_STEP, vocab), buf);
 }

@@ -228,6 +228,12 @@ static void set_layers(struct vd_model *m)
     }
 }
 
+/* Whether the likeliest token can be found from bounds of the logits: these are the head's outputs. */
+static bool can_screen(const struct vd_model *m, enum vd_wtype head)
+{
+    return m->kern->can_split && m->kern->can_split(head) && m->program.logit_cap == 0.0f;
+}
+
 /* Lays the packed matrices out one after the other; with a NULL base it only adds up. */
 static enum vd_err lay_out(struct vd_model *m, uint8_t *base, size_t *n_bytes, struct vd_error *err)
 {
@@ -241,7 +247,8 @@ static enum vd_err lay_out(struct vd_model *m, uint8_t *base, size_t *n_bytes, s
         if (n == 0)
             return vd_error_set(err, VD_EUNSUPPORTED, "%s: the %s kernels cannot hold a %s matrix of %u x %u",
                                 m->path, m->kern->name, vd_wtype_info(s.type)->name, s.rows, s.cols);
-        *mat = (struct vd_kern_mat){s.type, s.rows, s.cols, base ? base + *n_bytes : NULL};
+        *mat = (struct vd_kern_mat){s.type, s.rows, s.cols, base ? base + *n_bytes : NULL,
+                                    mat == &m->head && can_screen(m, s.type)};
         *n_bytes += n;
     }
     return VD_OK;

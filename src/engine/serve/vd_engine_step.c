@@ -172,6 +172,15 @@ static struct vd_automaton_state mask_before(struct job *j, uint32_t index)
     return j->mask;
 }
 
+/* What a row of the job that yields a token wants: greedy jobs no more than the likeliest, unless something
+ * is done to the logits first. */
+static uint32_t yield_flags(const struct vd_job *spec)
+{
+    const struct vd_sampling *p = &spec->sampling;
+    bool plain = p->temp_micro == 0 && !vd_num_penalised(p) && !spec->bias.n && !spec->masker;
+    return VD_ROW_LOGITS | (plain && !spec->logprobs ? VD_ROW_FIRST : 0);
+}
+
 static void fill_rows(struct vd_engine *e)
 {
     e->n_rows = e->n_choices = 0;
@@ -195,7 +204,8 @@ static void fill_rows(struct vd_engine *e)
                                                              .index = index,
                                                              .token = VD_SAMPLE_FAIL,
                                                              .mask = mask_before(j, index)};
-            e->rows[e->n_rows++] = (struct vd_row){j->kv, pos, j->tokens[pos], yields ? VD_ROW_LOGITS : 0};
+            e->rows[e->n_rows++] =
+                (struct vd_row){j->kv, pos, j->tokens[pos], yields ? yield_flags(&j->spec) : 0};
         }
     }
 }
@@ -206,6 +216,11 @@ static void choose(void *arg, size_t task, unsigned thread)
     struct choice *c = &e->choices[task];
     const struct vd_job *spec = &c->job->spec;
     const struct vd_sampling *p = &spec->sampling;
+    const struct vd_sample_max *first = vd_ctx_first(e->ctx, c->row);
+    if (first) {
+        c->token = first->bad ? VD_SAMPLE_FAIL : first->id;
+        return;
+    }
     struct vd_choice how = {.sampling = p,
                             .r64 = p->temp_micro ? vd_sample_r64(p->seed, p->choice, c->index) : 0,
                             .tokens = c->job->tokens,

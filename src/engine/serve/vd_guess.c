@@ -9,6 +9,7 @@ enum {
     MATCH_MIN = 3,       /* tokens that must have stood there; fewer are too often an accident */
     LOOK_BACK = 1 << 17, /* tokens */
     DRAFT_ROWS = 512,    /* of a call of the draft */
+    GREEDY = VD_ROW_LOGITS | VD_ROW_FIRST,
 };
 
 size_t vd_guess_lookup(const uint32_t *tokens, size_t n, size_t max, uint32_t *out)
@@ -108,7 +109,7 @@ static bool add_known(struct vd_draft *d, struct vd_draft_seq *s)
         if (s->tokens[pos] >= vd_model_program(d->m)->vocab)
             return false;
         d->rows[d->n_rows++] =
-            (struct vd_row){s->kv, (uint32_t)pos, s->tokens[pos], pos + 1 == s->n_known ? VD_ROW_LOGITS : 0};
+            (struct vd_row){s->kv, (uint32_t)pos, s->tokens[pos], pos + 1 == s->n_known ? GREEDY : 0};
     }
     return true;
 }
@@ -116,7 +117,7 @@ static bool add_known(struct vd_draft *d, struct vd_draft_seq *s)
 static void add_guess(struct vd_draft *d, struct vd_draft_seq *s)
 {
     uint32_t token = s->out[s->n_out - 1];
-    d->rows[d->n_rows++] = (struct vd_row){s->kv, (uint32_t)vd_kv_len(s->kv), token, VD_ROW_LOGITS};
+    d->rows[d->n_rows++] = (struct vd_row){s->kv, (uint32_t)vd_kv_len(s->kv), token, GREEDY};
     s->fed[s->n_fed++] = token;
 }
 
@@ -131,8 +132,13 @@ static bool run_rows(struct vd_draft *d, struct vd_draft_seq *const *seq, size_t
             continue;
         while (i < n && seq[i]->kv != d->rows[row].kv)
             i++;
+        const struct vd_sample_max *first = vd_ctx_first(d->ctx, row);
         struct vd_sample_max max;
-        vd_model_kern(d->m)->sample_max(vd_ctx_logits(d->ctx, row), 0, vd_model_program(d->m)->vocab, &max);
+        if (first)
+            max = *first;
+        else
+            vd_model_kern(d->m)->sample_max(vd_ctx_logits(d->ctx, row), 0, vd_model_program(d->m)->vocab,
+                                            &max);
         if (max.bad)
             seq[i]->want = seq[i]->n_out;
         else

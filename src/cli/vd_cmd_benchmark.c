@@ -52,6 +52,7 @@ static enum vd_err vd_bench_parse(const struct vd_cli *cli, const char *name, co
 struct vd_bench_test {
     bool decode;
     uint32_t n_tok, n_batch, depth;
+    bool greedy; /* each token is the likeliest after the one before */
 };
 
 struct vd_bench {
@@ -151,16 +152,30 @@ static enum vd_err vd_bench_rewind(struct vd_bench *b, const struct vd_bench_tes
     return e;
 }
 
+/* The likeliest token after a row. */
+static uint32_t vd_bench_likeliest(const struct vd_bench *b, size_t row)
+{
+    const struct vd_sample_max *first = vd_ctx_first(b->ctx, row);
+    struct vd_sample_max max;
+    if (first)
+        return first->id;
+    b->g->kern->sample_max(vd_ctx_logits(b->ctx, row), 0, vd_model_program(b->g->model)->vocab, &max);
+    return max.bad ? 0 : max.id;
+}
+
 /* n_tok tokens of a prompt, or of every sequence in step. */
 static enum vd_err vd_bench_pass(struct vd_bench *b, const struct vd_bench_test *t, uint32_t n_tok,
                                  struct vd_error *err)
 {
     enum vd_err e = VD_OK;
+    const uint32_t flags = VD_ROW_LOGITS | (t->greedy ? VD_ROW_FIRST : 0);
     if (!t->decode)
         return vd_bench_prefill(b, b->kv[0], t->depth + n_tok, err);
     for (uint32_t k = 0; e == VD_OK && k < n_tok; k++) {
-        for (uint32_t i = 0; i < t->n_batch; i++)
-            b->rows[i] = (struct vd_row){b->kv[i], t->depth + k, vd_bench_token(b), VD_ROW_LOGITS};
+        for (uint32_t i = 0; i < t->n_batch; i++) {
+            uint32_t token = t->greedy && k > 0 ? vd_bench_likeliest(b, i) : vd_bench_token(b);
+            b->rows[i] = (struct vd_row){b->kv[i], t->depth + k, token, flags};
+        }
         e = vd_model_forward(b->ctx, b->rows, t->n_batch, NULL, err);
     }
     return e;
@@ -180,7 +195,7 @@ double vd_bench_median(double *v, uint32_t n)
 
 static void vd_bench_name(char *out, size_t cap, const struct vd_bench_test *t)
 {
-    int n = snprintf(out, cap, "%s%u", t->decode ? "tg" : "pp", t->n_tok);
+    int n = snprintf(out, cap, "%s%u", t->greedy ? "greedy" : t->decode ? "tg" : "pp", t->n_tok);
     if (t->depth)
         n += snprintf(out + n, cap - (size_t)n, "@%u", t->depth);
     if (t->n_batch > 1)
@@ -213,6 +228,10 @@ static void vd_bench_tell(struct vd_cli *cli, json_t *list, const struct vd_benc
     vd_bench_name(name, sizeof name, t);
     double part = t->decode ? vd_bench_median(share, reps) : 0,
            gb = vd_bench_median(rate, reps) * bytes_per_tok * 1e-9;
+    if (t->greedy) { /* it need not read all of the weights */
+        vd_bench_line(cli, list, name, rate, reps, "", NULL);
+        return;
+    }
     if (t->decode)
         snprintf(note, sizeof note, "%.1f GB/s, %.0f%% of read", gb, 100 * part);
     vd_bench_line(cli, list, name, rate, reps, note,
@@ -252,6 +271,20 @@ static uint32_t vd_bench_largest(const struct vd_bench_list *l)
     return m;
 }
 
+struct vd_bench_args {
+    struct vd_bench_list pp, tg, greedy, batch, depth, spec, mask, embed;
+    uint32_t reps;
+};
+
+/* Positions of the longest test, its depth not counted. */
+static uint32_t vd_bench_longest(const struct vd_bench_args *a)
+{
+    uint32_t pp = vd_bench_largest(&a->pp), tg = vd_bench_largest(&a->tg),
+             greedy = vd_bench_largest(&a->greedy);
+    tg = greedy > tg ? greedy : tg;
+    return pp > tg ? pp : tg;
+}
+
 /* Context, cache and sequences for the largest test. */
 static enum vd_err vd_bench_open(struct vd_bench *b, uint32_t n_pos, uint32_t n_batch, struct vd_error *err)
 {
@@ -289,17 +322,14 @@ static void vd_bench_close(struct vd_bench *b)
     free(b);
 }
 
-struct vd_bench_args {
-    struct vd_bench_list pp, tg, batch, depth, spec, mask, embed;
-    uint32_t reps;
-};
-
 static enum vd_err vd_bench_args(const struct vd_cli *cli, struct vd_bench_args *a, struct vd_error *err)
 {
     a->reps = 3;
     enum vd_err e = vd_bench_parse(cli, "pp", "512", 1 << 20, false, &a->pp, err);
     if (e == VD_OK)
         e = vd_bench_parse(cli, "tg", "128", 1 << 20, false, &a->tg, err);
+    if (e == VD_OK)
+        e = vd_bench_parse(cli, "greedy", "0", 1 << 20, false, &a->greedy, err);
     if (e == VD_OK)
         e = vd_bench_parse(cli, "batch", "1", VD_BENCH_BATCH_MAX, false, &a->batch, err);
     if (e == VD_OK)
@@ -312,13 +342,28 @@ static enum vd_err vd_bench_args(const struct vd_cli *cli, struct vd_bench_args 
         e = vd_bench_parse(cli, "embed", "0", 1 << 20, false, &a->embed, err);
     if (e == VD_OK)
         e = vd_cli_u32(cli, "reps", 1, VD_BENCH_REPS_MAX, &a->reps, err);
-    bool jobs = a->spec.n || a->mask.n || a->embed.n;
-    if (jobs && !vd_cli_has(cli, "pp"))
+    bool jobs = a->spec.n || a->mask.n || a->embed.n, others = jobs || a->greedy.n;
+    if (others && !vd_cli_has(cli, "pp"))
         a->pp.n = 0;
-    if (jobs && !vd_cli_has(cli, "tg"))
+    if (others && !vd_cli_has(cli, "tg"))
         a->tg.n = 0;
-    if (e == VD_OK && !a->pp.n && !(a->tg.n && a->batch.n) && !jobs)
-        e = vd_error_set(err, VD_EUSE, "nothing to measure: --pp, --tg or --batch must be more than 0");
+    if (e == VD_OK && !a->pp.n && !((a->tg.n || a->greedy.n) && a->batch.n) && !jobs)
+        e = vd_error_set(err, VD_EUSE,
+                         "nothing to measure: --pp, --tg, --greedy or --batch must be more than 0");
+    return e;
+}
+
+static enum vd_err vd_bench_run_decode(struct vd_bench *b, struct vd_cli *cli, json_t *list,
+                                       const struct vd_bench_args *a, uint32_t depth, bool greedy,
+                                       struct vd_error *err)
+{
+    const struct vd_bench_list *n_tok = greedy ? &a->greedy : &a->tg;
+    enum vd_err e = VD_OK;
+    for (int i = 0; e == VD_OK && i < n_tok->n; i++)
+        for (int k = 0; e == VD_OK && k < a->batch.n; k++)
+            e = vd_bench_run_test(b, cli, list,
+                                  &(struct vd_bench_test){true, n_tok->v[i], a->batch.v[k], depth, greedy},
+                                  a->reps, err);
     return e;
 }
 
@@ -328,13 +373,13 @@ static enum vd_err vd_bench_run_all(struct vd_bench *b, struct vd_cli *cli, json
     enum vd_err e = VD_OK;
     for (int d = 0; d < a->depth.n; d++) {
         for (int i = 0; e == VD_OK && i < a->pp.n; i++)
-            e = vd_bench_run_test(b, cli, list, &(struct vd_bench_test){false, a->pp.v[i], 1, a->depth.v[d]},
+            e = vd_bench_run_test(b, cli, list,
+                                  &(struct vd_bench_test){false, a->pp.v[i], 1, a->depth.v[d], false},
                                   a->reps, err);
-        for (int i = 0; e == VD_OK && i < a->tg.n; i++)
-            for (int k = 0; e == VD_OK && k < a->batch.n; k++)
-                e = vd_bench_run_test(b, cli, list,
-                                      &(struct vd_bench_test){true, a->tg.v[i], a->batch.v[k], a->depth.v[d]},
-                                      a->reps, err);
+        if (e == VD_OK)
+            e = vd_bench_run_decode(b, cli, list, a, a->depth.v[d], false, err);
+        if (e == VD_OK)
+            e = vd_bench_run_decode(b, cli, list, a, a->depth.v[d], true, err);
     }
     return e;
 }
@@ -343,14 +388,14 @@ static enum vd_err vd_bench_run_all(struct vd_bench *b, struct vd_cli *cli, json
 static enum vd_err vd_bench_run_model(struct vd_cmd_engine *g, struct vd_cli *cli, json_t *list,
                                       const struct vd_bench_args *a, struct vd_error *err)
 {
-    uint32_t longest = vd_bench_largest(&a->pp), n_batch = a->tg.n ? vd_bench_largest(&a->batch) : 1;
-    longest = vd_bench_largest(&a->tg) > longest ? vd_bench_largest(&a->tg) : longest;
+    bool decode = a->tg.n || a->greedy.n;
+    uint32_t longest = vd_bench_longest(a), n_batch = decode ? vd_bench_largest(&a->batch) : 1;
     struct vd_bench *b = calloc(1, sizeof *b);
     if (!b)
         return vd_error_set(err, VD_ENOMEM, "no memory for the benchmark");
     b->g = g;
     enum vd_err e = vd_bench_open(b, longest + vd_bench_largest(&a->depth), n_batch ? n_batch : 1, err);
-    if (e == VD_OK && a->tg.n)
+    if (e == VD_OK && decode)
         e = vd_bench_take_memory(b, err);
     if (e == VD_OK)
         e = vd_bench_run_all(b, cli, list, a, err);
@@ -361,13 +406,13 @@ static enum vd_err vd_bench_run_model(struct vd_cmd_engine *g, struct vd_cli *cl
 static enum vd_err vd_bench_check(const struct vd_cmd_engine *g, const struct vd_bench_args *a,
                                   struct vd_error *err)
 {
-    uint32_t pp = vd_bench_largest(&a->pp), tg = vd_bench_largest(&a->tg),
-             ctx = vd_model_program(g->model)->ctx;
-    uint32_t longest = (pp > tg ? pp : tg) + vd_bench_largest(&a->depth);
+    uint32_t ctx = vd_model_program(g->model)->ctx;
+    uint32_t longest = vd_bench_longest(a) + vd_bench_largest(&a->depth);
     if (longest > ctx)
         return vd_error_set(err, VD_EUSE, "a test of %u tokens does not fit the model's context of %u",
                             longest, ctx);
-    return a->pp.n || a->tg.n || a->spec.n || a->mask.n ? vd_cmd_engine_generates(g, err) : VD_OK;
+    return a->pp.n || a->tg.n || a->greedy.n || a->spec.n || a->mask.n ? vd_cmd_engine_generates(g, err)
+                                                                       : VD_OK;
 }
 
 static void vd_bench_head(const struct vd_cmd_engine *g, struct vd_cli *cli, uint32_t reps)
@@ -407,7 +452,7 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
     e = vd_bench_check(&g, &a, err);
     if (e == VD_OK && !list)
         vd_bench_head(&g, cli, a.reps);
-    if (e == VD_OK && (a.pp.n || a.tg.n))
+    if (e == VD_OK && (a.pp.n || a.tg.n || a.greedy.n))
         e = vd_bench_run_model(&g, cli, list, &a, err);
     if (e == VD_OK)
         e = vd_bench_run_jobs(&g, cli, list, &a, err);
@@ -422,6 +467,7 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
 static const struct vd_cli_opt vd_bench_opts[] = {
     {"pp", 0, "N[,N]", "prompt lengths to prefill (default 512; 0: none)", false},
     {"tg", 0, "N[,N]", "numbers of tokens to decode (default 128; 0: none)", false},
+    {"greedy", 0, "N[,N]", "numbers of tokens to generate greedily (default 0: none)", false},
     {"batch", 0, "N[,N]", "sequences decoded in step (default 1)", false},
     {"depth", 'd', "N[,N]", "positions that sequences hold before a test begins (default 0)", false},
     {"spec", 0, "N[,N]", "tokens to generate without and with guesses, of a text that says itself again",
@@ -445,14 +491,20 @@ const struct vd_cmd vd_cmd_bench = {
         "says how fast it read weights and cache, and what part of the rate at which the same threads read\n"
         "plain memory that is. --json prints an array of {\"test\": \"tg128\", \"tok_per_s\": {\"min\",\n"
         "\"median\", \"max\"}, \"gb_per_s\", \"of_read\"}, the last two for decode only.\n\n"
-        "--spec, --mask and --embed run jobs as a worker does, by themselves unless --pp or --tg are given:\n"
+        "greedy128 is 128 tokens each of which is the likeliest after the one before. Such tokens can be "
+        "had\n"
+        "without all logits, which tg computes of every row (and so do temperatures, penalties and "
+        "masks).\n\n"
+        "--spec, --mask and --embed run jobs as a worker does; they and --greedy run by themselves unless "
+        "--pp\n"
+        "or --tg are given:\n"
         "gen128 is 128 tokens generated greedily, +lookup and +draft the same with guesses "
         "(\"guesses_right\": the\n"
         "part of them that were right), +mask at temperature 0.8 as JSON of a schema, with the mask's work\n"
         "(\"mask_us_per_tok\", \"of_token\": its part of a token's time); emb128x8 is vectors of 8 texts of "
         "128\n"
         "tokens at once (\"texts_per_s\"), the tokens read counted.\n\n"
-        "    veridem bench SmolLM2 --pp 512 --tg 128 --batch 1,8,32 --threads 2 --reps 3\n"
+        "    veridem bench SmolLM2 --pp 512 --tg 128 --greedy 128 --batch 1,8,32 --threads 2 --reps 3\n"
         "    veridem bench SmolLM2 --pp 4096 --tg 64 --depth 0,7000\n"
         "    veridem bench SmolLM2 --spec 128 --mask 256 --embed 32,256 --batch 1,16",
     .opts = vd_bench_opts,

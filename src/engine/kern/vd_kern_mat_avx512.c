@@ -121,7 +121,7 @@ VD_INLINE __m512i dot32(__m512i acc, const __m512i w[8], const int8_t *q)
 VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, bool split, const struct vd_avx512_tile *t,
                          __m512 *out)
 {
-    const uint8_t *p = t->w, *lower = t->lower;
+    const uint8_t *p = t->w, *lower = split ? t->lower : t->w;
     const bool has_min = vd_wide_type(type).has_min;
     const size_t head_bytes = vd_wide_type(type).head_bytes * WIDE_ROWS;
     const size_t block_bytes =

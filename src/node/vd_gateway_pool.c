@@ -661,6 +661,14 @@ static uint32_t patience_ms(const struct vd_gateway *g, const struct gw_job *j, 
     return c == NOBODY && j->n_output > 0 ? GW_RESUME_WAIT_MS : GW_NO_WORKER_MS;
 }
 
+/* What waits is reserved as well, at the least price there is: two that wait must not both count on what is
+ * enough for one. */
+static bool reserve_to_wait(struct vd_gateway *g, struct gw_job *j, struct vd_openai_error *e)
+{
+    struct vd_wire_offer cheapest;
+    return gw_workers_of(g, &j->model->root, &cheapest) == 0 || reserve(g, j, &cheapest, e);
+}
+
 /* Waits until choose finds somebody. Under mu. */
 static bool await_worker(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *alive, void *arg,
                          struct gw_session **s, const struct vd_wire_offer **o, struct vd_openai_error *e)
@@ -673,6 +681,8 @@ static bool await_worker(struct vd_gateway *g, struct gw_job *j, gw_alive_fn *al
         e->retry_after_s = 2;
         return false;
     }
+    if ((c == ALL_BUSY || c == NO_STAKE_LEFT) && !reserve_to_wait(g, j, e))
+        return false;
     g->n_waiting++;
     while (c != CHOSEN && c != TOO_DEAR && !atomic_load(&g->stopping) &&
            vd_clock_ms() - start < patience_ms(g, j, c)) {

@@ -34,6 +34,7 @@ enum {
     PRICE_IN = 2,
     PRICE_OUT = 5,
     KEY_PARALLEL = 4,
+    CAPACITY = 8, /* of a worker */
     RECEIVE_MS = 1000,
     PER_ADDRESS = 16
 };
@@ -80,7 +81,7 @@ static void worker_up(int which)
                                 .root = t.root,
                                 .price_in = {PRICE_IN},
                                 .price_out = {PRICE_OUT},
-                                .capacity = 8};
+                                .capacity = CAPACITY};
     struct vd_worker_config c = {.key = &t.key[WORKER_A + which],
                                  .home = home,
                                  .ledger = {HOST, vd_ledgerd_port(t.ledgerd), &t.key[LEDGER].pub},
@@ -924,6 +925,8 @@ static void test_a_limit_holds_for_requests_at_once(void **state)
     while ((reserved = stats().reserved.micro) == 0 && vd_clock_ms() < until)
         vd_clock_sleep_ms(1);
     assert_int_equal(reserved, N * one);
+    while (stats().n_running < CAPACITY && vd_clock_ms() < until) /* who comes now has to wait */
+        vd_clock_sleep_ms(1);
     expect_error(post_as(CHAT, secret, ASK("Hello.", ",\"max_tokens\":40")), 429, "insufficient_quota", NULL);
     atomic_store(&a.stop, true);
     pthread_join(thread, NULL);

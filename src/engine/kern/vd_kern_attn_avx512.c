@@ -583,7 +583,7 @@ static void merge_factors(const float *rec, size_t n, size_t ld, float *m, float
         *l = __builtin_fmaf(*l, a[c], rec[c * ld + 1] * b[c]);
 }
 
-/* One row's records, ascending. */
+/* One row's records, ascending; the next ones are fetched, since other threads' caches have them. */
 static void merge_row(size_t hd, size_t n_chunks, const float *rec, float *y)
 {
     size_t ld = vd_kern_rec_floats(hd);
@@ -592,6 +592,7 @@ static void merge_row(size_t hd, size_t n_chunks, const float *rec, float *y)
     for (size_t c = 1, n; c < n_chunks; c += n) {
         const float *r = rec + c * ld;
         n = n_chunks - c < 16 ? n_chunks - c : 16;
+        fetch_lines((const char *)(r + n * ld), (n_chunks - c - n < 16 ? n_chunks - c - n : 16) * ld / 16);
         merge_factors(r + hd, n, ld, &m, &l, a, b);
         for (size_t e = 0; e < hd; e += 16) {
             __m512 x = _mm512_loadu_ps(o + e);

@@ -2,7 +2,7 @@
 #include "vd_forward_impl.h"
 
 enum {
-    SPLIT_CHUNKS = 16,   /* where contexts are cut along their chunks: at multiples of this many */
+    SPLIT_CHUNKS = 16,   /* contexts are cut along their chunks in pieces of this many */
     SPLIT_TASKS = 8,     /* of a thread: with more there is no need to */
     SPLIT_MIN_POS = 512, /* shorter contexts are not worth the extra barriers */
 };
@@ -139,8 +139,8 @@ static size_t run_chunks(const struct vd_ctx *ctx, const struct rows *r, size_t 
     return last->pos / VD_KERN_CHUNK + 1 - *begin;
 }
 
-/* The contexts of all runs and kv heads are laid end to end, and each thread takes one stretch of them: the
- * first and last chunks of a stretch are what reading ahead cannot hide. */
+/* The contexts of all runs and kv heads are laid end to end, and each thread takes one stretch of them, but
+ * for the heads that lie in several stretches. */
 static size_t all_chunks(const struct vd_ctx *ctx, const struct rows *r, size_t layer)
 {
     size_t total = 0, first;
@@ -161,28 +161,49 @@ static bool is_cut(const struct vd_team *team, size_t total, size_t at, size_t e
     return false;
 }
 
-/* A thread's stretch. Heads that lie in it whole are done then; of others it makes records, which would cost
- * as much traffic again as a fifth of the cache. All K rows are stored and all queries rotated. */
-static void attend_stretch(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
-                           size_t layer, struct thread_buf *buf)
+/* The heads that lie whole in this thread's stretch. All K rows are stored and all queries rotated. */
+static void attend_whole(struct vd_ctx *ctx, struct vd_team *team, unsigned thread, const struct rows *r,
+                         size_t layer, struct thread_buf *buf)
 {
     const struct vd_model *m = ctx->m;
     size_t n_kv = m->dims.n_kv, total = all_chunks(ctx, r, layer), first, n_chunks, begin, end, at = 0;
     vd_team_range(team, thread, total, SPLIT_CHUNKS, &begin, &end);
     for (size_t task = 0; task < r->n_runs * n_kv && at < end; task++, at += n_chunks) {
         const struct run *run = &r->run[task / n_kv];
+        n_chunks = run_chunks(ctx, r, layer, run, &first);
+        if (at < begin || at + n_chunks > end)
+            continue;
+        struct vd_kern_kv kv = vd_fw_kv(m, &r->row[run->first], layer, task % n_kv);
+        size_t n =
+            vd_fw_queries(ctx, r, layer, task % n_kv, run->first, run->first + run->count, false, buf->query);
+        m->kern->attn(&kv, m->score, buf->query, n, buf->scratch);
+    }
+}
+
+/* The heads that are cut: of these the threads make records, piece by piece, so that they are done at the
+ * same time whoever was faster before. Records cost as much traffic again as a fifth of the cache. */
+static void attend_pieces(struct vd_ctx *ctx, struct vd_team *team, const struct rows *r, size_t layer,
+                          struct thread_buf *buf)
+{
+    const struct vd_model *m = ctx->m;
+    size_t piece = vd_team_next(team), base = 0, n_kv = m->dims.n_kv, total = all_chunks(ctx, r, layer),
+           at = 0, n_chunks, first;
+    for (size_t task = 0; task < r->n_runs * n_kv; task++, at += n_chunks) {
+        const struct run *run = &r->run[task / n_kv];
         size_t g = task % n_kv;
         n_chunks = run_chunks(ctx, r, layer, run, &first);
-        if (at + n_chunks <= begin)
+        if (!is_cut(team, total, at, at + n_chunks))
             continue;
+        size_t n_pieces = (n_chunks + SPLIT_CHUNKS - 1) / SPLIT_CHUNKS;
         struct vd_kern_kv kv = vd_fw_kv(m, &r->row[run->first], layer, g);
         size_t n = vd_fw_queries(ctx, r, layer, g, run->first, run->first + run->count, false, buf->query);
-        if (at >= begin && at + n_chunks <= end)
-            m->kern->attn(&kv, m->score, buf->query, n, buf->scratch);
-        else
-            m->kern->attn_part(&kv, m->score, buf->query, n, first + (at < begin ? begin - at : 0),
-                               first + vd_fw_min(n_chunks, end - at), records(ctx, run, g), ctx->team.ld_rec,
-                               buf->scratch);
+        for (; piece < base + n_pieces; piece = vd_team_next(team)) {
+            size_t c = (piece - base) * SPLIT_CHUNKS;
+            m->kern->attn_part(&kv, m->score, buf->query, n, first + c,
+                               first + vd_fw_min(n_chunks, c + SPLIT_CHUNKS), records(ctx, run, g),
+                               ctx->team.ld_rec, buf->scratch);
+        }
+        base += n_pieces;
     }
 }
 
@@ -271,7 +292,8 @@ static void few_attention(struct vd_ctx *ctx, struct vd_team *team, unsigned thr
     vd_team_barrier(team);
     if (!split)
         return;
-    attend_stretch(ctx, team, thread, r, layer, buf);
+    attend_whole(ctx, team, thread, r, layer, buf);
+    attend_pieces(ctx, team, r, layer, buf);
     vd_team_barrier(team);
     attend_merge(ctx, team, r, layer, buf);
     vd_team_barrier(team);

@@ -697,11 +697,11 @@ static void cache_limit_holds(void **state)
 /* A context long enough for the cut along chunks, with more threads than kv heads. */
 static void split_long_context(struct vd_test_model t)
 {
-    enum { N = 700 };
+    enum { N = 1500 }; /* pieces of 16 chunks, and less */
     char path[VD_PATH_MAX];
     struct vd_row rows[ROWS_MAX];
     float *want = NULL;
-    t.ctx = 1024;
+    t.ctx = 2048;
     t.n_layers = 2;
     vd_test_model_file(&t, path);
     for (unsigned threads = 1; threads <= 3; threads++) {

@@ -369,18 +369,24 @@ void vd_avx512_exp(const float *x, size_t n, float *y)
 
 void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out)
 {
-    const __m512i exponent = _mm512_set1_epi32(0x7F800000);
+    const __m512i sign_off = _mm512_set1_epi32(0x7FFFFFFF);
     __m512 best = _mm512_set1_ps(-INFINITY);
-    __mmask16 bad = 0;
+    __m512i most_bits = _mm512_setzero_si512();
+    size_t first = 0;
     assert(n > 0);
-    for (size_t i = 0; i < n; i += 16) {
-        __mmask16 k = tail_mask(n - i);
-        __m512 v = _mm512_maskz_loadu_ps(k, x + i);
-        bad |= _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(v), exponent), exponent);
+    for (; first + 16 <= n; first += 16) {
+        __m512 v = _mm512_loadu_ps(x + first);
+        most_bits = _mm512_max_epu32(most_bits, _mm512_and_si512(_mm512_castps_si512(v), sign_off));
+        best = _mm512_max_ps(best, v);
+    }
+    if (first < n) {
+        __mmask16 k = tail_mask(n - first);
+        __m512 v = _mm512_maskz_loadu_ps(k, x + first);
+        most_bits = _mm512_max_epu32(most_bits, _mm512_and_si512(_mm512_castps_si512(v), sign_off));
         best = _mm512_mask_max_ps(best, k, best, v);
     }
     *out = (struct vd_sample_max){0.0f, VD_SAMPLE_NONE, true};
-    if (bad != 0)
+    if (_mm512_reduce_max_epu32(most_bits) >= 0x7F800000)
         return;
     out->bad = false;
     out->x = _mm512_reduce_max_ps(best) + 0.0f;

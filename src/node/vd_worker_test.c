@@ -1318,7 +1318,7 @@ static bool one_is_cut_off(struct fixture *f)
 {
     struct vd_verifier_stats v;
     vd_verifier_get_stats(f->verifier, &v);
-    return v.n_streams_cut == 3;
+    return v.n_streams_cut == 6;
 }
 
 static void what_is_passed_on_is_followed(void **state)
@@ -1335,6 +1335,11 @@ static void what_is_passed_on_is_followed(void **state)
     expect_followed(f, (struct passed){.n_tokens = N, .other_root = true}, 0, 1, 0);
     expect_followed(f, (struct passed){.n_tokens = 10, .cancels = true}, 0, 0, 1);
     expect_followed(f, (struct passed){.n_tokens = N, .n_resume = 8, .from = 9}, 0, 0, 1); /* a gap */
+    expect_followed(f, (struct passed){.n_tokens = N + 1}, 0, 0, 1); /* more than were asked for */
+    expect_followed(f, (struct passed){.n_tokens = 10}, 0, 0, 1);    /* a receipt of others */
+    f->a.tokens[3] ^= 1; /* an earlier worker's, which this one has not gone on from */
+    expect_followed(f, (struct passed){.n_tokens = 8, .n_resume = 8, .from = 8, .cancels = true}, 0, 0, 1);
+    f->a.tokens[3] ^= 1;
     for (unsigned i = 0; i < VD_FOLLOW_STREAMS_MAX; i++) /* places become free */
         expect_followed(f, (struct passed){.n_tokens = N}, 1, 0, 0);
     pass_on(f, &(struct passed){.n_tokens = 4, .nothing_more = true});
@@ -1342,7 +1347,7 @@ static void what_is_passed_on_is_followed(void **state)
     uint64_t until = vd_clock_ms() + WAIT_MS;
     do
         vd_verifier_get_stats(f->verifier, &v);
-    while (v.n_streams < VD_FOLLOW_STREAMS_MAX + 6 && vd_clock_ms() < until);
+    while (v.n_streams < VD_FOLLOW_STREAMS_MAX + 9 && vd_clock_ms() < until);
     vd_link_close(f->verifier_link, VD_OK, ""); /* the link ends in the middle of it */
     assert_true(wait_for(one_is_cut_off, f));
     assert_true(wait_for(verifier_is_linked, f));

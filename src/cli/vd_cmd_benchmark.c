@@ -19,6 +19,7 @@ enum {
     VD_BENCH_LIST_MAX = 16,
     VD_BENCH_ROWS = 512,
     VD_BENCH_BATCH_MAX = 256,
+    VD_BENCH_EMBED_TOK = 128,       /* of a text, if the model is an encoder and nothing is asked for */
     VD_BENCH_READ_BYTES = 512 << 20 /* far more than any cache */
 };
 
@@ -34,6 +35,9 @@ static enum vd_err vd_bench_parse(const struct vd_cli *cli, const char *name, co
     char copy[128], *save = NULL, what[32];
     snprintf(copy, sizeof copy, "%s", vd_cli_text(cli, name, otherwise));
     snprintf(what, sizeof what, "--%s", name);
+    if (strlen(vd_cli_text(cli, name, otherwise)) >= sizeof copy)
+        return vd_error_set(err, VD_EUSE, "%s is longer than %zu characters; leave some numbers out", what,
+                            sizeof copy - 1);
     out->n = 0;
     for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
         uint64_t v;
@@ -439,6 +443,16 @@ static enum vd_err vd_bench_run_jobs(struct vd_cmd_engine *g, struct vd_cli *cli
     return e;
 }
 
+/* An encoder makes vectors and nothing else: unless something is asked for, that is what is measured. */
+static void vd_bench_of_encoder(const struct vd_cli *cli, struct vd_bench_args *a)
+{
+    if (vd_cli_has(cli, "pp") || vd_cli_has(cli, "tg") || a->greedy.n || a->spec.n || a->mask.n)
+        return;
+    a->pp.n = a->tg.n = 0;
+    if (!vd_cli_has(cli, "embed"))
+        a->embed = (struct vd_bench_list){{VD_BENCH_EMBED_TOK}, 1};
+}
+
 static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_cmd_engine g;
@@ -449,6 +463,8 @@ static enum vd_err vd_bench_run(struct vd_cli *cli, struct vd_error *err)
     if (e != VD_OK)
         return e;
     json_t *list = cli->json ? json_array() : NULL;
+    if (vd_program_is_encoder(vd_model_program(g.model)))
+        vd_bench_of_encoder(cli, &a);
     e = vd_bench_check(&g, &a, err);
     if (e == VD_OK && !list)
         vd_bench_head(&g, cli, a.reps);
@@ -503,7 +519,9 @@ const struct vd_cmd vd_cmd_bench = {
         "part of them that were right), +mask at temperature 0.8 as JSON of a schema, with the mask's work\n"
         "(\"mask_us_per_tok\", \"of_token\": its part of a token's time); emb128x8 is vectors of 8 texts of "
         "128\n"
-        "tokens at once (\"texts_per_s\"), the tokens read counted.\n\n"
+        "tokens at once (\"texts_per_s\"), the tokens read counted. Of an encoder it is emb128 if nothing "
+        "is\n"
+        "asked for.\n\n"
         "    veridem bench SmolLM2 --pp 512 --tg 128 --greedy 128 --batch 1,8,32 --threads 2 --reps 3\n"
         "    veridem bench SmolLM2 --pp 4096 --tg 64 --depth 0,7000\n"
         "    veridem bench SmolLM2 --spec 128 --mask 256 --embed 32,256 --batch 1,16",

@@ -58,8 +58,13 @@ def test_refusals(gateway, key, model, **_):
         check(status == 400 and a["error"]["code"] == "unsupported_value" and "encoder" in a["error"]["message"], path, status, a)
     status, a = post(gateway, key, "/v1/embeddings", {"model": model, "input": "y" * 600})
     check(status == 400 and a["error"]["code"] == "context_length_exceeded", status, a)
-    for command in (["run", vn.MODEL, "-p", "Hi"], ["perplexity", vn.MODEL, "/etc/hostname"]):
+    for command in (["run", vn.MODEL, "-p", "Hi"], ["perplexity", vn.MODEL, "/etc/hostname"], ["bench", vn.MODEL, "--pp", "4"]):
         vn.run(*command, ok=(3,))
+
+
+def test_bench(**_):
+    rows = vn.run_json("bench", vn.MODEL, "--reps", "1", "--threads", "1")
+    check([r["test"] for r in rows] == ["emb128x1"] and rows[0]["texts_per_s"] > 0, rows)
 
 
 def main():
@@ -80,7 +85,7 @@ def main():
                 key = net.api_key()
                 model = e2e.wait_model(gateway, key, 15)
                 print(form, flush=True)
-                status |= e2e.main([test_vectors, test_same_bits, test_refusals], net=net, gateway=gateway, key=key, model=model, pooling=pooling)
+                status |= e2e.main([test_vectors, test_same_bits, test_refusals, test_bench], net=net, gateway=gateway, key=key, model=model, pooling=pooling)
                 e2e.conserved(net)
     return status
 

@@ -90,6 +90,7 @@ struct reader {
     size_t n, at;
     const struct vd_value *tools;
     json_t *calls;
+    unsigned how;
 };
 
 static bool accept(struct reader *r, const char *word)
@@ -99,6 +100,14 @@ static bool accept(struct reader *r, const char *word)
         return false;
     r->at = at + len;
     return true;
+}
+
+/* A mark that may end a call, or what there is of it where the answer was cut. */
+static void accept_end(struct reader *r, const char *word)
+{
+    size_t at = skip_space(r->p, r->at, r->n);
+    if (!accept(r, word) && at < r->n && match(r->p + at, r->n - at, word) == MATCH_MAYBE)
+        r->at = r->n;
 }
 
 /* The text up to `end`, which is passed; false if there is none. */
@@ -191,18 +200,20 @@ static bool add_json(struct reader *r, bool known)
     return ok;
 }
 
-/* A parameter's text: as it is if the tool's schema says that it is a string, else as JSON if it is JSON. */
-static json_t *typed(const struct vd_value *tool, const char *key, struct vd_str s)
+/* A parameter's text: as it is if the tool's schema says that it is a string, else as JSON if it is JSON.
+ * NULL: it is none, but a mask has made it so (1e999), and the schema has no text there. */
+static json_t *typed(const struct reader *r, const struct vd_value *tool, const char *key, struct vd_str s)
 {
     static const char *const path[] = {"parameters", "properties"};
     const struct vd_value *v = tool;
     for (size_t i = 0; i < 2; i++)
         v = v && v->type == VD_VALUE_MAP ? vd_value_get(v, vd_str_of(path[i])) : NULL;
     v = v && v->type == VD_VALUE_MAP ? vd_value_get(v, vd_str_of(key)) : NULL;
+    bool must = v && r->how & (VD_TOOL_NAMED | VD_TOOL_MARKED);
     v = v && v->type == VD_VALUE_MAP ? vd_value_get(v, vd_str_of("type")) : NULL;
     bool is_string = v && v->type == VD_VALUE_STR && vd_str_is(v->s, "string");
     json_t *j = is_string ? NULL : json_loadb(s.p, s.n, JSON_DECODE_ANY, NULL);
-    return j ? j : json_stringn(s.p, s.n);
+    return j || (must && !is_string) ? j : json_stringn(s.p, s.n);
 }
 
 static bool copy_name(char out[NAME_MAX], struct vd_str s)
@@ -225,7 +236,7 @@ static bool add_function(struct reader *r)
     size_t at = skip_space(r->p, r->at, r->n);
     if (at < r->n && r->p[at] == '{') {
         bool ok = add_call(r, name, read_json(r));
-        accept(r, "</function>");
+        accept_end(r, "</function>");
         return ok;
     }
     json_t *arguments = json_object();
@@ -235,7 +246,7 @@ static bool add_function(struct reader *r)
             s = (struct vd_str){s.p + 1, s.n - 1};
         if (ok && s.n > 0 && s.p[s.n - 1] == '\n')
             s.n--;
-        json_t *v = ok ? typed(find_tool(r->tools, name), key, s) : NULL;
+        json_t *v = ok ? typed(r, find_tool(r->tools, name), key, s) : NULL;
         if (!v || json_object_set_new(arguments, key, v) != 0) {
             json_decref(arguments);
             return false;
@@ -251,7 +262,7 @@ static bool add_function(struct reader *r)
 static bool add_tagged(struct reader *r)
 {
     bool ok = accept(r, "<function=") ? add_function(r) : add_json(r, false);
-    accept(r, "</tool_call>");
+    accept_end(r, "</tool_call>");
     return ok;
 }
 
@@ -285,7 +296,9 @@ static bool add_deepseek(struct reader *r)
     while (accept(r, VD_CALL_BEGIN)) {
         if (!up_to(r, VD_CALL_SEP, &s) || !copy_name(name, s))
             return false;
-        if (strcmp(name, "function") == 0 && (!up_to(r, "\n", &s) || !copy_name(name, s)))
+        size_t at = skip_space(r->p, r->at, r->n);
+        if (strcmp(name, "function") == 0 && (at == r->n || r->p[at] != '{') &&
+            (!up_to(r, "\n", &s) || !copy_name(name, s)))
             return false;
         bool block = accept(r, "```json");
         if (!add_call(r, name, read_json(r)))
@@ -312,7 +325,7 @@ static bool add_next(struct reader *r, bool *any)
         return add_json(r, false);
     if (accept(r, "<|tool_call|>")) {
         bool ok = add_json(r, false);
-        accept(r, "<|/tool_call|>");
+        accept_end(r, "<|/tool_call|>");
         return ok;
     }
     *any = false;
@@ -329,6 +342,17 @@ static bool add_bare(struct reader *r)
     return skip_space(r->p, r->at, r->n) == r->n;
 }
 
+/* Whether this name is written here as a mask writes it; with escapes the mask takes it for a text. */
+static bool is_spelled(const struct reader *r, size_t at, const char *name)
+{
+    json_t *j = json_string(name);
+    char *text = json_dumps(j, JSON_COMPACT | JSON_ENCODE_ANY);
+    bool is = text && match(r->p + at, r->n - at, text) == MATCH_YES;
+    free(text);
+    json_decref(j);
+    return is;
+}
+
 /* {"name": "N", N a tool, with whatever behind it. */
 static bool begins_with_name(const struct reader *from)
 {
@@ -337,15 +361,29 @@ static bool begins_with_name(const struct reader *from)
     if (!accept(&r, "{") || !accept(&r, "\"name\"") || !accept(&r, ":"))
         return false;
     size_t at = skip_space(r.p, r.at, r.n);
-    json_t *name = json_loadb(r.p + at, r.n - at, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &e);
-    bool ok = json_is_string(name) && find_tool(r.tools, json_string_value(name));
-    json_decref(name);
+    json_t *j = json_loadb(r.p + at, r.n - at, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &e);
+    const char *name = json_string_value(j);
+    bool ok = name && find_tool(r.tools, name) && is_spelled(&r, at, name);
+    json_decref(j);
     return ok;
 }
 
-static bool may_be_bare(const struct reader *r, unsigned how)
+static bool may_be_bare(const struct reader *r)
 {
-    return !(how & VD_TOOL_MARKED) && (!(how & VD_TOOL_NAMED) || begins_with_name(r));
+    return !(r->how & VD_TOOL_MARKED) && (!(r->how & VD_TOOL_NAMED) || begins_with_name(r));
+}
+
+/* What begins at r->at, where the scan has found something. */
+static bool add_found(struct reader *r)
+{
+    bool any = true, ok = true;
+    if (match_opener(r->p + r->at, r->n - r->at) != MATCH_YES)
+        return may_be_bare(r) && add_bare(r);
+    if (r->how & VD_TOOL_MARKED && r->at != skip_space(r->p, 0, r->n))
+        return false; /* a mark in a string of the JSON that the answer is */
+    while (ok && any)
+        ok = add_next(r, &any);
+    return ok;
 }
 
 /* 9 letters and digits out of the answer's id, the choice's number and the call's. */
@@ -370,17 +408,13 @@ void vd_tool_read(struct vd_tool_answer *out, const char *text, size_t n, const 
                   const char *id, uint32_t choice, unsigned how)
 {
     struct vd_tool_scan scan = {0};
-    struct reader r = {.p = text, .n = n, .tools = tools, .calls = json_array()};
-    bool ok = r.calls != NULL, any = true;
+    struct reader r = {.p = text, .n = n, .tools = tools, .calls = json_array(), .how = how};
+    bool ok = r.calls != NULL;
     *out = (struct vd_tool_answer){NULL, n, n};
     size_t n_content = vd_tool_content(&scan, text, n);
     if (ok && scan.found) {
         r.at = scan.at;
-        if (match_opener(text + scan.at, n - scan.at) != MATCH_YES)
-            ok = may_be_bare(&r, how) && add_bare(&r);
-        else
-            while (ok && any)
-                ok = add_next(&r, &any);
+        ok = add_found(&r);
     }
     while (ok && (how & VD_TOOL_ONE) && json_array_size(r.calls) > 1)
         json_array_remove(r.calls, json_array_size(r.calls) - 1);

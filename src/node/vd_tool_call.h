@@ -35,7 +35,7 @@ enum vd_tool_how {
     VD_TOOL_ONE = 1,    /* no more than the first call */
     VD_TOOL_NAMED = 2,  /* JSON without a mark is a call only if it begins with {"name": "N", N a tool: what
                            the mask of strict tools forces (vd_calls.h) */
-    VD_TOOL_MARKED = 4, /* JSON without a mark is content */
+    VD_TOOL_MARKED = 4, /* JSON without a mark before it is content, marks in its strings included */
 };
 
 struct vd_tool_answer {

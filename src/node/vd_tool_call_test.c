@@ -14,16 +14,20 @@
 
 #define TEXT(s) vd_value_str(s, sizeof(s) - 1)
 
-/* Two tools: add, with a string parameter s, and weather. */
+/* Two tools: add, with a string parameter s and a list a, and weather. */
 static struct vd_value tools(void)
 {
-    static struct vd_value type[2], s[2], properties[2], add[4], weather[2], f[2][2], list[2];
+    static struct vd_value type[2], list_type[2], s[4], properties[2], add[4], weather[2], f[2][2], list[2];
     type[0] = TEXT("type");
     type[1] = TEXT("string");
     s[0] = TEXT("s");
     s[1] = vd_value_map(type, 1);
+    list_type[0] = TEXT("type");
+    list_type[1] = TEXT("array");
+    s[2] = TEXT("a");
+    s[3] = vd_value_map(list_type, 1);
     properties[0] = TEXT("properties");
-    properties[1] = vd_value_map(s, 1);
+    properties[1] = vd_value_map(s, 2);
     add[0] = weather[0] = TEXT("name");
     add[1] = TEXT("add");
     add[2] = TEXT("parameters");
@@ -60,6 +64,9 @@ static const struct {
     {"<tool_call>\n<function=add>\n<parameter=a>\n5\n</parameter>\n<parameter=s>\n5\n</parameter>\n"
      "<parameter=t>\ntwo\nlines\n</parameter>\n</function>\n</tool_call>",
      "add {\"a\": 5, \"s\": \"5\", \"t\": \"two\\nlines\"};", "|"},
+    {"Hm. <function=weather>{\"city\": \"Paris\"}\n</func", "weather {\"city\": \"Paris\"};", "Hm.|"},
+    {"<tool_call>{\"name\": \"add\", \"arguments\": {}} <", "add {};", "|"},
+    {"<tool_call>{\"name\": \"add\", \"arguments\": {}}</p", "add {};", "|</p"},
     {"<function=weather>{\"city\": \"Paris\"}</function>", "weather {\"city\": \"Paris\"};", "|"},
     {"[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"weather\", \"arguments\": "
      "{}}]",
@@ -120,9 +127,10 @@ static void test_formats(void **state)
 /* JSON without a mark, under masks. */
 static void test_bare(void **state)
 {
-    static const char *const other[] = {"[{\"name\": \"weather\", \"parameters\": {}}]",
-                                        "{\"parameters\": {}, \"name\": \"weather\"}",
-                                        "{\"name\": \"bob\", \"parameters\": {}}"};
+    static const char *const other[] = {
+        "[{\"name\": \"weather\", \"parameters\": {}}]", "{\"parameters\": {}, \"name\": \"weather\"}",
+        "{\"name\": \"bob\", \"parameters\": {}}", "{\"name\": \"we\\u0061ther\", \"parameters\": {}}",
+        "{\"name\": \"weather\\u0000\", \"parameters\": {}}"};
     static const char named[] = " { \"name\" : \"weather\", \"parameters\": {}}";
     char content[100];
     (void)state;
@@ -135,6 +143,46 @@ static void test_bare(void **state)
         expect(other[i], "", content, VD_TOOL_NAMED);
         expect(other[i], "", content, VD_TOOL_MARKED);
     }
+}
+
+/* A mark in a string of an answer that is JSON begins no call. */
+static void test_marks_in_json(void **state)
+{
+    static const char *const json[] = {
+        "[\"<function=add><parameter=a>5</parameter></function>\"]",
+        "\"[TOOL_CALLS]add[ARGS]{}\"",
+        "[5, \"<tool_call><function=add></function></tool_call>\"]",
+        "{\"a\": \"<function=add></function>\"}",
+    };
+    char content[100];
+    (void)state;
+    for (size_t i = 0; i < sizeof json / sizeof json[0]; i++) {
+        snprintf(content, sizeof content, "%s|", json[i]);
+        expect(json[i], "", content, VD_TOOL_MARKED);
+    }
+    expect("\n<function=add></function>", "add {};", "|", VD_TOOL_MARKED);
+}
+
+/* A parameter that is no text, though its schema wants another type: no call under a mask, which would have
+ * let it be nothing else. */
+static void test_parameters_under_masks(void **state)
+{
+    static const char *const values[] = {"1e999", "[\"\\ud800\"]", "[\"", "x"};
+    char text[200], content[201], call[100];
+    (void)state;
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        snprintf(text, sizeof text, "<function=add><parameter=a>%s</parameter></function>", values[i]);
+        snprintf(content, sizeof content, "%s|", text);
+        expect(text, "", content, VD_TOOL_NAMED);
+        expect(text, "", content, VD_TOOL_MARKED);
+    }
+    snprintf(call, sizeof call, "add {\"a\": \"x\"};");
+    expect(text, call, "|", 0);
+    expect("<function=add><parameter=other>x</parameter></function>", "add {\"other\": \"x\"};", "|",
+           VD_TOOL_NAMED);
+    expect(D("calls\u2581begin") D("call\u2581begin") "function" D("sep") "{\n\"a\": 1}" D("call\u2581end")
+               D("calls\u2581end"),
+           "function {\"a\": 1};", "|", VD_TOOL_NAMED);
 }
 
 /* ---- what a mask of tools takes is read as calls of these tools ---- */
@@ -292,8 +340,13 @@ static void test_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_formats), cmocka_unit_test(test_bare), cmocka_unit_test(test_masked),
-        cmocka_unit_test(test_stream),  cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_bare),
+        cmocka_unit_test(test_masked),
+        cmocka_unit_test(test_marks_in_json),
+        cmocka_unit_test(test_parameters_under_masks),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_ids),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }

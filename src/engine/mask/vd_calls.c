@@ -164,32 +164,65 @@ static vd_expr call_bare(struct calls *c)
 
 /* ---- parameters in tags ---- */
 
+/* Whether a schema has none but these keywords (a list that ends with NULL) and what never forces anything.
+ */
+static bool has_only(const json_t *schema, const char *const *only)
+{
+    static const char *const idle[] = {"title",    "description", "default", "examples", "deprecated",
+                                       "readOnly", "writeOnly",   "$schema", "$id",      "$comment",
+                                       "$defs",    "definitions", NULL};
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)schema, key, v)
+    {
+        bool known = false;
+        for (const char *const *k = idle; *k; k++)
+            known |= strcmp(key, *k) == 0;
+        for (const char *const *k = only; *k; k++)
+            known |= strcmp(key, *k) == 0;
+        if (!known)
+            return false;
+    }
+    return true;
+}
+
+/* A value that is read back from its tag as it is. */
+static bool fits_tag(const char *text)
+{
+    size_t n = strlen(text);
+    return !strstr(text, "</parameter>") && (n == 0 || (text[0] != '\n' && text[n - 1] != '\n'));
+}
+
 /* A string's text as it is: one of the schema's values, or any. */
 static vd_expr raw_string(struct calls *c, const json_t *schema, size_t i, const char *key)
 {
+    static const char *const only[] = {"type", "enum", "const", NULL}, end[] = "</parameter>";
     const json_t *list = json_object_get(schema, "enum"), *one = json_object_get(schema, "const");
-    const char *end = "</parameter>";
     vd_expr e[PROPERTIES_MAX], line = maybe(c, lit(c, "\n"));
     size_t n = one ? 1 : json_array_size(list), k = 0;
     char path[PATH_MAX_BYTES];
+    bool fits = true;
     path_of(path, i, key);
-    bool bounded = json_object_get(schema, "pattern") || json_object_get(schema, "minLength") ||
-                   json_object_get(schema, "maxLength");
-    if (bounded || n > PROPERTIES_MAX)
+    if (!has_only(schema, only) || (one && list))
         vd_schema_fail(c->s, path,
-                       n > PROPERTIES_MAX
-                           ? "more than 128 values"
-                           : "a string with a pattern or a length in a strict tool is not supported for this "
-                             "model, which writes strings without quotes");
+                       "a string of a strict tool has no pattern, length, format or choice for this model, "
+                       "which writes strings without quotes; 'enum' or 'const' it may have");
+    if (n > PROPERTIES_MAX)
+        vd_schema_fail(c->s, path, "more than 128 values");
     if (!one && !list)
         return up_to(c, end);
     for (size_t v = 0; v < n && v < PROPERTIES_MAX; v++) {
         const char *text = json_string_value(one ? one : json_array_get(list, v));
-        if (text)
+        if (text) {
+            fits = fits && fits_tag(text);
             e[k++] = lit(c, text);
+        }
     }
-    if (k == 0)
-        vd_schema_fail(c->s, path, "no value of 'enum' is of the 'type'");
+    if (k == 0 || !fits)
+        vd_schema_fail(c->s, path,
+                       k == 0 ? "no value of 'enum' is of the 'type'"
+                              : "a value that begins or ends with a new line, or holds a tag, cannot be "
+                                "written in a tag");
     return k == 0 ? 0 : seq(c, 4, line, vd_rules_alt(c->r, e, k), line, lit(c, end));
 }
 
@@ -203,12 +236,20 @@ static bool is_required(const json_t *schema, const char *key)
     return false;
 }
 
+/* Not empty, and no blank at an end, which would not be read back. */
+static bool is_trimmed(const char *key)
+{
+    size_t n = strlen(key);
+    return n > 0 && (uint8_t)key[0] > ' ' && (uint8_t)key[n - 1] > ' ';
+}
+
 /* The tool's arguments, each in a tag; of a tool that is not strict, any. */
 static vd_expr parameters(struct calls *c, size_t i)
 {
     const json_t *tool = json_array_get(c->tools, i), *schema = json_object_get(tool, "parameters");
     const json_t *properties = json_object_get(schema, "properties");
     static const uint32_t letters[] = {'-', '.', '0', '9', 'A', 'Z', '_', '_', 'a', 'z'};
+    static const char *const only[] = {"type", "properties", "required", "additionalProperties", NULL};
     vd_expr e[PROPERTIES_MAX], begin = seq(c, 2, c->space, lit(c, "<parameter="));
     char path[PATH_MAX_BYTES];
     const char *key;
@@ -219,12 +260,13 @@ static vd_expr parameters(struct calls *c, size_t i)
         return many(c, seq(c, 4, begin, name, lit(c, ">"), up_to(c, "</parameter>")));
     }
     path_of(path, i, "");
-    if (json_object_size(properties) > PROPERTIES_MAX || (schema && json_object_get(schema, "$ref")))
-        vd_schema_fail(c->s, path, "a strict tool of this model has its 'properties' here, 128 at most");
+    if (json_object_size(properties) > PROPERTIES_MAX || !has_only(schema, only))
+        vd_schema_fail(c->s, path,
+                       "a strict tool of this model has its 'properties' here, 128 at most, and no choice");
     json_object_foreach((json_t *)(uintptr_t)properties, key, v)
     {
         const char *type = json_string_value(json_object_get(v, "type"));
-        if (n == PROPERTIES_MAX || strpbrk(key, "<>") || key[0] == 0)
+        if (n == PROPERTIES_MAX || strpbrk(key, "<>") || !is_trimmed(key))
             break;
         path_of(path, i, key);
         vd_expr value = type && strcmp(type, "string") == 0

@@ -156,6 +156,16 @@ static void test_tagged_xml(void **state)
                                       XML("now", ""),
                                       TAG(XML("now", "")) "x",
                                       NULL};
+    static const char *const no_tag[] = {
+        "\"p\":{\"type\":\"string\",\"maxLength\":5}",
+        "\"p\":{\"type\":\"string\",\"format\":\"date\"}",
+        "\"p\":{\"type\":\"string\",\"anyOf\":[{\"const\":\"a\"},{\"const\":\"b\"}]}",
+        "\"p\":{\"type\":\"string\",\"enum\":[\"a\",\"\\nb\"]}",
+        "\"p\":{\"type\":\"string\",\"const\":\"b\\n\"}",
+        "\"p\":{\"type\":\"string\",\"const\":\"a</parameter><parameter=b>c\"}",
+        "\"p \":{\"type\":\"string\"}",
+        "\"p\":{\"type\":\"string\"}},\"anyOf\":[{\"properties\":{\"p\":{\"const\":\"a\"}}}],\"$defs\":{",
+    };
     const char *bounded = "{\"tools\":[{\"name\":\"f\",\"strict\":true,\"parameters\":{\"type\":\"object\","
                           "\"properties\":{\"zip\":{\"type\":\"string\",\"maxLength\":5}}}}]}";
     struct vd_error err;
@@ -167,6 +177,15 @@ static void test_tagged_xml(void **state)
         VD_EUSE);
     assert_non_null(strstr(err.msg, "#/tools/0/function/parameters/properties/zip"));
     compile(bounded, 1u << VD_CALLS_TAGGED);
+    for (size_t i = 0; i < sizeof no_tag / sizeof no_tag[0]; i++) {
+        char spec[512];
+        snprintf(spec, sizeof spec,
+                 "{\"tools\":[{\"name\":\"f\",\"strict\":true,\"parameters\":{\"properties\":{%s}}}]}",
+                 no_tag[i]);
+        if (vd_calls_compile(spec, strlen(spec), 1u << VD_CALLS_TAGGED_XML, &root, mask, &n_mask, &err) !=
+            VD_EUSE)
+            fail_msg("%s should be refused", spec);
+    }
 }
 
 #define DEEP(calls) VD_CALLS_BEGIN calls VD_CALLS_END

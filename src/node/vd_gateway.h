@@ -55,11 +55,12 @@ struct vd_gateway_config {
     uint32_t stall_ms;        /* without a token from the worker before another is asked [60000] */
     uint32_t connections_max; /* of HTTP [256] */
     uint32_t connections_per_address_max; /* of HTTP, from one client address [64] */
-    uint32_t receive_ms;                  /* headers and body of a request must be there after this [30000] */
-    uint32_t key_parallel_max;            /* requests of one key at once [64] */
-    uint32_t key_per_minute_max;          /* requests of one key [0: no limit] */
-    uint32_t max_tokens_default;          /* of a chat that gives none [1024] */
-    uint32_t trap_every_blocks;           /* plant a trap for auditors so often [0: never] */
+    uint32_t receive_ms; /* headers and body of a request must be there after this, and a stream taken so long
+                            after the worker has ended [30000] */
+    uint32_t key_parallel_max;   /* requests of one key at once [64] */
+    uint32_t key_per_minute_max; /* requests of one key [0: no limit] */
+    uint32_t max_tokens_default; /* of a chat that gives none [1024] */
+    uint32_t trap_every_blocks;  /* plant a trap for auditors so often [0: never] */
 };
 
 struct vd_gateway;

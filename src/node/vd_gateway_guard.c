@@ -2,6 +2,10 @@
  * out. libmicrohttpd knows only idleness, so this thread looks at the clock: a connection whose request is
  * not there after the limit is shut down, and its own thread then ends it as if the client had hung up.
  *
+ * The same of a client that takes its answer so slowly that the worker waits for it: the answer's receipt is
+ * only looked at when all that came before it has been sent, and until then a place at the worker, money, and
+ * in the end the receipt's validity are used up.
+ *
  * A guest has its own duplicate of the socket, so that a number that was closed and given to another file is
  * never touched. */
 #include "vd_clock.h"
@@ -20,6 +24,8 @@ struct gw_guest {
     int fd;
     bool awaited;
     uint64_t until_ms;
+    gw_late_fn *late; /* NULL: no answer is under way */
+    void *late_arg;
 };
 
 struct gw_guard {
@@ -38,9 +44,10 @@ static void *guard_main(void *arg)
     while (!w->stop) {
         uint64_t now = vd_clock_ms();
         for (struct gw_guest *x = w->guests; x; x = x->next) {
-            if (x->awaited && x->until_ms <= now) {
+            if ((x->awaited && x->until_ms <= now) || (x->late && x->late(x->late_arg, now))) {
                 shutdown(x->fd, SHUT_RDWR);
                 x->awaited = false;
+                x->late = NULL;
             }
         }
         gw_cond_wait_ms(&w->changed, &w->mu, LOOK_EVERY_MS);
@@ -116,6 +123,16 @@ void gw_guard_next(struct gw_guard *w, struct gw_guest *x)
     pthread_mutex_lock(&w->mu);
     x->awaited = true;
     x->until_ms = vd_clock_ms() + w->receive_ms;
+    pthread_mutex_unlock(&w->mu);
+}
+
+void gw_guard_answer(struct gw_guard *w, struct gw_guest *x, gw_late_fn *late, void *arg)
+{
+    if (!x)
+        return;
+    pthread_mutex_lock(&w->mu);
+    x->late = late;
+    x->late_arg = arg;
     pthread_mutex_unlock(&w->mu);
 }
 

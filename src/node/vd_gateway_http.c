@@ -688,6 +688,20 @@ static ssize_t read_stream(void *arg, uint64_t pos, char *buf, size_t max)
     return (ssize_t)n;
 }
 
+/* What the worker has ended waits for the client to take what is before it. */
+static bool is_taken_late(void *arg, uint64_t now_ms)
+{
+    struct call *c = arg;
+    bool late = false;
+    pthread_mutex_lock(&c->g->mu);
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        uint64_t over_ms = c->answer[i]->job.over_ms;
+        late |= over_ms && now_ms > over_ms + c->g->cfg.receive_ms;
+    }
+    pthread_mutex_unlock(&c->g->mu);
+    return late;
+}
+
 static enum MHD_Result respond_stream(struct call *c)
 {
     struct vd_openai_error e;
@@ -703,6 +717,8 @@ static enum MHD_Result respond_stream(struct call *c)
     if (!r)
         return MHD_NO;
     c->begun = c->answered = true;
+    if (c->choice)
+        gw_guard_answer(c->g->http->guard, c->guest, is_taken_late, c);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream; charset=utf-8");
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
     MHD_add_response_header(r, "X-Accel-Buffering", "no");
@@ -966,6 +982,7 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
     if (!c)
         return;
     *state = NULL;
+    gw_guard_answer(h->guard, c->guest, NULL, NULL);
     if (is_kept(c) && !c->choice[0].done && c->explicit_key) { /* it will be asked for again: to the end */
         c->answer[0]->alive = NULL;
         while (step(c, &e) == GW_TEXT)

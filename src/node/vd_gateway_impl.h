@@ -131,6 +131,7 @@ struct gw_job {
     size_t n_receipt;
     struct vd_sig worker_sig;
     uint64_t progress_ms;
+    uint64_t over_ms; /* when the worker's part ended, until that has been looked at; 0: it has not */
     pthread_cond_t changed, *bell; /* bell: rung at every change; its own, or that of another choice */
     struct gw_siblings *siblings;  /* NULL: none */
     bool placed;                   /* counted there */
@@ -343,6 +344,10 @@ void gw_guard_stop(struct gw_guard *w); /* all guests have left; NULL is allowed
 struct gw_guest *gw_guard_enter(struct gw_guard *w, int fd);
 void gw_guard_received(struct gw_guard *w, struct gw_guest *x);
 void gw_guard_next(struct gw_guard *w, struct gw_guest *x);
+/* An answer begins, or with late NULL has ended: it is shut down when late(arg, now_ms) says so, which must
+ * not call the guard. Not under mu. */
+typedef bool gw_late_fn(void *arg, uint64_t now_ms);
+void gw_guard_answer(struct gw_guard *w, struct gw_guest *x, gw_late_fn *late, void *arg);
 void gw_guard_leave(struct gw_guard *w, struct gw_guest *x);
 
 /* vd_gateway_receipt.c: as JSON; NULL: no memory, or damaged. The caller frees it. */

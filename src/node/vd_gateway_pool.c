@@ -59,6 +59,8 @@ static void on_open(void *arg, struct vd_link *l)
 void gw_job_wake(struct gw_job *j, enum gw_phase phase)
 {
     j->phase = phase;
+    if (phase != GW_RUNNING && j->over_ms == 0)
+        j->over_ms = vd_clock_ms();
     pthread_cond_broadcast(j->bell);
 }
 
@@ -754,6 +756,7 @@ void gw_job_leave(struct vd_gateway *g, struct gw_job *j)
         j->session->committed.micro += j->owed.micro; /* until the settler has looked at the stake again */
     }
     j->session = NULL;
+    j->over_ms = 0;
     j->reserved = j->owed = VD_AMOUNT_ZERO;
     pthread_cond_broadcast(&g->pool_changed);
     pthread_mutex_unlock(&g->mu);

@@ -842,6 +842,37 @@ static void test_slow_clients(void **state)
     free(r.body);
 }
 
+/* A client that never reads its stream holds neither the worker's place nor the money once the worker has
+ * ended: it counts as one that hung up, and pays for all of it. */
+static void test_a_client_that_does_not_read(void **state)
+{
+    static const char body[] =
+        "{\"model\":\"SmolLM2\",\"prompt\":\"1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\",\"temperature\":0,"
+        "\"max_tokens\":300,\"stream\":true,\"logprobs\":20}";
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(vd_gateway_http_port(t.gateway))};
+    char head[512];
+    int fd = socket(AF_INET, SOCK_STREAM, 0), small = 1;
+    uint64_t until = vd_clock_ms() + 2 * WAIT_MS;
+    assert_true(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small) == 0);
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    int n = snprintf(head, sizeof head,
+                     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+                     "Content-Length: %zu\r\n\r\n",
+                     t.secret, sizeof body - 1);
+    assert_int_equal(send(fd, head, (size_t)n, MSG_NOSIGNAL), n);
+    assert_int_equal(send(fd, body, sizeof body - 1, MSG_NOSIGNAL), sizeof body - 1);
+    uint64_t tokens = stats().n_tokens_out;
+    while (stats().n_running == 0 && vd_clock_ms() < until)
+        vd_clock_sleep_ms(5);
+    while (stats().n_running && vd_clock_ms() < until)
+        vd_clock_sleep_ms(20);
+    assert_int_equal(stats().n_running, 0);
+    assert_int_equal(stats().n_tokens_out, tokens + 300);
+    settle();
+    close(fd);
+}
+
 static void test_limits_of_a_key(void **state)
 {
     struct asker a[KEY_PARALLEL + 3];
@@ -1851,6 +1882,7 @@ int main(void)
         cmocka_unit_test(test_restart_of_the_gateway),
         cmocka_unit_test(test_who_resumes_is_not_blamed),
         cmocka_unit_test(test_slow_clients),
+        cmocka_unit_test(test_a_client_that_does_not_read),
         cmocka_unit_test(test_an_escrow_that_is_closed),
         cmocka_unit_test(test_stop_under_way),
     };

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -851,9 +852,11 @@ static void test_a_client_that_does_not_read(void **state)
         "\"max_tokens\":300,\"stream\":true,\"logprobs\":20}";
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(vd_gateway_http_port(t.gateway))};
     char head[512];
-    int fd = socket(AF_INET, SOCK_STREAM, 0), small = 1;
+    int fd = socket(AF_INET, SOCK_STREAM, 0), small = 1,
+        far = 536; /* as over a network: little is buffered */
     uint64_t until = vd_clock_ms() + 2 * WAIT_MS;
     assert_true(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small) == 0);
+    assert_int_equal(setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &far, sizeof far), 0);
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
     int n = snprintf(head, sizeof head,

@@ -128,10 +128,10 @@ static void test_allowed(void **state)
 /* Where most texts are plain, and long enough to go on behind what counts characters. */
 static void test_counted(void **state)
 {
+    static const char nested[] = "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"$ref\":\"#\"},{\"type\":"
+                                 "\"string\",\"maxLength\":99}]}}";
     static const char *const schemas[] = {"{\"type\":\"string\",\"maxLength\":150}",
-                                          "{\"type\":\"string\",\"minLength\":140}",
-                                          "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"$ref\":\"#\"},{"
-                                          "\"type\":\"string\",\"maxLength\":99}]}}"};
+                                          "{\"type\":\"string\",\"minLength\":140}", nested};
     static const char grammar[] = "root ::= \"b\" \"e\" | [^b] [^\\n]? [^\\n]?";
     struct vd_texts *t = some_texts_of(plain_letters);
     struct vd_hash root = vd_texts_root(t);

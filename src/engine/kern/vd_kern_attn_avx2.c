@@ -25,7 +25,9 @@ struct row_state {
 
 size_t vd_avx2_scratch_bytes(size_t max_cols, size_t max_hd)
 {
-    return vd_kern_round_up(TILE * sizeof(struct row_state), VD_KERN_ALIGN);
+    size_t attn = vd_kern_round_up(TILE * sizeof(struct row_state), VD_KERN_ALIGN),
+           bounds = vd_wide_bounds_scratch(max_cols);
+    return attn > bounds ? attn : bounds;
 }
 
 static struct row_state *begin_tile(void *scratch, size_t hd, const struct vd_kern_query *rows, size_t n)

@@ -125,6 +125,10 @@ void vd_avx2_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const str
 
 void vd_avxvnni_matmul(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
                        size_t t0, size_t t1, float *y, size_t ldy, void *scratch);
+bool vd_avx2_bounds(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x, size_t t0,
+                    size_t t1, float *high, size_t ld_high, float *low, void *scratch);
+bool vd_avxvnni_bounds(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                       size_t t0, size_t t1, float *high, size_t ld_high, float *low, void *scratch);
 /* Row groups [g0, g1) of float weights. */
 void vd_avx2_matmul_float(const struct vd_kern_mat *w, size_t g0, size_t g1, const struct vd_kern_rhs *x,
                           size_t t0, size_t t1, float *y, size_t ldy);

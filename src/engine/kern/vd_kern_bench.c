@@ -1,7 +1,8 @@
 /* Rates of the kernels, next to the plain read rate of memory measured in the same run.
  *
- *   vd_kern_bench [-k KERNEL] [-t THREADS] [-r REPEATS]
+ *   vd_kern_bench [-k KERNEL] [-t THREADS] [-r REPEATS] [-y TYPE] [-s]
  *
+ * -s: weights are split (vd_kern.h) if their type can be.
  * Every figure is the best of the repeats (others may be using the machine). A multiply and an add count as
  * two operations. "read" of a product of one token is packed weight bytes per second. */
 #include <stdio.h>
@@ -19,6 +20,7 @@ struct bench {
     const struct vd_kern *k;
     struct vd_pool *pool;
     int repeats;
+    bool split;
     void *scratch[VD_POOL_THREADS_MAX];
 };
 
@@ -124,13 +126,14 @@ static void bench_product(struct bench *b, enum vd_wtype type, size_t rows, size
     struct vd_kern_mat *mats = calloc(n_mats, sizeof(*mats));
     float *x = big_alloc(n_tok * cols * 4), *y = big_alloc(n_tok * rows * 4);
     bool super = vd_wtype_info(type)->act_block == VD_KERN_BLOCK256;
+    bool split = b->split && b->k->can_split && b->k->can_split(type);
     uint64_t lift = type == VD_WTYPE_MXFP4 ? UINT64_C(0x4040404040404040) : 0; /* no subnormal scale */
     void *act = big_alloc(super ? b->k->act256_bytes(n_tok, cols) : b->k->act_bytes(n_tok, cols));
     for (size_t i = 0; i < bytes * n_mats / 8; i++)
         ((uint64_t *)data)[i] =
             (vd_rng_next(&r) & UINT64_C(0x3F3F3F3F3F3F3F3F)) | lift; /* no infinite scale */
     for (size_t m = 0; m < n_mats; m++)
-        mats[m] = (struct vd_kern_mat){type, rows, cols, data + m * bytes, false};
+        mats[m] = (struct vd_kern_mat){type, rows, cols, data + m * bytes, split};
     for (size_t i = 0; i < n_tok * cols; i++)
         x[i] = (float)(int64_t)vd_rng_next(&r) * 0x1p-63f;
     (super ? b->k->act256_quant : b->k->act_quant)(x, cols, cols, 0, n_tok, act);
@@ -307,7 +310,7 @@ int main(int argc, char **argv)
     struct vd_error err;
     const char *name = NULL, *only = NULL;
     unsigned threads = 0;
-    for (int c; (c = getopt(argc, argv, "k:t:r:y:")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "k:t:r:y:s")) != -1;) {
         if (c == 'k')
             name = optarg;
         else if (c == 'y')
@@ -316,6 +319,8 @@ int main(int argc, char **argv)
             threads = (unsigned)atoi(optarg);
         else if (c == 'r')
             b.repeats = atoi(optarg);
+        else if (c == 's')
+            b.split = true;
         else
             return 2;
     }

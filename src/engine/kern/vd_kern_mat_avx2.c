@@ -1,7 +1,9 @@
 /* Matrix products with AVX2; quantised types in vd_kern_mat_ymm.inc. */
 #define VD_YMM_VNNI   0
 #define VD_YMM_MATMUL vd_avx2_matmul
+#define VD_YMM_BOUNDS vd_avx2_bounds
 #include "vd_kern_mat_ymm.inc"
+#include "vd_kern_split_ymm.inc"
 
 /* ---- float weights ---- */
 

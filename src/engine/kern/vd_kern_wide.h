@@ -128,15 +128,14 @@ static inline uint8_t *vd_wide_lower(const struct vd_kern_mat *w, size_t group)
     return vd_wide_upper(w, groups) + group * (w->cols / VD_KERN_BLOCK) * VD_SPLIT_LOWER;
 }
 bool vd_wide_can_split(enum vd_wtype type);
+void vd_wide_split_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const uint8_t *src);
 
 /* What one block of a token adds to bounds of outputs, times a weight's scale: d * (8 * dot - minus), dot
- * that of the upper bits, is off by at most `off`, rounding and all (see vd_wide_split_terms). */
+ * that of the upper bits, is off by at most `off`, rounding and all (see vd_kern_split.c). */
 struct vd_split_term {
     float d, off;
     int32_t minus;
 };
-/* Fills the cols / 32 terms of token t. */
-void vd_wide_split_terms(const void *act, size_t cols, size_t t, struct vd_split_term *term);
 /* Scratch of bounds. */
 static inline size_t vd_wide_bounds_scratch(size_t cols)
 {
@@ -147,6 +146,28 @@ static inline size_t vd_wide_bounds_scratch(size_t cols)
 #define VD_SPLIT_FINITE 0x1p90f
 /* What underflow can take from an output or add to it. */
 #define VD_SPLIT_TINY 0x1p-100f
+
+/* A row group times some tokens of one token group. */
+enum { VD_SPLIT_TOKS = 4 };
+struct vd_split_tile {
+    const uint8_t *upper;             /* of the row group, */
+    size_t rows;                      /* which has so many rows, or more than 16 */
+    const struct vd_wide_act *act;    /* the token group's blocks */
+    size_t slot;                      /* of the first token in the group */
+    const struct vd_split_term *term; /* the first token's; those of the next are n_blocks further */
+    size_t n_blocks;
+    bool first; /* nobody read the row group before */
+};
+/* No output is above `high`; the largest is not below `low`. */
+struct vd_split_bound {
+    float high, low;
+};
+/* Fills one bound per token. False: a sum of `off` is not below VD_SPLIT_FINITE. */
+typedef bool vd_split_fn(const struct vd_split_tile *t, struct vd_split_bound *out);
+/* A table's `bounds`, by its functions for one, two and four tokens. */
+bool vd_wide_bounds(vd_split_fn *const fns[3], const struct vd_kern_mat *w, size_t r0, size_t r1,
+                    const struct vd_kern_rhs *x, size_t t0, size_t t1, float *high, size_t ld_high,
+                    float *low, void *scratch);
 
 size_t vd_wide_mat_bytes(enum vd_wtype type, size_t rows, size_t cols);
 void vd_wide_mat_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const void *src);

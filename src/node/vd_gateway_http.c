@@ -69,6 +69,8 @@ struct call {
     bool admitted; /* counted in the key's use */
     uint8_t *body;
     size_t n_body, cap_body, n_dropped;
+    bool refused; /* by its head: the body is dropped, then comes the refusal */
+    struct vd_openai_error refusal;
 
     struct vd_openai_request request;
     struct gw_once once;
@@ -890,10 +892,20 @@ static bool check_head(struct call *c, const char *path, const char *method, str
     return true;
 }
 
+/* Many clients read nothing before they have sent all, and an answer that does not wait for that is lost:
+ * closing a connection with bytes unread resets it. Who asks whether to send is told at once. */
+static bool may_answer_at_once(struct call *c)
+{
+    const char *length =
+        MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) ||
+           (length && strtoull(length, NULL, 10) > DROP_MAX_BYTES);
+}
+
 /* False: the connection is to be closed. */
 static bool take_body(struct call *c, const char *p, size_t n)
 {
-    if (c->n_dropped || n > VD_OPENAI_BODY_MAX - c->n_body) {
+    if (c->refused || c->n_dropped || n > VD_OPENAI_BODY_MAX - c->n_body) {
         c->n_dropped += n;
         return c->n_dropped <= DROP_MAX_BYTES;
     }
@@ -915,7 +927,6 @@ static bool take_body(struct call *c, const char *p, size_t n)
 static enum MHD_Result first_call(struct gw_http *h, struct MHD_Connection *connection, const char *path,
                                   const char *method, void **state)
 {
-    struct vd_openai_error e;
     struct call *c = calloc(1, sizeof *c);
     if (!c)
         return MHD_NO;
@@ -926,9 +937,9 @@ static enum MHD_Result first_call(struct gw_http *h, struct MHD_Connection *conn
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     c->guest = info ? info->socket_context : NULL;
-    bool ok = check_head(c, path, method, &e);
+    c->refused = !check_head(c, path, method, &c->refusal);
     make_id(c);
-    return ok ? MHD_YES : respond_error(c, &e);
+    return c->refused && may_answer_at_once(c) ? respond_error(c, &c->refusal) : MHD_YES;
 }
 
 static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, const char *path,
@@ -941,11 +952,13 @@ static enum MHD_Result handle(void *cls, struct MHD_Connection *connection, cons
     if (!c)
         return first_call(cls, connection, path, method, state);
     if (*n_upload) {
-        bool ok = !c->is_post || take_body(c, upload, *n_upload);
+        bool ok = (!c->is_post && !c->refused) || take_body(c, upload, *n_upload);
         *n_upload = 0;
         return ok ? MHD_YES : MHD_NO;
     }
     gw_guard_received(c->g->http->guard, c->guest);
+    if (c->refused)
+        return respond_error(c, &c->refusal);
     if (!c->is_post)
         return get(c, path);
     if (!c->n_dropped)

@@ -35,8 +35,8 @@ enum {
     PRICE_IN = 2,
     PRICE_OUT = 5,
     KEY_PARALLEL = 4,
-    CAPACITY = 8, /* of a worker */
-    RECEIVE_MS = 1000,
+    CAPACITY = 8,      /* of a worker */
+    RECEIVE_MS = 4000, /* on a busy machine as well time for a large body */
     PER_ADDRESS = 16
 };
 enum { LEDGER, GATEWAY, WORKER_A, WORKER_B, FOLLOWER };
@@ -876,6 +876,41 @@ static void test_a_client_that_does_not_read(void **state)
     close(fd);
 }
 
+static void send_all(int fd, const char *p, size_t n)
+{
+    for (ssize_t some; n > 0; p += some, n -= (size_t)some) {
+        some = send(fd, p, n, MSG_NOSIGNAL);
+        assert_true(some > 0);
+    }
+}
+
+/* Sends a request of 3 MiB, of which the body only if it does not `ask` whether to, before it reads. */
+static void expect_status(const char *secret, bool ask, const char *status)
+{
+    const size_t n = 3 << 20;
+    char head[512], got[64] = {0};
+    char *body = calloc(1, n);
+    int fd = dial_http();
+    snprintf(head, sizeof head,
+             "POST " CHAT " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %zu\r\n%s\r\n",
+             secret, n, ask ? "Expect: 100-continue\r\n" : "");
+    send_all(fd, head, strlen(head));
+    if (!ask)
+        send_all(fd, body, n);
+    assert_int_equal(recv(fd, got, strlen(status), MSG_WAITALL), strlen(status));
+    assert_string_equal(got, status);
+    close(fd);
+    free(body);
+}
+
+/* What is refused by its head is told so also if it reads nothing before it has sent all. */
+static void test_who_reads_last(void **state)
+{
+    expect_status(t.secret, false, "HTTP/1.1 413");
+    expect_status("vd-wrong", false, "HTTP/1.1 401");
+    expect_status(t.secret, true, "HTTP/1.1 413");
+}
+
 static void test_limits_of_a_key(void **state)
 {
     struct asker a[KEY_PARALLEL + 3];
@@ -951,7 +986,9 @@ static void test_a_limit_holds_for_requests_at_once(void **state)
     key_with_limit("sixteen", N * one, secret);
     settle();
     struct asker a = {
-        .body = ASK("Write a long story about the sea.", ",\"max_tokens\":400,\"n\":16,\"stream\":true"),
+        /* 0 and 2 end an answer, and one that ends early gives back what others can use */
+        .body = ASK("Write a long story about the sea.",
+                    ",\"max_tokens\":400,\"n\":16,\"stream\":true,\"logit_bias\":{\"0\":-100,\"2\":-100}"),
         .secret = secret};
     pthread_t thread;
     pthread_create(&thread, NULL, ask_as, &a);
@@ -1886,6 +1923,7 @@ int main(void)
         cmocka_unit_test(test_who_resumes_is_not_blamed),
         cmocka_unit_test(test_slow_clients),
         cmocka_unit_test(test_a_client_that_does_not_read),
+        cmocka_unit_test(test_who_reads_last),
         cmocka_unit_test(test_an_escrow_that_is_closed),
         cmocka_unit_test(test_stop_under_way),
     };

@@ -73,12 +73,15 @@ static void vd_follow_free(struct vd_follow_stream *s)
     free(s);
 }
 
+/* That goes on: one that has ended may still be looked at while the same job comes again. */
 static struct vd_follow_stream *vd_follow_find(struct vd_follow *f, const struct vd_link *link,
                                                const struct vd_hash *job)
 {
-    for (size_t i = 0; i < VD_FOLLOW_STREAMS_MAX; i++)
-        if (f->stream[i] && f->stream[i]->link == link && vd_hash_eq(&f->stream[i]->job, job))
-            return f->stream[i];
+    for (size_t i = 0; i < VD_FOLLOW_STREAMS_MAX; i++) {
+        struct vd_follow_stream *s = f->stream[i];
+        if (s && s->link == link && s->end == VD_FOLLOW_GOES_ON && vd_hash_eq(&s->job, job))
+            return s;
+    }
     return NULL;
 }
 
@@ -219,7 +222,7 @@ void vd_follow_on_frame(struct vd_follow *f, struct vd_link *link, unsigned type
     } else {
         pthread_mutex_lock(&f->mu);
         struct vd_follow_stream *s = vd_follow_find(f, link, &job);
-        if (s && s->end == VD_FOLLOW_GOES_ON) {
+        if (s) {
             if (type == VD_WIRE_TOKEN)
                 vd_follow_add_tokens(s, &m.token);
             else if (type == VD_WIRE_PREFIX)

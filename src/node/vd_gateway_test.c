@@ -884,10 +884,11 @@ static void send_all(int fd, const char *p, size_t n)
     }
 }
 
-/* Sends a request of 3 MiB, of which the body only if it does not `ask` whether to, before it reads. */
+/* Sends a request of 15 MiB, more than sockets hold, of which the body only if it does not `ask` whether to,
+ * before it reads. */
 static void expect_status(const char *secret, bool ask, const char *status)
 {
-    const size_t n = 3 << 20;
+    const size_t n = 15 << 20;
     char head[512], got[64] = {0};
     char *body = calloc(1, n);
     int fd = dial_http();

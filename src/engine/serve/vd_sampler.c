@@ -113,9 +113,10 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
 size_t vd_sampler_bytes(uint32_t n)
 {
     const struct vd_sampler *s = NULL;
-    size_t each = sizeof *s->adjusted + sizeof *s->masked + sizeof *s->allowed + sizeof *s->seen +
-                  sizeof *s->pass.mid + sizeof *s->mid_key + sizeof *s->mid_w;
-    return sizeof *s + n * each + ((n - 1) / VD_KERN_MASS_BLOCK + 1) * sizeof *s->pass.block +
+    size_t each = sizeof *s->adjusted + sizeof *s->masked + sizeof *s->seen + sizeof *s->pass.mid +
+                  sizeof *s->mid_key + sizeof *s->mid_w;
+    return sizeof *s + n * each + ((size_t)n + 63) / 64 * sizeof *s->allowed +
+           ((n - 1) / VD_KERN_MASS_BLOCK + 1) * sizeof *s->pass.block +
            SHELL_MAX * (sizeof *s->heap + sizeof *s->group_max);
 }
 

@@ -119,68 +119,91 @@ static bool vd_duty_take_part(void *arg, struct vd_bytes key, struct vd_bytes va
     return !s->bad;
 }
 
-/* An envelope without signatures: the ledger has checked what stands in it. *tokens also holds the tables. */
-static enum vd_err vd_duty_read_shown(struct vd_verifier *v, const struct vd_duty *d, struct vd_envelope *e,
-                                      uint32_t **tokens, struct vd_error *err)
+/* The receipt as the ledger has it. */
+static enum vd_err vd_duty_read_record(struct vd_verifier *v, const struct vd_duty *d,
+                                       struct vd_signed_receipt *to, struct vd_receipt *r,
+                                       struct vd_error *err)
 {
-    struct vd_state_key receipt =
-        vd_state_key_make(VD_STATE_RECEIPT, d->what.receipt_id.b, VD_HASH_BYTES, NULL);
-    struct vd_state_key showing =
-        vd_state_key_make(VD_STATE_SHOWING, d->what.receipt_id.b, VD_HASH_BYTES, d->shown_by.b);
-    struct vd_state_key parts =
-        vd_state_key_make(VD_INDEX_SHOWN, d->what.receipt_id.b, VD_HASH_BYTES, d->shown_by.b);
+    struct vd_state_key key = vd_state_key_make(VD_STATE_RECEIPT, d->what.receipt_id.b, VD_HASH_BYTES, NULL);
     struct vd_ledger_answer answer;
     struct vd_receipt_record record;
-    struct vd_showing w;
-    struct vd_receipt r;
-    *e = (struct vd_envelope){.n_prompt = 0};
-    enum vd_err code = vd_ledger_client_get(v->ledger, &receipt, VD_LEDGER_QUERY_TIMEOUT_MS, &answer, err);
+    enum vd_err code = vd_ledger_client_get(v->ledger, &key, VD_LEDGER_QUERY_TIMEOUT_MS, &answer, err);
     if (code != VD_OK)
         return code;
-    bool good = vd_receipt_record_decode(answer.item[0], &record) &&
-                record.body.n <= sizeof e->receipt.body &&
-                vd_receipt_decode(record.body, &r) == VD_RECEIPT_OK;
+    bool good = vd_receipt_record_decode(answer.item[0], &record) && record.body.n <= sizeof to->body &&
+                vd_receipt_decode(record.body, r) == VD_RECEIPT_OK;
     if (good) {
-        memcpy(e->receipt.body, record.body.p, record.body.n);
-        e->receipt.body_bytes = record.body.n;
+        memcpy(to->body, record.body.p, record.body.n);
+        to->body_bytes = record.body.n;
     }
     vd_ledger_answer_free(&answer);
-    if (!good)
-        return vd_error_set(err, VD_EFORMAT, "the ledger's receipt does not decode, or is closed");
-    code = vd_ledger_client_get(v->ledger, &showing, VD_LEDGER_QUERY_TIMEOUT_MS, &answer, err);
+    return good ? VD_OK : vd_error_set(err, VD_EFORMAT, "the ledger's receipt does not decode, or is closed");
+}
+
+static enum vd_err vd_duty_read_salt(struct vd_verifier *v, const struct vd_duty *d,
+                                     uint8_t salt[VD_SALT_BYTES], struct vd_error *err)
+{
+    struct vd_state_key key =
+        vd_state_key_make(VD_STATE_SHOWING, d->what.receipt_id.b, VD_HASH_BYTES, d->shown_by.b);
+    struct vd_ledger_answer answer;
+    struct vd_showing w;
+    enum vd_err code = vd_ledger_client_get(v->ledger, &key, VD_LEDGER_QUERY_TIMEOUT_MS, &answer, err);
     if (code != VD_OK)
         return code;
-    good = vd_showing_decode(answer.item[0], &w);
+    bool good = vd_showing_decode(answer.item[0], &w);
     vd_ledger_answer_free(&answer);
-    size_t n = (size_t)r.request.n_prompt + r.n_output;
+    if (!good)
+        return vd_error_set(err, VD_EFORMAT, "the data shown on the ledger cannot be read");
+    memcpy(salt, w.salt.b, VD_SALT_BYTES);
+    return VD_OK;
+}
+
+/* All n tokens, and behind them the tables; the caller's. */
+static enum vd_err vd_duty_read_parts(struct vd_verifier *v, const struct vd_duty *d, size_t n,
+                                      struct vd_controls *controls, uint32_t **tokens, struct vd_error *err)
+{
+    struct vd_state_key key =
+        vd_state_key_make(VD_INDEX_SHOWN, d->what.receipt_id.b, VD_HASH_BYTES, d->shown_by.b);
     struct vd_duty_shown *s = calloc(1, sizeof *s);
-    uint32_t *memory = malloc(n * sizeof *memory + sizeof s->tables);
-    if (!s || !memory || !good) {
+    uint32_t *memory = s ? malloc(n * sizeof *memory + sizeof s->tables) : NULL;
+    if (!memory) {
         free(s);
-        free(memory);
-        return vd_error_set(err, good ? VD_ENOMEM : VD_EFORMAT,
-                            "the data shown on the ledger cannot be read");
+        return vd_error_set(err, VD_ENOMEM, "no memory for the data shown on the ledger");
     }
     s->tokens = memory;
     s->cap = n;
-    code = vd_ledger_client_list(v->ledger, &parts, vd_duty_take_part, s, err);
+    enum vd_err code = vd_ledger_client_list(v->ledger, &key, vd_duty_take_part, s, err);
     if (code == VD_OK && (s->bad || s->n != n))
         code = vd_error_set(err, VD_EAGAIN, "the data shown on the ledger are not whole");
     memcpy(memory + n, s->tables, s->n_tables);
     struct vd_pb_reader t = vd_pb_reader_init(memory + n, s->n_tables);
-    e->controls.bias = vd_pb_get_bytes(&t, 1, VD_CONTROLS_MAX_BYTES);
-    e->controls.mask = vd_pb_get_bytes(&t, 2, VD_CONTROLS_MAX_BYTES);
+    controls->bias = vd_pb_get_bytes(&t, 1, VD_CONTROLS_MAX_BYTES);
+    controls->mask = vd_pb_get_bytes(&t, 2, VD_CONTROLS_MAX_BYTES);
     free(s);
-    if (code != VD_OK) {
+    if (code == VD_OK)
+        *tokens = memory;
+    else
         free(memory);
+    return code;
+}
+
+/* An envelope without signatures: the ledger has checked what stands in it. *tokens also holds the tables. */
+static enum vd_err vd_duty_read_shown(struct vd_verifier *v, const struct vd_duty *d, struct vd_envelope *e,
+                                      uint32_t **tokens, struct vd_error *err)
+{
+    struct vd_receipt r;
+    *e = (struct vd_envelope){.n_prompt = 0};
+    enum vd_err code = vd_duty_read_record(v, d, &e->receipt, &r, err);
+    if (code == VD_OK)
+        code = vd_duty_read_salt(v, d, e->job_salt, err);
+    if (code == VD_OK)
+        code = vd_duty_read_parts(v, d, (size_t)r.request.n_prompt + r.n_output, &e->controls, tokens, err);
+    if (code != VD_OK)
         return code;
-    }
-    memcpy(e->job_salt, w.salt.b, VD_SALT_BYTES);
-    e->prompt = memory;
+    e->prompt = *tokens;
     e->n_prompt = r.request.n_prompt;
-    e->output = memory + e->n_prompt;
+    e->output = *tokens + e->n_prompt;
     e->n_output = r.n_output;
-    *tokens = memory;
     return VD_OK;
 }
 

@@ -166,32 +166,30 @@ VD_INLINE void tile_rows(enum vd_wtype type, int n, bool huge, bool split, const
     }
 }
 
-#define TILE(type, n)                                                                                        \
-    static void tile_##type##_##n(const struct vd_avx512_tile *t, __m512 *out)                               \
+#define TILE(name, type, split, n)                                                                           \
+    static void tile_##name##_##n(const struct vd_avx512_tile *t, __m512 *out)                               \
     {                                                                                                        \
-        tile_rows(VD_WTYPE_##type, n, false, false, t, out);                                                 \
+        tile_rows(VD_WTYPE_##type, n, false, split, t, out);                                                 \
     }
-#define TILES(type)                                                                                          \
-    TILE(type, 1)                                                                                            \
-    TILE(type, 2) TILE(type, 3) TILE(type, 4) TILE(type, 6) TILE(type, 8) TILE(type, 12) TILE(type, 16)
-TILES(Q4_0)
-TILES(Q4_1)
-TILES(Q5_0)
-TILES(Q5_1)
-TILES(Q8_0)
-TILES(IQ4_NL)
-TILES(MXFP4)
+#define TILES(name, type, split)                                                                             \
+    TILE(name, type, split, 1)                                                                               \
+    TILE(name, type, split, 2)                                                                               \
+    TILE(name, type, split, 3)                                                                               \
+    TILE(name, type, split, 4)                                                                               \
+    TILE(name, type, split, 6)                                                                               \
+    TILE(name, type, split, 8)                                                                               \
+    TILE(name, type, split, 12)                                                                              \
+    TILE(name, type, split, 16)
+TILES(Q4_0, Q4_0, false)
+TILES(Q4_1, Q4_1, false)
+TILES(Q5_0, Q5_0, false)
+TILES(Q5_1, Q5_1, false)
+TILES(Q8_0, Q8_0, false)
+TILES(IQ4_NL, IQ4_NL, false)
+TILES(MXFP4, MXFP4, false)
+TILES(split, Q8_0, true)
 
-#define SPLIT_TILE(n)                                                                                        \
-    static void tile_split_##n(const struct vd_avx512_tile *t, __m512 *out)                                  \
-    {                                                                                                        \
-        tile_rows(VD_WTYPE_Q8_0, n, false, true, t, out);                                                    \
-    }
-SPLIT_TILE(1)
-SPLIT_TILE(2)
-SPLIT_TILE(3) SPLIT_TILE(4) SPLIT_TILE(6) SPLIT_TILE(8) SPLIT_TILE(12) SPLIT_TILE(16)
-
-    static void tile_Q4_1_huge(const struct vd_avx512_tile *t, __m512 *out)
+static void tile_Q4_1_huge(const struct vd_avx512_tile *t, __m512 *out)
 {
     tile_rows(VD_WTYPE_Q4_1, 1, true, false, t, out);
 }

@@ -49,7 +49,7 @@ void vd_wide_split_pack(const struct vd_kern_mat *w, size_t r0, size_t r1, const
 
 /* A code is c = 4 * upper + lower - 128 with lower in 0..3: 4 * upper - 126.5 is off by at most 1.5, and a
  * block's dot product by 1.5 * sum |q|. In halves: c is 8 * upper - 253 over 2, so d is a half of the
- * activation's scale over 4. Rounding: an output and its approximation are sums of n = blocks products of at
+ * activation's scale. Rounding: an output and its approximation are sums of n = blocks products of at
  * most 128 * sum |q|, by at most n + 8 roundings each (segments included); the sum of `off` has as many. So
  * everything together is off by less than 2^-24 * (n + 8) * (2 * 128 / 1.5 + 2) of `off`; 200 is above that.
  * A block of zeros counts as one, so that a scale that is not finite shows. */

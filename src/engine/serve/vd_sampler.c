@@ -22,7 +22,7 @@
 #include "vd_sampler.h"
 
 #include <assert.h>
-
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -364,6 +364,7 @@ static void run_pass(struct vd_sampler *s, float low, float high, uint64_t least
     enum { STEP = 256 };
     struct vd_kern_mass *m = &s->pass;
     float x[STEP];
+    assert(low <= high);
     m->temp = s->temp;
     m->x_max = s->max;
     m->low = low;
@@ -512,11 +513,12 @@ static void narrow(struct guess *g, double deviations)
     g->best -= first;
 }
 
+/* Bins of a subnormal width would be no parts of the span. */
 static void guess(struct vd_sampler *s, struct guess *g)
 {
     enum { ROUNDS = 2, DEVIATIONS = 3 };
     g->best = g->span;
-    for (unsigned round = 0; round < ROUNDS && g->span > 0; round++) {
+    for (unsigned round = 0; round < ROUNDS && g->span >= GUESS_BINS * FLT_MIN; round++) {
         fill_bins(s, g);
         narrow(g, DEVIATIONS);
     }

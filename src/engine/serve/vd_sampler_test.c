@@ -54,7 +54,7 @@ static bool misleads(uint32_t i)
 }
 
 /* Shapes: 0 bell, 1 flat, 2 few values (ties), 3 one peak, 4 huge spread, 5 all equal; 6, 7: a few regular
- * ones are all larger, smaller than the others. */
+ * ones are all larger, smaller than the others; 8 subnormal. */
 static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -74,6 +74,9 @@ static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
             break;
         case 4:
             x[i] = u * 1.7e38f;
+            break;
+        case 8:
+            x[i] = (float)(int)vd_rng_below(r, 400) * 0x1p-149f;
             break;
         case 6:
         case 7:
@@ -120,8 +123,8 @@ static void equals_reference(void **state)
         uint32_t n = sizes[s];
         struct vd_sampler *sampler = vd_sampler_new(n);
         assert_non_null(sampler);
-        for (unsigned k = 0; k < 240; k++) {
-            fill(f->x, n, k % 8, &r);
+        for (unsigned k = 0; k < 270; k++) {
+            fill(f->x, n, k % 9, &r);
             struct vd_sampling p = some_sampling(&r, n);
             uint64_t r64 = k % 7 == 0 ? UINT64_MAX : vd_sample_r64(p.seed, p.choice, k);
             uint32_t want = vd_num_sample(f->x, n, &p, r64, f->w);

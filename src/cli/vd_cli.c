@@ -330,6 +330,7 @@ enum vd_err vd_cli_parse_u64(const char *what, const char *text, uint64_t min, u
 enum vd_err vd_cli_parse_micro(const char *what, const char *text, uint64_t max_micro, uint64_t *out,
                                struct vd_error *err)
 {
+    char most[VD_CLI_CREDITS_MAX];
     uint64_t v = 0;
     int digits = 0, after = -1; /* digits seen; digits after the point, -1 before it */
     bool ok = true;
@@ -349,9 +350,9 @@ enum vd_err vd_cli_parse_micro(const char *what, const char *text, uint64_t max_
         v *= 10;
     }
     if (!ok || digits == 0 || v > max_micro)
-        return vd_error_set(
-            err, VD_EUSE, "%s is %.64s, but must be a number from 0 to %llu.%06llu with at most 6 decimals",
-            what, text, (unsigned long long)(max_micro / 1000000), (unsigned long long)(max_micro % 1000000));
+        return vd_error_set(err, VD_EUSE,
+                            "%s is %.64s, but must be a number from 0 to %s with at most 6 decimals", what,
+                            text, vd_cli_credits(most, max_micro));
     *out = v;
     return VD_OK;
 }

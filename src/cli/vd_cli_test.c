@@ -139,7 +139,7 @@ static void wrong_use_is_2_and_named(void **state)
         {"veridem probe a -n -5", "-5"},
         {"veridem probe a -n 18446744073709551617", "18446744073709551617"},
         {"veridem probe a --temp 2.000001", "2.000001"},
-        {"veridem probe a --temp 0.1234567", "decimals"},
+        {"veridem probe a --temp 0.1234567", "to 2 with at most 6 decimals"},
         {"veridem probe a --temp .", "--temp"},
         {"veridem probe a --temp 1e3", "1e3"},
         {"veridem probe a --temp=", "--temp"},

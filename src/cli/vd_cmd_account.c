@@ -54,6 +54,11 @@ static enum vd_err vd_account_show_one(struct vd_account_view *v, const struct v
     char hex[65], amount[VD_CLI_CREDITS_MAX], more[VD_CLI_CREDITS_MAX];
     vd_hex_encode(hex, key->b, VD_PUBKEY_BYTES);
     enum vd_err e = vd_ledger_client_account(v->c, key, &a, err);
+    if (e == VD_ENOTFOUND && !v->cli->n_args)
+        return vd_error_set(
+            err, e,
+            "the key \"%.100s\", %s, has no account; one comes into being when somebody transfers to it",
+            vd_cli_text(v->cli, "key", "default"), hex);
     if (e == VD_ENOTFOUND)
         return vd_error_set(err, e,
                             "there is no account %s; it comes into being when somebody transfers to it", hex);

@@ -256,11 +256,11 @@ enum vd_err vd_bench_mask(struct vd_cmd_engine *g, struct vd_cli *cli, json_t *l
         least = work < least ? work : least;
     }
     if (e == VD_OK) {
-        snprintf(name, sizeof name, "gen%u", n_tok);
+        snprintf(name, sizeof name, "draw%u", n_tok);
         vd_bench_line(cli, list, name, plain, reps, "", NULL);
         double part = least * vd_bench_median(plain, reps);
-        snprintf(name, sizeof name, "gen%u+mask", n.run.n_output);
-        snprintf(note, sizeof note, "mask %.1f us/token, %.1f%%", 1e6 * least, 100 * part);
+        snprintf(name, sizeof name, "draw%u+mask", n.run.n_output);
+        snprintf(note, sizeof note, "mask %.1f us/token, %.1f%% of its time", 1e6 * least, 100 * part);
         vd_bench_line(cli, list, name, masked, reps, note,
                       json_pack("{s:f,s:f}", "mask_us_per_tok", 1e6 * least, "of_token", part));
     }

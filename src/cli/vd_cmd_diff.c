@@ -97,7 +97,7 @@ static void vd_diff_side_close(struct vd_diff_side *s)
     vd_pool_destroy(s->pool);
 }
 
-/* "embedding", "block 3", "head" */
+/* "embedding", "layer 3", "head": as `veridem dispute` says it */
 static void vd_diff_unit_name(const struct vd_diff_cmd *d, char out[32])
 {
     const struct vd_program *p = vd_model_program(d->side[0].model);
@@ -105,7 +105,7 @@ static void vd_diff_unit_name(const struct vd_diff_cmd *d, char out[32])
     if (d->found.unit == 0)
         snprintf(out, 32, "embedding");
     else if (d->found.unit < vd_graph_head_unit(&g))
-        snprintf(out, 32, "block %u", vd_graph_layer(&g, d->found.unit));
+        snprintf(out, 32, "layer %u", vd_graph_layer(&g, d->found.unit));
     else
         snprintf(out, 32, "head");
 }
@@ -133,12 +133,11 @@ static void vd_diff_print_json(const struct vd_diff_cmd *d)
 static void vd_diff_print(const struct vd_diff_cmd *d)
 {
     const struct vd_diff *f = &d->found;
-    const struct vd_program *p = vd_model_program(d->side[0].model);
     FILE *out = d->cli->out;
     uint32_t n = vd_receipt_n_steps(&d->receipt), n_prompt = d->receipt.request.n_prompt;
     char unit[32], value[VD_DIFF_VALUE_TEXT_MAX];
     if (!f->differ) {
-        fprintf(out, "equal: %u positions of %u units give the same bits\n", n, p->n_layers + 2);
+        fprintf(out, "equal: every operator gives the same bits at all %u positions\n", n);
         return;
     }
     vd_diff_unit_name(d, unit);

@@ -134,10 +134,11 @@ static bool vd_dispute_row(void *arg, struct vd_bytes key, struct vd_bytes value
 {
     struct vd_list *l = arg;
     struct vd_dispute d;
-    char hex[65];
+    char hex[65], receipt[65];
     if (key.n != 1 + VD_HASH_BYTES || !vd_dispute_decode(value, &d))
         return true;
     vd_hex_encode(hex, key.p + 1, VD_HASH_BYTES);
+    vd_hex_encode(receipt, d.receipt_id.b, VD_HASH_BYTES);
     if (l->list)
         json_array_append_new(
             l->list,
@@ -147,7 +148,8 @@ static bool vd_dispute_row(void *arg, struct vd_bytes key, struct vd_bytes value
                       vd_json_hex(d.challenger.b, 32), "open_height", (json_int_t)d.open_height, "end_height",
                       (json_int_t)d.end_height, "moves", (json_int_t)d.n_moves));
     else
-        fprintf(l->cli->out, "%s  %2u moves  %s\n", hex, d.n_moves, vd_dispute_status_name(d.status));
+        fprintf(l->cli->out, "%s  about receipt %s  %2u moves  %s\n", hex, receipt, d.n_moves,
+                vd_dispute_status_name(d.status));
     return true;
 }
 
@@ -159,6 +161,12 @@ static enum vd_err vd_dispute_list_run(struct vd_cli *cli, struct vd_error *err)
 static const char *vd_side_name(enum vd_game_side s)
 {
     return s == VD_GAME_WORKER ? "worker" : "challenger";
+}
+
+/* What an event's amount counts in the JSON form. */
+static const char *vd_dispute_amount_name(enum vd_event_kind k)
+{
+    return k == VD_EVENT_MOVED ? "bytes" : k == VD_EVENT_AUDIT_REVEALED ? "verdict" : "amount_micro";
 }
 
 static void vd_dispute_print_json(struct vd_cli *cli, const struct vd_dispute_log *log)
@@ -180,7 +188,8 @@ static void vd_dispute_print_json(struct vd_cli *cli, const struct vd_dispute_lo
         const struct vd_event *e = &log->event[i].event;
         json_array_append_new(events,
                               json_pack("{s:I,s:s,s:I}", "height", (json_int_t)log->event[i].height, "event",
-                                        vd_event_name(e->kind), "amount_micro", (json_int_t)e->amount.micro));
+                                        vd_event_name(e->kind), vd_dispute_amount_name(e->kind),
+                                        (json_int_t)e->amount.micro));
     }
     const struct vd_dispute *d = &log->record;
     vd_cli_json(
@@ -192,6 +201,49 @@ static void vd_dispute_print_json(struct vd_cli *cli, const struct vd_dispute_lo
                        "amount_micro", (json_int_t)log->receipt.amount.micro, "open_height",
                        (json_int_t)d->open_height, "deadline_height", (json_int_t)d->deadline_height,
                        "end_height", (json_int_t)d->end_height, "moves", moves, "events", events));
+}
+
+/* Where the money of a dispute's end went. */
+static const struct {
+    enum vd_event_kind kind;
+    const char *what;
+} vd_dispute_money[] = {
+    {VD_EVENT_SLASHED, "taken from the worker's stake"},
+    {VD_EVENT_VOID, "of the answer's price back to the escrow that paid"},
+    {VD_EVENT_WORKER_LOST, "of the slash to the challenger, who has its bond back too"},
+    {VD_EVENT_CHALLENGER_LOST, "the challenger's bond, lost"},
+    {VD_EVENT_MOOT, "the challenger's bond, returned"},
+    {VD_EVENT_FINAL, "of the answer's price paid"},
+    {VD_EVENT_AUDIT_PAID, "to an auditor"},
+    {VD_EVENT_AUDIT_MISSED, "taken from the stake of an auditor that was late"},
+    {VD_EVENT_AUDIT_SLASHED, "taken from the stake of an auditor that was wrong"},
+    {VD_EVENT_BURNED, "burned"},
+};
+
+static void vd_dispute_print_money(struct vd_cli *cli, const struct vd_dispute_log *log)
+{
+    char amount[VD_CLI_CREDITS_MAX];
+    for (size_t i = 0; i < log->n_events; i++)
+        for (size_t k = 0; k < sizeof vd_dispute_money / sizeof vd_dispute_money[0]; k++)
+            if (log->event[i].event.kind == vd_dispute_money[k].kind)
+                fprintf(cli->out, "block %-6llu %-15s %14s credits %s\n",
+                        (unsigned long long)log->event[i].height, vd_event_name(log->event[i].event.kind),
+                        vd_cli_credits(amount, log->event[i].event.amount.micro), vd_dispute_money[k].what);
+}
+
+/* As a tree: each thing that the challenger points at is a step deeper. */
+static void vd_dispute_print_moves(struct vd_cli *cli, const struct vd_dispute_log *log)
+{
+    enum { INDENT_MAX = 16, KIND = 13 };
+    int indent = 0;
+    for (size_t i = 0; i < log->n_moves; i++) {
+        const struct vd_dispute_step *m = &log->move[i];
+        bool challenger = m->side == VD_GAME_CHALLENGER;
+        indent += challenger && i > 0 && indent < INDENT_MAX ? 2 : 0;
+        fprintf(cli->out, "block %-6llu %*s%c %-*s %6zu bytes  %s\n", (unsigned long long)m->height, indent,
+                "", challenger ? 'C' : 'W', INDENT_MAX - indent + KIND, vd_move_name(m->kind), m->n_bytes,
+                m->where);
+    }
 }
 
 static void vd_dispute_print(struct vd_cli *cli, const struct vd_dispute_log *log)
@@ -206,22 +258,12 @@ static void vd_dispute_print(struct vd_cli *cli, const struct vd_dispute_log *lo
     vd_hex_encode(hex, d->worker.b, VD_PUBKEY_BYTES);
     fprintf(cli->out, "worker        %s\n", hex);
     vd_hex_encode(hex, d->challenger.b, VD_PUBKEY_BYTES);
-    fprintf(cli->out, "challenger    %s\n\nblock %-6llu challenge\n", hex,
+    fprintf(cli->out, "challenger    %s\n\nblock %-6llu C challenges, with a bond\n", hex,
             (unsigned long long)d->open_height);
-    for (size_t i = 0; i < log->n_moves; i++) {
-        const struct vd_dispute_step *m = &log->move[i];
-        bool challenger = m->side == VD_GAME_CHALLENGER;
-        fprintf(cli->out, "block %-6llu %s %-10s %6zu bytes  %s\n", (unsigned long long)m->height,
-                challenger ? "  C" : "    W", vd_move_name(m->kind), m->n_bytes, m->where);
-    }
+    vd_dispute_print_moves(cli, log);
     if (log->n_moves && !vd_dispute_open(d->status))
         fprintf(cli->out, "\nverdict: %s\n", log->move[log->n_moves - 1].result);
-    for (size_t i = 0; i < log->n_events; i++) {
-        const struct vd_event *e = &log->event[i].event;
-        if (e->kind != VD_EVENT_MOVED && e->kind != VD_EVENT_CHALLENGED)
-            fprintf(cli->out, "block %-6llu %s: %s credits\n", (unsigned long long)log->event[i].height,
-                    vd_event_name(e->kind), vd_cli_credits(amount, e->amount.micro));
-    }
+    vd_dispute_print_money(cli, log);
     fprintf(cli->out, "\n%s", vd_dispute_status_name(d->status));
     if (vd_dispute_open(d->status))
         fprintf(cli->out, ", until block %llu", (unsigned long long)d->deadline_height);
@@ -258,9 +300,9 @@ static const struct vd_cmd vd_dispute_cmd_show = {
     .summary = "a dispute move by move, checked again here",
     .help = "Takes the moves from the ledger's blocks and plays them again: the verdict is one that this "
             "machine has\n"
-            "checked. C is the challenger, who points; W the worker, who opens. --json gives the same with "
-            "what checking\n"
-            "each move took.",
+            "checked. C is the challenger, who points, each time a step deeper; W the worker, who opens. "
+            "--json gives\n"
+            "the same with what checking each move took.",
     .opts = vd_receipt_opts,
     .min_args = 1,
     .max_args = 1,

@@ -346,6 +346,9 @@ static enum vd_err vd_run_mask(struct vd_run *r, struct vd_error *err)
         struct vd_hash root = vd_texts_root(r->texts);
         e = grammar ? vd_grammar_compile((char *)text, n, &root, r->mask, &n_mask, err)
                     : vd_schema_compile((char *)text, n, &root, r->mask, &n_mask, err);
+        struct vd_error why = *err;
+        if (e != VD_OK && !object) /* which of two files is wrong */
+            e = vd_error_set(err, e, "%.200s: %s", schema ? schema : grammar, why.msg);
     }
     free(text);
     r->controls.mask = (struct vd_bytes){r->mask, n_mask};
@@ -617,11 +620,14 @@ static enum vd_err vd_run_all(struct vd_run *r, struct vd_error *err)
         e = vd_run_make_request(r, &k, err);
     if (e == VD_OK)
         e = vd_run_generate(r, err);
+    bool said = e == VD_OK && !r->cli->json;
     if (e == VD_OK && path)
         e = vd_run_write_receipt(r, &k, path, err);
     vd_key_wipe(&k);
     if (e == VD_OK)
         vd_run_report(r);
+    else if (said)
+        fputc('\n', r->cli->out); /* the error has a line of its own */
     return e;
 }
 

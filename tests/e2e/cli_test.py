@@ -307,6 +307,9 @@ def test_run_refuses_before_it_works():
     assert "no space" in run(*ask, "--receipt", "/dev/full", status=3)[1].lower()
     assert pathlib.Path("/dev/full").is_char_device()
     run(*ask, "--temp", "2.5", "--receipt", HOME / "t.receipt", status=2)
+    for option, wrong in (("--json-schema", '{"not": {}}'), ("--grammar", "root ::= a")):
+        (HOME / "wrong.form").write_text(wrong)
+        assert f"{HOME / 'wrong.form'}: " in run(*ask, option, HOME / "wrong.form", status=2)[1]
     run(*ask, "--temp", "1", "--top-p", "0", "--receipt", HOME / "t.receipt")
     assert run_json("verify", HOME / "t.receipt")["stands"]
     assert not run("bench", "SmolLM2", "--pp", "99999", status=2)[0]
@@ -337,7 +340,7 @@ def test_bench():
     tests += (greedy := run_json("bench", "SmolLM2", "--greedy", "4", "--batch", "1,2", "--threads", "1", "--reps", "1"))
     assert [t["test"] for t in greedy] == ["greedy4", "greedy4x2"]
     tests += (jobs := run_json("bench", "SmolLM2", "--spec", "24", "--mask", "24", "--embed", "16", "--threads", "1", "--reps", "1"))
-    assert [t["test"] for t in jobs] == ["gen24", "gen24+lookup", "gen24", "gen24+mask", "emb16x1"]
+    assert [t["test"] for t in jobs] == ["gen24", "gen24+lookup", "draw24", "draw24+mask", "emb16x1"]
     assert 0 < jobs[3]["of_token"] < 0.5 and jobs[4]["texts_per_s"] > 0, jobs
     assert all(t["tok_per_s"]["min"] <= t["tok_per_s"]["median"] <= t["tok_per_s"]["max"] for t in tests)
 

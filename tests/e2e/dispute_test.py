@@ -4,6 +4,7 @@ challenge costs its bond and changes nothing else."""
 
 import json
 import pathlib
+import re
 import sys
 import time
 
@@ -107,6 +108,12 @@ def test_cheat_is_caught(net, gateway, key, model, **_):
     check(gone == SLASH * (1 - CHALLENGER_SHARE), f"burned: {gone}")
     text = vn.run("dispute", "show", show["dispute"], "--ledger", net.ledger_addr)
     check("layer 17" in text and "worker lost" in text, text)
+    points = [line.index("C ") for line in text.splitlines() if re.match(r"block \d+ +C [A-Z]", line)]
+    check(len(points) > 3 and all(a < b for a, b in zip(points, points[1:])), "each thing pointed at is a step deeper:", text)
+    check(re.search(r"slashed +[0-9.]+ credits taken from the worker's stake", text), text)
+    moved = [event for event in show["events"] if event["event"] == "moved"]
+    check([m["bytes"] for m in show["moves"]] == [event["bytes"] for event in moved] and not any("amount_micro" in event for event in moved), moved)
+    check(re.search(f"{show['dispute']}  about receipt {r['id']} ", vn.run("dispute", "list", "--ledger", net.ledger_addr)), "the list does not say what it is about")
     served = {e2e.get_receipt(gateway, key, e2e.ask(gateway, key, model, f"And {i}?", n=2).receipt)["request"]["worker"] for i in range(3)}
     check(cheat.key not in served, "a convicted worker got jobs")
     cheat.stop()

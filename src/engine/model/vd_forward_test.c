@@ -338,7 +338,7 @@ static void equals_num_other_types(void **state)
         {VD_WTYPE_F32, VD_WTYPE_Q8_0},  {VD_WTYPE_Q5_0, VD_WTYPE_BF16}, {VD_WTYPE_Q5_1, VD_WTYPE_Q5_0},
         {VD_WTYPE_BF16, VD_WTYPE_Q5_1},
     };
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i += vd_test_step(3)) {
         struct vd_test_model t = vd_test_model_default;
         t.mats = types[i][0];
         t.embd = types[i][1];
@@ -356,7 +356,7 @@ static void equals_num_super_blocks(void **state)
         {VD_WTYPE_Q5_K, VD_WTYPE_Q8_0, VD_WTYPE_Q5_K},       {VD_WTYPE_Q2_K, VD_WTYPE_Q3_K, VD_WTYPE_Q2_K},
         {VD_WTYPE_IQ4_XS, VD_WTYPE_IQ4_NL, VD_WTYPE_IQ4_XS}, {VD_WTYPE_MXFP4, VD_WTYPE_F16, VD_WTYPE_Q3_K},
     };
-    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i += vd_test_step(3)) {
         struct vd_test_model t = vd_test_model_default;
         vd_test_model_widen(&t);
         t.mats = types[i][0];
@@ -371,7 +371,7 @@ static void equals_num_super_blocks(void **state)
 
 static void equals_num_every_form(void **state)
 {
-    for (size_t i = 0; i < VD_TEST_FORMS; i++) {
+    for (size_t i = 0; i < VD_TEST_FORMS; i += vd_test_step(4)) {
         struct vd_test_model t = vd_test_model_of(&vd_test_forms[i]);
         t.seed = 50 + i;
         compare_model(&t, 70);
@@ -414,7 +414,7 @@ static void any_cut_any_threads(void **state)
 static void any_cut_every_form(void **state)
 {
     static const uint32_t cuts[] = {1, 3, 47, 149};
-    for (size_t i = 0; i < VD_TEST_FORMS; i++) {
+    for (size_t i = 0; i < VD_TEST_FORMS; i += vd_test_step(5)) {
         struct vd_test_model t = vd_test_model_of(&vd_test_forms[i]);
         t.embd = VD_WTYPE_F16;
         cuts_and_threads(&t, 3, cuts, sizeof cuts / sizeof *cuts);
@@ -704,7 +704,7 @@ static void split_long_context(struct vd_test_model t)
     t.ctx = 2048;
     t.n_layers = 2;
     vd_test_model_file(&t, path);
-    for (unsigned threads = 1; threads <= 3; threads++) {
+    for (unsigned threads = 1; threads <= 3; threads += (unsigned)vd_test_step(2)) {
         struct engine e;
         engine_open(&e, path, vd_kern_pick(NULL, NULL), threads, ROWS_MAX, ROWS_MAX);
         struct vd_kv *kv = open_kv(&e);

@@ -28,6 +28,12 @@ enum vd_test_rope {
     VD_TEST_ROPE_LONG
 };
 
+/* A step through a long list of cases: 1, but `step` where VD_QUICK is set, as under sanitizers. */
+static inline size_t vd_test_step(size_t step)
+{
+    return getenv("VD_QUICK") ? step : 1;
+}
+
 struct vd_test_model {
     const char *arch; /* the architecture's name in the file */
     uint32_t n_layers, width, n_heads, n_kv_heads, head_dim, ff_width, vocab, ctx;

@@ -11,6 +11,7 @@
 #include "vd_automaton.h"
 #include "vd_calls.h"
 #include "vd_gguf_write.h"
+#include "vd_test_mask.h"
 #include "vd_texts.h"
 
 #define SHOW                                                                                                 \
@@ -37,13 +38,7 @@ static void compile(const char *spec, uint32_t forms)
 
 static bool takes(const char *text)
 {
-    struct vd_automaton a;
-    struct vd_automaton_state s = VD_AUTOMATON_START;
-    assert_true(vd_automaton_open(&a, (struct vd_bytes){mask, n_mask}));
-    for (; *text; text++)
-        if (!vd_automaton_step(&a, &s, (uint8_t)*text))
-            return false;
-    return vd_automaton_may_end(&a, &s);
+    return vd_test_mask_takes((struct vd_bytes){mask, n_mask}, text);
 }
 
 /* Lists end with NULL. */

@@ -1147,18 +1147,24 @@ static void test_vectors_are_shown(void **state)
     assert_memory_equal(audit(&j.r.id).shown_by.b, k.key[WORKER].pub.b, VD_PUBKEY_BYTES);
 }
 
+/* A drawn job with a table that is not the model's; hash and has are the table's places in it. */
+static void unfit_job(struct job *j, struct vd_hash *hash, bool *has)
+{
+    open_escrow(j);
+    make_job(j, 1, NULL);
+    memset(hash->b, 0x77, VD_HASH_BYTES);
+    *has = true;
+    kit_seal(&k, &j->r, WORKER, GATEWAY);
+    settle(j);
+    reveal_layer();
+}
+
 /* A mask for other texts than the model's: the data are there and nobody can replay the job. An auditor says
  * so, and neither gains nor loses; of a job without tables it cannot say so. */
 static void test_unfit_tables_cost_no_auditor(void **state)
 {
     struct job j;
-    open_escrow(&j);
-    make_job(&j, 1, NULL);
-    memset(j.r.value.request.mask_hash.b, 0x77, VD_HASH_BYTES);
-    j.r.value.request.sampling.has_mask = true;
-    kit_seal(&k, &j.r, WORKER, GATEWAY);
-    settle(&j);
-    reveal_layer();
+    unfit_job(&j, &j.r.value.request.mask_hash, &j.r.value.request.sampling.has_mask);
     uint64_t before = balance(AUDITOR);
     both_say(&j, VD_AUDIT_UNFIT, VD_AUDIT_STANDS);
     until(receipt(&j.r.id).window_end_height + 1);
@@ -1173,13 +1179,7 @@ static void test_unfit_tables_cost_no_auditor(void **state)
 static void test_unfit_of_a_bias(void **state)
 {
     struct job j;
-    open_escrow(&j);
-    make_job(&j, 1, NULL);
-    memset(j.r.value.request.bias_hash.b, 0x77, VD_HASH_BYTES);
-    j.r.value.request.sampling.has_bias = true;
-    kit_seal(&k, &j.r, WORKER, GATEWAY);
-    settle(&j);
-    reveal_layer();
+    unfit_job(&j, &j.r.value.request.bias_hash, &j.r.value.request.sampling.has_bias);
     both_say(&j, VD_AUDIT_UNFIT, VD_AUDIT_STANDS);
 }
 

@@ -159,11 +159,8 @@ static enum vd_err vd_bench_rewind(struct vd_bench *b, const struct vd_bench_tes
 /* The likeliest token after a row. */
 static uint32_t vd_bench_likeliest(const struct vd_bench *b, size_t row)
 {
-    const struct vd_sample_max *first = vd_ctx_first(b->ctx, row);
     struct vd_sample_max max;
-    if (first)
-        return first->id;
-    b->g->kern->sample_max(vd_ctx_logits(b->ctx, row), 0, vd_model_program(b->g->model)->vocab, &max);
+    vd_ctx_take_first(b->ctx, row, &max);
     return max.bad ? 0 : max.id;
 }
 

@@ -226,6 +226,15 @@ const struct vd_sample_max *vd_ctx_first(const struct vd_ctx *ctx, size_t row)
     return ctx->head.screen.on ? &ctx->head.screen.first[ctx->logits_slot[row]] : NULL;
 }
 
+void vd_ctx_take_first(const struct vd_ctx *ctx, size_t row, struct vd_sample_max *out)
+{
+    const struct vd_sample_max *first = vd_ctx_first(ctx, row);
+    if (first)
+        *out = *first;
+    else
+        ctx->m->kern->sample_max(vd_ctx_logits(ctx, row), 0, ctx->m->dims.vocab, out);
+}
+
 const float *vd_ctx_hidden(const struct vd_ctx *ctx, size_t row)
 {
     assert(row < ctx->all.n && ctx->hidden_slot[row] != SIZE_MAX);

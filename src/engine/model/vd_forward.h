@@ -71,6 +71,8 @@ const float *vd_ctx_logits(const struct vd_ctx *ctx, size_t row);
 /* NULL, and the logits are there; or the first of their order, and they are not. A row with VD_ROW_FIRST gets
  * whichever took less work. */
 const struct vd_sample_max *vd_ctx_first(const struct vd_ctx *ctx, size_t row);
+/* The first of the order in either case. */
+void vd_ctx_take_first(const struct vd_ctx *ctx, size_t row, struct vd_sample_max *out);
 const float *vd_ctx_hidden(const struct vd_ctx *ctx, size_t row);
 
 #endif

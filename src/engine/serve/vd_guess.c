@@ -132,13 +132,8 @@ static bool run_rows(struct vd_draft *d, struct vd_draft_seq *const *seq, size_t
             continue;
         while (i < n && seq[i]->kv != d->rows[row].kv)
             i++;
-        const struct vd_sample_max *first = vd_ctx_first(d->ctx, row);
         struct vd_sample_max max;
-        if (first)
-            max = *first;
-        else
-            vd_model_kern(d->m)->sample_max(vd_ctx_logits(d->ctx, row), 0, vd_model_program(d->m)->vocab,
-                                            &max);
+        vd_ctx_take_first(d->ctx, row, &max);
         if (max.bad)
             seq[i]->want = seq[i]->n_out;
         else

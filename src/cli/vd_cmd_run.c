@@ -43,7 +43,7 @@ struct vd_run {
     size_t n_prompt;
     struct vd_run_choice choice[VD_OPENAI_CHOICES_MAX];
     uint32_t n_choices, logprobs; /* logprobs: as a job's */
-    struct vd_commit commit;
+    struct vd_commit *commit;
     bool commits; /* --receipt */
     struct vd_stop_text stop;
     struct vd_engine *engine;
@@ -93,7 +93,7 @@ static void vd_run_on_position(void *arg, const struct vd_position *p)
 {
     const struct vd_run_choice *c = arg;
     if (c->run->commits)
-        vd_commit_add(&c->run->commit, &(struct vd_graph_rows){NULL, p->k, p->v, p->x}, p->token, p->stop,
+        vd_commit_add(c->run->commit, &(struct vd_graph_rows){NULL, p->k, p->v, p->x}, p->token, p->stop,
                       p->mask);
 }
 
@@ -393,9 +393,7 @@ static enum vd_err vd_run_make_request(struct vd_run *r, struct vd_keypair *k, s
     r->request.n_prompt = (uint32_t)r->n_prompt;
     r->request.prompt_root = vd_token_root(r->salt, 0, r->prompt, r->request.n_prompt);
     r->request.salt_commit = vd_salt_commit(r->salt);
-    vd_commit_init(&r->commit, vd_model_program(r->g.model), r->request.n_prompt, r->request.max_tokens,
-                   &r->request.sampling, r->salt);
-    return VD_OK;
+    return vd_commit_open(&r->commit, vd_model_program(r->g.model), &r->request, UINT32_MAX, r->salt, err);
 }
 
 static enum vd_err vd_run_write_receipt(struct vd_run *r, const struct vd_keypair *k, const char *path,
@@ -403,13 +401,13 @@ static enum vd_err vd_run_write_receipt(struct vd_run *r, const struct vd_keypai
 {
     const struct vd_run_choice *c = &r->choice[0];
     struct vd_receipt receipt = {.request = r->request,
-                                 .output_root = vd_commit_output_root(&r->commit),
+                                 .output_root = vd_commit_output_root(r->commit),
                                  .n_output = c->n_output,
                                  .finish = c->result.end == VD_JOB_CANCELLED  ? VD_FINISH_CANCELLED
                                            : c->result.stop == VD_STOP_TOKEN  ? VD_FINISH_STOP
                                            : c->result.stop == VD_STOP_LENGTH ? VD_FINISH_LENGTH
                                                                               : VD_FINISH_FAIL,
-                                 .commit_root = vd_commit_root(&r->commit)};
+                                 .commit_root = vd_commit_root(r->commit)};
     struct vd_envelope e = {.n_prompt = r->request.n_prompt,
                             .n_output = c->n_output,
                             .prompt = r->prompt,
@@ -649,6 +647,7 @@ static enum vd_err vd_run_run(struct vd_cli *cli, struct vd_error *err)
         free(r->choice[i].text);
         free(r->choice[i].logprobs);
     }
+    vd_commit_close(r->commit);
     vd_masker_free(r->masker);
     vd_texts_free(r->texts);
     free(r->mask);

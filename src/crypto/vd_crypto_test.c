@@ -113,6 +113,27 @@ static void test_merkle_portions(void **state)
     }
 }
 
+static void test_merkle_many_trees(void **state)
+{
+    enum { LEAVES = 40, TREES = 70 };
+    struct vd_hash *leaf = malloc(LEAVES * TREES * sizeof *leaf), *h = malloc(LEAVES * TREES * sizeof *h);
+    (void)state;
+    for (size_t n_trees = 1; n_trees <= TREES; n_trees += 1 + n_trees / 2)
+        for (size_t n = 1; n <= LEAVES; n++) {
+            leaves(leaf, n * n_trees);
+            for (size_t i = 0; i < n_trees; i++)
+                for (size_t k = 0; k < n; k++)
+                    h[k * n_trees + i] = leaf[i * n + k];
+            vd_merkle_roots(h, n, n_trees);
+            for (size_t i = 0; i < n_trees; i++) {
+                struct vd_hash want = vd_merkle_root(leaf + i * n, n);
+                assert_memory_equal(&h[i], &want, sizeof want);
+            }
+        }
+    free(leaf);
+    free(h);
+}
+
 static void test_merkle_ranges(void **state)
 {
     struct vd_hash leaf[40], proof[64];
@@ -245,10 +266,15 @@ static void test_key_file_race(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256),         cmocka_unit_test(test_sha256_many),
-        cmocka_unit_test(test_merkle_vectors), cmocka_unit_test(test_merkle_portions),
-        cmocka_unit_test(test_merkle_ranges),  cmocka_unit_test(test_merkle_descent),
-        cmocka_unit_test(test_sign),           cmocka_unit_test(test_key_file),
+        cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_sha256_many),
+        cmocka_unit_test(test_merkle_vectors),
+        cmocka_unit_test(test_merkle_portions),
+        cmocka_unit_test(test_merkle_many_trees),
+        cmocka_unit_test(test_merkle_ranges),
+        cmocka_unit_test(test_merkle_descent),
+        cmocka_unit_test(test_sign),
+        cmocka_unit_test(test_key_file),
         cmocka_unit_test(test_key_file_race),
     };
     if (vd_key_init(NULL) != VD_OK)

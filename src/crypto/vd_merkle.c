@@ -101,6 +101,30 @@ struct vd_hash vd_merkle_stream_root(const struct vd_merkle_stream *s)
     return h;
 }
 
+/* The split at the largest power of two below n is what pairing neighbours gives, with an odd one at the end
+ * going up alone. A level overwrites the one below it: parent j of tree i lies no further back than its
+ * children, and those of a group are read before. */
+void vd_merkle_roots(struct vd_hash *h, size_t n, size_t n_trees)
+{
+    uint8_t buf[GROUP][1 + 2 * VD_HASH_BYTES];
+    assert(n >= 1);
+    for (; n > 1; n = (n + 1) / 2) {
+        size_t n_nodes = n / 2 * n_trees;
+        for (size_t done = 0; done < n_nodes; done += GROUP) {
+            size_t some = n_nodes - done < GROUP ? n_nodes - done : GROUP;
+            for (size_t i = 0; i < some; i++) {
+                const struct vd_hash *left = &h[(done + i) / n_trees * 2 * n_trees + (done + i) % n_trees];
+                buf[i][0] = 1;
+                memcpy(buf[i] + 1, left->b, sizeof *left);
+                memcpy(buf[i] + 1 + sizeof *left, left[n_trees].b, sizeof *left);
+            }
+            vd_sha256_many(buf, sizeof buf[0], sizeof buf[0], some, h + done);
+        }
+        if (n % 2)
+            memmove(h + n_nodes, h + (n - 1) * n_trees, n_trees * sizeof *h);
+    }
+}
+
 static bool apart(uint64_t first, uint64_t count, uint64_t lo, uint64_t n)
 {
     return lo + n <= first || first + count <= lo;

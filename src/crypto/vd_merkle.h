@@ -15,6 +15,9 @@ struct vd_hash vd_merkle_node(const struct vd_hash *left, const struct vd_hash *
 
 /* Root over n leaf hashes; n == 0 gives SHA-256 of the empty string. */
 struct vd_hash vd_merkle_root(const struct vd_hash *leaf, size_t n);
+/* The same of many trees of n leaves each, n >= 1: leaf k of tree i is h[k * n_trees + i], and h[i] becomes
+ * the root of tree i. The rest of h is scratch. */
+void vd_merkle_roots(struct vd_hash *h, size_t n, size_t n_trees);
 
 /* Builds a root leaf by leaf in O(log n) memory: for streams whose length is not known. */
 struct vd_merkle_stream {

@@ -32,10 +32,11 @@ static void hash_lanes(const uint8_t *p, size_t stride, size_t n_bytes, size_t n
     static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                       0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     _Alignas(64) uint32_t state[8][LANES];
-    uint8_t tail[LANES][2 * BLOCK] = {{0}};
+    uint8_t tail[LANES][2 * BLOCK];
     const uint8_t *at[LANES];
     size_t whole = n_bytes / BLOCK * BLOCK, rest = n_bytes - whole,
            end = rest + 9 <= BLOCK ? BLOCK : 2 * BLOCK;
+    uint64_t n_bits = __builtin_bswap64((uint64_t)n_bytes * 8);
     for (size_t k = 0; k < 8; k++)
         for (size_t i = 0; i < LANES; i++)
             state[k][i] = start[k];
@@ -47,8 +48,8 @@ static void hash_lanes(const uint8_t *p, size_t stride, size_t n_bytes, size_t n
     for (size_t i = 0; i < n; i++) {
         memcpy(tail[i], p + i * stride + whole, rest);
         tail[i][rest] = 0x80;
-        for (unsigned k = 0; k < 8; k++)
-            tail[i][end - 1 - k] = (uint8_t)((uint64_t)n_bytes * 8 >> 8 * k);
+        memset(tail[i] + rest + 1, 0, end - rest - 9);
+        memcpy(tail[i] + end - 8, &n_bits, 8);
     }
     for (size_t b = 0; b < end; b += BLOCK) {
         for (size_t i = 0; i < LANES; i++)
@@ -56,9 +57,10 @@ static void hash_lanes(const uint8_t *p, size_t stride, size_t n_bytes, size_t n
         vd_sha256_lanes_avx512(state, at);
     }
     for (size_t i = 0; i < n; i++)
-        for (unsigned k = 0; k < 8; k++)
-            for (unsigned j = 0; j < 4; j++)
-                out[i].b[4 * k + j] = (uint8_t)(state[k][i] >> (24 - 8 * j));
+        for (unsigned k = 0; k < 8; k++) {
+            uint32_t big_endian = __builtin_bswap32(state[k][i]);
+            memcpy(out[i].b + 4 * k, &big_endian, 4);
+        }
 }
 
 static size_t by_lanes(const uint8_t *p, size_t stride, size_t n_bytes, size_t n, struct vd_hash *out)

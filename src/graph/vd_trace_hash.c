@@ -2,7 +2,17 @@
  * over without a copy. */
 #include "vd_trace_hash.h"
 
-enum { GROUP = 64 }; /* hashes that are made together */
+#include <assert.h>
+
+enum {
+    GROUP = 64, /* hashes that are made together */
+    LEAF_TAG = sizeof "\0veridem/leaf",
+    UNIT_TAG = sizeof "\0veridem/unit",
+    COMMIT_TAG = sizeof "\0veridem/commit",
+    UNIT_OUTS_MAX = 3
+};
+
+static_assert(LEAF_TAG == VD_TRACE_LEAF_HEAD_BYTES - VD_HASH_BYTES - 16, "a leaf's head");
 
 static void start_leaf(struct vd_sha256 *s, const char *tag)
 {
@@ -48,22 +58,38 @@ void vd_trace_salts(const uint8_t job_salt[VD_JOB_SALT_BYTES], uint32_t first, s
     }
 }
 
+static void put_leaf_head(uint8_t out[VD_TRACE_LEAF_HEAD_BYTES], const struct vd_hash *salt, uint32_t step,
+                          uint32_t unit, uint32_t op, uint32_t leaf)
+{
+    uint8_t *p = out + LEAF_TAG + VD_HASH_BYTES;
+    memcpy(out, "\0veridem/leaf", LEAF_TAG);
+    memcpy(out + LEAF_TAG, salt->b, VD_HASH_BYTES);
+    vd_le32_store(p, step);
+    vd_le32_store(p + 4, unit);
+    vd_le32_store(p + 8, op);
+    vd_le32_store(p + 12, leaf);
+}
+
 struct vd_hash vd_trace_leaf(const struct vd_trace_at *at, uint32_t leaf, const void *bytes, size_t n_bytes)
 {
-    enum { TAG = sizeof "\0veridem/leaf" };
-    uint8_t head[TAG + VD_HASH_BYTES + 16] = "\0veridem/leaf";
+    uint8_t head[VD_TRACE_LEAF_HEAD_BYTES];
     struct vd_sha256 s;
     if (at->op == VD_TRACE_OP_VECTOR)
         return vd_vector_leaf(&at->salt, leaf, vd_le32_load(bytes)); /* of one element */
-    memcpy(head + TAG, at->salt.b, VD_HASH_BYTES);
-    vd_le32_store(head + TAG + VD_HASH_BYTES, at->step);
-    vd_le32_store(head + TAG + VD_HASH_BYTES + 4, at->unit);
-    vd_le32_store(head + TAG + VD_HASH_BYTES + 8, at->op);
-    vd_le32_store(head + TAG + VD_HASH_BYTES + 12, leaf);
+    put_leaf_head(head, &at->salt, at->step, at->unit, at->op, leaf);
     vd_sha256_init(&s);
     vd_sha256_update(&s, head, sizeof head);
     vd_sha256_update(&s, bytes, n_bytes);
     return finish(&s);
+}
+
+void vd_trace_leaves(const struct vd_trace_steps *steps, uint32_t unit, uint32_t op, uint32_t leaf,
+                     uint8_t *msg, size_t stride, size_t n_bytes, struct vd_hash *out)
+{
+    assert(op != VD_TRACE_OP_VECTOR);
+    for (size_t i = 0; i < steps->n; i++)
+        put_leaf_head(msg + i * stride, &steps->salt[i], steps->first + (uint32_t)i, unit, op, leaf);
+    vd_sha256_many(msg, stride, VD_TRACE_LEAF_HEAD_BYTES + n_bytes, steps->n, out);
 }
 
 struct vd_hash vd_trace_op_root(const struct vd_trace_at *at, const void *records, size_t n_bytes,
@@ -96,6 +122,26 @@ struct vd_hash vd_trace_unit(const struct vd_trace_at *at, const struct vd_hash 
     return finish(&s);
 }
 
+void vd_trace_units(const struct vd_trace_steps *steps, uint32_t unit, const struct vd_hash *outs,
+                    unsigned n_outs, struct vd_hash *out)
+{
+    enum { OUTS = UNIT_TAG + VD_HASH_BYTES + 8 };
+    uint8_t buf[GROUP][OUTS + UNIT_OUTS_MAX * VD_HASH_BYTES];
+    assert(n_outs <= UNIT_OUTS_MAX);
+    for (size_t done = 0; done < steps->n; done += GROUP) {
+        size_t some = steps->n - done < GROUP ? steps->n - done : GROUP;
+        for (size_t i = 0; i < some; i++) {
+            memcpy(buf[i], "\0veridem/unit", UNIT_TAG);
+            memcpy(buf[i] + UNIT_TAG, steps->salt[done + i].b, VD_HASH_BYTES);
+            vd_le32_store(buf[i] + OUTS - 8, steps->first + (uint32_t)(done + i));
+            vd_le32_store(buf[i] + OUTS - 4, unit);
+            for (unsigned o = 0; o < n_outs; o++)
+                memcpy(buf[i] + OUTS + o * VD_HASH_BYTES, outs[o * steps->n + done + i].b, VD_HASH_BYTES);
+        }
+        vd_sha256_many(buf, sizeof buf[0], OUTS + n_outs * VD_HASH_BYTES, some, out + done);
+    }
+}
+
 struct vd_hash vd_trace_step(uint32_t step, const struct vd_hash *step_root)
 {
     struct vd_sha256 s;
@@ -114,6 +160,23 @@ struct vd_hash vd_commit_leaf(uint32_t step, const struct vd_hash *block, const 
     vd_sha256_hash(&s, block);
     vd_sha256_hash(&s, head ? head : &zero);
     return finish(&s);
+}
+
+void vd_commit_leaves(uint32_t first, size_t n, const struct vd_hash *block, const struct vd_hash *head,
+                      struct vd_hash *out)
+{
+    enum { HASHES = COMMIT_TAG + 4 };
+    uint8_t buf[GROUP][HASHES + 2 * VD_HASH_BYTES];
+    for (size_t done = 0; done < n; done += GROUP) {
+        size_t some = n - done < GROUP ? n - done : GROUP;
+        for (size_t i = 0; i < some; i++) {
+            memcpy(buf[i], "\0veridem/commit", COMMIT_TAG);
+            vd_le32_store(buf[i] + COMMIT_TAG, first + (uint32_t)(done + i));
+            memcpy(buf[i] + HASHES, block[done + i].b, VD_HASH_BYTES);
+            memcpy(buf[i] + HASHES + VD_HASH_BYTES, head[done + i].b, VD_HASH_BYTES);
+        }
+        vd_sha256_many(buf, sizeof buf[0], sizeof buf[0], some, out + done);
+    }
 }
 
 struct vd_hash vd_token_leaf(const struct vd_hash *salt, uint32_t i, uint32_t token)

@@ -44,7 +44,7 @@ struct vd_worker_job {
     uint8_t salt[VD_SALT_BYTES];
     uint32_t *prompt, *output; /* one block of memory */
     uint32_t n_output, n_resume;
-    struct vd_commit commit;
+    struct vd_commit *commit;
     struct vd_hash account;          /* of the engine's prefix cache */
     struct vd_controls controls;     /* in `tables` */
     uint8_t *tables;                 /* owned */

@@ -205,6 +205,7 @@ static void vd_job_unref(struct vd_worker_job *j)
         vd_link_unref(j->link);
     explicit_bzero(j->salt, sizeof j->salt);
     vd_masker_cache_give(j->maskers, j->masker);
+    vd_commit_close(j->commit);
     free(j->tables);
     free(j->prompt);
     free(j);
@@ -267,7 +268,8 @@ static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_o
 {
     struct vd_worker_job *j = calloc(1, sizeof *j);
     uint32_t *tokens = malloc(((size_t)r->n_prompt + r->max_tokens) * sizeof *tokens);
-    if (!j || !tokens) {
+    if (!j || !tokens ||
+        vd_commit_open(&j->commit, vd_model_program(offer->m.model), r, UINT32_MAX, m->salt.b, NULL)) {
         free(j);
         free(tokens);
         return NULL;
@@ -286,8 +288,6 @@ static struct vd_worker_job *vd_job_make(struct vd_worker *w, struct vd_worker_o
         memcpy(j->output, m->resume.v, m->resume.n * sizeof *tokens);
     j->n_output = j->n_resume = (uint32_t)m->resume.n;
     j->n_refs = 2;
-    vd_commit_init(&j->commit, vd_model_program(offer->m.model), r->n_prompt, r->max_tokens, &r->sampling,
-                   j->salt);
     return j;
 }
 
@@ -363,9 +363,9 @@ static void vd_job_on_position(void *arg, const struct vd_position *p)
     struct vd_worker_job *j = arg;
     struct vd_graph_rows rows = {NULL, p->k, p->v, p->x};
     if (j->request.sampling.pooling)
-        vd_commit_add_vector(&j->commit, &rows, p->sum, p->vector);
+        vd_commit_add_vector(j->commit, &rows, p->sum, p->vector);
     else
-        vd_commit_add(&j->commit, &rows, p->token, p->stop, p->mask);
+        vd_commit_add(j->commit, &rows, p->token, p->stop, p->mask);
 }
 
 /* What it has said so far, signed: whoever follows the stream can hold the worker to it. A refusal to be read
@@ -374,8 +374,8 @@ static void vd_job_send_prefix(struct vd_worker_job *j, struct vd_link *link)
 {
     struct vd_receipt_prefix p = {.job_id = j->id,
                                   .n_output = j->n_output,
-                                  .output_root = vd_commit_output_root(&j->commit),
-                                  .commit_root = vd_commit_root(&j->commit)};
+                                  .output_root = vd_commit_output_root(j->commit),
+                                  .commit_root = vd_commit_root(j->commit)};
     uint8_t body[VD_PREFIX_MAX_BYTES];
     struct vd_wire_prefix m = {.job = j->id,
                                .statement = {body, vd_receipt_prefix_encode(&p, body, sizeof body)}};
@@ -399,7 +399,7 @@ static void vd_job_on_token(void *arg, uint32_t index, uint32_t token)
         return;
     if (vd_wire_put_token(&w, &m) && vd_link_send(link, VD_WIRE_TOKEN, buf, w.n_bytes, NULL) == VD_EAGAIN)
         vd_link_close(link, VD_ETIMEOUT, "the gateway does not read its tokens");
-    else if (j->n_output % VD_PREFIX_EVERY_TOK == 0 && j->commit.n_output == j->n_output)
+    else if (j->n_output % VD_PREFIX_EVERY_TOK == 0 && vd_commit_n_output(j->commit) == j->n_output)
         vd_job_send_prefix(j, link);
     vd_link_unref(link);
 }
@@ -619,10 +619,10 @@ static int vd_job_finish(const struct vd_worker_job *j)
 {
     const struct vd_job_result *r = &j->result;
     uint32_t p = j->request.n_prompt, g = j->n_output;
-    if (r->end == VD_JOB_BROKEN || j->commit.n_output != g)
+    if (r->end == VD_JOB_BROKEN || vd_commit_n_output(j->commit) != g)
         return 0;
     if (r->end == VD_JOB_CANCELLED)
-        return g && j->commit.n_steps == p + g - 1 ? VD_FINISH_CANCELLED : 0;
+        return g && vd_commit_n_steps(j->commit) == p + g - 1 ? VD_FINISH_CANCELLED : 0;
     switch (r->stop) {
     case VD_STOP_TOKEN:
         return VD_FINISH_STOP;
@@ -640,10 +640,10 @@ static bool vd_job_receipt(const struct vd_worker_job *j, enum vd_finish finish,
                            struct vd_amount *amount)
 {
     struct vd_receipt r = {.request = j->request,
-                           .output_root = vd_commit_output_root(&j->commit),
+                           .output_root = vd_commit_output_root(j->commit),
                            .n_output = j->n_output,
                            .finish = finish,
-                           .commit_root = vd_commit_root(&j->commit)};
+                           .commit_root = vd_commit_root(j->commit)};
     if (!vd_request_amount(&j->request, j->n_output, &r.amount))
         return false;
     memset(out, 0, sizeof *out);

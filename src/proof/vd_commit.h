@@ -2,34 +2,29 @@
  * (docs/spec/proof.md, section 3).
  *
  * Per position it takes what the last block puts out: K and V rows and, from the prompt's last position on,
- * the X row; of an encoder the X row; and the sampled token and the stop state. Some microseconds each;
- * memory is fixed (two streaming Merkle trees).
+ * the X row; of an encoder the X row; and the sampled token and the stop state. They are copied, and sixteen
+ * positions are hashed together; a root asked for in between hashes what is there.
  *
- * Ownership: plain memory of the caller; the program is borrowed. Thread rule: one thread at a time. */
+ * Memory is fixed: two streaming Merkle trees, and the records of sixteen positions (56 KiB at width 576,
+ * 0.6 MiB at width 8,192).
+ *
+ * Ownership: the program is borrowed, the request is not kept. Thread rule: one thread at a time. */
 #ifndef VD_COMMIT_H
 #define VD_COMMIT_H
 
+#include "vd_err.h"
 #include "vd_graph.h"
-#include "vd_merkle.h"
+#include "vd_receipt.h"
 #include "vd_trace_hash.h"
 
-enum { VD_COMMIT_SALTS = 16 }; /* made together */
+struct vd_commit;
 
-struct vd_commit {
-    struct vd_graph graph; /* n_output and n_steps are not known yet and not used */
-    uint8_t job_salt[VD_JOB_SALT_BYTES];
-    uint32_t n_steps, n_output;
-    struct vd_hash
-        salt; /* salt(n_steps), made one position ahead, since a token is hashed under the next salt */
-    struct vd_hash salts[VD_COMMIT_SALTS]; /* of positions from a multiple of that on, salt's among them */
-    struct vd_merkle_stream steps, output;
-    struct vd_hash vector;        /* the output root of a vector */
-    struct vd_hash unit[2], leaf; /* of the position added last: block, head (zeros: none), commit leaf */
-};
-
-void vd_commit_init(struct vd_commit *c, const struct vd_program *program, uint32_t n_prompt,
-                    uint32_t max_tokens, const struct vd_sampling *sampling,
-                    const uint8_t job_salt[VD_JOB_SALT_BYTES]);
+/* q: n_prompt (at least 1), max_tokens and sampling are read. n_steps: how many positions there will be, only
+ * for vd_commit_halves; else UINT32_MAX. VD_ENOMEM. */
+enum vd_err vd_commit_open(struct vd_commit **out, const struct vd_program *program,
+                           const struct vd_request *q, uint32_t n_steps,
+                           const uint8_t job_salt[VD_JOB_SALT_BYTES], struct vd_error *err);
+void vd_commit_close(struct vd_commit *c); /* may be NULL */
 
 /* The next position. rows: what the last block puts out there; of a decoder the KROW and VROW records, all kv
  * heads (vd_kv_read), and x, NULL for positions before n_prompt - 1; of an encoder x. token and stop are read
@@ -43,25 +38,15 @@ void vd_commit_add(struct vd_commit *c, const struct vd_graph_rows *rows, uint32
 void vd_commit_add_vector(struct vd_commit *c, const struct vd_graph_rows *rows, const float *sum,
                           const float *vector);
 
+uint32_t vd_commit_n_steps(const struct vd_commit *c);  /* positions added */
+uint32_t vd_commit_n_output(const struct vd_commit *c); /* tokens counted, or the vector's elements */
+
 /* Over the positions added so far (at least 1). */
-struct vd_hash vd_commit_root(const struct vd_commit *c);
+struct vd_hash vd_commit_root(struct vd_commit *c);
+/* What the root is the hash of, if n_steps is known and all are added: the roots of its two halves; of a
+ * single position the two unit hashes in its leaf. */
+void vd_commit_halves(struct vd_commit *c, struct vd_hash half[2]);
 /* The output root of the tokens so far; 32 zero bytes if none. */
-struct vd_hash vd_commit_output_root(const struct vd_commit *c);
-
-/* ---- unit hashes, also for the state tree ---- */
-
-/* Hash of a unit (not the head's or pooling's) from its rows; `outs`, if not NULL, gets the roots under it.
- */
-struct vd_hash vd_unit_rows(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                            uint32_t unit, const struct vd_graph_rows *rows,
-                            struct vd_hash outs[VD_GRAPH_OUTS_MAX]);
-/* An operator's records out of the unit's rows; floats are x, of POOL and VECTOR as well. */
-void vd_unit_records(const struct vd_graph_op *o, const struct vd_graph_rows *rows, uint8_t *out);
-/* The pooling unit's. `outs`, if not NULL, gets the roots of POOL and VECTOR, those that are there. */
-struct vd_hash vd_unit_pool(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                            const float *sum, const float *vector, struct vd_hash outs[VD_GRAPH_OUTS_MAX]);
-/* mask_state: MASK_STATE's record, read only if the job has a mask. */
-struct vd_hash vd_unit_head(const struct vd_graph *g, const struct vd_hash *salt, uint32_t step,
-                            uint32_t token, enum vd_stop stop, const uint8_t *mask_state);
+struct vd_hash vd_commit_output_root(struct vd_commit *c);
 
 #endif

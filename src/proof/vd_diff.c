@@ -3,7 +3,7 @@
  * Then both units are computed operator by operator, and compared byte by byte. */
 #include "vd_diff.h"
 
-#include "vd_commit.h"
+#include "vd_unit.h"
 #include "vd_num.h"
 
 #include <inttypes.h>

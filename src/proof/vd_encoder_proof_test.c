@@ -67,9 +67,10 @@ static void embed(struct machine *m, struct job *j, uint32_t n, enum vd_pooling 
 {
     const struct vd_program *p = vd_model_program(m->model);
     struct vd_sampling s = {.pooling = pooling, .top_p_micro = VD_SAMPLE_MICRO};
+    struct vd_graph graph = {p, {.n_prompt = n, .n_steps = n, .max_tokens = p->width, .sampling = s}};
     struct vd_row row[N_MAX];
     struct vd_rng rng = {1, 0}; /* so that all begin alike */
-    struct vd_commit c;
+    struct vd_commit *c;
     struct vd_embed *e;
     struct vd_kv *kv;
     memset(j, 0, sizeof *j);
@@ -87,22 +88,23 @@ static void embed(struct machine *m, struct job *j, uint32_t n, enum vd_pooling 
                                                  .prompt_root = vd_token_root(j->salt, 0, j->prompt, n)},
                                      .n_output = p->width,
                                      .finish = VD_FINISH_LENGTH};
-    vd_commit_init(&c, p, n, p->width, &s, j->salt);
+    assert_int_equal(vd_commit_open(&c, p, &j->receipt.request, UINT32_MAX, j->salt, NULL), VD_OK);
     assert_int_equal(vd_embed_create(&e, m->model, pooling, NULL), VD_OK);
     assert_int_equal(vd_model_forward(m->ctx, row, n, NULL, NULL), VD_OK);
     for (uint32_t i = 0; i < n; i++) {
         struct vd_graph_rows rows = {.x = vd_ctx_hidden(m->ctx, i)};
-        if (vd_graph_is_pooled(&c.graph, i))
+        if (vd_graph_is_pooled(&graph, i))
             vd_embed_add(e, rows.x);
-        vd_commit_add_vector(&c, &rows, pooling == VD_POOLING_MEAN ? vd_embed_sum(e) : NULL,
+        vd_commit_add_vector(c, &rows, pooling == VD_POOLING_MEAN ? vd_embed_sum(e) : NULL,
                              i + 1 == n ? vd_embed_vector(e) : NULL);
     }
     for (uint32_t i = 0; i < p->width; i++)
         j->output[i] = vd_f32_bits(vd_embed_vector(e)[i]);
     vd_embed_free(e);
     vd_kv_close(kv);
-    j->receipt.commit_root = vd_commit_root(&c);
-    j->receipt.output_root = vd_commit_output_root(&c);
+    j->receipt.commit_root = vd_commit_root(c);
+    j->receipt.output_root = vd_commit_output_root(c);
+    vd_commit_close(c);
     j->proof = (struct vd_proof_job){
         .receipt = &j->receipt, .prompt = j->prompt, .output = j->output, .job_salt = j->salt};
 }

@@ -125,7 +125,7 @@ static void add_position(struct bench *b, struct vd_commit *c, const struct vd_k
     vd_commit_add(c, &(struct vd_graph_rows){NULL, k, v, x}, token, VD_STOP_NONE, NULL);
 }
 
-static void finish_receipt(struct bench *b, const struct vd_commit *c, const struct vd_keypair *key)
+static void finish_receipt(struct bench *b, struct vd_commit *c, const struct vd_keypair *key)
 {
     uint8_t body[VD_RECEIPT_MAX_BYTES];
     struct vd_sig sig;
@@ -140,14 +140,17 @@ static struct generation generate(struct bench *b, struct vd_sampler *sampler, c
                                   bool receipt)
 {
     const struct vd_sampling greedy = {0};
+    const struct vd_request q = {.n_prompt = LONG, .max_tokens = OUTPUT, .sampling = greedy};
     struct generation g = {0};
-    struct vd_commit c;
+    struct vd_commit *c;
     struct vd_error err;
     struct vd_kv *kv;
     struct vd_row rows[ROWS];
     uint32_t pos = 0, token = 0, vocab = vd_model_program(b->model)->vocab;
     check(vd_kv_open(&kv, b->cache, &err), &err);
-    vd_commit_init(&c, vd_model_program(b->model), LONG, OUTPUT, &greedy, b->salt);
+    uint64_t opened = vd_clock_ns();
+    check(vd_commit_open(&c, vd_model_program(b->model), &q, UINT32_MAX, b->salt, &err), &err);
+    g.prefill_receipt_s = 1e-9 * (double)(vd_clock_ns() - opened);
     while (pos < LONG + OUTPUT - 1) {
         bool prompt = pos < LONG;
         uint32_t n = prompt ? ROWS : 1;
@@ -162,14 +165,15 @@ static struct generation generate(struct bench *b, struct vd_sampler *sampler, c
                                       &(struct vd_choice){.sampling = &greedy});
         uint64_t t = vd_clock_ns();
         for (uint32_t i = 0; receipt && i < n; i++)
-            add_position(b, &c, kv, rows[i].pos, rows[i].flags ? vd_ctx_hidden(b->ctx, i) : NULL, token);
+            add_position(b, c, kv, rows[i].pos, rows[i].flags ? vd_ctx_hidden(b->ctx, i) : NULL, token);
         if (receipt && pos == LONG + OUTPUT - 1)
-            finish_receipt(b, &c, key);
+            finish_receipt(b, c, key);
         uint64_t end = vd_clock_ns();
         *(prompt ? &g.prefill_s : &g.decode_s) += 1e-9 * (double)(end - began);
         *(prompt ? &g.prefill_receipt_s : &g.decode_receipt_s) += 1e-9 * (double)(end - t);
     }
     vd_kv_close(kv);
+    vd_commit_close(c);
     return g;
 }
 
@@ -388,15 +392,17 @@ static void bench_commit(struct bench *b)
     uint8_t k[4096], v[4096];
     float x[VD_PROGRAM_WIDTH_MAX] = {1.0f};
     double best = 1e9;
-    struct vd_commit c;
-    const struct vd_sampling greedy = {0};
+    const struct vd_request q = {.n_prompt = 1, .max_tokens = 4096};
+    struct vd_commit *c;
+    struct vd_error err;
     memset(k, 1, sizeof k);
     memset(v, 2, sizeof v);
     for (unsigned rep = 0; rep < 20; rep++) {
-        vd_commit_init(&c, vd_model_program(b->model), 1, 4096, &greedy, b->salt);
         uint64_t t = vd_clock_ns();
+        check(vd_commit_open(&c, vd_model_program(b->model), &q, UINT32_MAX, b->salt, &err), &err);
         for (uint32_t i = 0; i < 1000; i++)
-            vd_commit_add(&c, &(struct vd_graph_rows){NULL, k, v, x}, i, VD_STOP_NONE, NULL);
+            vd_commit_add(c, &(struct vd_graph_rows){NULL, k, v, x}, i, VD_STOP_NONE, NULL);
+        vd_commit_close(c);
         double us = 1e-3 * (double)(vd_clock_ns() - t) / 1000;
         best = us < best ? us : best;
     }

@@ -73,7 +73,7 @@ static void pool_row(struct vd_replay_one *r, uint32_t step, const struct vd_gra
         compare_vector(r, step, vector);
     }
     if (!r->part)
-        vd_commit_add_vector(&r->commit, rows, sum, vector);
+        vd_commit_add_vector(r->commit, rows, sum, vector);
 }
 
 static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, uint32_t token,
@@ -92,10 +92,8 @@ static void on_row(void *arg, struct vd_kv *kv, uint32_t step, size_t ctx_row, u
         if (rows.x)
             compare(r, step, token, stop);
         if (!r->part)
-            vd_commit_add(&r->commit, &rows, token, stop, mask);
+            vd_commit_add(r->commit, &rows, token, stop, mask);
     }
-    if (!r->part)
-        vd_merkle_stream_add(&r->half[step >= r->n_left], &r->commit.leaf);
     r->out->hash_ns += vd_clock_ns() - start;
 }
 
@@ -109,7 +107,7 @@ enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
     *out = (struct vd_replay_result){.verdict = VD_REPLAY_OK};
     r->job = job;
     r->output = job->output;
-    r->finish = job->receipt->finish;
+    r->finish = r->grows ? 0 : job->receipt->finish;
     r->ctx = feed->ctx;
     r->out = out;
     if (!vd_hash_eq(model_root, &q->model_root)) {
@@ -122,34 +120,32 @@ enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
         e = vd_feed_controls(feed, &r->seq, job, &fits, err);
     if (e != VD_OK)
         return e;
-    if (!fits)
+    if (!fits) {
         out->verdict = VD_REPLAY_JOB;
-    if (fits && vd_graph_pools(&r->graph))
+        return VD_OK;
+    }
+    if (vd_graph_pools(&r->graph))
         e = vd_embed_create(&r->embed, vd_ctx_model(feed->ctx), q->sampling.pooling, err);
     if (e != VD_OK)
         return e;
     r->seq.n_steps = r->graph.job.n_steps;
-    vd_commit_init(&r->commit, r->graph.program, q->n_prompt, q->max_tokens, &q->sampling, job->job_salt);
-    for (int i = 0; i < 2; i++)
-        vd_merkle_stream_init(&r->half[i]);
-    for (r->n_left = 1; 2 * r->n_left < r->graph.job.n_steps;)
-        r->n_left *= 2;
-    r->n_left = r->graph.job.n_steps > 1 ? r->n_left : 0; /* a leaf has no halves, but it has two parts */
-    return VD_OK;
+    return vd_commit_open(&r->commit, r->graph.program, q, r->grows ? UINT32_MAX : r->graph.job.n_steps,
+                          job->job_salt, err);
 }
 
 void vd_replay_one_close(struct vd_replay_one *r)
 {
     vd_feed_seq_close(&r->seq);
     vd_embed_free(r->embed);
+    vd_commit_close(r->commit);
     r->embed = NULL;
+    r->commit = NULL;
 }
 
 static void conclude(struct vd_replay_one *r)
 {
-    r->out->commit_root = vd_commit_root(&r->commit);
-    for (int i = 0; i < 2; i++)
-        r->out->half[i] = r->n_left ? vd_merkle_stream_root(&r->half[i]) : r->commit.unit[i];
+    r->out->commit_root = vd_commit_root(r->commit);
+    vd_commit_halves(r->commit, r->out->half);
     if (!vd_hash_eq(&r->out->commit_root, &r->job->receipt->commit_root))
         vd_replay_differ(r, VD_REPLAY_COMMIT, 0, 0, 0);
 }

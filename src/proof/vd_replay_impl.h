@@ -12,19 +12,18 @@ struct vd_replay_one {
     const uint32_t *output; /* job->output, or a stream's */
     uint32_t finish;        /* enum vd_finish, or 0: not known yet */
     bool part;              /* no commitment is made */
+    bool grows;             /* it is being made: its length and its finish are not known yet */
     struct vd_graph graph;
     struct vd_feed_seq seq;
     struct vd_ctx *ctx;
-    struct vd_commit commit;
+    struct vd_commit *commit;
     struct vd_embed *embed; /* NULL: the result is tokens */
-    uint32_t n_left;        /* leaves of the left half of the commit tree; 0: one leaf, or not known yet */
-    struct vd_merkle_stream half[2];
-    uint8_t *k, *v; /* scratch for one row; shared by all that run together */
-    uint32_t stop;  /* of the last step so far, if the finish is not known */
+    uint8_t *k, *v;         /* scratch for one row; shared by all that run together */
+    uint32_t stop;          /* of the last step so far, if the finish is not known */
     struct vd_replay_result *out;
 };
 
-/* Sets the result, and everything but k and v, for a job whose graph fits the model; out->verdict says
+/* Sets the result, and everything but k, v and grows, for a job whose graph fits the model; out->verdict says
  * whether it does. */
 enum vd_err vd_replay_one_open(struct vd_replay_one *r, struct vd_feed *feed,
                                const struct vd_hash *model_root, const struct vd_proof_job *job,

@@ -20,7 +20,7 @@ struct job {
     uint32_t tokens[PROMPT_MAX + TOKENS_MAX + 1];
     uint8_t salt[VD_SALT_BYTES];
     struct vd_proof_job proof;
-    struct vd_commit at[TOKENS_MAX + 1]; /* the worker's commitment when i tokens were made */
+    struct vd_hash commit_root[TOKENS_MAX + 1], output_root[TOKENS_MAX + 1]; /* when i tokens were made */
 };
 
 static struct vd_pool *pool;
@@ -117,7 +117,12 @@ static void generate(struct job *j)
     struct vd_sampler *s = vd_sampler_new(p->vocab);
     struct vd_automaton_state state = VD_AUTOMATON_START;
     struct vd_masker *masker = NULL;
-    struct vd_commit c;
+    const struct vd_graph graph = {p,
+                                   {.n_prompt = q->n_prompt,
+                                    .n_steps = UINT32_MAX,
+                                    .max_tokens = q->max_tokens,
+                                    .sampling = q->sampling}};
+    struct vd_commit *c;
     struct vd_kv *kv;
     enum vd_stop stop = VD_STOP_NONE;
     uint8_t k[2048], v[2048];
@@ -125,7 +130,7 @@ static void generate(struct job *j)
     if (j->proof.controls.mask.n)
         assert_int_equal(vd_masker_create(&masker, texts, j->proof.controls.mask, p->stop, p->n_stop, NULL),
                          VD_OK);
-    vd_commit_init(&c, p, q->n_prompt, q->max_tokens, &q->sampling, j->salt);
+    assert_int_equal(vd_commit_open(&c, p, q, UINT32_MAX, j->salt, NULL), VD_OK);
     assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
     for (uint32_t pos = 0; stop == VD_STOP_NONE; pos++) {
         bool head = pos + 1 >= q->n_prompt;
@@ -134,24 +139,27 @@ static void generate(struct job *j)
         assert_int_equal(vd_model_forward(narrow, &row, 1, NULL, NULL), VD_OK);
         if (head) {
             token = choose(j, s, masker, pos, &state);
-            stop = vd_graph_stop(&c.graph, pos, token);
+            stop = vd_graph_stop(&graph, pos, token);
             j->tokens[pos + 1] = token;
         }
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
         struct vd_graph_rows outs = {NULL, k, v, head ? vd_ctx_hidden(narrow, 0) : NULL};
-        vd_commit_add(&c, &outs, token, stop, masker ? &state : NULL);
+        vd_commit_add(c, &outs, token, stop, masker ? &state : NULL);
         if (masker && head)
             vd_masker_advance(masker, &state, token);
-        j->receipt.n_output = c.n_output;
-        if (head)
-            j->at[c.n_output] = c;
+        j->receipt.n_output = vd_commit_n_output(c);
+        if (head) {
+            j->commit_root[vd_commit_n_output(c)] = vd_commit_root(c);
+            j->output_root[vd_commit_n_output(c)] = vd_commit_output_root(c);
+        }
     }
     vd_kv_close(kv);
     vd_masker_free(masker);
     vd_sampler_free(s);
     j->receipt.finish = (enum vd_finish)stop;
-    j->receipt.commit_root = vd_commit_root(&c);
-    j->receipt.output_root = vd_commit_output_root(&c);
+    j->receipt.commit_root = vd_commit_root(c);
+    j->receipt.output_root = vd_commit_output_root(c);
+    vd_commit_close(c);
 }
 
 /* Every third job lies: about a token, the root, the end, the model, or what it asks for. */
@@ -345,9 +353,8 @@ static void prefixes_of_a_stream(void)
     assert_int_equal(vd_replay_stream_open(&s, narrow, cache, &root, &j->proof, &r, NULL), VD_OK);
     for (uint32_t i = 0; i < g - 1; i++) {
         assert_int_equal(vd_replay_stream_add(s, &j->tokens[p + i], 1, &r, NULL), VD_OK);
-        struct vd_receipt_prefix prefix = {.n_output = i + 1,
-                                           .output_root = vd_commit_output_root(&j->at[i + 1]),
-                                           .commit_root = vd_commit_root(&j->at[i + 1])};
+        struct vd_receipt_prefix prefix = {
+            .n_output = i + 1, .output_root = j->output_root[i + 1], .commit_root = j->commit_root[i + 1]};
         vd_replay_stream_prefix(s, &prefix, &r);
         assert_int_equal(r.verdict, VD_REPLAY_OK);
         prefix.commit_root.b[0] ^= 1;

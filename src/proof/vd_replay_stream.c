@@ -68,12 +68,11 @@ enum vd_err vd_replay_stream_open(struct vd_replay_stream **out_s, struct vd_ctx
         return vd_error_set(err, VD_ENOMEM, "no memory to follow a stream");
     describe(s, job);
     s->job.output = &no_token;
+    s->one.grows = true;
     vd_feed_open(&s->feed, ctx, cache);
     enum vd_err e = vd_replay_one_open(&s->one, &s->feed, model_root, &s->job, &s->result, err);
     bool runs = e == VD_OK && s->result.verdict == VD_REPLAY_OK;
     if (runs) {
-        s->one.finish = 0;
-        s->one.n_left = UINT32_MAX; /* the halves of a tree that grows are not known */
         s->one.seq.keep = true;
         e = allocate(s, err);
     }
@@ -89,8 +88,8 @@ enum vd_err vd_replay_stream_open(struct vd_replay_stream **out_s, struct vd_ctx
 
 static void report(struct vd_replay_stream *s, struct vd_replay_result *out)
 {
-    if (s->one.commit.n_steps)
-        s->result.commit_root = vd_commit_root(&s->one.commit);
+    if (vd_commit_n_steps(s->one.commit))
+        s->result.commit_root = vd_commit_root(s->one.commit);
     *out = s->result;
 }
 
@@ -120,13 +119,13 @@ void vd_replay_stream_prefix(const struct vd_replay_stream *s, const struct vd_r
     *out = s->result;
     if (out->verdict != VD_REPLAY_OK)
         return;
-    struct vd_hash output = vd_commit_output_root(&s->one.commit);
+    struct vd_hash output = vd_commit_output_root(s->one.commit);
     if (g == 0 || prefix->n_output != g) {
         out->verdict = VD_REPLAY_STOP;
         out->step = g ? p + g - 2 : 0;
         return;
     }
-    out->commit_root = vd_commit_root(&s->one.commit);
+    out->commit_root = vd_commit_root(s->one.commit);
     if (!vd_hash_eq(&prefix->output_root, &output) || !vd_hash_eq(&prefix->commit_root, &out->commit_root))
         out->verdict = VD_REPLAY_COMMIT;
 }
@@ -145,8 +144,8 @@ enum vd_err vd_replay_stream_end(struct vd_replay_stream *s, enum vd_finish fini
         else
             vd_replay_differ(r, VD_REPLAY_STOP, p + g - 1, r->stop, want);
     }
-    if (e == VD_OK && r->commit.n_steps && r->stop != want)
-        vd_replay_differ(r, VD_REPLAY_STOP, r->commit.n_steps - 1, r->stop, want);
+    if (e == VD_OK && vd_commit_n_steps(r->commit) && r->stop != want)
+        vd_replay_differ(r, VD_REPLAY_STOP, vd_commit_n_steps(r->commit) - 1, r->stop, want);
     report(s, out);
     if (e == VD_OK && out->verdict == VD_REPLAY_OK && !vd_hash_eq(&out->commit_root, commit_root))
         vd_replay_differ(r, VD_REPLAY_COMMIT, 0, 0, 0);

@@ -47,7 +47,10 @@ static void generate_on(const struct machine *m, struct job *j, const struct vd_
     const struct vd_model *model = m->model;
     struct vd_ctx *ctx = m->ctx;
     struct vd_request *q = &j->receipt.request;
-    struct vd_commit c;
+    struct vd_graph graph = {
+        vd_model_program(model),
+        {.n_prompt = PROMPT, .n_steps = UINT32_MAX, .max_tokens = TOKENS, .sampling = *sampling}};
+    struct vd_commit *c;
     struct vd_kv *kv;
     uint8_t k[1024], v[1024];
     memset(j, 0, sizeof *j);
@@ -62,7 +65,8 @@ static void generate_on(const struct machine *m, struct job *j, const struct vd_
                              .sampling = *sampling,
                              .salt_commit = vd_salt_commit(j->salt),
                              .prompt_root = vd_token_root(j->salt, 0, j->prompt, PROMPT)};
-    vd_commit_init(&c, vd_model_program(model), PROMPT, TOKENS, sampling, j->salt);
+    assert_int_equal(
+        vd_commit_open(&c, vd_model_program(model), &j->receipt.request, UINT32_MAX, j->salt, NULL), VD_OK);
     struct vd_sampler *s = vd_sampler_new(vd_model_program(model)->vocab);
     assert_true(vd_model_k_row_bytes(model) <= sizeof k && vd_model_v_row_bytes(model) <= sizeof v);
     assert_int_equal(vd_kv_open(&kv, m->cache, NULL), VD_OK);
@@ -77,18 +81,19 @@ static void generate_on(const struct machine *m, struct job *j, const struct vd_
             uint64_t r64 = vd_sample_r64(sampling->seed, sampling->choice, pos + 1 - PROMPT);
             token = vd_sampler_choose(s, vd_model_kern(model), vd_ctx_logits(ctx, 0),
                                       &(struct vd_choice){.sampling = sampling, .r64 = r64});
-            stop = vd_graph_stop(&c.graph, pos, token);
+            stop = vd_graph_stop(&graph, pos, token);
             j->output[j->receipt.n_output++] = token;
         }
         vd_kv_read(kv, vd_model_program(model)->n_layers - 1, pos, k, v);
         struct vd_graph_rows outs = {NULL, k, v, head ? vd_ctx_hidden(ctx, 0) : NULL};
-        vd_commit_add(&c, &outs, token, stop, NULL);
+        vd_commit_add(c, &outs, token, stop, NULL);
     }
     vd_kv_close(kv);
     vd_sampler_free(s);
     j->receipt.finish = (enum vd_finish)stop;
-    j->receipt.commit_root = vd_commit_root(&c);
-    j->receipt.output_root = vd_commit_output_root(&c);
+    j->receipt.commit_root = vd_commit_root(c);
+    j->receipt.output_root = vd_commit_output_root(c);
+    vd_commit_close(c);
     j->proof = (struct vd_proof_job){
         .receipt = &j->receipt, .prompt = j->prompt, .output = j->output, .job_salt = j->salt};
 }
@@ -141,7 +146,7 @@ static void embed(struct vector_job *j, enum vd_pooling pooling)
     const struct vd_program *p = vd_model_program(honest.model);
     struct vd_sampling s = {.pooling = pooling, .top_p_micro = VD_SAMPLE_MICRO};
     struct vd_embed *e;
-    struct vd_commit c;
+    struct vd_commit *c;
     struct vd_kv *kv;
     uint8_t k[1024], v[1024];
     memset(j, 0, sizeof *j);
@@ -157,7 +162,7 @@ static void embed(struct vector_job *j, enum vd_pooling pooling)
                                                  .prompt_root = vd_token_root(j->salt, 0, j->prompt, PROMPT)},
                                      .n_output = p->width,
                                      .finish = VD_FINISH_LENGTH};
-    vd_commit_init(&c, p, PROMPT, p->width, &s, j->salt);
+    assert_int_equal(vd_commit_open(&c, p, &j->receipt.request, UINT32_MAX, j->salt, NULL), VD_OK);
     assert_int_equal(vd_embed_create(&e, honest.model, pooling, NULL), VD_OK);
     assert_int_equal(vd_kv_open(&kv, honest.cache, NULL), VD_OK);
     for (uint32_t pos = 0; pos < PROMPT; pos++) {
@@ -168,15 +173,16 @@ static void embed(struct vector_job *j, enum vd_pooling pooling)
         if (x)
             vd_embed_add(e, x);
         vd_kv_read(kv, p->n_layers - 1, pos, k, v);
-        vd_commit_add_vector(&c, &(struct vd_graph_rows){NULL, k, v, x}, x ? vd_embed_sum(e) : NULL,
+        vd_commit_add_vector(c, &(struct vd_graph_rows){NULL, k, v, x}, x ? vd_embed_sum(e) : NULL,
                              last ? vd_embed_vector(e) : NULL);
     }
     for (uint32_t i = 0; i < p->width; i++)
         j->output[i] = vd_f32_bits(vd_embed_vector(e)[i]);
     vd_embed_free(e);
     vd_kv_close(kv);
-    j->receipt.commit_root = vd_commit_root(&c);
-    j->receipt.output_root = vd_commit_output_root(&c);
+    j->receipt.commit_root = vd_commit_root(c);
+    j->receipt.output_root = vd_commit_output_root(c);
+    vd_commit_close(c);
     j->proof = (struct vd_proof_job){
         .receipt = &j->receipt, .prompt = j->prompt, .output = j->output, .job_salt = j->salt};
 }

@@ -3,7 +3,7 @@
 #ifndef VD_TOY_H
 #define VD_TOY_H
 
-#include "vd_commit.h"
+#include "vd_unit.h"
 #include "vd_num.h"
 #include "vd_referee.h"
 #include "vd_rng.h"

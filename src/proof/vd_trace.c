@@ -7,7 +7,7 @@
  * computed, rows come from the source's cache, a chunk at a time: no tile reads of two. */
 #include "vd_trace.h"
 
-#include "vd_commit.h"
+#include "vd_unit.h"
 #include "vd_num.h"
 #include "vd_tile.h"
 

@@ -188,10 +188,14 @@ void vd_wide_kv_read(const void *chunk, size_t hd, size_t slot, int8_t *kq, floa
     struct vd_wide_kv c = vd_wide_kv(chunk, hd);
     const uint8_t *k = c.k + slot / 16 * hd * 16 + slot % 16 * 4;
     const int8_t *v = c.v + slot / 4 * hd * 4 + slot % 4;
-    for (size_t e = 0; e < hd; e++) {
-        kq[e] = (int8_t)(k[e / 4 * 64 + e % 4] ^ 0x80);
-        vq[e] = v[e * 4];
+    for (size_t e = 0; e < hd; e += 4) {
+        uint32_t four;
+        memcpy(&four, k + e * 16, 4);
+        four ^= 0x80808080;
+        memcpy(kq + e, &four, 4);
     }
+    for (size_t e = 0; e < hd; e++)
+        vq[e] = v[e * 4];
     for (size_t b = 0; b < hd / VD_KERN_BLOCK; b++)
         kd[b] = c.kd[b * VD_KERN_CHUNK + slot];
     *vd = c.vd[slot];

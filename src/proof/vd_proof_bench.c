@@ -1,7 +1,10 @@
 /* What proofs cost, on the real model:
  *
- *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTIONS] [--rows N] [--logits N]
+ *   vd_proof_bench [MODEL] [--threads N] [--reps N] [--only SECTION[,SECTION...]] [--rows N] [--logits N]
  *                  [--peer-tg TOK_PER_S] [--peer-pp32-s SECONDS] [--peer-tg32-s SECONDS]
+ *
+ * Sections (default: all): receipt; greedy, top-k, top-p, temp (together: replay); replay32; check; commit;
+ * dispute.
  *
  * - receipt: 512 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
  *   roots, signature), in pairs in this process: that work's share of the time of prefill and of decode, and
@@ -502,9 +505,43 @@ static void bench_dispute(struct bench *b)
     printf("trace          all unit hashes %.2f s, the slowest unit's operators %.2f s\n", open_s, load_s);
 }
 
+static const char *const sections[] = {"receipt",  "greedy", "top-k",  "top-p",  "temp",
+                                       "replay32", "check",  "commit", "dispute"};
+
+/* Whether a list, names with commas between them, has this one; `replay` is the four samplings. */
 static bool wanted(const struct bench *b, const char *section)
 {
-    return !b->only || strstr(b->only, section);
+    static const char replays[] = ",greedy,top-k,top-p,temp,";
+    if (!b->only)
+        return true;
+    for (const char *p = b->only; *p;) {
+        size_t n = strcspn(p, ",");
+        const char *in_replays = strstr(replays, section);
+        if ((n == strlen(section) && memcmp(p, section, n) == 0) ||
+            (n == 6 && memcmp(p, "replay", n) == 0 && in_replays))
+            return true;
+        p += n + (p[n] == ',');
+    }
+    return false;
+}
+
+static bool known(const char *list)
+{
+    for (const char *p = list; *p;) {
+        size_t n = strcspn(p, ",");
+        bool found = n == 6 && memcmp(p, "replay", n) == 0;
+        for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
+            found = found || (n == strlen(sections[i]) && memcmp(p, sections[i], n) == 0);
+        if (!found) {
+            fprintf(stderr, "--only: there is no section \"%.*s\"; there are replay", (int)n, p);
+            for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
+                fprintf(stderr, ", %s", sections[i]);
+            fprintf(stderr, "\n");
+            return false;
+        }
+        p += n + (p[n] == ',');
+    }
+    return true;
 }
 
 int main(int argc, char **argv)
@@ -539,6 +576,8 @@ int main(int argc, char **argv)
         else
             snprintf(path, sizeof path, "%s", argv[i]);
     }
+    if (b.only && !known(b.only))
+        return 2;
     check(vd_key_init(&err), &err);
     check(vd_pool_create(&b.pool, threads, &err), &err);
     check(vd_model_open(&b.model, path, vd_kern_pick(NULL, NULL), b.pool, &err), &err);
@@ -560,7 +599,7 @@ int main(int argc, char **argv)
         bench_replay(&b, "top-p", &wide);
     if (wanted(&b, "temp"))
         bench_replay(&b, "temp", &whole);
-    if (wanted(&b, "many"))
+    if (wanted(&b, "replay32"))
         bench_many(&b);
     if (wanted(&b, "check"))
         bench_check(&b);

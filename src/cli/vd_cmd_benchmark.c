@@ -32,15 +32,18 @@ struct vd_bench_list {
 static enum vd_err vd_bench_parse(const struct vd_cli *cli, const char *name, const char *otherwise,
                                   uint32_t max, bool zeros, struct vd_bench_list *out, struct vd_error *err)
 {
-    char copy[128], *save = NULL, what[32];
+    char copy[128], what[32];
     snprintf(copy, sizeof copy, "%s", vd_cli_text(cli, name, otherwise));
     snprintf(what, sizeof what, "--%s", name);
     if (strlen(vd_cli_text(cli, name, otherwise)) >= sizeof copy)
         return vd_error_set(err, VD_EUSE, "%s is longer than %zu characters; leave some numbers out", what,
                             sizeof copy - 1);
     out->n = 0;
-    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
+    for (char *next = copy, *w; (w = strsep(&next, ",")) != NULL;) {
         uint64_t v;
+        if (!*w)
+            return vd_error_set(err, VD_EUSE, "%s %s: a number is missing", what,
+                                vd_cli_text(cli, name, otherwise));
         enum vd_err e = vd_cli_parse_u64(what, w, 0, max, &v, err);
         if (e != VD_OK)
             return e;

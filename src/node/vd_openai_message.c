@@ -231,6 +231,24 @@ static bool get_tool(json_t *list, const json_t *tool, size_t i, bool *strict, s
            vd_openai_fail(e, 400, "missing_required_parameter", path, "'%s' must be a string.", path);
 }
 
+static json_t *name_of(const json_t *tools, size_t i)
+{
+    return json_object_get(json_object_get(json_array_get(tools, i), "function"), "name");
+}
+
+/* A call names its function by nothing else. */
+static bool is_new_name(const json_t *tools, size_t i, struct vd_openai_error *e)
+{
+    char path[96];
+    for (size_t k = 0; k < i; k++) {
+        if (!json_equal(name_of(tools, k), name_of(tools, i)))
+            continue;
+        snprintf(path, sizeof path, "tools[%zu].function.name", i);
+        return vd_openai_fail(e, 400, "invalid_value", path, "'%s' is the name of tools[%zu] too.", path, k);
+    }
+    return true;
+}
+
 /* "none": the model is not told of any; "auto": it may call them; "required": it must call one; an object: it
  * must call that one, *name. */
 enum choice { CHOICE_AUTO, CHOICE_NONE, CHOICE_MUST, CHOICE_BAD };
@@ -391,7 +409,7 @@ static bool get_tools(struct vd_openai_request *r, const json_t *object, struct 
     json_t *tools = mem->tools = json_array();
     bool strict[VD_OPENAI_TOOLS_MAX], any = false;
     for (size_t i = 0; i < json_array_size(list); i++) {
-        if (!get_tool(tools, json_array_get(list, i), i, &strict[i], e))
+        if (!get_tool(tools, json_array_get(list, i), i, &strict[i], e) || !is_new_name(tools, i, e))
             return false;
         any |= strict[i];
     }

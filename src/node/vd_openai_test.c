@@ -174,7 +174,8 @@ static void test_controls(void **state)
     "\"items\":"                                                                                             \
     "{\"$ref\":\"#\"}}}}}}]"
 
-#define STRICT ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"s\",\"strict\":true}}]"
+#define TOOL(name) "{\"type\":\"function\",\"function\":{\"name\":\"" name "\"}}"
+#define STRICT     ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"s\",\"strict\":true}}]"
 
 static bool schema_takes(const struct vd_openai_request *r, const char *text)
 {
@@ -288,6 +289,7 @@ static void test_refused_by_name(void **state)
         {CHAT(",\"response_format\":{\"type\":\"json_schema\"}"), "response_format.json_schema"},
         {CHAT(",\"response_format\":\"text\""), "response_format"},
         {CHAT(",\"tools\":[{}]"), "tools[0]"},
+        {CHAT(",\"tools\":[" TOOL("a") "," TOOL("b") "," TOOL("a") "]"), "tools[2].function.name"},
         {CHAT(",\"tool_choice\":\"required\""), "tool_choice"},
         {CHAT(STRICT ",\"response_format\":{\"type\":\"grammar\",\"grammar\":\"root ::= [a]\"}"),
          "response_format"},

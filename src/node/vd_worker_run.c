@@ -702,10 +702,13 @@ static void vd_job_end(struct vd_worker *w, struct vd_worker_job *j)
                       : j->result.end == VD_JOB_CANCELLED ? VD_REFUSE_STOPPING
                                                           : VD_REFUSE_INTERNAL,
                       j->result.end == VD_JOB_BROKEN ? j->result.err.msg : "");
-    if (delivered)
+    unsigned long long ms = (j->result.prompt_ns + j->result.output_ns) / 1000000;
+    if (delivered && j->request.sampling.pooling)
+        vd_log_event(&w->log, VD_LOG_INFO, "vector done", "prompt=%u elements=%u ms=%llu",
+                     j->request.n_prompt, j->n_output, ms);
+    else if (delivered)
         vd_log_event(&w->log, VD_LOG_INFO, "job done", "prompt=%u output=%u finish=%s ms=%llu",
-                     j->request.n_prompt, j->n_output, vd_finish_name((enum vd_finish)finish),
-                     (unsigned long long)((j->result.prompt_ns + j->result.output_ns) / 1000000));
+                     j->request.n_prompt, j->n_output, vd_finish_name((enum vd_finish)finish), ms);
     if (link)
         vd_link_unref(link);
 }

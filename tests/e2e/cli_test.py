@@ -337,6 +337,7 @@ def test_receipt_has_two_forms():
 def test_bench():
     tests = run_json("bench", "SmolLM2", "--pp", "16", "--tg", "4", "--batch", "1,2", "--threads", "1", "--reps", "1")
     assert [t["test"] for t in tests] == ["pp16", "tg4", "tg4x2"]
+    assert "a number is missing" in run("bench", "SmolLM2", "--batch", "1,,2", status=2)[1]
     tests += (greedy := run_json("bench", "SmolLM2", "--greedy", "4", "--batch", "1,2", "--threads", "1", "--reps", "1"))
     assert [t["test"] for t in greedy] == ["greedy4", "greedy4x2"]
     tests += (jobs := run_json("bench", "SmolLM2", "--spec", "24", "--mask", "24", "--embed", "16", "--threads", "1", "--reps", "1"))

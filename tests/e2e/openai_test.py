@@ -362,7 +362,12 @@ def test_controls(gateway, key, client, model, **_):
     streamed = [t for c in chat(client, model, max_tokens=8, logprobs=True, top_logprobs=3, stream=True) if c.choices
                 for t in (c.choices[0].logprobs.content if c.choices[0].logprobs else [])]
     check(streamed == told, (streamed, told))
-    check(len(client.completions.create(model=model, prompt="One two", max_tokens=4, logprobs=2).choices[0].logprobs.tokens) == 4, "completion")
+    told = client.completions.create(model=model, prompt="One two", max_tokens=12, logprobs=2, temperature=0).choices[0]
+    check(len(told.logprobs.tokens) == 12, told)
+    check(all(told.text[at:at + len(t)] == t for at, t in zip(told.logprobs.text_offset, told.logprobs.tokens)), told)
+    streamed = [at for c in client.completions.create(model=model, prompt="One two", max_tokens=12, logprobs=2, temperature=0, stream=True)
+                if c.choices and c.choices[0].logprobs for at in c.choices[0].logprobs.text_offset]
+    check(streamed == told.logprobs.text_offset, (streamed, told.logprobs.text_offset))
     biased = chat(client, model, max_tokens=5, logit_bias={"1000": 100}).choices[0].message.content
     check(len(set(biased.split())) <= 1 and biased != plain[:len(biased)], biased)
     tame = chat(client, model, max_tokens=40, frequency_penalty=2, presence_penalty=2, extra_body={"repetition_penalty": 1.5})

@@ -146,6 +146,18 @@ static enum vd_game_result move_of(struct match *m, const struct vd_ref_claim *c
     return m->result;
 }
 
+/* The worker's answer, which runs as many steps again as it said before. */
+static enum vd_err answer(struct vd_trace *t, const struct vd_game *game, struct vd_player_move *move,
+                          struct vd_error *err)
+{
+    struct vd_toy_job *j = t->source.arg;
+    uint32_t runs = vd_player_worker_runs(t, game);
+    j->most_run = 0;
+    enum vd_err e = vd_player_worker_answer(t, game, move, err);
+    assert_int_equal(j->most_run, runs);
+    return e;
+}
+
 /* Plays until a verdict, a rejected move, or a challenger that finds nothing. */
 static enum vd_err play(struct match *m, const struct vd_ref_claim *claim, struct vd_trace *worker,
                         struct vd_trace *challenger)
@@ -156,7 +168,7 @@ static enum vd_err play(struct match *m, const struct vd_ref_claim *claim, struc
     vd_game_open(&m->game);
     while (m->result == VD_GAME_ACCEPTED) {
         enum vd_err e = vd_game_turn(&m->game) == VD_GAME_WORKER
-                            ? vd_player_worker_answer(worker, &m->game, &move, &err)
+                            ? answer(worker, &m->game, &move, &err)
                             : vd_player_challenger_point(challenger, claim, &m->game, &move, &err);
         if (e != VD_OK)
             return e;
@@ -461,7 +473,7 @@ static void lead_to(struct fixture *f, struct match *m, uint32_t step, uint32_t 
     while (m->game.phase != VD_PHASE_C_TILE) {
         struct vd_move c = {0};
         if (vd_game_turn(&m->game) == VD_GAME_WORKER) {
-            assert_int_equal(vd_player_worker_answer(f->trace, &m->game, &move, &err), VD_OK);
+            assert_int_equal(answer(f->trace, &m->game, &move, &err), VD_OK);
         } else {
             switch (m->game.phase) {
             case VD_PHASE_C_STATE:

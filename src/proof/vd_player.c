@@ -206,6 +206,17 @@ enum vd_err vd_player_worker_answer(struct vd_trace *t, const struct vd_game *ga
     return e;
 }
 
+uint32_t vd_player_worker_runs(const struct vd_trace *t, const struct vd_game *game)
+{
+    if (needs_unit(game))
+        return vd_trace_load_runs(t, game->step, game->unit);
+    if (game->phase == VD_PHASE_W_UNITS)
+        return vd_trace_hold_runs(t, (uint32_t)game->steps.span.first, 1);
+    if (game->phase == VD_PHASE_W_BIND_OPEN)
+        return vd_trace_hold_runs(t, game->step, 1);
+    return 0;
+}
+
 /* ---- the challenger ---- */
 
 static enum vd_err nothing(const struct play *p)

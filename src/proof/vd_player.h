@@ -20,6 +20,10 @@ struct vd_player_move {
 enum vd_err vd_player_worker_answer(struct vd_trace *t, const struct vd_game *game,
                                     struct vd_player_move *out, struct vd_error *err);
 
+/* How many steps that answer runs of the trace's source again: what it needs of the source's cache. 0: it
+ * runs none, and needs neither context nor cache. */
+uint32_t vd_player_worker_runs(const struct vd_trace *t, const struct vd_game *game);
+
 /* The challenger points at the first difference between its trace and what the worker showed, in the end with
  * the opening of the record's inputs. `claim` is the receipt's. VD_EFALSE: there is no difference to point at
  * (an honest worker: the challenge was wrong). */

@@ -57,6 +57,7 @@ struct vd_toy_job {
     uint8_t *rows[TOY_UNITS][TOY_MAX_POS]; /* of a unit and step: what it puts out; NULL: not run yet */
     uint8_t token[TOY_MAX_POS][VD_TOKEN_RECORD_BYTES];
     bool has_token[TOY_MAX_POS];
+    uint32_t most_run; /* steps of its trace's longest run */
 };
 
 /* Scales for values of about 1: d, and the min in units of d, which puts the values around 0. MXFP4 has no
@@ -555,6 +556,7 @@ static inline enum vd_err toy_run(void *arg, uint32_t n_steps, const struct vd_t
     struct vd_toy_job *j = arg;
     const struct vd_graph *g = &j->graph;
     bool mean = g->job.sampling.pooling == VD_POOLING_MEAN;
+    j->most_run = n_steps > j->most_run ? n_steps : j->most_run;
     toy_run_steps(j, n_steps);
     for (uint32_t s = 0; s < n_steps; s++) {
         bool head = vd_graph_has_head(g, s);

@@ -112,12 +112,18 @@ static bool holds(const struct vd_trace *t, uint32_t first, uint32_t n)
     return !forgets(t) || (first + n <= t->held_end && first + t->n_held >= t->held_end);
 }
 
+uint32_t vd_trace_hold_runs(const struct vd_trace *t, uint32_t first, uint32_t n)
+{
+    return holds(t, first, n) ? 0 : first + n;
+}
+
 enum vd_err vd_trace_hold(struct vd_trace *t, uint32_t first, uint32_t n, struct vd_error *err)
 {
     const struct vd_trace_sink sink = {t, hash_row, hash_token, hash_pooled, hash_done};
-    if (holds(t, first, n))
+    uint32_t n_steps = vd_trace_hold_runs(t, first, n);
+    if (n_steps == 0)
         return VD_OK;
-    enum vd_err e = run_to(t, first + n, &sink, err);
+    enum vd_err e = run_to(t, n_steps, &sink, err);
     rest(t);
     return e;
 }
@@ -621,15 +627,30 @@ static struct vd_hash unit_hash(const struct vd_trace *t)
     return vd_trace_unit(&at, outs, n);
 }
 
+static bool is_loaded(const struct vd_trace *t, uint32_t step, uint32_t unit)
+{
+    return t->u.loaded && t->u.step == step && t->u.unit == unit;
+}
+
+uint32_t vd_trace_load_runs(const struct vd_trace *t, uint32_t step, uint32_t unit)
+{
+    struct vd_graph_read read[VD_GRAPH_READS_MAX];
+    if (is_loaded(t, step, unit))
+        return 0;
+    if (vd_graph_reads(&t->graph, step, unit, read) > 0)
+        return vd_graph_steps_for(&t->graph, step);
+    return vd_trace_hold_runs(t, step, 1);
+}
+
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err)
 {
-    if (t->u.loaded && t->u.step == step && t->u.unit == unit)
+    if (is_loaded(t, step, unit))
         return VD_OK;
     enum vd_err e = vd_trace_unit_prepare(t, step, unit, err);
     if (e != VD_OK)
         return e;
     if (t->u.n_reads > 0)
-        e = run_for_unit(t, vd_graph_steps_for(&t->graph, step), err);
+        e = run_for_unit(t, vd_trace_load_runs(t, step, unit), err);
     else
         e = vd_trace_hold(t, step, 1, err);
     if (e == VD_OK)

@@ -120,7 +120,8 @@ enum { VD_TRACE_FITS_BYTES = 240 << 20 };
 bool vd_trace_fits(const struct vd_graph *graph);
 
 /* Makes sure that the unit hashes of these steps, at most one chunk of 64, are held; else another run of the
- * source. What was held before may not be any more. */
+ * source, of vd_trace_hold_runs steps (0: they are held). What was held before may not be any more. */
+uint32_t vd_trace_hold_runs(const struct vd_trace *t, uint32_t first, uint32_t n);
 enum vd_err vd_trace_hold(struct vd_trace *t, uint32_t first, uint32_t n, struct vd_error *err);
 /* Bytes of the trace without the loaded unit. */
 uint64_t vd_trace_bytes(const struct vd_trace *t);
@@ -147,7 +148,9 @@ static inline const uint8_t *vd_trace_mask_state(const struct vd_trace *t, uint3
     return t->mask_state + (size_t)VD_AUTOMATON_STATE_BYTES * (step + 1 - t->graph.job.n_prompt);
 }
 
-/* Computes t->u of that unit; at once if it is there already. A second run of the source. */
+/* Computes t->u of that unit; at once if it is there already. A second run of the source, of
+ * vd_trace_load_runs steps (0: none is needed). */
+uint32_t vd_trace_load_runs(const struct vd_trace *t, uint32_t step, uint32_t unit);
 enum vd_err vd_trace_load(struct vd_trace *t, uint32_t step, uint32_t unit, struct vd_error *err);
 
 /* What an input (VD_IN_ROW, VD_IN_KV but of MASK_STATE) of the loaded unit is part of. */

@@ -47,6 +47,8 @@ static enum vd_err source_run(void *arg, uint32_t n_steps, const struct vd_trace
     struct vd_trace_model *t = arg;
     struct vd_feed_seq *seq = &t->seq;
     enum vd_err e = VD_OK;
+    if (!t->feed.cache)
+        return vd_error_set(err, VD_EUSE, "the trace has no cache to run %u steps in", n_steps);
     t->sink = sink;
     vd_feed_seq_reset(seq);
     seq->n_steps = n_steps;

@@ -19,7 +19,8 @@ enum vd_err vd_trace_model_open_within(struct vd_trace_model **out, struct vd_mo
                                        struct vd_ctx *ctx, struct vd_kv_pool *cache,
                                        const struct vd_proof_job *job, uint64_t keep_bytes,
                                        struct vd_error *err);
-/* From here on in another cache of the model: nothing is left in one after a call on the trace. */
+/* From here on in another cache of the model: nothing is left in one after a call on the trace. NULL: in
+ * none, and calls that run steps are VD_EUSE; others then leave the context alone as well. */
 void vd_trace_model_use(struct vd_trace_model *t, struct vd_kv_pool *cache);
 void vd_trace_model_close(struct vd_trace_model *t); /* NULL is allowed */
 struct vd_trace *vd_trace_model_trace(struct vd_trace_model *t);

@@ -188,21 +188,69 @@ struct vd_court_move {
     unsigned n_replays;
 };
 
+/* The trace is open, with the unit that is kept. */
+static void vd_court_answer_from(struct vd_court_move *m)
+{
+    struct vd_trace *t = vd_trace_model_trace(m->trace->trace);
+    m->n_replays += vd_player_worker_runs(t, m->game) > 0;
+    m->result = vd_player_worker_answer(t, m->game, m->out, m->err);
+}
+
 /* On the engine's thread, between two steps. A dispute cannot wait: prefixes and jobs give way to it in the
  * engine's cache, which is the only one. */
-static void vd_court_make_move(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+static void vd_court_replay(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
 {
     struct vd_court_move *m = arg;
-    m->n_replays = m->trace->trace == NULL;
+    bool fresh = m->trace->trace == NULL;
+    m->n_replays = fresh;
     m->result = vd_game_trace_open(m->trace, ctx, cache, m->err);
-    if (m->result != VD_OK)
-        return;
-    struct vd_trace *t = vd_trace_model_trace(m->trace->trace);
-    vd_game_unit_in(&m->w->traces, m->trace, m->game);
-    const void *had = t->u.memory;
-    m->result = vd_player_worker_answer(t, m->game, m->out, m->err);
-    m->n_replays += t->u.memory != had;
-    vd_game_unit_out(&m->w->traces, m->trace);
+    if (m->result == VD_OK && fresh)
+        vd_game_unit_in(&m->w->traces, m->trace, m->game);
+    if (m->result == VD_OK)
+        vd_court_answer_from(m);
+}
+
+uint32_t vd_worker_patience_ms(const struct vd_worker_dispute *d, size_t n, uint64_t height,
+                               uint32_t block_time_ms)
+{
+    uint64_t n_moves = 0, deadline = UINT64_MAX;
+    for (size_t i = 0; i < n; i++) {
+        if (d[i].sending || !(d[i].stale || d[i].record.status == VD_DISPUTE_WORKER_MOVES))
+            continue;
+        n_moves++;
+        if (!d[i].stale && d[i].record.deadline_height < deadline)
+            deadline = d[i].record.deadline_height;
+    }
+    if (deadline == UINT64_MAX || deadline <= height)
+        return 0;
+    uint64_t ms = (deadline - height) * block_time_ms / (VD_WORKER_PATIENCE_PART * n_moves);
+    return ms < VD_WORKER_PATIENCE_MS ? (uint32_t)ms : VD_WORKER_PATIENCE_MS;
+}
+
+/* The engine is needed, and cache of it, only for what has to be replayed. */
+static enum vd_err vd_court_make_move(struct vd_court_move *m, struct vd_engine *engine)
+{
+    struct vd_worker *w = m->w;
+    struct vd_game_trace *t = m->trace;
+    uint32_t n_steps = t->c.claim.graph.job.n_steps;
+    enum vd_err e = VD_OK;
+    if (t->trace) {
+        vd_game_unit_in(&w->traces, t, m->game);
+        n_steps = vd_player_worker_runs(vd_trace_model_trace(t->trace), m->game);
+    }
+    if (n_steps == 0) {
+        vd_trace_model_use(t->trace, NULL);
+        vd_court_answer_from(m);
+    } else {
+        uint64_t height = vd_ledger_client_height(w->ledger);
+        pthread_mutex_lock(&w->mu);
+        uint32_t wait_ms = vd_worker_patience_ms(w->dispute, w->n_disputes, height, w->rules->block_time_ms);
+        pthread_mutex_unlock(&w->mu);
+        e = vd_engine_run(engine, n_steps, wait_ms, vd_court_replay, m, m->err);
+    }
+    if (t->trace)
+        vd_game_unit_out(&w->traces, t);
+    return e == VD_OK ? m->result : e;
 }
 
 /* Under mu. */
@@ -285,10 +333,7 @@ static enum vd_err vd_court_play(struct vd_worker *w, const struct vd_hash *disp
     if (!move)
         return vd_error_set(err, VD_ENOMEM, "no memory for a move");
     vd_hex_encode(hex, dispute->b, 8);
-    enum vd_err e =
-        vd_engine_run(offer->engine, trace->c.claim.graph.job.n_steps, vd_court_make_move, &m, err);
-    if (e == VD_OK)
-        e = m.result;
+    enum vd_err e = vd_court_make_move(&m, offer->engine);
     pthread_mutex_lock(&w->mu);
     w->stats.n_replays += m.n_replays;
     pthread_mutex_unlock(&w->mu);

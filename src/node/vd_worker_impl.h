@@ -31,6 +31,10 @@ enum {
     VD_WORKER_PRUNE_MS = 20000,       /* between two looks at all kept jobs */
     VD_WORKER_DEMANDS_MAX = 64, /* receipts whose data are to be shown; others are found by the next prune */
     VD_WORKER_AGAIN_MS = 500,   /* before a move that failed is tried again */
+    /* A replay for a move waits this part of what is left of its clock, shared with the other moves that are
+     * due, and no longer than this, for jobs that gave way to the one before (vd_engine_run). */
+    VD_WORKER_PATIENCE_PART = 4,
+    VD_WORKER_PATIENCE_MS = 60000,
 };
 
 /* One job, from JOB to RECEIPT. */
@@ -145,6 +149,10 @@ void *vd_worker_court(void *worker);
 void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent);
 /* Of the disputes where it is the worker's turn, the one whose deadline is first; n: there is none. */
 size_t vd_worker_next_dispute(const struct vd_worker_dispute *d, size_t n, uint64_t now_ms);
+/* How long the first of these may wait in the engine: if all that are due wait so long, one after the other,
+ * three quarters of the first one's clock are left. */
+uint32_t vd_worker_patience_ms(const struct vd_worker_dispute *d, size_t n, uint64_t height,
+                               uint32_t block_time_ms);
 struct vd_worker_offer *vd_worker_find_offer(struct vd_worker *w, const struct vd_hash *root);
 
 /* vd_worker_setup.c: stake, models and offers on the ledger. */

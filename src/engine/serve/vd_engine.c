@@ -14,6 +14,7 @@ enum {
     DEFAULT_ROWS = 512,
     DEFAULT_ACTIVE = 32,
     DEFAULT_QUEUED = 1024,
+    FURTHER = 16,    /* a job that gave way is let past where it stood by this part of it, and one position */
     LOGITS_MIN = 64, /* rows of logits of a step: resumed outputs want many */
 };
 
@@ -112,12 +113,14 @@ static bool is_being_computed(const struct vd_engine *e, const struct job *j)
     return false;
 }
 
-/* The place in the queue of the job to admit next: the oldest of an account that has the fewest running. */
+/* The place in the queue of the job to admit next: the oldest of an account that has the fewest running. But
+ * those that gave way, which stand at the head, had their turn and get their places back before anybody. */
 static struct job **next_queued(struct vd_engine *e)
 {
     struct job **best = NULL;
     size_t fewest = SIZE_MAX;
-    for (struct job **at = &e->queue; *at; at = &(*at)->next) {
+    bool back = e->queue->owed;
+    for (struct job **at = &e->queue; *at && (!back || (*at)->owed); at = &(*at)->next) {
         size_t n = active_of(e, &(*at)->spec.account);
         if (n < fewest && !is_being_computed(e, *at)) {
             fewest = n;
@@ -325,6 +328,7 @@ static void pause_job(struct vd_engine *e, size_t i)
     memmove(e->active + i, e->active + i + 1, (e->n_active - i - 1) * sizeof(struct job *));
     e->n_active--;
     j->n_told = told > j->n_told ? (uint32_t)told : j->n_told;
+    j->owed = j->n_told + j->n_told / FURTHER + 1;
     j->told_reused = false;
     vd_kv_close(j->kv);
     j->kv = NULL;
@@ -337,12 +341,17 @@ static void pause_job(struct vd_engine *e, size_t i)
     e->stats.n_paused++;
 }
 
+static bool is_too_long(const struct vd_engine *e, size_t n_pos)
+{
+    return n_pos > 0 && vd_kv_pool_need_bytes(e->cache, 0, n_pos) > vd_kv_pool_max_bytes(e->cache);
+}
+
 /* Room in the cache for a sequence of n_pos positions; false if it is too small. With the lock. */
 static bool make_room(struct vd_engine *e, size_t n_pos)
 {
     size_t need = n_pos ? vd_kv_pool_need_bytes(e->cache, 0, n_pos) : 0,
            most = vd_kv_pool_max_bytes(e->cache);
-    if (need > most)
+    if (is_too_long(e, n_pos))
         return false;
     while (need > most - vd_kv_pool_used_bytes(e->cache)) {
         if (vd_prefix_evict(&e->prefix))
@@ -354,12 +363,54 @@ static bool make_room(struct vd_engine *e, size_t n_pos)
     return true;
 }
 
-/* With the lock, which is given up while the function runs. */
+/* After a step, with the lock: nobody waits any more for who has got further than where it gave way. */
+static void settle_owed(struct vd_engine *e)
+{
+    for (size_t i = 0; i < e->n_active; i++)
+        if (vd_kv_len(e->active[i]->kv) >= e->active[i]->owed)
+            e->active[i]->owed = 0;
+}
+
+static bool any_owed(const struct vd_engine *e)
+{
+    bool any = e->queue && e->queue->owed; /* they stand at its head */
+    for (size_t i = 0; i < e->n_active; i++)
+        any |= e->active[i]->owed > 0;
+    return any;
+}
+
+/* Whether the prefixes are all that has to give way. */
+static bool has_room_beside_jobs(struct vd_engine *e, size_t n_pos)
+{
+    struct vd_kv *kv;
+    if (vd_kv_open(&kv, e->cache, NULL) != VD_OK)
+        return false;
+    bool fits = vd_prefix_can_make_room(&e->prefix, kv, n_pos);
+    vd_kv_close(kv);
+    return fits;
+}
+
+/* Without this, runs that follow each other closely would stop the jobs for good: each time they would have
+ * computed again a part of what they had, and nothing new. */
+static bool must_wait(struct vd_engine *e, const struct call *c)
+{
+    return !e->stopping && c->n_pos > 0 && any_owed(e) && vd_engine_now_ns() < c->until_ns &&
+           !is_too_long(e, c->n_pos) && !has_room_beside_jobs(e, c->n_pos);
+}
+
+/* With the lock, which is given up while the functions run. Those that come meanwhile have their turn after
+ * the next step. */
 static void run_calls(struct vd_engine *e)
 {
-    while (e->calls) {
-        struct call *c = e->calls;
-        e->calls = c->next;
+    struct call **at = &e->calls;
+    for (size_t n = e->n_calls; n > 0; n--) {
+        struct call *c = *at;
+        if (must_wait(e, c)) {
+            at = &c->next;
+            continue;
+        }
+        *at = c->next;
+        e->n_calls--;
         c->refused = e->stopping;
         c->too_long = !c->refused && !make_room(e, c->n_pos);
         if (!c->refused && !c->too_long) {
@@ -406,6 +457,7 @@ static void *schedule(void *arg)
         e->stats.n_guessed_tokens += e->n_guessed;
         e->stats.n_right_tokens += e->n_right;
         tell_done(e, take_ended(e, NULL));
+        settle_owed(e);
     }
     pthread_mutex_unlock(&e->lock);
     return NULL;
@@ -645,11 +697,12 @@ void vd_engine_cancel(struct vd_engine *e, uint64_t id)
     pthread_mutex_unlock(&e->lock);
 }
 
-enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos,
+enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos, uint32_t wait_ms,
                           void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache), void *arg,
                           struct vd_error *err)
 {
-    struct call c = {.fn = fn, .arg = arg, .n_pos = n_pos};
+    struct call c = {
+        .fn = fn, .arg = arg, .n_pos = n_pos, .until_ns = vd_engine_now_ns() + (uint64_t)wait_ms * 1000000};
     pthread_mutex_lock(&e->lock);
     if (e->stopping) {
         pthread_mutex_unlock(&e->lock);
@@ -659,6 +712,7 @@ enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos,
     while (*at)
         at = &(*at)->next;
     *at = &c;
+    e->n_calls++;
     pthread_cond_signal(&e->wake);
     while (!c.done)
         pthread_cond_wait(&e->called, &e->lock);
@@ -678,6 +732,7 @@ void vd_engine_get_stats(struct vd_engine *e, struct vd_engine_stats *out)
     *out = e->stats;
     out->n_active = e->n_active;
     out->n_queued = e->n_queued;
+    out->n_runs = e->n_calls;
     out->n_prefixes = e->prefix.n_entries;
     pthread_mutex_unlock(&e->lock);
     out->kv_bytes_used = vd_kv_pool_used_bytes(e->cache);

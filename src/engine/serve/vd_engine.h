@@ -123,15 +123,25 @@ void vd_engine_cancel(struct vd_engine *e, uint64_t id);
 /* Runs fn(arg, ctx, cache) on the scheduler thread between two steps and returns when it has run: for replay
  * and traces beside serving. fn closes the sequences that it opens. The cache has room for one of n_pos
  * positions (0: for none in particular): prefixes give way to it, and then running jobs, those admitted last
- * before the others. Such a job goes back to the head of the queue and computes its positions again; but for
- * the time its callbacks do not show it. VD_ELIMIT: the whole cache is too small for n_pos positions.
- * VD_ECANCELLED when the engine is being destroyed. */
-enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos,
+ * before the others. Such a job goes back to the head of the queue, is admitted before all others, and
+ * computes its positions again; but for the time its callbacks do not show it.
+ *
+ * So that jobs get somewhere however many runs there are, a run that would have to take a job's pages waits
+ * until each job that gave way to an earlier one has ended, or has got past where it stood by a sixteenth of
+ * that (and by one position at least): what a job computes again is then at most seventeen times what it
+ * computes, as prompts are. The run waits wait_ms at most (0: not at all), and as long as one step: who has a
+ * clock says here how much of it he can spare. Runs that take no job's pages do not wait, but that there is a
+ * step between two of them.
+ *
+ * VD_ELIMIT: the whole cache is too small for n_pos positions. VD_ECANCELLED when the engine is being
+ * destroyed. */
+enum vd_err vd_engine_run(struct vd_engine *e, size_t n_pos, uint32_t wait_ms,
                           void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache), void *arg,
                           struct vd_error *err);
 
 struct vd_engine_stats {
     size_t n_active, n_queued, n_prefixes;
+    size_t n_runs; /* calls of vd_engine_run that have not had their turn */
     size_t kv_bytes_used, kv_bytes_max, kv_page_bytes;
     uint64_t n_steps, n_rows, n_prompt_tokens, n_reused_tokens, n_output_tokens;
     uint64_t n_paused;                         /* jobs that gave way to vd_engine_run */

@@ -25,6 +25,7 @@ struct job {
     /* Positions below have been called back before the job was paused: they are fed again, and nobody hears
      * of them. 0 if it never was. */
     uint32_t n_told;
+    uint32_t owed;      /* positions to reach before it gives way again; 0: none */
     uint32_t anchor[2]; /* whole pages of the prompt that shall stay in the prefix cache; 0: none */
     bool told_reused;   /* those of n_cached have been called back */
     bool ended;
@@ -48,7 +49,8 @@ struct call {
     struct call *next;
     void (*fn)(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache);
     void *arg;
-    size_t n_pos; /* there shall be room for a sequence of so many positions */
+    size_t n_pos;      /* there shall be room for a sequence of so many positions */
+    uint64_t until_ns; /* it does not wait longer for jobs that gave way */
     bool done, refused, too_long;
 };
 
@@ -79,7 +81,8 @@ struct vd_engine {
     uint64_t next_id;
     struct job *queue, **queue_end;
     size_t n_queued;
-    struct call *calls;
+    struct call *calls; /* in the order in which they came */
+    size_t n_calls;
     struct vd_prefix prefix;
     struct vd_engine_stats stats;
     /* changed by the scheduler under the lock, read by it without */

@@ -316,7 +316,7 @@ static struct plain plain_of(struct fixture *f, const struct vd_job *job)
 {
     struct plain out = {.n_tokens = 0};
     struct plain_call c = {f->m, job, &out};
-    assert_int_equal(vd_engine_run(f->e, 0, plain_run, &c, NULL), VD_OK);
+    assert_int_equal(vd_engine_run(f->e, 0, 0, plain_run, &c, NULL), VD_OK);
     return out;
 }
 
@@ -396,7 +396,7 @@ static void assert_vector(struct fixture *f, struct log *l, const struct vd_job 
     struct plain_call c = {f->m, job, &want};
     struct vd_hash h = positions_of(l);
     float length = 0;
-    assert_int_equal(vd_engine_run(f->e, job->n_prompt, plain_vector, &c, NULL), VD_OK);
+    assert_int_equal(vd_engine_run(f->e, job->n_prompt, 0, plain_vector, &c, NULL), VD_OK);
     assert_int_equal(l->result.end, VD_JOB_STOPPED);
     assert_int_equal(l->n_tokens, want.n_tokens);
     assert_memory_equal(l->token, want.token, want.n_tokens * sizeof want.token[0]);
@@ -933,6 +933,8 @@ static void mixed_load_with_windows(void **state)
     }
 }
 
+enum { LONG_MS = 600000 }; /* a test that waits so long has failed */
+
 /* Takes what it was promised. */
 struct taker {
     size_t n_pos;
@@ -949,8 +951,8 @@ static void take_room(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
     t->n_runs++;
 }
 
-/* Somebody else wants the cache, again and again: jobs that it is taken from say what they say alone, each
- * thing once. */
+/* Somebody else wants the cache, again and again and without a pause: jobs that it is taken from say what
+ * they say alone, each thing once. */
 static void give_way(struct fixture *f)
 {
     enum { N = 10, ROWS = 48 };
@@ -983,9 +985,8 @@ static void give_way(struct fixture *f)
     }
     do {
         taker.n_pos = taker.n_runs % 4 ? 65 : 512;
-        if (vd_engine_run(f->e, taker.n_pos, take_room, &taker, &err) != VD_OK)
+        if (vd_engine_run(f->e, taker.n_pos, LONG_MS, take_room, &taker, &err) != VD_OK)
             fail_msg("%s", err.msg);
-        usleep(3000 * (1 + taker.n_runs / 8)); /* ever longer: a slow machine needs time to get further */
         vd_engine_get_stats(f->e, &s);
     } while (s.n_active + s.n_queued > 0);
     for (uint32_t i = 0; i < N; i++) {
@@ -999,7 +1000,7 @@ static void give_way(struct fixture *f)
         assert_vector(f, &vectors[i], &vector[i]);
     }
     assert_true(s.n_paused > 5 && taker.n_runs > 5);
-    assert_int_equal(vd_engine_run(f->e, 100000, take_room, &taker, &err), VD_ELIMIT);
+    assert_int_equal(vd_engine_run(f->e, 100000, 0, take_room, &taker, &err), VD_ELIMIT);
     assert_non_null(strstr(err.msg, "100000"));
 }
 
@@ -1009,6 +1010,157 @@ static void jobs_give_way(void **state)
     give_way(f);
     open_windows(f, "gemma3");
     give_way(f);
+}
+
+/* A run, and how far the others were in it. */
+struct watcher {
+    struct fixture *f;
+    size_t n_pos;
+    uint32_t wait_ms;
+    struct log *job, *other;
+    struct watcher *next; /* is asked for meanwhile, */
+    unsigned then_us;     /* and so long the run takes then */
+    pthread_t thread;
+    uint32_t job_pos, other_pos;
+    uint64_t n_steps;
+};
+
+static void *call_watch(void *arg);
+
+/* Returns when the engine knows of it. */
+static void ask_watch(struct watcher *w)
+{
+    struct vd_engine_stats before, s;
+    vd_engine_get_stats(w->f->e, &before);
+    assert_int_equal(pthread_create(&w->thread, NULL, call_watch, w), 0);
+    do
+        vd_engine_get_stats(w->f->e, &s);
+    while (s.n_runs == before.n_runs);
+}
+
+static void watch(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct watcher *w = arg;
+    struct taker t = {.n_pos = w->n_pos};
+    struct vd_engine_stats s;
+    take_room(&t, ctx, cache);
+    w->job_pos = w->job->n_positions; /* on the engine's thread, as the callbacks */
+    w->other_pos = w->other ? w->other->n_positions : 0;
+    vd_engine_get_stats(w->f->e, &s);
+    w->n_steps = s.n_steps;
+    if (w->next)
+        ask_watch(w->next);
+    usleep(w->then_us);
+}
+
+static void *call_watch(void *arg)
+{
+    struct watcher *w = arg;
+    assert_int_equal(vd_engine_run(w->f->e, w->n_pos, w->wait_ms, watch, w, NULL), VD_OK);
+    return NULL;
+}
+
+/* A short job that can be held, a long one that was admitted after it and has said something, and one of
+ * somebody else's that waits for room. */
+struct three {
+    struct vd_job job[3];
+    struct plain want[3];
+    struct log log[3];
+};
+
+static void start_three(struct fixture *f, struct three *t)
+{
+    enum { ROWS = 16 };
+    struct vd_engine_options o = {.max_kv_bytes = cache_for(f, 310, ROWS) + cache_for(f, 500, ROWS),
+                                  .max_rows = ROWS};
+    vd_engine_destroy(f->e);
+    open_engine(f, &o);
+    t->job[0] = some_job(0, 10, 300, warm(1));
+    t->job[1] = some_job(7, 300, 200, warm(2));
+    t->job[2] = some_job(3, 300, 10, greedy);
+    for (uint32_t i = 0; i < 3; i++) {
+        t->want[i] = plain_of(f, &t->job[i]);
+        t->job[i].account = account((uint8_t)(1 + i / 2));
+        log_init(&t->log[i], f->e);
+    }
+    t->log[0].hold_at = 0;
+    for (uint32_t i = 0; i < 2; i++)
+        submit(f->e, t->job[i], &t->log[i]);
+    for (uint32_t n = 1, said = 0; said < 5; n++) {
+        go_on_to(&t->log[0], n);
+        pthread_mutex_lock(&t->log[1].lock);
+        said = t->log[1].n_tokens;
+        pthread_mutex_unlock(&t->log[1].lock);
+    }
+    submit(f->e, t->job[2], &t->log[2]);
+}
+
+static void end_three(struct three *t)
+{
+    for (uint32_t i = 0; i < 3; i++) {
+        wait_done(&t->log[i]);
+        assert_same(&t->log[i], &t->want[i]);
+    }
+}
+
+/* A run that takes the long job's cache, and in the middle of it another is asked for. That one comes when
+ * the job has got past where it stood, and before anybody else had its place; if it must not wait, or has
+ * waited, after a step. */
+static void runs_let_jobs_past(void **state)
+{
+    static const struct {
+        uint32_t wait_ms;
+        bool waits;
+    } cases[] = {{LONG_MS, true}, {0, false}, {1, false}};
+    struct fixture *f = *state;
+    static struct three t;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        start_three(f, &t);
+        struct watcher a = {.f = f, .n_pos = 450, .job = &t.log[1], .other = &t.log[2]}, b = a;
+        struct vd_engine_stats s;
+        b.wait_ms = cases[i].wait_ms;
+        a.next = &b;
+        a.then_us = 2000;
+        ask_watch(&a);
+        let_go(&t.log[0]);
+        pthread_join(a.thread, NULL);
+        pthread_join(b.thread, NULL);
+        assert_in_range(a.job_pos, 305, 460);
+        assert_int_equal(b.other_pos, 0);
+        if (cases[i].waits)
+            assert_in_range(b.job_pos, a.job_pos + a.job_pos / 16 + 1, 499);
+        else
+            assert_int_equal(b.job_pos, a.job_pos);
+        assert_true(b.n_steps > a.n_steps);
+        end_three(&t);
+        vd_engine_get_stats(f->e, &s);
+        assert_int_equal(s.n_paused, 2);
+        assert_int_equal(s.n_runs, 0);
+    }
+}
+
+/* Runs that take nobody's cache do not wait for it; but between one and the next that was asked for meanwhile
+ * there is a step. */
+static void runs_leave_a_step_between(void **state)
+{
+    struct fixture *f = *state;
+    static struct three t;
+    start_three(f, &t);
+    struct watcher a = {.f = f, .n_pos = 450, .job = &t.log[1]}, b = a, c = a;
+    b.n_pos = c.n_pos = 0;
+    b.wait_ms = c.wait_ms = LONG_MS;
+    b.next = &c;
+    ask_watch(&a);
+    ask_watch(&b);
+    let_go(&t.log[0]);
+    pthread_join(a.thread, NULL);
+    pthread_join(b.thread, NULL);
+    pthread_join(c.thread, NULL);
+    assert_int_equal(b.job_pos, a.job_pos);
+    assert_int_equal(b.n_steps, a.n_steps);
+    assert_int_equal(c.n_steps, b.n_steps + 1);
+    assert_int_equal(c.job_pos, a.job_pos); /* not past yet */
+    end_three(&t);
 }
 
 /* With windows a prefix can be gone on from where its windows are: at the end of what a job left, at the end
@@ -1165,6 +1317,8 @@ int main(void)
         TEST(mixed_load_with_windows),
         TEST(windows_and_prefixes),
         TEST(jobs_give_way),
+        TEST(runs_let_jobs_past),
+        TEST(runs_leave_a_step_between),
         TEST(bad_jobs),
         TEST(queue_is_bounded),
         TEST(accounts_take_turns),

@@ -7,8 +7,8 @@
  *   check     may this transaction be worth queueing? (no state, or the committed state)
  *   prepare   begin, deliver candidates, keep those with VD_TX_OK: a proposal
  *   process   is this proposal acceptable? (limits, decoding, every transaction applies)
- *   finalize  begin, deliver each transaction, end: changes and events. The same bytes give the same result
- * everywhere. commit    the engine's: write the overlay and the block in one durable transaction
+ *   finalize  begin, deliver each transaction, end: changes and events, the same everywhere
+ *   commit    the engine's: write the overlay and the block in one durable transaction
  *
  * Rules: money is conserved in every block (checked in end, in every build); settled <= escrow; a worker's
  * unsettled value <= its stake when a receipt settles; work in a block is bounded by the block's and an

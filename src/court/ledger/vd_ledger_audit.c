@@ -325,7 +325,8 @@ static struct vd_amount reward_of(struct vd_ledger_block *b, uint32_t rate_ppm,
 }
 
 /* At the end of the last block in which the layers of the receipt's epoch may be revealed. If none was, a
- * later epoch's beacon will do, as long as the window is open. */
+ * later epoch's beacon will do, as long as the window is open. A draw falls before the last block of the
+ * window, always: a dispute that ends in that block opens the way to FINAL before the block's draws. */
 void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
 {
     const struct vd_genesis *g = b->ledger->genesis;
@@ -340,7 +341,7 @@ void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
     uint64_t last = vd_epoch_of(g, b->height + 1 - g->beacon_blocks) - 1; /* that is due */
     uint64_t epoch = r.drawn_epoch ? r.drawn_epoch - 1 : last;
     if (!vd_block_beacon(b, epoch, &beacon)) {
-        if (vd_epoch_due(g, last + 1) <= r.window_end_height)
+        if (vd_epoch_due(g, last + 1) < r.window_end_height)
             vd_block_deadline_add(b, vd_epoch_due(g, last + 1), VD_DEADLINE_DRAW, receipt_id);
         return;
     }
@@ -354,7 +355,7 @@ void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
     }
     if (b->n_draws == VD_BLOCK_MAX_DRAWS) {
         vd_block_deadline_add(b, b->height + 1, VD_DEADLINE_DRAW, receipt_id);
-        extend_window(b, receipt_id, &r, b->height + 1);
+        extend_window(b, receipt_id, &r, b->height + 2);
         vd_block_put_receipt(b, receipt_id, &r);
         return;
     }

@@ -34,7 +34,7 @@ static void put_game(struct vd_ledger_block *b, const struct vd_hash *dispute_id
 {
     struct vd_state_key k = game_key(dispute_id);
     size_t n = vd_game_encode(&w->game, w->buf, sizeof w->buf);
-    b->broken |= n == 0 && w->game.phase != VD_PHASE_W_STATE; /* a new game has no bytes */
+    b->broken |= n == 0;
     vd_block_put(b, &k, w->buf, n);
 }
 

@@ -95,8 +95,7 @@ enum vd_tx_verdict vd_apply_trap_open(struct vd_deliver *d);
 
 /* The parts of a kind that need no state; vd_ledger_check runs them. */
 enum vd_tx_verdict vd_check_register_model(const struct vd_tx_register_model *m, struct vd_hash *model_root);
-/* Decodes a signed receipt; unless `verified`, checks its signatures. *body gets the receipt's own bytes' id.
- */
+/* Decodes a signed receipt and its body; unless `verified`, checks its signatures. */
 enum vd_tx_verdict vd_check_receipt(struct vd_bytes in, bool verified, struct vd_signed_receipt *s,
                                     struct vd_receipt *r);
 

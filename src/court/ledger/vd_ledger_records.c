@@ -35,7 +35,7 @@ static void rebucket(struct vd_ledger_block *b, enum vd_bucket bucket, struct vd
     vd_block_add(b, &b->totals.bucket[bucket], after);
 }
 
-/* get and put of one type of record; HELD(v, bucket...) is done by the functions below. */
+/* get of one type of record, and its bare write: the puts below move what it holds between buckets first. */
 #define RECORD(name, type, class, id_type)                                                                   \
     static struct vd_state_key name##_key(const id_type *id)                                                 \
     {                                                                                                        \

@@ -194,12 +194,18 @@ static void convicted(struct vd_ledger_block *b, const struct vd_hash *id, struc
     vd_block_put_stake(b, &r->worker, s);
 }
 
+/* Up to the end of the window's last block it can be challenged: a dispute or an audit that a transaction of
+ * that block ends does not shut the door on the transactions behind it. */
+static bool window_is_over(const struct vd_ledger_block *b, const struct vd_receipt_record *r)
+{
+    return b->ending ? b->height >= r->window_end_height : b->height > r->window_end_height;
+}
+
 void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r)
 {
     const struct vd_genesis *g = b->ledger->genesis;
     struct vd_stake s;
-    if (r->status != VD_RECEIPT_SETTLED || r->n_open_disputes || r->audit_open ||
-        b->height < r->window_end_height)
+    if (r->status != VD_RECEIPT_SETTLED || r->n_open_disputes || r->audit_open || !window_is_over(b, r))
         return;
     vd_block_get_stake(b, &r->worker, &s);
     if (r->settle_height <= s.convicted_height) {

@@ -922,6 +922,35 @@ static void test_a_lost_dispute_shortens_no_window(void **state)
     assert_int_equal(receipt(&id).status, VD_RECEIPT_FINAL);
 }
 
+/* Nor does one that ends in that block itself: what comes behind it in the block is still in time. */
+static void test_a_dispute_lost_in_the_last_block_leaves_it_open(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e);
+    while (net.block.height + 1 < receipt(&id).window_end_height)
+        blocks(1);
+    struct vd_hash d = challenge(CHALLENGER, &id);
+    play_salt_game(&d, true);
+    assert_int_equal(dispute(&d).status, VD_DISPUTE_CHALLENGER_LOST);
+    assert_int_equal(net.block.height, receipt(&id).window_end_height);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_SETTLED);
+    challenge(CHALLENGER2, &id);
+    blocks(1);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_SETTLED);
+    assert_int_equal(receipt(&id).n_open_disputes, 1);
+}
+
+static void test_a_dispute_lost_in_the_last_block_is_paid_at_its_end(void **state)
+{
+    struct vd_hash e, id = settled_receipt(500, &e);
+    while (net.block.height + 1 < receipt(&id).window_end_height)
+        blocks(1);
+    struct vd_hash d = challenge(CHALLENGER, &id);
+    play_salt_game(&d, true);
+    blocks(1);
+    assert_int_equal(receipt(&id).close_height, receipt(&id).window_end_height);
+    assert_int_equal(receipt(&id).status, VD_RECEIPT_FINAL);
+}
+
 /* --- blocks --- */
 
 static void test_block_limits(void **state)
@@ -1045,6 +1074,8 @@ int main(void)
         T(test_verdict_against_the_challenger),
         T(test_verdict_against_the_worker),
         T(test_a_lost_dispute_shortens_no_window),
+        T(test_a_dispute_lost_in_the_last_block_leaves_it_open),
+        T(test_a_dispute_lost_in_the_last_block_is_paid_at_its_end),
         T(test_block_limits),
         T(test_conservation_check_can_fail),
         T(test_prepare_and_process),

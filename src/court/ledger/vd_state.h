@@ -179,9 +179,11 @@ struct vd_receipt_record {
     uint64_t close_height;                     /* when it became FINAL or VOID; 0 before */
     uint32_t n_open_disputes;
     enum vd_void_why void_why;
-    bool audited;         /* there is an audit of it */
-    bool audit_open;      /* and it is under way: the receipt is not paid before it ends */
-    uint64_t drawn_epoch; /* 1 + the epoch by whose beacon it was drawn, while its audit waits for room */
+    bool audited;    /* there is an audit of it */
+    bool audit_open; /* and it is under way: the receipt is not paid before it ends */
+    /* 1 + the epoch by whose beacon it was drawn, and the rate that drew it; 0: it was not, or there was
+     * nobody to audit it. */
+    uint64_t drawn_epoch;
     uint32_t drawn_rate_ppm;
     struct vd_hash state_root; /* the first that the worker showed, in any dispute; zero before */
     struct vd_bytes body; /* the receipt's bytes while SETTLED, empty after; points into the decoded bytes */

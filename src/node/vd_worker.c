@@ -287,6 +287,22 @@ bool vd_worker_health(void *worker, char text[256])
     return ledger && s.n_links;
 }
 
+/* Of all engines. */
+static void vd_worker_memory_metrics(struct vd_worker *w, struct vd_metrics *m)
+{
+    uint64_t used = 0, max = 0, n_paused = 0;
+    for (size_t i = 0; i < w->n_offers; i++) {
+        struct vd_engine_stats s;
+        vd_engine_get_stats(w->offer[i].engine, &s);
+        used += s.kv_bytes_used;
+        max += s.kv_bytes_max;
+        n_paused += s.n_paused;
+    }
+    vd_metrics_put(m, "worker_kv_bytes", "gauge", "of the KV caches in use or reserved", used);
+    vd_metrics_put(m, "worker_kv_limit_bytes", "gauge", "that the KV caches may take", max);
+    vd_metrics_put(m, "worker_paused_total", "counter", "jobs that gave way to a dispute", n_paused);
+}
+
 void vd_worker_metrics(void *worker, struct vd_metrics *m)
 {
     struct vd_worker_stats s;
@@ -313,4 +329,5 @@ void vd_worker_metrics(void *worker, struct vd_metrics *m)
     vd_metrics_put(m, "worker_disputes_lost_total", "counter", "disputes lost", s.n_lost);
     vd_metrics_put(m, "worker_earned_micro_total", "counter",
                    "micro-credits of final receipts, before shares", s.earned_micro);
+    vd_worker_memory_metrics(worker, m);
 }

@@ -26,15 +26,38 @@ static size_t degrade_bytes(uint8_t *p, size_t n, bool nibbles)
     return changed;
 }
 
-/* In Q4_1 a block is two binary16 and 16 bytes of nibbles, in Q4_0 one and 16, in Q8_0 one and 32 bytes. */
+/* Of a block of a quantised type: the bytes whose bits may be anything (all but the binary16 scales, so that
+ * every weight stays finite), and those that hold the weights' four lower bits, or all eight. */
+struct layout {
+    enum vd_wtype type;
+    struct {
+        size_t at, n;
+    } any, weights;
+    bool nibbles;
+};
+
+static const struct layout layouts[] = {
+    {VD_WTYPE_Q4_0, {2, 16}, {2, 16}, true},    {VD_WTYPE_Q4_1, {4, 16}, {4, 16}, true},
+    {VD_WTYPE_Q5_0, {2, 20}, {6, 16}, true},    {VD_WTYPE_Q5_1, {4, 20}, {8, 16}, true},
+    {VD_WTYPE_Q8_0, {2, 32}, {2, 32}, false},   {VD_WTYPE_Q4_K, {4, 140}, {16, 128}, true},
+    {VD_WTYPE_Q5_K, {4, 172}, {48, 128}, true}, {VD_WTYPE_Q6_K, {0, 208}, {0, 128}, true},
+};
+
+/* NULL: of another type. */
+static const struct layout *layout_of(const struct vd_gguf_tensor *t)
+{
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++)
+        if (layouts[i].type == t->type_id)
+            return &layouts[i];
+    return NULL;
+}
+
 static size_t degrade_tensor(uint8_t *p, const struct vd_gguf_tensor *t)
 {
-    size_t head = t->type_id == VD_WTYPE_Q4_1 ? 4 : 2, body = t->type_id == VD_WTYPE_Q8_0 ? 32 : 16;
-    size_t changed = 0;
-    if (t->type_id != VD_WTYPE_Q4_1 && t->type_id != VD_WTYPE_Q4_0 && t->type_id != VD_WTYPE_Q8_0)
-        return 0;
-    for (size_t at = 0; at + head + body <= t->n_bytes; at += head + body)
-        changed += degrade_bytes(p + at + head, body, body == 16);
+    const struct layout *l = layout_of(t);
+    size_t changed = 0, step = l ? vd_wtype_info(l->type)->block_bytes : 0;
+    for (size_t at = 0; l && at + step <= t->n_bytes; at += step)
+        changed += degrade_bytes(p + at + l->weights.at, l->weights.n, l->nibbles);
     return changed;
 }
 
@@ -89,19 +112,19 @@ enum vd_err vd_degrade_layer(const char *from, const char *to, uint32_t layer, s
 
 /* ---- drawn ---- */
 
-/* Where a weight's bits are that may be anything: not the scales of a block, of an F32 the mantissa. */
+/* Where a weight's bits are that may be anything; of an F32 the mantissa. */
 static uint8_t *some_weight_byte(struct vd_rng *r, uint8_t *p, const struct vd_gguf_tensor *t)
 {
-    size_t head = t->type_id == VD_WTYPE_Q4_1 ? 4 : 2, body = t->type_id == VD_WTYPE_Q8_0 ? 32 : 16;
-    if (t->type_id == VD_WTYPE_F32)
+    const struct layout *l = layout_of(t);
+    if (!l)
         return p + 4 * vd_rng_below(r, t->n_bytes / 4) + vd_rng_below(r, 2);
-    return p + vd_rng_below(r, t->n_bytes / (head + body)) * (head + body) + head + vd_rng_below(r, body);
+    size_t step = vd_wtype_info(l->type)->block_bytes, block = vd_rng_below(r, t->n_bytes / step);
+    return p + block * step + l->any.at + vd_rng_below(r, l->any.n);
 }
 
 static bool can_be_tampered_with(const struct vd_gguf_tensor *t)
 {
-    bool known = t->type_id == VD_WTYPE_F32 || t->type_id == VD_WTYPE_Q4_1 || t->type_id == VD_WTYPE_Q4_0 ||
-                 t->type_id == VD_WTYPE_Q8_0;
+    bool known = t->type_id == VD_WTYPE_F32 || layout_of(t);
     return known && t->name.n > 4 && memcmp(t->name.p, "blk.", 4) == 0;
 }
 

@@ -1,6 +1,6 @@
-/* Copies a GGUF file and lowers the precision of one layer's quantised weights: of every 4-bit weight of Q4_1
- * and Q4_0 the lowest bit is rounded away (3 bits are left), of every Q8_0 weight the lower four. Or tampers
- * with a tensor in some other way, drawn from a seed. */
+/* Copies a GGUF file and lowers the precision of one layer's quantised weights: of every weight of Q4_1, Q4_0
+ * and the other types with nibbles the lowest bit is rounded away (of four, 3 are left), of every Q8_0 weight
+ * the lower four. Or tampers with a tensor in some other way, drawn from a seed. */
 #ifndef VD_DEGRADE_H
 #define VD_DEGRADE_H
 

@@ -71,17 +71,17 @@ def wait_model(gateway, key, seconds=60):
     return vn.wait_for("a model is on offer", seconds, lambda: models(gateway, key))[0]
 
 
-def ask(gateway, key, model, question, n=16, on_text=None, headers=None, timeout=120, **more):
-    """Streams a chat answer. on_text(answer so far) is called at each piece; it may raise to hang up. An error, before or in the
-    stream, is in .status and .error, not raised."""
+def ask(gateway, key, model, question, n=16, on_text=None, headers=None, timeout=120, chat=True, **more):
+    """Streams a chat answer, or (chat=False, for models without a template) how the text goes on. on_text(answer so far) is called
+    at each piece; it may raise to hang up. An error, before or in the stream, is in .status and .error, not raised."""
     import http.client
 
     a = Answer()
-    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": n, "temperature": 0, "stream": True,
-            "stream_options": {"include_usage": True}, **more}
+    asked = {"messages": [{"role": "user", "content": question}]} if chat else {"prompt": question}
+    body = {"model": model, **asked, "max_tokens": n, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}, **more}
     conn = http.client.HTTPConnection("127.0.0.1", gateway.ports["http"], timeout=timeout)
     try:
-        conn.request("POST", "/v1/chat/completions", json.dumps(body),
+        conn.request("POST", "/v1/chat/completions" if chat else "/v1/completions", json.dumps(body),
                      {"Content-Type": "application/json", "Authorization": f"Bearer {key}", **(headers or {})})
         answer = conn.getresponse()
         a.status, a.headers = answer.status, dict(answer.getheaders())
@@ -103,7 +103,7 @@ def take_chunk(a, chunk):
     a.chunks.append(chunk)
     a.error = chunk.get("error") or a.error
     for choice in chunk.get("choices", []):
-        a.text += choice.get("delta", {}).get("content") or ""
+        a.text += choice.get("delta", {}).get("content") or choice.get("text") or ""
         a.finish = choice.get("finish_reason") or a.finish
     a.usage = chunk.get("usage") or a.usage
     a.receipt = chunk.get("veridem", {}).get("receipt_id") or a.receipt

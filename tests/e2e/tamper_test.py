@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The tamper kit between real processes, on the real model: workers whose weights were tampered with, drawn from seeds, sell answers
 under the honest root. Each loses by the referee's word, and the tile is named. A lie that changes no committed bit is no lie: the
-receipt stands in a replay, and then nobody challenges it. Long form: 100, or VD_BASES=FIRST..LAST of them."""
+receipt stands in a replay, and then nobody challenges it. Long form: 100, or VD_BASES=FIRST..LAST of them. VD_MODEL=gemma3: the
+same with gemma-3-270m, which has K-quants, a sliding window and norms of heads."""
 
 import os
 import pathlib
@@ -14,6 +15,7 @@ from e2e import check  # noqa: E402
 
 FIRST, LAST = map(int, os.environ.get("VD_BASES", "0..99" if e2e.LONG else "0..1").split(".."))
 SEEDS = range(100 + FIRST, 101 + LAST)
+CHAT = "Instruct" in vn.MODEL.name  # the others have no template
 
 
 def disputes(net, receipt):
@@ -24,7 +26,7 @@ def one(net, gateway, key, seed):
     cheat = net.worker(f"cheat-{seed}", [gateway], binary=vn.CHEAT, price_out=1, tamper=seed)
     model = e2e.wait_model(gateway, key)
     for i in range(20):
-        a = e2e.ask(gateway, key, model, f"What is {seed} and {i}?", n=8)
+        a = e2e.ask(gateway, key, model, f"What is {seed} and {i}?", n=8, chat=CHAT)
         check(a.receipt, f"seed {seed}: no answer:", a.error)
         r = e2e.get_receipt(gateway, key, a.receipt)
         if r["request"]["worker"] == cheat.key:

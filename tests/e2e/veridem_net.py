@@ -19,9 +19,15 @@ BUILD = pathlib.Path(os.environ.get("VD_BUILD_DIR", ROOT / "build"))
 VERIDEM = BUILD / "veridem"
 CHEAT = BUILD / "tests" / "vd_cheat_worker"
 FALSE_VERIFIER = BUILD / "tests" / "vd_false_verifier"
-MODEL = pathlib.Path(
-    os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")
-) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+# scripts/fetch-model's names; VD_MODEL chooses another than the demo's.
+FILES = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m.Q4_K_M.gguf"}
+
+
+def model_path(name):
+    return pathlib.Path(os.environ.get("VERIDEM_HOME", pathlib.Path.home() / ".veridem")) / "models" / FILES[name]
+
+
+MODEL = model_path(os.environ.get("VD_MODEL", "smollm2"))
 MICRO = 1_000_000  # micro-credits in a credit
 
 

@@ -1,4 +1,5 @@
 /* Which model a name or a root is, and what happens where none is. */
+#include <fenv.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -91,9 +92,22 @@ static void many_names(void **state)
         unlink(file[i]);
 }
 
+/* Nothing starts that computes differently: kernels are checked before a model is looked for. */
+static void kernels_are_checked_at_every_start(void **state)
+{
+    struct vd_cli cli = {.cmd = &cmd};
+    struct vd_cmd_engine g;
+    assert_int_equal(vd_cmd_engine_open(&g, &cli, "no such model", &err), VD_ENOTFOUND);
+    assert_int_equal(fesetround(FE_UPWARD), 0);
+    enum vd_err e = vd_cmd_engine_open(&g, &cli, "no such model", &err);
+    fesetround(FE_TONEAREST);
+    assert_int_equal(e, VD_EINTERNAL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kernels_are_checked_at_every_start),
         cmocka_unit_test(a_root_that_no_file_has),
         cmocka_unit_test(wrong_options_are_named),
         cmocka_unit_test(names),

@@ -1,7 +1,9 @@
 /* The start-up check. Small on purpose: it runs at every start, and catches a miscompiled table, a CPU or
  * emulator that computes differently, and a float environment that somebody changed. The exhaustive
  * comparison is vd_kern_test. The scalar table is the other side; it only calls src/num. */
+#include <math.h>
 #include <stdalign.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "vd_bytes.h"
@@ -39,6 +41,7 @@ struct results {
     float groups[2];
     uint64_t weights[IDS], mass[2];
     uint32_t mid[IDS];
+    bool bounds; /* those of split matrices hold what they bound, or there are none */
 };
 
 struct buffers {
@@ -106,9 +109,34 @@ static void run_quantisers(const struct vd_kern *k, struct buffers *b, struct re
     }
 }
 
+/* Of the products `y` of a split matrix, tokens 1 .. TOKS - 1. */
+static bool bounds_hold(const struct vd_kern *k, const struct vd_kern_mat *w, const struct vd_kern_rhs *rhs,
+                        const float *y, void *scratch)
+{
+    enum { GROUPS = (ROWS + VD_KERN_ROWS - 1) / VD_KERN_ROWS };
+    float high[TOKS * GROUPS], low[TOKS];
+    for (size_t t = 0; t < TOKS; t++)
+        low[t] = -INFINITY;
+    if (!k->bounds(w, 0, ROWS, rhs, 1, TOKS, high, GROUPS, low, scratch))
+        return false;
+    for (size_t t = 0; t + 1 < TOKS; t++) {
+        float most = -INFINITY;
+        for (size_t row = 0; row < ROWS; row++) {
+            float v = y[(t + 1) * ROWS + row];
+            if (!(v <= high[t * GROUPS + row / VD_KERN_ROWS]))
+                return false;
+            most = v > most ? v : most;
+        }
+        if (!(low[t] <= most))
+            return false;
+    }
+    return true;
+}
+
 static void run_products(const struct vd_kern *k, struct buffers *b, struct results *out)
 {
     struct vd_rng r = {1, 0};
+    out->bounds = true;
     for (size_t i = 0; i < TOKS * SUPER_COLS; i++)
         b->x[i] = random_float(&r);
     run_quantisers(k, b, out);
@@ -127,6 +155,7 @@ static void run_products(const struct vd_kern *k, struct buffers *b, struct resu
             w.split = true;
             k->mat_pack(&w, 0, ROWS, b->file);
             k->matmul(&w, 0, ROWS, &rhs, 1, TOKS, out->y[i], ROWS, b->scratch);
+            out->bounds = out->bounds && bounds_hold(k, &w, &rhs, out->y[i], b->scratch);
         }
         float row[SUPER_COLS];
         k->embed_row(types[i], cols, b->file, ROWS - 1, row);
@@ -212,7 +241,7 @@ static const struct {
     FIELD(q),     FIELD(d),      FIELD(q256),    FIELD(d256),   FIELD(embed), FIELD(norm), FIELD(layernorm),
     FIELD(gelu),  FIELD(rope),   FIELD(swiglu),  FIELD(geglu),  FIELD(scale), FIELD(cap),  FIELD(add),
     FIELD(exp),   FIELD(kq),     FIELD(kd),      FIELD(vq),     FIELD(vd),    FIELD(attn), FIELD(part),
-    FIELD(max.x), FIELD(max.id), FIELD(weights), FIELD(groups), FIELD(mass),  FIELD(mid),
+    FIELD(max.x), FIELD(max.id), FIELD(weights), FIELD(groups), FIELD(mass),  FIELD(mid),  FIELD(bounds),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)

@@ -927,16 +927,82 @@ static void test_pick(void **state)
     assert_non_null(strstr(err.msg, "sse9"));
 }
 
-static void no_exp(const float *x, size_t n, float *y)
+/* A table that computes as the best one does, but for the lowest bit of the last value of one function. */
+static void off(float *y)
 {
-    memset(y, 0, n * 4);
+    uint32_t bits;
+    memcpy(&bits, y, sizeof bits);
+    bits ^= 1;
+    memcpy(y, &bits, sizeof bits);
 }
 
-static void no_product(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
-                       size_t t0, size_t t1, float *y, size_t ldy, void *scratch)
+static void exp_off(const float *x, size_t n, float *y)
 {
-    for (size_t t = t0; t < t1; t++)
-        memset(y + t * ldy + r0, 0, (r1 - r0) * sizeof(float));
+    vd_kern_pick(NULL, NULL)->exp(x, n, y);
+    off(y + n - 1);
+}
+
+static void rmsnorm_off(const float *x, const float *w, size_t n, float eps, float *y)
+{
+    vd_kern_pick(NULL, NULL)->rmsnorm(x, w, n, eps, y);
+    off(y + n - 1);
+}
+
+static void rope_off(float *x, size_t n_heads, size_t hd, const float *cs, size_t n_pairs, bool halves)
+{
+    vd_kern_pick(NULL, NULL)->rope(x, n_heads, hd, cs, n_pairs, halves);
+    off(x + 1);
+}
+
+static void swiglu_off(const float *g, const float *u, size_t n, float *y)
+{
+    vd_kern_pick(NULL, NULL)->swiglu(g, u, n, y);
+    off(y + n - 1);
+}
+
+static void read_off(const void *act, size_t cols, size_t t, int8_t *q, float *d)
+{
+    vd_kern_pick(NULL, NULL)->act_read(act, cols, t, q, d);
+    q[cols - 1] ^= 1;
+}
+
+static void attn_off(const struct vd_kern_kv *kv, struct vd_kern_score score,
+                     const struct vd_kern_query *rows, size_t n, void *scratch)
+{
+    vd_kern_pick(NULL, NULL)->attn(kv, score, rows, n, scratch);
+    off(rows[n - 1].y + kv->hd - 1);
+}
+
+static void weights_off(const float *x, size_t n, float temp, float x_max, uint64_t *w)
+{
+    vd_kern_pick(NULL, NULL)->sample_weights(x, n, temp, x_max, w);
+    w[n - 1] ^= 1;
+}
+
+/* Of Q6_K alone, of one row and token. */
+static void product_off(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                        size_t t0, size_t t1, float *y, size_t ldy, void *scratch)
+{
+    vd_kern_pick(NULL, NULL)->matmul(w, r0, r1, x, t0, t1, y, ldy, scratch);
+    if (w->type == VD_WTYPE_Q6_K)
+        off(y + (t1 - 1) * ldy + r1 - 1);
+}
+
+/* A group whose largest output may be looked for in vain. */
+static bool bounds_off(const struct vd_kern_mat *w, size_t r0, size_t r1, const struct vd_kern_rhs *x,
+                       size_t t0, size_t t1, float *high, size_t ld_high, float *low, void *scratch)
+{
+    bool told = vd_kern_pick(NULL, NULL)->bounds(w, r0, r1, x, t0, t1, high, ld_high, low, scratch);
+    high[(r1 - 1 - r0) / VD_KERN_ROWS] = -INFINITY;
+    return told;
+}
+
+static void expect_refused(const struct vd_kern *broken, const char *what)
+{
+    struct vd_error err = {0};
+    assert_int_equal(vd_kern_selfcheck(broken, &err), VD_EINTERNAL);
+    if (!strstr(err.msg, what))
+        fail_msg("%s: %s", what, err.msg);
 }
 
 static void test_selfcheck(void **state)
@@ -947,14 +1013,22 @@ static void test_selfcheck(void **state)
         if (k != NULL && vd_kern_selfcheck(k, &err) != VD_OK)
             fail_msg("%s", err.msg);
     }
-    struct vd_kern broken = *vd_kern_pick(NULL, NULL);
-    broken.exp = no_exp;
-    assert_int_equal(vd_kern_selfcheck(&broken, &err), VD_EINTERNAL);
-    assert_non_null(strstr(err.msg, "exp"));
-    broken = *vd_kern_pick(NULL, NULL);
-    broken.matmul = no_product;
-    assert_int_equal(vd_kern_selfcheck(&broken, &err), VD_EINTERNAL);
-    assert_non_null(strstr(err.msg, "products of type F32"));
+#define EXPECT_REFUSED(function, wrong, what)                                                                \
+    do {                                                                                                     \
+        struct vd_kern broken = *vd_kern_pick(NULL, NULL);                                                   \
+        broken.function = wrong;                                                                             \
+        expect_refused(&broken, what);                                                                       \
+    } while (0)
+    EXPECT_REFUSED(exp, exp_off, "computes exp");
+    EXPECT_REFUSED(rmsnorm, rmsnorm_off, "computes norm");
+    EXPECT_REFUSED(rope, rope_off, "computes rope");
+    EXPECT_REFUSED(swiglu, swiglu_off, "computes swiglu");
+    EXPECT_REFUSED(act_read, read_off, "computes q ");
+    EXPECT_REFUSED(attn, attn_off, "computes attn");
+    EXPECT_REFUSED(sample_weights, weights_off, "computes weights");
+    EXPECT_REFUSED(matmul, product_off, "products of type Q6_K");
+    if (vd_kern_pick(NULL, NULL)->bounds)
+        EXPECT_REFUSED(bounds, bounds_off, "computes bounds");
     fesetround(FE_UPWARD);
     enum vd_err e = vd_kern_selfcheck(scalar(), &err);
     fesetround(FE_TONEAREST);

@@ -4,7 +4,7 @@
  *                  [--peer-tg TOK_PER_S] [--peer-pp32-s SECONDS] [--peer-tg32-s SECONDS]
  *
  * Sections (default: all): receipt; greedy, top-k, top-p, temp (together: replay); replay32; check; commit;
- * dispute.
+ * dispute; game.
  *
  * - receipt: 512 + 128 tokens, greedy, without and with what a receipt needs (rows read back, commit leaves,
  *   roots, signature), in pairs in this process: that work's share of the time of prefill and of decode, and
@@ -22,6 +22,9 @@
  * - commit: time per generated position.
  * - dispute: over 256 positions, the lie in one tile of each operator of a middle block and the head: worker
  *   moves, largest move and opening, and the referee's time for the tile (best of several).
+ * - game: a whole one over 128 + 128 tokens, which a worker generated with some wrong bits in one row of a
+ *   middle layer's weights. From the receipt to the verdict: the challenger's replay, both players' traces
+ * and all moves, one after the other in this process (best of several); without the ledger's blocks.
  */
 #include "vd_clock.h"
 #include "vd_commit.h"
@@ -35,6 +38,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     PROMPT = 128,
@@ -51,6 +55,7 @@ struct bench {
     struct vd_model *model;
     struct vd_ctx *ctx;
     struct vd_kv_pool *cache;
+    const char *path;
     struct vd_hash root;
     struct vd_receipt receipt;
     uint32_t tokens[PROMPT + OUTPUT];
@@ -505,8 +510,149 @@ static void bench_dispute(struct bench *b)
     printf("trace          all unit hashes %.2f s, the slowest unit's operators %.2f s\n", open_s, load_s);
 }
 
-static const char *const sections[] = {"receipt",  "greedy", "top-k",  "top-p",  "temp",
-                                       "replay32", "check",  "commit", "dispute"};
+/* ---- a whole game ---- */
+
+struct machine {
+    struct vd_model *model;
+    struct vd_ctx *ctx;
+    struct vd_kv_pool *cache;
+};
+
+static void open_degraded(struct bench *b, struct machine *m)
+{
+    char path[] = "/tmp/vd_proof_bench.XXXXXX";
+    const struct vd_program *p = vd_model_program(b->model);
+    struct vd_bytes row =
+        vd_model_tensor_bytes(b->model, vd_program_layer_tensor(p, p->n_layers / 2, VD_T_ATTN_OUTPUT), 0);
+    struct vd_error err;
+    size_t n;
+    uint8_t *file;
+    check(vd_file_read(&file, &n, b->path, SIZE_MAX, &err), &err);
+    uint8_t *at = memmem(file, n, row.p, row.n);
+    for (size_t i = row.n / 2; at && i < row.n / 2 + 16; i++)
+        at[i] ^= 1;
+    int fd = mkstemp(path);
+    if (fd < 0)
+        exit(3);
+    close(fd);
+    check(vd_file_write_atomic(path, file, n, 0600, &err), &err);
+    free(file);
+    enum vd_err e = vd_model_open(&m->model, path, vd_kern_pick(NULL, NULL), b->pool, &err);
+    unlink(path);
+    check(e, &err);
+    check(vd_ctx_create(&m->ctx, m->model, b->pool, ROWS, OUTPUT, &err), &err);
+    check(vd_kv_pool_create(&m->cache, m->model, 64 << 20, &err), &err);
+}
+
+static void close_machine(struct machine *m)
+{
+    vd_kv_pool_destroy(m->cache);
+    vd_ctx_destroy(m->ctx);
+    vd_model_close(m->model);
+}
+
+/* The receipt of what this machine generates, greedy, under the honest model's root. */
+static void claim_of(struct bench *b, const struct machine *m)
+{
+    const struct vd_sampling greedy = {0};
+    struct vd_sampler *sampler = vd_sampler_new(vd_model_program(m->model)->vocab);
+    struct vd_row rows[PROMPT];
+    struct vd_commit *c;
+    struct vd_kv *kv;
+    struct vd_error err;
+    uint8_t *k = malloc(vd_model_k_row_bytes(m->model)), *v = malloc(vd_model_v_row_bytes(m->model));
+    if (!sampler || !k || !v)
+        exit(3);
+    make_job(b, &greedy);
+    check(vd_kv_open(&kv, m->cache, &err), &err);
+    check(vd_commit_open(&c, vd_model_program(m->model), &b->receipt.request, UINT32_MAX, b->salt, &err),
+          &err);
+    for (uint32_t pos = 0, n; pos < PROMPT + OUTPUT - 1; pos += n) {
+        n = pos ? 1 : PROMPT;
+        for (uint32_t i = 0; i < n; i++)
+            rows[i] =
+                (struct vd_row){kv, pos + i, b->tokens[pos + i], pos + i >= PROMPT - 1 ? VD_ROW_LOGITS : 0};
+        check(vd_model_forward(m->ctx, rows, n, NULL, &err), &err);
+        uint32_t last = pos + n - 1;
+        b->tokens[last + 1] =
+            vd_sampler_choose(sampler, vd_model_kern(m->model), vd_ctx_logits(m->ctx, n - 1),
+                              &(struct vd_choice){.sampling = &greedy});
+        enum vd_stop stop = last + 2 == PROMPT + OUTPUT ? VD_STOP_LENGTH : VD_STOP_NONE;
+        for (uint32_t i = 0; i < n; i++) {
+            vd_kv_read(kv, vd_model_program(m->model)->n_layers - 1, pos + i, k, v);
+            vd_commit_add(
+                c, &(struct vd_graph_rows){NULL, k, v, rows[i].flags ? vd_ctx_hidden(m->ctx, i) : NULL},
+                b->tokens[last + 1], stop, NULL);
+        }
+    }
+    b->receipt.commit_root = vd_commit_root(c);
+    b->receipt.output_root = vd_commit_output_root(c);
+    vd_commit_close(c);
+    vd_kv_close(kv);
+    vd_sampler_free(sampler);
+    free(k);
+    free(v);
+}
+
+/* From the receipt to the verdict. */
+static enum vd_game_result play(struct bench *b, const struct machine *m, const struct vd_ref_claim *claim,
+                                struct vd_game *game, unsigned *n_moves)
+{
+    static struct vd_player_move move;
+    struct vd_replay_result found;
+    struct vd_trace_model *worker, *challenger;
+    struct vd_error err;
+    enum vd_game_result r = VD_GAME_ACCEPTED;
+    check(vd_replay(b->ctx, b->cache, &b->root, &b->job, &found, &err), &err);
+    if (found.verdict == VD_REPLAY_OK) {
+        fprintf(stderr, "game: the wrong bits change nothing\n");
+        exit(1);
+    }
+    check(vd_trace_model_open(&challenger, b->model, b->ctx, b->cache, &b->job, &err), &err);
+    check(vd_trace_model_open(&worker, m->model, m->ctx, m->cache, &b->job, &err), &err);
+    vd_game_open(game);
+    for (*n_moves = 0; r == VD_GAME_ACCEPTED; ++*n_moves) {
+        enum vd_game_side side = vd_game_turn(game);
+        check(side == VD_GAME_WORKER
+                  ? vd_player_worker_answer(vd_trace_model_trace(worker), game, &move, &err)
+                  : vd_player_challenger_point(vd_trace_model_trace(challenger), claim, game, &move, &err),
+              &err);
+        r = vd_game_move(game, claim, NULL, side, (struct vd_bytes){move.bytes, move.n_bytes});
+    }
+    vd_trace_model_close(worker);
+    vd_trace_model_close(challenger);
+    return r;
+}
+
+static void bench_game(struct bench *b)
+{
+    static struct vd_game game;
+    struct machine m;
+    struct vd_ref_claim claim;
+    struct vd_graph_op op;
+    double best = 1e9;
+    unsigned n_moves = 0;
+    open_degraded(b, &m);
+    claim_of(b, &m);
+    if (!vd_ref_claim_init(&claim, &b->receipt, vd_model_program(b->model), vd_model_program_bytes(b->model)))
+        exit(1);
+    for (unsigned i = 0; i < 3 && i < b->reps; i++) {
+        uint64_t t = vd_clock_ns();
+        if (play(b, &m, &claim, &game, &n_moves) != VD_GAME_WORKER_TILE) {
+            fprintf(stderr, "game: the worker was not caught by a tile\n");
+            exit(1);
+        }
+        double s = 1e-9 * (double)(vd_clock_ns() - t);
+        best = s < best ? s : best;
+    }
+    vd_graph_op(&claim.graph, game.step, game.unit, game.op, &op);
+    printf("game           %.2f s from the receipt to the verdict, %u moves: position %u, layer %u, %s\n",
+           best, n_moves, game.step, vd_graph_layer(&claim.graph, game.unit), vd_op_name(op.kind));
+    close_machine(&m);
+}
+
+static const char *const sections[] = {"receipt",  "greedy", "top-k",  "top-p",   "temp",
+                                       "replay32", "check",  "commit", "dispute", "game"};
 
 /* Whether a list, names with commas between them, has this one; `replay` is the four samplings. */
 static bool wanted(const struct bench *b, const char *section)
@@ -578,6 +724,7 @@ int main(int argc, char **argv)
     }
     if (b.only && !known(b.only))
         return 2;
+    b.path = path;
     check(vd_key_init(&err), &err);
     check(vd_pool_create(&b.pool, threads, &err), &err);
     check(vd_model_open(&b.model, path, vd_kern_pick(NULL, NULL), b.pool, &err), &err);
@@ -607,6 +754,8 @@ int main(int argc, char **argv)
         bench_commit(&b);
     if (wanted(&b, "dispute"))
         bench_dispute(&b);
+    if (wanted(&b, "game"))
+        bench_game(&b);
     vd_kv_pool_destroy(b.cache);
     vd_ctx_destroy(b.ctx);
     vd_model_close(b.model);

@@ -1,5 +1,5 @@
 /* What the game is apart from trees and records: moves have one encoding and only their own fields, and each
- * position lets in only its own moves. Whole disputes are played in src/proof/vd_dispute_test.c. */
+ * position lets in only its own moves. Whole disputes are played in src/proof/vd_dispute*_test.c. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>

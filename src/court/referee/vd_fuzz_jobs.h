@@ -1,6 +1,7 @@
 /* For the fuzz targets of the court only: the claims of jobs over a few programs, whose roots are all zero,
  * so that no opening verifies under them. In shape they are the toys of src/proof/vd_toy.h: what a game over
- * those shows has the sizes that are wanted here, and gives the seeds (vd_dispute_test.c writes them).
+ * those shows has the sizes that are wanted here, and gives the seeds (the tests of disputes write them:
+ * src/proof/vd_dispute_kit.h).
  *
  * Header only; a claim borrows the program beside it. */
 #ifndef VD_FUZZ_JOBS_H

@@ -132,9 +132,12 @@ enum vd_err vd_gateway_start(struct vd_gateway **out, const struct vd_gateway_co
         vd_gateway_stop(g);
         return e;
     }
+    pthread_mutex_lock(&g->mu); /* answers may be given already */
+    uint64_t n_pending = g->n_pending;
+    pthread_mutex_unlock(&g->mu);
     vd_log_event(&g->log, VD_LOG_INFO, "gateway started", "http=%s:%u links=%s:%u models=%zu pending=%llu",
                  config->http_host, vd_gateway_http_port(g), config->listen_host, vd_gateway_link_port(g),
-                 g->n_models, (unsigned long long)g->n_pending);
+                 g->n_models, (unsigned long long)n_pending);
     *out = g;
     return VD_OK;
 }

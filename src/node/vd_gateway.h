@@ -49,11 +49,13 @@ struct vd_gateway_config {
     const struct vd_log *log; /* may be NULL */
     bool (*stopped)(void);    /* ends the wait for the ledger at the start; may be NULL */
     /* 0: the default in brackets */
-    uint32_t settle_ms;       /* between batches [1000] */
-    uint32_t queue_ms;        /* a request waits so long for a free worker [30000] */
-    uint32_t queue_max;       /* so many may wait at once [128] */
-    uint32_t stall_ms;        /* without a token from the worker before another is asked [60000] */
-    uint32_t connections_max; /* of HTTP [256] */
+    uint32_t settle_ms; /* between batches [1000] */
+    uint32_t queue_ms;  /* a request waits so long for a free worker [30000] */
+    uint32_t queue_max; /* so many may wait at once [128] */
+    /* Without a token from the worker before another is asked [60000]; and 20 ms more for each position of
+     * the job, which a slow worker reads for long before its first token. */
+    uint32_t stall_ms;
+    uint32_t connections_max;             /* of HTTP [256] */
     uint32_t connections_per_address_max; /* of HTTP, from one client address [64] */
     uint32_t receive_ms; /* headers and body of a request must be there after this, and a stream taken so long
                             after the worker has ended [30000] */

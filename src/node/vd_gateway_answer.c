@@ -389,7 +389,9 @@ static enum wait_result look(const struct gw_answer *a)
         return W_BROKEN;
     if (atomic_load(&a->g->stopping))
         return W_STOPPING;
-    return vd_clock_ms() - j->progress_ms >= a->g->cfg.stall_ms ? W_STALLED : W_NOTHING;
+    uint64_t n_pos = (uint64_t)j->n_prompt + j->n_output; /* to be computed first, or again */
+    return vd_clock_ms() - j->progress_ms >= a->g->cfg.stall_ms + n_pos * GW_POSITION_MS ? W_STALLED
+                                                                                         : W_NOTHING;
 }
 
 /* Asked now and then, also while tokens come. */

@@ -33,6 +33,7 @@ enum {
     GW_STOP_WAIT_MS = 3000,    /* the same while stopping */
     GW_NO_WORKER_MS = 1500,    /* to wait for a worker when none is linked, before the first token */
     GW_RESUME_WAIT_MS = 10000, /* the same, in mid-answer */
+    GW_POSITION_MS = 20,       /* a worker may be silent longer, for each position of its job */
     GW_BUSY_PAUSE_MS = 50,     /* after a worker that turned out to be busy, or was */
     GW_LEDGER_WAIT_MS = 2000,  /* a request waits so long for a lost ledger */
     GW_KEYS_IN_USE_MAX = 4096,

@@ -55,6 +55,7 @@ static void vd_audit_print(FILE *out, const struct vd_hash *id, const struct vd_
 struct vd_audit_list {
     struct vd_cli *cli;
     json_t *list; /* NULL: lines of text */
+    size_t n;
 };
 
 static bool vd_audit_row(void *arg, struct vd_bytes key, struct vd_bytes value)
@@ -66,6 +67,7 @@ static bool vd_audit_row(void *arg, struct vd_bytes key, struct vd_bytes value)
     uint32_t n[VD_SLOT_UNFIT + 1] = {0};
     if (key.n != 1 + VD_HASH_BYTES || !vd_audit_decode(value, &a))
         return true;
+    l->n++;
     memcpy(id.b, key.p + 1, VD_HASH_BYTES);
     if (l->list) {
         json_array_append_new(l->list, vd_audit_json(&id, &a));
@@ -82,7 +84,7 @@ static bool vd_audit_row(void *arg, struct vd_bytes key, struct vd_bytes value)
 
 static enum vd_err vd_audit_list_run(struct vd_cli *cli, struct vd_error *err)
 {
-    struct vd_audit_list l = {cli, cli->json ? json_array() : NULL};
+    struct vd_audit_list l = {.cli = cli, .list = cli->json ? json_array() : NULL};
     struct vd_state_key prefix = vd_state_key_make(VD_STATE_AUDIT, NULL, 0, NULL);
     struct vd_ledger_client *c;
     enum vd_err e = vd_cmd_ledger_open(&c, cli, NULL, NULL, err);
@@ -90,6 +92,8 @@ static enum vd_err vd_audit_list_run(struct vd_cli *cli, struct vd_error *err)
         e = vd_ledger_client_list(c, &prefix, vd_audit_row, &l, err);
         vd_ledger_client_stop(c);
     }
+    if (e == VD_OK && !l.list && l.n == 0)
+        fprintf(stderr, "no audit has been drawn\n");
     if (e == VD_OK && l.list)
         vd_cli_json(cli, l.list);
     else
@@ -142,7 +146,7 @@ static bool vd_keeper_row(void *arg, struct vd_bytes key, struct vd_bytes value)
 
 static enum vd_err vd_audit_keepers_run(struct vd_cli *cli, struct vd_error *err)
 {
-    struct vd_audit_list l = {cli, cli->json ? json_array() : NULL};
+    struct vd_audit_list l = {.cli = cli, .list = cli->json ? json_array() : NULL};
     struct vd_state_key prefix = vd_state_key_make(VD_STATE_KEEPER, NULL, 0, NULL);
     struct vd_ledger_client *c;
     enum vd_err e = vd_cmd_ledger_open(&c, cli, NULL, NULL, err);

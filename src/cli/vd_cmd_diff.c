@@ -2,6 +2,7 @@
  * who doubts a model file or a machine, and for who writes kernels. */
 #include "vd_bytes.h"
 #include "vd_cmd.h"
+#include "vd_cmd_busy.h"
 #include "vd_cmd_load.h"
 #include "vd_cmd_receipt.h"
 #include "vd_diff.h"
@@ -169,9 +170,13 @@ static enum vd_err vd_diff_run(struct vd_cli *cli, struct vd_error *err)
         e = vd_diff_sides(d, err);
     for (unsigned i = 0; e == VD_OK && i < 2; i++)
         e = vd_diff_side_open(d, &d->side[i], err);
-    if (e == VD_OK)
+    if (e == VD_OK) {
+        struct vd_busy busy;
+        vd_busy_begin(&busy, cli, "running %u tokens both ways", vd_receipt_n_steps(&d->receipt));
         e = vd_diff_find(vd_trace_model_trace(d->side[0].trace), vd_trace_model_trace(d->side[1].trace),
                          &d->found, err);
+        vd_busy_end(&busy);
+    }
     if (e == VD_OK) {
         if (cli->json)
             vd_diff_print_json(d);

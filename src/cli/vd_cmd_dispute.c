@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- receipt ---- */
 
@@ -50,6 +51,7 @@ static void vd_receipt_print(FILE *out, const struct vd_hash *id, const struct v
 struct vd_list {
     struct vd_cli *cli;
     json_t *list;
+    size_t n;
 };
 
 static bool vd_receipt_row(void *arg, struct vd_bytes key, struct vd_bytes value)
@@ -60,6 +62,7 @@ static bool vd_receipt_row(void *arg, struct vd_bytes key, struct vd_bytes value
     char hex[65], amount[VD_CLI_CREDITS_MAX];
     if (key.n != 1 + VD_HASH_BYTES || !vd_receipt_record_decode(value, &r))
         return true;
+    l->n++;
     memcpy(id.b, key.p + 1, VD_HASH_BYTES);
     vd_hex_encode(hex, id.b, VD_HASH_BYTES);
     if (l->list)
@@ -70,10 +73,11 @@ static bool vd_receipt_row(void *arg, struct vd_bytes key, struct vd_bytes value
     return true;
 }
 
+/* `none` is said to people when there is nothing. */
 static enum vd_err vd_list_all(struct vd_cli *cli, enum vd_state_class c, vd_ledger_list_fn *row,
-                               struct vd_error *err)
+                               const char *none, struct vd_error *err)
 {
-    struct vd_list l = {cli, cli->json ? json_array() : NULL};
+    struct vd_list l = {.cli = cli, .list = cli->json ? json_array() : NULL};
     struct vd_state_key prefix = vd_state_key_make(c, NULL, 0, NULL);
     struct vd_ledger_client *client;
     enum vd_err e = vd_cmd_ledger_open(&client, cli, NULL, NULL, err);
@@ -81,6 +85,8 @@ static enum vd_err vd_list_all(struct vd_cli *cli, enum vd_state_class c, vd_led
         e = vd_ledger_client_list(client, &prefix, row, &l, err);
         vd_ledger_client_stop(client);
     }
+    if (e == VD_OK && !l.list && l.n == 0)
+        fprintf(stderr, "%s\n", none);
     if (e == VD_OK && l.list)
         vd_cli_json(cli, l.list);
     else
@@ -94,8 +100,13 @@ static enum vd_err vd_receipt_run(struct vd_cli *cli, struct vd_error *err)
     struct vd_receipt_record r;
     struct vd_hash id;
     if (!cli->n_args)
-        return vd_list_all(cli, VD_STATE_RECEIPT, vd_receipt_row, err);
+        return vd_list_all(cli, VD_STATE_RECEIPT, vd_receipt_row, "no receipt has been settled", err);
     enum vd_err e = vd_cli_parse_hash("the receipt", cli->arg[0], id.b, err);
+    if (e != VD_OK && access(cli->arg[0], F_OK) == 0)
+        return vd_error_set(err, VD_EUSE,
+                            "%.200s is a file; this wants an id, of 64 hexadecimal digits: `veridem verify` "
+                            "checks a file, and says its id",
+                            cli->arg[0]);
     if (e == VD_OK)
         e = vd_cmd_ledger_open(&c, cli, NULL, NULL, err);
     if (e != VD_OK)
@@ -137,6 +148,7 @@ static bool vd_dispute_row(void *arg, struct vd_bytes key, struct vd_bytes value
     char hex[65], receipt[65];
     if (key.n != 1 + VD_HASH_BYTES || !vd_dispute_decode(value, &d))
         return true;
+    l->n++;
     vd_hex_encode(hex, key.p + 1, VD_HASH_BYTES);
     vd_hex_encode(receipt, d.receipt_id.b, VD_HASH_BYTES);
     if (l->list)
@@ -155,7 +167,7 @@ static bool vd_dispute_row(void *arg, struct vd_bytes key, struct vd_bytes value
 
 static enum vd_err vd_dispute_list_run(struct vd_cli *cli, struct vd_error *err)
 {
-    return vd_list_all(cli, VD_STATE_DISPUTE, vd_dispute_row, err);
+    return vd_list_all(cli, VD_STATE_DISPUTE, vd_dispute_row, "there has been no dispute", err);
 }
 
 static const char *vd_side_name(enum vd_game_side s)
@@ -226,9 +238,12 @@ static void vd_dispute_print_money(struct vd_cli *cli, const struct vd_dispute_l
     for (size_t i = 0; i < log->n_events; i++)
         for (size_t k = 0; k < sizeof vd_dispute_money / sizeof vd_dispute_money[0]; k++)
             if (log->event[i].event.kind == vd_dispute_money[k].kind)
-                fprintf(cli->out, "block %-6llu %-15s %14s credits %s\n",
+                fprintf(cli->out, "block %-6llu %-15s %14s credits %s%s\n",
                         (unsigned long long)log->event[i].height, vd_event_name(log->event[i].event.kind),
-                        vd_cli_credits(amount, log->event[i].event.amount.micro), vd_dispute_money[k].what);
+                        vd_cli_credits(amount, log->event[i].event.amount.micro), vd_dispute_money[k].what,
+                        log->event[i].event.kind == VD_EVENT_SLASHED && !log->event[i].event.amount.micro
+                            ? ", of which nothing was left"
+                            : "");
 }
 
 /* As a tree: each thing that the challenger points at is a step deeper. */

@@ -1,5 +1,7 @@
 #include "vd_cmd_load.h"
 
+#include "vd_cmd_busy.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -191,11 +193,15 @@ enum vd_err vd_cmd_engine_open(struct vd_cmd_engine *g, const struct vd_cli *cli
                                struct vd_error *err)
 {
     char path[VD_PATH_MAX];
+    struct vd_busy busy = {0};
     enum vd_err e = vd_compute_open(g, cli, err);
     if (e == VD_OK)
         e = vd_cmd_model_path(path, name, err);
-    if (e == VD_OK)
+    if (e == VD_OK) {
+        vd_busy_begin(&busy, cli, "opening %.150s", path);
         e = vd_model_open(&g->model, path, g->kern, g->pool, err);
+        vd_busy_end(&busy);
+    }
     if (e == VD_OK)
         e = vd_tok_load(&g->tok, vd_model_gguf(g->model), err);
     if (e != VD_OK)
@@ -295,7 +301,10 @@ enum vd_err vd_cmd_model_of_root(const struct vd_cli *cli, const struct vd_hash 
     if (e == VD_OK)
         e = vd_cmd_models_list(&m, err);
     if (e == VD_OK) {
+        struct vd_busy busy;
+        vd_busy_begin(&busy, cli, "looking for the receipt's model in %zu files", m.n);
         const char *found = vd_models_of_root(&m, &g, root);
+        vd_busy_end(&busy);
         vd_hex_encode(hex, root->b, VD_HASH_BYTES);
         if (found)
             memcpy(out, found, strlen(found) + 1);

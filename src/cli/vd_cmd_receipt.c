@@ -17,7 +17,9 @@ enum vd_err vd_cmd_parse_receipt(const char *path, struct vd_bytes file, struct 
     if (file.p[strspn((const char *)file.p, " \t\r\n")] == '{') {
         struct vd_error why;
         rc = vd_receipt_from_json((const char *)file.p, file.n, e, tokens, &why);
-        if (rc != VD_OK)
+        if (rc == VD_EFALSE)
+            vd_error_set(err, rc, "the receipt is not valid: %.250s", why.msg);
+        else if (rc != VD_OK)
             vd_error_set(err, rc, "%.200s is not a receipt: %.250s", path, why.msg);
         return rc;
     }
@@ -25,11 +27,21 @@ enum vd_err vd_cmd_parse_receipt(const char *path, struct vd_bytes file, struct 
     if (!*tokens)
         rc = vd_error_set(err, VD_ENOMEM, "no memory for %zu tokens", file.n);
     else if (!vd_envelope_decode(file, e, *tokens, file.n))
-        rc = vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt", path);
+        rc = vd_error_set(err, VD_EFORMAT, "%.200s is not a receipt: cut off, damaged, or something else",
+                          path);
     if (rc != VD_OK) {
         free(*tokens);
         *tokens = NULL;
     }
+    return rc;
+}
+
+enum vd_err vd_cmd_slurp_receipt(uint8_t **out, size_t *n_bytes, const char *path, struct vd_error *err)
+{
+    enum vd_err rc = vd_cli_slurp(out, n_bytes, path, VD_RECEIPT_FILE_MAX, err);
+    if (rc == VD_ELIMIT)
+        vd_error_set(err, rc, "%.200s is not a receipt: those have at most %d MiB", path,
+                     VD_RECEIPT_FILE_MAX >> 20);
     return rc;
 }
 
@@ -38,7 +50,7 @@ enum vd_err vd_cmd_read_receipt(const char *path, struct vd_envelope *e, uint32_
 {
     uint8_t *bytes;
     size_t n;
-    enum vd_err rc = vd_cli_slurp(&bytes, &n, path, VD_RECEIPT_FILE_MAX, err);
+    enum vd_err rc = vd_cmd_slurp_receipt(&bytes, &n, path, err);
     *tokens = NULL;
     if (rc != VD_OK)
         return rc;
@@ -93,6 +105,9 @@ static enum vd_err vd_convert_run(struct vd_cli *cli, struct vd_error *err)
             rc = vd_error_set(err, VD_EIO, "cannot write the receipt to standard output");
     } else if (rc == VD_OK) {
         rc = vd_file_write_atomic(to, out, n, 0600, err);
+        if (rc == VD_OK && cli->json)
+            vd_cli_json(cli, json_pack("{s:s,s:s,s:I}", "file", to, "form", text ? "json" : "protobuf",
+                                       "bytes", (json_int_t)n));
     }
     free(out);
     free(tokens);
@@ -103,11 +118,11 @@ const struct vd_cmd vd_cmd_receipt_convert = {
     .name = "convert",
     .usage = "FILE [OUT]",
     .summary = "the other form of a receipt's file: JSON for people, or the signed bytes",
-    .help =
-        "Without OUT the JSON form is printed; with it, OUT gets JSON if its name ends in .json, else "
-        "protobuf. Both hold the\n"
-        "same, and `veridem verify` reads both; the schema is docs/spec/receipt.schema.json. Signatures are "
-        "not checked here.",
+    .help = "Without OUT the JSON form is printed; with it, OUT gets JSON if its name ends in .json, else "
+            "protobuf. Both hold the\n"
+            "same, and `veridem verify` reads both; the schema is docs/spec/receipt.schema.json. With OUT, "
+            "--json "
+            "says {\"file\", \"form\", \"bytes\"}.\nSignatures are not checked here.",
     .min_args = 1,
     .max_args = 2,
     .run = vd_convert_run,

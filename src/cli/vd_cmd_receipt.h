@@ -7,8 +7,13 @@
 
 enum { VD_RECEIPT_FILE_MAX = 16 << 20 };
 
+/* The bytes of a receipt's file ("-": standard input), with a NUL behind them; free() them. VD_ELIMIT: no
+ * receipt is so large. */
+enum vd_err vd_cmd_slurp_receipt(uint8_t **out, size_t *n_bytes, const char *path, struct vd_error *err);
+
 /* Reads a receipt's file ("-": standard input), protobuf or JSON. *tokens is what e's pointers name: free()
- * it; NULL on an error. Signatures are not checked. VD_EFORMAT says why it is not a receipt. */
+ * it; NULL on an error. Signatures are not checked. VD_EFORMAT says why it is not a receipt, VD_EFALSE
+ * that members of a JSON form were changed. */
 enum vd_err vd_cmd_read_receipt(const char *path, struct vd_envelope *e, uint32_t **tokens,
                                 struct vd_error *err);
 

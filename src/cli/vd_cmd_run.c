@@ -2,6 +2,7 @@
  * for it. */
 #include "vd_clock.h"
 #include "vd_cmd.h"
+#include "vd_cmd_busy.h"
 #include "vd_cmd_chat.h"
 #include "vd_cmd_load.h"
 #include "vd_commit.h"
@@ -47,6 +48,7 @@ struct vd_run {
     bool commits; /* --receipt */
     struct vd_stop_text stop;
     struct vd_engine *engine;
+    struct vd_busy busy; /* until there is text to show */
     uint8_t bias[VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES], *mask;
     struct vd_controls controls;
     struct vd_texts *texts;
@@ -111,6 +113,8 @@ static void vd_run_on_token(void *arg, uint32_t index, uint32_t token)
     char out[3 * (VD_TOK_PIECE_MAX_BYTES + 4)];
     c->output[index] = token;
     c->n_output = index + 1;
+    if (!r->cli->json && c == r->choice)
+        vd_busy_hush(&r->busy);
     vd_run_say(c, out, vd_tok_stream_put(&c->stream, piece.p, piece.n, out), false);
     if (c->stopped)
         vd_engine_cancel(r->engine, c->id);
@@ -167,10 +171,14 @@ static enum vd_err vd_run_generate(struct vd_run *r, struct vd_error *err)
     enum vd_err e = vd_engine_create(&r->engine, r->g.model, r->g.pool, &options, err);
     if (e != VD_OK)
         return e;
+    vd_busy_begin(&r->busy, r->cli,
+                  r->cli->json ? "answering a prompt of %zu tokens" : "reading a prompt of %zu tokens",
+                  r->n_prompt);
     for (; n < r->n_choices && e == VD_OK; n++)
         e = vd_run_submit(r, n, err);
     for (uint32_t i = 0; i < n && e == VD_OK; i++)
         e = vd_run_await(r, i, err);
+    vd_busy_end(&r->busy);
     vd_engine_get_stats(r->engine, &r->stats);
     vd_engine_destroy(r->engine);
     return e;

@@ -5,8 +5,9 @@
 #include "vd_bytes.h"
 #include "vd_cli.h"
 
-/* The whole command for a file that is a worker's statement (PrefixEnvelope). *is: it is one; else nothing
- * was done. */
-enum vd_err vd_cmd_verify_statement(struct vd_cli *cli, struct vd_bytes file, bool *is, struct vd_error *err);
+/* All that is to be done for a file that is a worker's statement (PrefixEnvelope). *is: it is one; else
+ * nothing was done. With --json *answer is what it comes to, if it came so far; else it is printed. */
+enum vd_err vd_cmd_verify_statement(const struct vd_cli *cli, struct vd_bytes file, bool *is, json_t **answer,
+                                    struct vd_error *err);
 
 #endif

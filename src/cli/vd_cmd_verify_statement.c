@@ -4,6 +4,7 @@
 #include "vd_cmd_verify.h"
 
 #include "vd_clock.h"
+#include "vd_cmd_busy.h"
 #include "vd_cmd_load.h"
 #include "vd_receipt.h"
 #include "vd_replay.h"
@@ -13,7 +14,8 @@
 enum { VD_STATEMENT_ROWS = 512, VD_STATEMENT_LOGITS = 256 };
 
 struct vd_statement {
-    struct vd_cli *cli;
+    const struct vd_cli *cli;
+    json_t **answer;
     struct vd_prefix_envelope e;
     struct vd_request request;
     struct vd_receipt_prefix prefix;
@@ -57,8 +59,12 @@ static enum vd_err vd_statement_replay(struct vd_statement *v, const char *model
     if (e == VD_OK)
         e = vd_kv_pool_create(&cache, g.model, (size_t)1 << 30, err);
     uint64_t began = vd_clock_ns();
-    if (e == VD_OK)
+    struct vd_busy busy = {0};
+    if (e == VD_OK) {
+        vd_busy_begin(&busy, v->cli, "replaying %u tokens", v->e.n_prompt + v->e.n_output);
         e = vd_statement_run_along(v, ctx, cache, &root, err);
+        vd_busy_end(&busy);
+    }
     v->other_model = e == VD_OK && v->result.verdict == VD_REPLAY_MODEL;
     v->replayed = e == VD_OK && !v->other_model;
     v->replay_s = (double)(vd_clock_ns() - began) / 1e9;
@@ -87,7 +93,7 @@ static void vd_statement_print(const struct vd_statement *v)
         } else if (v->other_model) {
             json_object_set_new(a, "verdict", json_string(verdict));
         }
-        vd_cli_json(v->cli, a);
+        *v->answer = a;
         return;
     }
     fprintf(v->cli->out,
@@ -98,6 +104,9 @@ static void vd_statement_print(const struct vd_statement *v)
     if (v->replayed)
         fprintf(v->cli->out, "replay      %.3f s\nverdict     %s; it is no receipt: nothing is paid for it\n",
                 v->replay_s, verdict);
+    else
+        fprintf(v->cli->out, "verdict     %s; it is no receipt: nothing is paid for it\n",
+                v->other_model ? verdict : "not replayed: whether the tokens are the model's is not known");
 }
 
 static enum vd_err vd_statement_check(struct vd_statement *v, struct vd_error *err)
@@ -130,7 +139,8 @@ static enum vd_err vd_statement_check(struct vd_statement *v, struct vd_error *e
                : vd_error_set(err, VD_EFALSE, "%s", vd_replay_text(v->result.verdict));
 }
 
-enum vd_err vd_cmd_verify_statement(struct vd_cli *cli, struct vd_bytes file, bool *is, struct vd_error *err)
+enum vd_err vd_cmd_verify_statement(const struct vd_cli *cli, struct vd_bytes file, bool *is, json_t **answer,
+                                    struct vd_error *err)
 {
     struct vd_statement *v = calloc(1, sizeof *v);
     uint32_t *tokens = malloc((file.n + 1) * sizeof *tokens);
@@ -138,6 +148,7 @@ enum vd_err vd_cmd_verify_statement(struct vd_cli *cli, struct vd_bytes file, bo
     *is = e == VD_OK && vd_prefix_envelope_decode(file, &v->e, tokens, file.n);
     if (*is) {
         v->cli = cli;
+        v->answer = answer;
         e = vd_cli_has(cli, "positions")
                 ? vd_error_set(err, VD_EUSE,
                                "--positions is for receipts; this is a statement about a beginning")

@@ -321,7 +321,8 @@ static enum vd_err get_all(const json_t *in, struct vd_envelope *e, uint32_t *to
     id = vd_signed_receipt_id(&e->receipt);
     return vd_hash_eq(&id, &said)
                ? VD_OK
-               : vd_error_set(err, VD_EFORMAT, "the receipt's \"id\" is not the hash of its fields");
+               : vd_error_set(err, VD_EFALSE,
+                              "its \"id\" is not the hash of its members: one of them was changed");
 }
 
 enum vd_err vd_receipt_from_json(const char *text, size_t n_bytes, struct vd_envelope *e, uint32_t **tokens,

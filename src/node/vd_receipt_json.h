@@ -19,7 +19,8 @@
 json_t *vd_receipt_to_json(const struct vd_envelope *e, const struct vd_receipt *r);
 
 /* Reads the form above. *tokens is what e's pointers name: free() it. VD_EFORMAT names the member that is
- * missing or wrong; signatures are not checked (vd_envelope_check). */
+ * missing or wrong; VD_EFALSE: they are all there, and one of them was changed, since "id" is not their hash.
+ * Signatures are not checked (vd_envelope_check). */
 enum vd_err vd_receipt_from_json(const char *text, size_t n_bytes, struct vd_envelope *e, uint32_t **tokens,
                                  struct vd_error *err);
 

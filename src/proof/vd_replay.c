@@ -241,9 +241,9 @@ enum vd_err vd_replay_part(struct vd_ctx *ctx, struct vd_kv_pool *cache, const s
     uint32_t n_steps = vd_receipt_n_steps(job->receipt), n_prompt = job->receipt->request.n_prompt;
     struct many m;
     if (first > last || last >= n_steps || last + 1 < n_prompt)
-        return vd_error_set(err, VD_EUSE,
-                            "nothing is chosen at positions %u..%u; this receipt's tokens are chosen at "
-                            "positions %u..%u",
+        return vd_error_set(err, VD_EUSE, "%s %u..%u; this receipt's tokens are chosen at positions %u..%u",
+                            last + 1 < n_prompt ? "nothing is chosen at positions"
+                                                : "the receipt has not all of the positions",
                             first, last, n_prompt - 1, n_steps - 1);
     enum vd_err e = open_many(&m, ctx, cache, 1, err);
     if (e == VD_OK)

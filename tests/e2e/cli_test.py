@@ -282,7 +282,8 @@ def test_parts_and_differences():
     part = run_json("verify", path, "--positions", f"{first + 1}..{last}")
     assert part["part_stands"] and "stands" not in part
     assert "does not say that the receipt stands" in run("verify", path, "--positions", str(first))[0]
-    run("verify", path, "--positions", f"0..{first - 1}", status=2)
+    assert "nothing is chosen" in run("verify", path, "--positions", f"0..{first - 1}", status=2)[1]
+    assert f"chosen at positions {first}..{last}" in run("verify", path, "--positions", f"{last}..{last + 1}", status=2)[1]
     run("verify", path, "--positions", "7..x", status=2)
     assert run_json("diff", path, "--against-kernel", "scalar")["equal"]
     run("diff", path, status=2)
@@ -294,10 +295,38 @@ def test_parts_and_differences():
         f.write(bytes([byte[0] ^ 0x77]))
     wrong = run_json("verify", path, "--model", other, status=3)
     assert "stands" not in wrong and not wrong["replayed"] and "another model" in wrong["verdict"], wrong
+    assert wrong["error"]["code"] == "VD_ENOTFOUND", wrong
     assert "another model" in run("verify", path, "--model", other, status=3)[0]
+    both = run_json("verify", path, path, "--model", other, status=3)
+    assert all(r["error"]["code"] == "VD_ENOTFOUND" and "stands" not in r for r in both), both
     found = run_json("diff", path, "--against", other, status=1)
     assert found["operator"] == "PART" and found["values"][0] != found["values"][1], found
     other.unlink()
+
+
+def test_several_receipts():
+    """Each is reported, whatever the others are; the exit status is the worst."""
+    a, b, bad, text = HOME / "sa.receipt", HOME / "sb.receipt", HOME / "sbad.receipt", HOME / "stext.receipt"
+    run("run", "SmolLM2", "-p", "What is a ledger?", "-n", "6", "--receipt", a)
+    run("run", "SmolLM2", "-p", "What is a ledger for?", "-n", "5", "--temp", "0.8", "--seed", "4", "--receipt", b)
+    raw = a.read_bytes()
+    bad.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    text.write_text("# Veridem\n")
+    good = run_json("verify", a, b)
+    assert [r["file"] for r in good] == [str(a), str(b)] and all(r["stands"] and r["replayed_together"] == 2 for r in good), good
+    assert "2 files: 2 good, 0 false, 0 could not be checked" in run("verify", a, b)[0]
+    mixed = run_json("verify", a, HOME / "none.receipt", bad, text, b, status=1)
+    assert [r.get("stands") for r in mixed] == [True, None, False, None, True], mixed
+    assert mixed[1]["error"]["code"] == "VD_ENOTFOUND" and mixed[3]["error"]["code"] == "VD_EFORMAT", mixed
+    out, err = run("verify", a, HOME / "none.receipt", bad, b, status=1)
+    assert "4 files: 2 good, 1 false, 1 could not be checked" in out and "1 of 4 files are false" in err, (out, err)
+    assert out.count("the receipt stands") == 2 and "cannot open" in out, out
+    assert "1 of 2 files could not be checked" in run("verify", a, text, status=3)[1]
+    assert all(r["signatures_valid"] and "stands" not in r for r in run_json("verify", a, b, "--no-replay"))
+    assert "not replayed" in run("verify", a, "--no-replay")[0]
+    at = run_json("verify", a, "--no-replay")["prompt_tokens"]
+    assert all(r["part_stands"] for r in run_json("verify", a, a, "--positions", str(at)))
+    run("verify", a, b, "--positions", "3..1", status=2)
 
 
 def test_run_refuses_before_it_works():
@@ -331,7 +360,10 @@ def test_receipt_has_two_forms():
     assert run_json("verify", text, status=1)["stands"] is False
     form["request"]["max_tokens"] += 1
     text.write_text(json.dumps(form))
-    assert '"id"' in run("verify", text, status=3)[1]
+    assert '"id"' in run("verify", text, status=1)[1]
+    assert run_json("verify", text, status=1)["stands"] is False
+    said = run_json("receipt", "convert", binary, text)
+    assert said == {"file": str(text), "form": "json", "bytes": text.stat().st_size}, said
 
 
 def test_bench():
@@ -351,7 +383,7 @@ def main():
         for test in (test_help_on_every_level, test_wrong_use_is_2, test_keys, test_missing_things_are_3,
                      test_a_ledger_and_what_is_in_its_way, test_a_gateways_keys_are_found, test_model_fetch,
                      need_model, test_text, test_the_same_bits_everywhere, test_choices,
-                     test_receipts, test_parts_and_differences, test_run_refuses_before_it_works, test_receipt_has_two_forms, test_bench):
+                     test_receipts, test_several_receipts, test_parts_and_differences, test_run_refuses_before_it_works, test_receipt_has_two_forms, test_bench):
             began = time.monotonic()
             test()
             print(f"ok {test.__name__} ({time.monotonic() - began:.1f} s)", flush=True)

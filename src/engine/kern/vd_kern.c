@@ -111,7 +111,7 @@ const struct vd_kern *vd_kern_pick(const char *name, struct vd_error *err)
     }
     vd_error_set(
         err, VD_EUSE,
-        "no kernel is called \"%s\" here; there are scalar, avx2, avxvnni and avx512 (x86-64 only), neon and "
+        "this build has no kernel \"%s\"; there are scalar, avx2, avxvnni and avx512 (x86-64 only), neon and "
         "neon-i8mm (aarch64 only)",
         name);
     return NULL;

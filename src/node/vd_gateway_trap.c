@@ -44,6 +44,7 @@ struct gw_trapper {
     uint8_t *to_tell;  /* the same: what should, */
     size_t n_is, n_to; /* and how much */
     uint64_t next_height;
+    bool held_up; /* in this turn, one of them: then no more are made */
     pthread_t thread;
     struct vd_seldom trouble;
 };
@@ -82,18 +83,21 @@ static void grow(const struct gw_trapper *t, struct trap *x)
     x->leaf[x->at] = vd_trap_leaf(&x->secret);
 }
 
-static bool load(const struct gw_trapper *t, const struct vd_hash *id, struct trap *x)
+/* VD_OK: x->tokens is the caller's to free. VD_EFORMAT: it is damaged. */
+static enum vd_err load(const struct gw_trapper *t, const struct vd_hash *id, struct trap *x,
+                        struct vd_error *err)
 {
     x->id = *id;
-    if (vd_worker_jobs_get(&t->jobs, id, &x->e, &x->tokens, NULL) != VD_OK)
-        return false;
+    enum vd_err e = vd_worker_jobs_get(&t->jobs, id, &x->e, &x->tokens, err);
+    if (e != VD_OK)
+        return e;
     struct vd_bytes body = {x->e.receipt.body, x->e.receipt.body_bytes};
     if (vd_receipt_decode(body, &x->r) != VD_RECEIPT_OK || vd_receipt_n_steps(&x->r) > TRAP_STEPS_MAX) {
         free(x->tokens);
-        return false;
+        return vd_error_set(err, VD_EFORMAT, "a kept receipt is not one of a trap");
     }
     grow(t, x);
-    return true;
+    return VD_OK;
 }
 
 /* ---- on the ledger ---- */
@@ -480,6 +484,33 @@ static enum vd_err make(struct gw_trapper *t, bool *made, struct vd_error *err)
 
 /* ---- the thread ---- */
 
+static void complain(struct gw_trapper *t, const struct vd_error *err)
+{
+    if (vd_seldom_due(&t->trouble))
+        vd_log_event(&t->g->log, VD_LOG_WARN, "traps", "why=%s", err->msg);
+}
+
+/* *over: nothing is left to do about it, or nothing can be done. One that cannot be read now is kept: its
+ * bond would burn. An error: the ledger does not answer. */
+static enum vd_err tend(struct gw_trapper *t, const struct vd_hash *id, const struct planted *p, bool *over,
+                        struct vd_error *err)
+{
+    struct trap *x = calloc(1, sizeof *x);
+    enum vd_err e = x ? load(t, id, x, err) : vd_error_set(err, VD_ENOMEM, "no memory for a trap");
+    bool loaded = e == VD_OK;
+    *over = e == VD_EFORMAT || e == VD_ENOTFOUND;
+    if (loaded) {
+        e = advance(t, x, p, over, err);
+        free(x->tokens);
+    }
+    free(x);
+    if (e == VD_OK || (loaded && e != VD_EFALSE))
+        return e;
+    complain(t, err); /* of this one: the others, each with its bond, do not wait for it */
+    t->held_up |= !*over;
+    return VD_OK;
+}
+
 static enum vd_err tend_all(struct gw_trapper *t, const struct vd_hash *ids, size_t n, size_t *n_open,
                             struct vd_error *err)
 {
@@ -487,13 +518,8 @@ static enum vd_err tend_all(struct gw_trapper *t, const struct vd_hash *ids, siz
     enum vd_err e = list_planted(t, &p, err);
     t->n_to = 0;
     for (size_t i = 0; e == VD_OK && i < n && !atomic_load(&t->g->stopping); i++) {
-        struct trap *x = calloc(1, sizeof *x);
-        bool over = true;
-        if (x && load(t, &ids[i], x)) {
-            e = advance(t, x, &p, &over, err);
-            free(x->tokens);
-        }
-        free(x);
+        bool over;
+        e = tend(t, &ids[i], &p, &over, err);
         *n_open += !over;
         if (over && e == VD_OK)
             e = vd_worker_jobs_drop(&t->jobs, &ids[i], err);
@@ -509,6 +535,7 @@ static enum vd_err turn(struct gw_trapper *t, struct vd_error *err)
     struct vd_hash *ids;
     size_t n, n_open = 0;
     uint64_t height = vd_ledger_client_height(t->g->ledger);
+    t->held_up = false;
     enum vd_err e = vd_ledger_client_genesis(t->g->ledger, &t->rules, &(struct vd_hash){{0}}, err);
     if (e == VD_OK && !t->rules->epoch_blocks)
         return vd_error_set(err, VD_EUNSUPPORTED, "this network has no audits, so it has no traps");
@@ -519,7 +546,7 @@ static enum vd_err turn(struct gw_trapper *t, struct vd_error *err)
     if (n || t->n_is)
         e = tend_all(t, ids, n, &n_open, err);
     free(ids);
-    if (e != VD_OK || height < t->next_height || n_open >= TRAPS_OPEN_MAX)
+    if (e != VD_OK || t->held_up || height < t->next_height || n_open >= TRAPS_OPEN_MAX)
         return e;
     bool made = false;
     e = fund(t, err); /* a trap that was not opened in time may have cost its worker the stake */
@@ -539,8 +566,8 @@ static void *trapper_main(void *arg)
         uint64_t height = vd_ledger_client_height(t->g->ledger), now = vd_clock_ms();
         if (vd_ledger_client_is_up(t->g->ledger) && (height != seen || now - seen_ms >= TRAP_REST_MS)) {
             enum vd_err e = turn(t, &err);
-            if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&t->trouble))
-                vd_log_event(&t->g->log, VD_LOG_WARN, "traps", "why=%s", err.msg);
+            if (e != VD_OK && e != VD_ECANCELLED)
+                complain(t, &err);
             seen = height;
             seen_ms = now;
         }

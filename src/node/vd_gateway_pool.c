@@ -3,6 +3,7 @@
  * link. */
 #include "vd_gateway_impl.h"
 #include "vd_clock.h"
+#include "vd_hello.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,30 +14,11 @@ static void send(struct vd_link *l, unsigned type, const struct vd_pb_writer *w)
         vd_link_close(l, VD_EAGAIN, "messages are not read");
 }
 
-static struct vd_bytes text_of(const char *s)
-{
-    return (struct vd_bytes){(const uint8_t *)s, strlen(s)};
-}
-
 /* ---- sessions ---- */
 
 static void send_hello(struct vd_gateway *g, struct vd_link *l)
 {
-    uint8_t buf[256];
-    struct vd_wire_hello *m = calloc(1, sizeof *m);
-    if (!m) {
-        vd_link_close(l, VD_ENOMEM, "no memory for a session");
-        return;
-    }
-    m->role = VD_ROLE_GATEWAY;
-    m->software = text_of("veridem " VD_VERSION);
-    m->arithmetic = VD_ARITH_VERSION;
-    m->genesis = g->genesis;
-    m->height = vd_ledger_client_height(g->ledger);
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    vd_wire_put_hello(&w, m);
-    send(l, VD_WIRE_HELLO, &w);
-    free(m);
+    vd_hello_send(l, VD_ROLE_GATEWAY, &g->genesis, vd_ledger_client_height(g->ledger), NULL, 0);
 }
 
 static void on_open(void *arg, struct vd_link *l)

@@ -3,6 +3,7 @@
  * know about lost links. */
 #include "vd_ledger_client.h"
 #include "vd_clock.h"
+#include "vd_hello.h"
 #include "vd_seldom.h"
 
 #include <assert.h>
@@ -67,26 +68,13 @@ static void send_message(struct vd_link *l, unsigned type, const struct vd_pb_wr
 static void on_open(void *arg, struct vd_link *l)
 {
     struct vd_ledger_client *c = arg;
-    static const char software[] = "veridem " VD_VERSION;
-    uint8_t buf[256];
-    struct vd_wire_hello *m = calloc(1, sizeof *m);
+    struct vd_hash genesis = {{0}};
     pthread_mutex_lock(&c->mu);
     c->link = vd_link_ref(l);
-    bool known = c->genesis_known;
-    struct vd_hash genesis = c->genesis_hash;
+    if (c->genesis_known)
+        genesis = c->genesis_hash;
     pthread_mutex_unlock(&c->mu);
-    if (!m) {
-        vd_link_close(l, VD_ENOMEM, "no memory");
-        return;
-    }
-    m->role = c->cfg.role;
-    m->software = (struct vd_bytes){(const uint8_t *)software, sizeof software - 1};
-    if (known)
-        m->genesis = genesis;
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    vd_wire_put_hello(&w, m);
-    send_message(l, VD_WIRE_HELLO, &w);
-    free(m);
+    vd_hello_send(l, c->cfg.role, &genesis, 0, NULL, 0);
 }
 
 static void wake_all(struct vd_ledger_client *c)

@@ -5,6 +5,7 @@
  * not read at all. */
 #include "vd_ledgerd.h"
 #include "vd_clock.h"
+#include "vd_hello.h"
 #include "vd_link.h"
 #include "vd_onion.h"
 #include "vd_status_http.h"
@@ -487,23 +488,9 @@ static void on_fail(void *arg, const struct vd_error *why)
 
 static void send_hello(struct vd_ledgerd *d, struct vd_link *l)
 {
-    static const char software[] = "veridem " VD_VERSION;
-    uint8_t buf[256];
     struct vd_chain_status s;
-    struct vd_wire_hello *m = calloc(1, sizeof *m);
-    if (!m) {
-        vd_link_close(l, VD_ENOMEM, "no memory for a session");
-        return;
-    }
     vd_chain_status(d->chain, &s);
-    m->role = VD_ROLE_LEDGER;
-    m->software = text_of(software);
-    m->genesis = vd_chain_ledger(d->chain)->genesis_hash;
-    m->height = s.tip.height;
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    vd_wire_put_hello(&w, m);
-    vd_link_send(l, VD_WIRE_HELLO, buf, w.n_bytes, NULL);
-    free(m);
+    vd_hello_send(l, VD_ROLE_LEDGER, &vd_chain_ledger(d->chain)->genesis_hash, s.tip.height, NULL, 0);
 }
 
 /* A peer that does not know its network yet sends zeros and learns the name from ours. */

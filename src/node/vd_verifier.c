@@ -4,6 +4,8 @@
 #include "vd_verifier.h"
 
 #include "vd_clock.h"
+#include "vd_file.h"
+#include "vd_hello.h"
 #include "vd_verifier_impl.h"
 
 #include <stdio.h>
@@ -72,21 +74,7 @@ static void vd_verifier_on_block(void *arg, uint64_t height, uint64_t time_ms, c
 static void vd_verifier_on_open(void *arg, struct vd_link *link)
 {
     struct vd_verifier *v = arg;
-    uint8_t buf[512];
-    struct vd_pb_writer w = vd_pb_writer_init(buf, sizeof buf);
-    struct vd_wire_hello *h = calloc(1, sizeof *h);
-    if (!h) {
-        vd_link_close(link, VD_ENOMEM, "no memory");
-        return;
-    }
-    h->role = VD_ROLE_VERIFIER;
-    h->software = (struct vd_bytes){(const uint8_t *)"veridem " VD_VERSION, strlen("veridem " VD_VERSION)};
-    h->arithmetic = VD_ARITH_VERSION;
-    h->genesis = v->genesis;
-    h->height = vd_ledger_client_height(v->ledger);
-    if (vd_wire_put_hello(&w, h))
-        (void)vd_link_send(link, VD_WIRE_HELLO, buf, w.n_bytes, NULL);
-    free(h);
+    vd_hello_send(link, VD_ROLE_VERIFIER, &v->genesis, vd_ledger_client_height(v->ledger), NULL, 0);
     pthread_mutex_lock(&v->mu);
     for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
         if (!v->link[i]) {
@@ -262,20 +250,14 @@ static enum vd_err vd_verifier_dial(struct vd_verifier *v, const struct vd_verif
                                        .on_frame = vd_verifier_on_frame,
                                        .on_close = vd_verifier_on_close,
                                        .on_fail = vd_verifier_on_fail}};
-    enum vd_err e = VD_OK;
-    for (size_t i = 0; e == VD_OK && i < c->n_gateways; i++) {
-        e = vd_link_dialer_start(&v->dialer[i], &lc, c->gateway[i].host, c->gateway[i].port,
-                                 c->gateway[i].key, err);
-        v->n_dialers += e == VD_OK;
-    }
-    return e;
+    return vd_dialers_start(&v->dialers, &lc, c->gateway, c->n_gateways, err);
 }
 
 static enum vd_err vd_verifier_init(struct vd_verifier *v, const struct vd_verifier_config *c,
                                     struct vd_error *err)
 {
     pthread_condattr_t attr;
-    char dir[3072];
+    char dir[VD_PATH_MAX];
     v->key = *c->key;
     v->rate_ppm = c->audit_rate_ppm;
     v->audits = v->drawn = c->audits;
@@ -365,8 +347,7 @@ void vd_verifier_stop(struct vd_verifier *v)
     if (v->auditor_runs)
         pthread_join(v->auditor, NULL);
     vd_courier_stop(v->courier);
-    for (size_t i = 0; i < v->n_dialers; i++)
-        vd_link_dialer_stop(v->dialer[i]);
+    vd_dialers_stop(&v->dialers);
     vd_follow_stop(v->follow);
     vd_ledger_client_stop(v->ledger);
     for (size_t i = 0; i < v->n_desks; i++) {

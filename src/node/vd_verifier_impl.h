@@ -1,10 +1,12 @@
 /* Inside of a verifier. vd_verifier.c: start, links, events, sampling; vd_verifier_audit.c: replay and
- * disputes, all on the auditor's one thread, which alone uses contexts, caches and traces; the courier sends
- * its moves. `mu` guards the rest. */
+ * disputes, vd_verifier_duty.c: what the ledger drew it for, both on the auditor's one thread, which alone
+ * uses contexts, caches and traces; the courier sends its moves. vd_verifier_follow.c has a thread, contexts
+ * and caches of its own. `mu` guards the rest. */
 #ifndef VD_VERIFIER_IMPL_H
 #define VD_VERIFIER_IMPL_H
 
 #include "vd_courier.h"
+#include "vd_dialers.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
 #include "vd_seldom.h"
@@ -89,8 +91,7 @@ struct vd_verifier {
     struct vd_worker_jobs cases; /* <home>/disputes; also remembers the height */
     struct vd_verifier_desk desk[VD_WORKER_MODELS_MAX];
     size_t n_desks;
-    struct vd_link_dialer *dialer[VD_WORKER_GATEWAYS_MAX];
-    size_t n_dialers;
+    struct vd_dialers dialers;
     pthread_t auditor;
     bool auditor_runs;
     atomic_bool cancel;       /* of what the auditor computes */

@@ -89,7 +89,7 @@ struct vd_wire_offer {
 struct vd_wire_hello {
     enum vd_wire_role role;
     struct vd_bytes software; /* "veridem 0.1.0"; for people */
-    uint32_t arithmetic;      /* arithmetic version; 0 when the role computes nothing */
+    uint32_t arithmetic;      /* of the sender's software; a worker's must be the gateway's */
     struct vd_hash genesis;   /* the network; another one ends the link */
     uint64_t height;          /* the sender's latest durable block, 0 when it does not follow the chain */
     size_t n_offers;          /* worker only */

@@ -2,6 +2,8 @@
  * gateways, so that no job comes before everything is there; the stop goes the other way round. */
 #include "vd_worker.h"
 
+#include "vd_file.h"
+#include "vd_hello.h"
 #include "vd_worker_impl.h"
 
 #include <stdio.h>
@@ -15,24 +17,13 @@ enum { VD_WORKER_LEDGER_WAIT_MS = 30000 };
 static void vd_worker_on_open(void *arg, struct vd_link *link)
 {
     struct vd_worker *w = arg;
-    struct vd_wire_hello *h = calloc(1, sizeof *h);
-    if (!h) {
-        vd_link_close(link, VD_ENOMEM, "no memory");
-        return;
-    }
-    h->role = VD_ROLE_WORKER;
-    h->software = (struct vd_bytes){(const uint8_t *)"veridem " VD_VERSION, strlen("veridem " VD_VERSION)};
-    h->arithmetic = VD_ARITH_VERSION;
-    h->genesis = w->genesis;
-    h->height = vd_ledger_client_height(w->ledger);
-    h->n_offers = w->n_offers;
+    struct vd_wire_offer offer[VD_WORKER_MODELS_MAX];
     for (size_t i = 0; i < w->n_offers; i++) {
         const struct vd_worker_model *m = &w->offer[i].m;
-        h->offer[i] = (struct vd_wire_offer){m->root, m->capacity, m->price_in, m->price_out,
-                                             vd_model_program(m->model)->ctx};
+        offer[i] = (struct vd_wire_offer){m->root, m->capacity, m->price_in, m->price_out,
+                                          vd_model_program(m->model)->ctx};
     }
-    VD_WORKER_SEND(w, link, VD_WIRE_HELLO, vd_wire_put_hello, h, 16384);
-    free(h);
+    vd_hello_send(link, VD_ROLE_WORKER, &w->genesis, vd_ledger_client_height(w->ledger), offer, w->n_offers);
     pthread_mutex_lock(&w->mu);
     w->stats.n_links++;
     pthread_mutex_unlock(&w->mu);
@@ -193,19 +184,13 @@ static enum vd_err vd_worker_dial(struct vd_worker *w, const struct vd_worker_co
                                        .on_frame = vd_worker_on_frame,
                                        .on_close = vd_worker_on_close,
                                        .on_fail = vd_worker_on_fail}};
-    enum vd_err e = VD_OK;
-    for (size_t i = 0; e == VD_OK && i < c->n_gateways; i++) {
-        e = vd_link_dialer_start(&w->dialer[i], &lc, c->gateway[i].host, c->gateway[i].port,
-                                 c->gateway[i].key, err);
-        w->n_gateways += e == VD_OK;
-    }
-    return e;
+    return vd_dialers_start(&w->dialers, &lc, c->gateway, c->n_gateways, err);
 }
 
 enum vd_err vd_worker_start(struct vd_worker **out, const struct vd_worker_config *config,
                             struct vd_error *err)
 {
-    char dir[3072];
+    char dir[VD_PATH_MAX];
     enum vd_err e = vd_worker_check(config, err);
     if (e != VD_OK)
         return e;
@@ -241,8 +226,7 @@ void vd_worker_stop(struct vd_worker *w)
     pthread_mutex_unlock(&w->mu);
     if (w->ledger)
         vd_ledger_client_cancel(w->ledger);
-    for (size_t i = 0; i < w->n_gateways; i++)
-        vd_link_dialer_stop(w->dialer[i]);
+    vd_dialers_stop(&w->dialers);
     if (w->court_runs)
         pthread_join(w->court, NULL);
     vd_courier_stop(w->courier);

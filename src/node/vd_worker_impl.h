@@ -1,5 +1,6 @@
-/* Inside of a worker: what its files share. vd_worker.c starts, stops and links; vd_worker_run.c takes a job
- * from the gateway to its receipt; vd_worker_court.c follows the ledger and answers challenges.
+/* Inside of a worker: what its files share. vd_worker.c starts, stops and links; vd_worker_setup.c sees to
+ * what the ledger must show first; vd_worker_run.c takes a job from the gateway to its receipt;
+ * vd_worker_court.c follows the ledger and answers challenges.
  *
  * Threads: the gateways' link threads (jobs in), each engine's scheduler (tokens), the finisher (receipts: it
  * may sync a disk), the ledger's link thread (events), the court thread (disputes, old jobs), the courier
@@ -10,6 +11,7 @@
 
 #include "vd_commit.h"
 #include "vd_courier.h"
+#include "vd_dialers.h"
 #include "vd_engine.h"
 #include "vd_ledger_client.h"
 #include "vd_link.h"
@@ -101,8 +103,7 @@ struct vd_worker {
     struct vd_worker_jobs jobs;
     struct vd_worker_offer offer[VD_WORKER_MODELS_MAX];
     size_t n_offers;
-    struct vd_link_dialer *dialer[VD_WORKER_GATEWAYS_MAX];
-    size_t n_gateways;
+    struct vd_dialers dialers;
     pthread_t finisher, court;
     bool finisher_runs, court_runs;
 

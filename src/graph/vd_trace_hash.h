@@ -52,7 +52,7 @@ void vd_trace_units(const struct vd_trace_steps *steps, uint32_t unit, const str
  * (the last may be shorter). n_bytes > 0. */
 struct vd_hash vd_trace_op_root(const struct vd_trace_at *at, const void *records, size_t n_bytes,
                                 size_t leaf_bytes);
-/* outs: 1 root for unit 0 and the head, 3 (K, V, X) for a block. at->op is not read. */
+/* outs: the roots of the operators that vd_graph_outs lists, in its order. at->op is not read. */
 struct vd_hash vd_trace_unit(const struct vd_trace_at *at, const struct vd_hash *outs, unsigned n_outs);
 /* The leaf of the state tree: of a step whose unit hashes have the root step_root. */
 struct vd_hash vd_trace_step(uint32_t s, const struct vd_hash *step_root);

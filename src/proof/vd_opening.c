@@ -293,37 +293,20 @@ static enum vd_err open_weight(struct opener *f, const struct vd_graph_input *in
     return e;
 }
 
-/* The proof of the token at sequence position `at`, in the prompt or the output tree. */
-static enum vd_err put_token_proof(struct writer *w, const struct vd_trace *t, uint32_t at,
+/* The range proof of sequence positions [first, first + count), all in the prompt or all in the output, in
+ * that tree. */
+static enum vd_err put_token_proof(struct writer *w, const struct vd_trace *t, uint32_t first, uint32_t count,
                                    struct vd_error *err)
 {
     const struct vd_graph_job *j = &t->graph.job;
-    uint32_t first = at < j->n_prompt ? 0 : j->n_prompt, n = at < j->n_prompt ? j->n_prompt : j->n_output;
-    struct vd_hash *own = malloc(n * sizeof *own);
-    if (!own)
-        return vd_error_set(err, VD_ENOMEM, "no memory for the hashes of %u tokens", n);
-    for (uint32_t i = 0; i < n; i++) {
-        struct vd_hash salt = vd_trace_salt(t->job_salt, first + i);
-        own[i] = vd_token_leaf(&salt, first + i, vd_trace_token(t, first + i));
-    }
-    prove(w, own, NULL, n, at - first, 1);
-    free(own);
-    return VD_OK;
-}
-
-/* Proves positions [first, first + count) of the sequence within the prompt's or the output's tree. */
-static enum vd_err put_window_proof(struct opener *f, bool output, uint32_t first, uint32_t count)
-{
-    const struct vd_graph_job *j = &f->t->graph.job;
+    bool output = first >= j->n_prompt;
     uint32_t base = output ? j->n_prompt : 0, n = output ? j->n_output : j->n_prompt;
     struct vd_hash *own = malloc(n * sizeof *own);
     if (!own)
-        return no_memory(f, n);
-    for (uint32_t i = 0; i < n; i++) {
-        struct vd_hash salt = vd_trace_salt(f->t->job_salt, base + i);
-        own[i] = vd_token_leaf(&salt, base + i, vd_trace_token(f->t, base + i));
-    }
-    prove(&f->w, own, NULL, n, first - base, count);
+        return vd_error_set(err, VD_ENOMEM, "no memory for the hashes of %u tokens", n);
+    vd_trace_salts(t->job_salt, base, n, own);
+    vd_token_leaves(own, base, output ? t->output : t->prompt, n, own);
+    prove(w, own, NULL, n, first - base, count);
     free(own);
     return VD_OK;
 }
@@ -339,9 +322,9 @@ static enum vd_err open_window(struct opener *f, const struct vd_graph_input *in
         put_hash(&f->w, &salt);
     }
     if (first < border)
-        e = put_window_proof(f, false, first, border - first);
+        e = put_token_proof(&f->w, f->t, first, border - first, f->err);
     if (e == VD_OK && border < end)
-        e = put_window_proof(f, true, border, end - border);
+        e = put_token_proof(&f->w, f->t, border, end - border, f->err);
     return e;
 }
 
@@ -435,8 +418,25 @@ enum vd_err vd_opening_token(struct vd_trace *t, uint32_t step, uint8_t *buf, si
     uint8_t token[4];
     vd_le32_store(token, vd_trace_token(t, step));
     put(&w, token, sizeof token);
-    enum vd_err e = put_token_proof(&w, t, step, err);
+    enum vd_err e = put_token_proof(&w, t, step, 1, err);
     return e == VD_OK ? finish(&w, n_bytes, err) : e;
+}
+
+/* What the head of a step says: its token, and, if the answer has one there, the proof that it is that. */
+static enum vd_err put_choice(struct writer *w, const struct vd_trace *t, uint32_t step, struct vd_error *err)
+{
+    const struct vd_graph_job *j = &t->graph.job;
+    put(w, t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, VD_TOKEN_RECORD_BYTES);
+    if (j->sampling.has_mask) {
+        struct vd_hash outs[VD_GRAPH_OUTS_MAX];
+        head_outs(t, step, outs);
+        put_hash(w, &outs[0]);
+    }
+    if (step + 1 - j->n_prompt >= j->n_output)
+        return VD_OK;
+    struct vd_hash salt = vd_trace_salt(t->job_salt, step + 1);
+    put_hash(w, &salt);
+    return put_token_proof(w, t, step + 1, 1, err);
 }
 
 enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, size_t cap_bytes,
@@ -447,9 +447,9 @@ enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, siz
     struct writer w = {buf, cap_bytes, 0, false};
     struct climb c = {.t = t, .w = &w};
     struct vd_hash salt = vd_trace_salt(t->job_salt, step);
-    enum vd_err held = vd_trace_hold(t, step, 1, err);
-    if (held != VD_OK)
-        return held;
+    enum vd_err e = vd_trace_hold(t, step, 1, err);
+    if (e != VD_OK)
+        return e;
     put_hash(&w, &salt);
     for (uint32_t i = 0; i < count; i++)
         put_hash(&w, vd_trace_unit_of(t, step, block + i));
@@ -458,25 +458,9 @@ enum vd_err vd_opening_bind(struct vd_trace *t, uint32_t step, uint8_t *buf, siz
         climb_add(&c, step, block + i, i == 0 && more);
     climb_end(&c);
     prove(&w, t->commit, NULL, j->n_steps, step, 1);
-    if (vd_graph_pools(&t->graph)) {
-        if (step + 1 == j->n_steps && j->sampling.pooling == VD_POOLING_MEAN)
-            put_hash(&w, &t->pool_outs[0]);
-        return finish(&w, n_bytes, err);
-    }
-    if (count == 2) {
-        put(&w, t->token_record + (size_t)VD_TOKEN_RECORD_BYTES * step, VD_TOKEN_RECORD_BYTES);
-        if (j->sampling.has_mask) {
-            struct vd_hash outs[VD_GRAPH_OUTS_MAX];
-            head_outs(t, step, outs);
-            put_hash(&w, &outs[0]);
-        }
-        if (step + 1 - j->n_prompt < j->n_output) {
-            salt = vd_trace_salt(t->job_salt, step + 1);
-            put_hash(&w, &salt);
-            enum vd_err e = put_token_proof(&w, t, step + 1, err);
-            if (e != VD_OK)
-                return e;
-        }
-    }
-    return finish(&w, n_bytes, err);
+    if (!vd_graph_pools(&t->graph) && count == 2)
+        e = put_choice(&w, t, step, err);
+    else if (step + 1 == j->n_steps && j->sampling.pooling == VD_POOLING_MEAN)
+        put_hash(&w, &t->pool_outs[0]);
+    return e == VD_OK ? finish(&w, n_bytes, err) : e;
 }

@@ -30,6 +30,8 @@ struct vd_link {
     bool pinned;
     struct vd_pubkey expect, peer;
     char addr[VD_LINK_ADDR_MAX];
+    uint8_t origin[6]; /* of a listener's link, as both: from where it comes (vd_link_listen.c), */
+    bool leaving;      /* and whether it gave way to another */
     void *user;
 
     pthread_mutex_t mu;

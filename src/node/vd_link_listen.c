@@ -1,11 +1,17 @@
 /* The listener's thread accepts, gives each connection a link with a thread of its own, and joins those that
- * have ended. */
+ * have ended.
+ *
+ * Links cost their dialer nothing, and whoever held them all would keep everybody else out: a worker that
+ * lost its link would be late in a dispute. So where all are taken, the origin that has the most gives one
+ * up, its newest, to one that has fewer. An origin is an IPv4 address, or the first 48 bits of an IPv6
+ * address, which is what one customer of a provider may have. */
 #include "vd_link_impl.h"
 #include "vd_clock.h"
 #include "vd_listen_tcp.h"
 
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,13 +19,32 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { REAP_MS = 500 };
+enum {
+    REAP_MS = 500,
+    LEAVING_MAX = 16, /* links beyond the limit, while those that gave way come to their end */
+};
 
 static void name_peer(struct vd_link *l, const struct sockaddr *sa, socklen_t n)
 {
     char host[64], port[8];
     if (getnameinfo(sa, n, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
         snprintf(l->addr, sizeof l->addr, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+static void note_origin(struct vd_link *l, const struct sockaddr_storage *sa)
+{
+    if (sa->ss_family == AF_INET) {
+        struct sockaddr_in v4;
+        memcpy(&v4, sa, sizeof v4);
+        memcpy(l->origin, &v4.sin_addr, 4);
+    } else if (sa->ss_family == AF_INET6) {
+        struct sockaddr_in6 v6;
+        memcpy(&v6, sa, sizeof v6);
+        if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr))
+            memcpy(l->origin, v6.sin6_addr.s6_addr + 12, 4);
+        else
+            memcpy(l->origin, v6.sin6_addr.s6_addr, sizeof l->origin);
+    }
 }
 
 struct vd_link_listener {
@@ -57,6 +82,39 @@ static void reap(struct vd_link_listener *s, bool all)
     s->n_links = kept;
 }
 
+/* How many links there are from where l comes from, without those that gave way. */
+static size_t n_alike(const struct vd_link_listener *s, const struct vd_link *l)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->n_links; i++)
+        n += !s->link[i]->leaving && memcmp(s->link[i]->origin, l->origin, sizeof l->origin) == 0;
+    return n;
+}
+
+/* Is there a place for l, or one that another origin has to give up? */
+static bool make_place(struct vd_link_listener *s, const struct vd_link *l)
+{
+    struct vd_link *newest = NULL;
+    size_t n_staying = 0, most = 0;
+    if (s->n_links < s->cfg.links_max)
+        return true;
+    for (size_t i = 0; i < s->n_links; i++) {
+        size_t n = s->link[i]->leaving ? 0 : n_alike(s, s->link[i]);
+        n_staying += n > 0;
+        if (n > 0 && n >= most) {
+            most = n;
+            newest = s->link[i];
+        }
+    }
+    if (n_staying < s->cfg.links_max)
+        return true;
+    if (most <= n_alike(s, l) + 1 || s->n_links == s->cfg.links_max + LEAVING_MAX)
+        return false;
+    newest->leaving = true;
+    vd_link_close(newest, VD_ELIMIT, "too many links, and this address has the most");
+    return true;
+}
+
 static void fail(struct vd_link_listener *s, enum vd_err code, const char *text)
 {
     struct vd_error why;
@@ -77,11 +135,6 @@ static void accept_one(struct vd_link_listener *s)
         return;
     }
     reap(s, false);
-    if (s->n_links == s->cfg.links_max) {
-        close(fd);
-        fail(s, VD_ELIMIT, "too many links: a new one was turned away");
-        return;
-    }
     struct vd_link *l = vd_link_new(&s->cfg, s->ctx, fd, &why);
     if (!l) {
         close(fd);
@@ -89,6 +142,12 @@ static void accept_one(struct vd_link_listener *s)
         return;
     }
     name_peer(l, (struct sockaddr *)&sa, n);
+    note_origin(l, &sa);
+    if (!make_place(s, l)) {
+        vd_link_unref(l);
+        fail(s, VD_ELIMIT, "too many links: a new one was turned away");
+        return;
+    }
     if (pthread_create(&l->thread, NULL, vd_link_main, l) != 0) {
         vd_link_unref(l);
         fail(s, VD_EAGAIN, "the system refused a thread for a link");
@@ -127,7 +186,7 @@ enum vd_err vd_link_listen(struct vd_link_listener **out, const struct vd_link_c
                            const char *host, uint16_t port, struct vd_error *err)
 {
     struct vd_link_config cfg = vd_link_with_defaults(config);
-    struct vd_link_listener *s = calloc(1, sizeof *s + cfg.links_max * sizeof s->link[0]);
+    struct vd_link_listener *s = calloc(1, sizeof *s + (cfg.links_max + LEAVING_MAX) * sizeof s->link[0]);
     struct vd_error why = {.code = VD_OK};
     if (!s)
         return vd_error_set(err, VD_ENOMEM, "no memory for a listener");

@@ -460,6 +460,57 @@ static void test_links_max(void **state)
     vd_link_finish(l);
 }
 
+/* A connection that says nothing, from one of the loopback's many addresses. */
+static int connect_from(const char *host, uint16_t port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    assert_true(fd >= 0);
+    inet_pton(AF_INET, host, &a.sin_addr);
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+    inet_pton(AF_INET, HOST, &a.sin_addr);
+    a.sin_port = htons(port);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    return fd;
+}
+
+/* Whether the other side ends it within 5 s, which is before a handshake has to be over. */
+static bool was_ended(int fd)
+{
+    struct timeval limit = {5, 0};
+    char c;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    return recv(fd, &c, 1, 0) == 0;
+}
+
+/* Who holds all links gives some up to those who have fewer: an address of its own is enough to get in. */
+static void test_links_are_shared_out(void **state)
+{
+    enum { N = 4 };
+    struct fixture *f = *state;
+    struct timeval soon = {0, 100000};
+    char c;
+    int fd[N];
+    f->server_cfg.links_max = N;
+    f->server_cfg.handshake_ms = 60000;
+    up(f);
+    for (int i = 0; i < N; i++)
+        fd[i] = connect_from("127.0.0.2", f->port);
+    int more = connect_from("127.0.0.2", f->port); /* has the most already */
+    assert_true(was_ended(more));
+    close(more);
+    struct vd_link *first = dial(f), *second = dial(f);
+    assert_true(was_ended(fd[N - 1]) && was_ended(fd[N - 2]));
+    setsockopt(fd[0], SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+    assert_int_equal(recv(fd[0], &c, 1, 0), -1);
+    struct vd_link *third = NULL; /* two each: nobody has more than his share */
+    assert_int_not_equal(vd_link_dial(&third, &f->client_cfg, HOST, f->port, NULL, NULL), VD_OK);
+    vd_link_finish(first);
+    vd_link_finish(second);
+    for (int i = 0; i < N; i++)
+        close(fd[i]);
+}
+
 static void test_port_in_use(void **state)
 {
     struct fixture *f = *state;
@@ -552,6 +603,7 @@ int main(void)
         T(test_peer_told_why),
         T(test_bad_link_frames),
         T(test_links_max),
+        T(test_links_are_shared_out),
         T(test_port_in_use),
         T(test_dialer_comes_back),
         T(test_dialer_that_is_refused_backs_off),

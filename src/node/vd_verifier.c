@@ -79,6 +79,7 @@ static void vd_verifier_on_open(void *arg, struct vd_link *link)
     for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
         if (!v->link[i]) {
             v->link[i] = vd_link_ref(link);
+            v->rests_until_ms[i] = 0;
             v->stats.n_links++;
             break;
         }

@@ -83,6 +83,27 @@ enum vd_err vd_audit_read(const struct vd_hash *receipt_id, struct vd_bytes byte
     return code;
 }
 
+/* A gateway that took so long is not asked again for a while: it must not have all of the auditor's time, or
+ * whoever's receipts wait behind its would not be looked at before their windows close. */
+static void vd_audit_rest(struct vd_verifier *v, const struct vd_link *link, uint64_t took_ms)
+{
+    pthread_mutex_lock(&v->mu);
+    for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
+        if (v->link[i] == link)
+            v->rests_until_ms[i] =
+                took_ms < VD_VERIFIER_QUICK_MS ? 0 : vd_clock_ms() + VD_VERIFIER_REST_TIMES * took_ms;
+    pthread_mutex_unlock(&v->mu);
+}
+
+/* Under mu. */
+static bool vd_audit_rests(const struct vd_verifier *v, const struct vd_pubkey *gateway, uint64_t now_ms)
+{
+    for (size_t i = 0; i < VD_WORKER_GATEWAYS_MAX; i++)
+        if (v->link[i] && v->rests_until_ms[i] > now_ms && vd_pubkey_eq(vd_link_peer(v->link[i]), gateway))
+            return true;
+    return false;
+}
+
 static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifier_task *a,
                                   struct vd_envelope *e, uint32_t **tokens, struct vd_error *err)
 {
@@ -91,7 +112,9 @@ static enum vd_err vd_audit_fetch(struct vd_verifier *v, const struct vd_verifie
     size_t n = 0;
     if (!link)
         return vd_error_set(err, VD_ENET, "no link to the receipt's gateway");
+    uint64_t began = vd_clock_ms();
     enum vd_err code = vd_audit_ask(v, link, a, &bytes, &n, err);
+    vd_audit_rest(v, link, vd_clock_ms() - began);
     vd_link_unref(link);
     if (code == VD_OK)
         code = vd_audit_read(&a->receipt_id, (struct vd_bytes){bytes, n}, e, tokens, err);
@@ -254,6 +277,10 @@ enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case 
                      "receipt=%s error=%s", hex, err->msg);
         if (e != VD_EFALSE)
             return e;
+        if (o.verdict != VD_TX_WINDOW_CLOSED && o.verdict != VD_TX_UNKNOWN_RECEIPT) {
+            err->code = VD_EAGAIN; /* no credits for the bond, which others may hold for now */
+            return VD_EAGAIN;
+        }
         vd_worker_jobs_drop(&v->cases, &c->receipt_id, NULL);
         return VD_OK;
     }
@@ -387,7 +414,7 @@ static bool vd_audit_take(struct vd_verifier *v, struct vd_verifier_task *out)
         v->n_queued--;
         if (!out->drawn && !(out->drawn = vd_verifier_draw(v)))
             continue;
-        found = out->not_before_ms <= now;
+        found = out->not_before_ms <= now && !vd_audit_rests(v, &out->gateway, now);
         if (!found)
             v->queue[(v->queue_at + v->n_queued++) % VD_VERIFIER_QUEUE_MAX] = *out;
     }

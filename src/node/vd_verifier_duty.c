@@ -411,7 +411,7 @@ static int vd_duty_by_deadline(const void *a, const void *b)
 /* Asks for what is not here, the earliest deadline first, and says of which duties the data are here. */
 static size_t vd_duty_gather(struct vd_verifier *v, struct vd_duty **here)
 {
-    struct vd_duty *order[VD_VERIFIER_DUTIES_MAX], *coming[VD_VERIFIER_HELD_MAX];
+    struct vd_duty *order[VD_VERIFIER_DUTIES_MAX], *coming[VD_VERIFIER_DUTIES_MAX];
     size_t n = 0, n_here = 0, n_coming = 0;
     for (size_t i = 0; i < v->n_duties; i++)
         if (v->duty[i].waits)

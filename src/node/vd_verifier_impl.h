@@ -28,6 +28,8 @@ enum {
     VD_VERIFIER_TOGETHER_MAX = 32,   /* receipts replayed in one pass, */
     VD_VERIFIER_TOGETHER_POS = 4096, /* or of so many positions: moves wait for its end */
     VD_VERIFIER_FETCH_MS = 10000,
+    VD_VERIFIER_QUICK_MS = 1000,       /* a gateway that takes longer is not asked again */
+    VD_VERIFIER_REST_TIMES = 4,        /* for so many times what it took */
     VD_VERIFIER_DUTY_FETCH_MS = 3000,  /* an audit has a clock, and the data can be demanded; at most, */
     VD_VERIFIER_DUTY_FETCH_PART = 4,   /* and this part of what is left of the clock */
     VD_VERIFIER_DUTY_AGAIN_MS = 60000, /* a gateway that did not answer is not asked for the same again */
@@ -101,8 +103,9 @@ struct vd_verifier {
     pthread_cond_t work, data; /* CLOCK_MONOTONIC: the auditor's two reasons to wait */
     bool stopping, moved;
     struct vd_seldom no_gateway;
-    struct vd_link *link[VD_WORKER_GATEWAYS_MAX]; /* a reference each; NULL: free */
-    struct vd_verifier_task *queue;               /* ring */
+    struct vd_link *link[VD_WORKER_GATEWAYS_MAX];    /* a reference each; NULL: free */
+    uint64_t rests_until_ms[VD_WORKER_GATEWAYS_MAX]; /* it was slow, and is not asked for the sample's data */
+    struct vd_verifier_task *queue;                  /* ring */
     size_t queue_at, n_queued;
     uint64_t height; /* of the last block seen */
     struct vd_verifier_stats stats;

@@ -594,6 +594,9 @@ static void vd_court_prune_one(struct vd_worker *w, const struct vd_hash *id)
     struct vd_receipt r;
     struct vd_error err;
     uint32_t *tokens;
+    /* Before the question: else a gateway could settle it in the last block that may, right after the answer
+     * that it is not settled, and the data would be gone with which the worker defends it. */
+    uint64_t height = vd_ledger_client_height(w->ledger);
     enum vd_err code = vd_ledger_client_receipt(w->ledger, id, &record, &err);
     if (code == VD_OK && record.status != VD_RECEIPT_SETTLED)
         vd_worker_jobs_drop(&w->jobs, id, NULL);
@@ -602,7 +605,6 @@ static void vd_court_prune_one(struct vd_worker *w, const struct vd_hash *id)
                       id); /* the demand came while this worker was away, or its answer did not get through */
     if (code != VD_ENOTFOUND || vd_worker_jobs_get(&w->jobs, id, &e, &tokens, &err) != VD_OK)
         return;
-    uint64_t height = vd_ledger_client_height(w->ledger);
     if (vd_receipt_decode((struct vd_bytes){e.receipt.body, e.receipt.body_bytes}, &r) == VD_RECEIPT_OK) {
         static const struct vd_sig none;
         bool accepted = memcmp(&e.receipt.gateway_sig, &none, sizeof none) != 0;

@@ -741,6 +741,7 @@ void vd_worker_on_accept(struct vd_worker *w, struct vd_link *link, struct vd_by
 {
     struct vd_wire_accept m;
     struct vd_envelope e;
+    struct vd_receipt r;
     struct vd_error err;
     uint32_t *tokens;
     if (!vd_wire_get_accept(&m, body)) {
@@ -751,7 +752,10 @@ void vd_worker_on_accept(struct vd_worker *w, struct vd_link *link, struct vd_by
         vd_log_event(&w->log, VD_LOG_WARN, "an acceptance of an unknown receipt", "error=%s", err.msg);
         return;
     }
-    if (!vd_key_verify(&m.gateway_sig, vd_link_peer(link), VD_TAG_ACCEPT, e.receipt.body,
+    /* Another gateway's would take the place of the one that the ledger wants to see. */
+    if (vd_receipt_decode((struct vd_bytes){e.receipt.body, e.receipt.body_bytes}, &r) != VD_RECEIPT_OK ||
+        !vd_pubkey_eq(&r.request.gateway, vd_link_peer(link)) ||
+        !vd_key_verify(&m.gateway_sig, vd_link_peer(link), VD_TAG_ACCEPT, e.receipt.body,
                        e.receipt.body_bytes)) {
         vd_link_close(link, VD_EAUTH, "ACCEPT's signature does not verify");
     } else {

@@ -55,7 +55,11 @@ struct fixture {
     struct vd_keypair stranger_key; /* of another gateway that the verifier is linked to */
     struct vd_link_listener *stranger;
     uint64_t sequence;
-    size_t kv_bytes; /* of the worker's cache; 0: 8 MiB */
+    size_t kv_bytes;                 /* of the worker's cache; 0: 8 MiB */
+    uint32_t window_blocks;          /* 0: 60 */
+    uint32_t audit_delay_ms;         /* of the gateway's first answer */
+    uint64_t asked_ms[RECEIPTS_MAX]; /* when verifiers asked it for data */
+    size_t n_asked;
 
     pthread_mutex_t mu;
     struct vd_link *worker_link, *verifier_link, *stranger_link;
@@ -213,6 +217,12 @@ static void gw_audit(struct fixture *f, struct vd_link *link, struct vd_bytes bo
 {
     struct vd_wire_audit_get m;
     assert_true(vd_wire_get_audit_get(&m, body));
+    pthread_mutex_lock(&f->mu);
+    f->asked_ms[f->n_asked++ % RECEIPTS_MAX] = vd_clock_ms();
+    uint32_t delay_ms = f->n_asked == 1 ? f->audit_delay_ms : 0;
+    pthread_mutex_unlock(&f->mu);
+    if (delay_ms)
+        vd_clock_sleep_ms(delay_ms);
     stranger_meddles(f, &m.receipt_id);
     for (size_t i = 0; i < f->n_kept; i++) {
         if (!vd_hash_eq(&f->kept[i].id, &m.receipt_id) || vd_hash_eq(&f->withheld, &m.receipt_id))
@@ -308,7 +318,7 @@ static void start_ledger(struct fixture *f)
     f->account[2] = (struct vd_genesis_account){f->verifier_key.pub, {BALANCE}};
     f->account[3] = (struct vd_genesis_account){f->ledger_key.pub, {BALANCE}};
     f->genesis = vd_test_genesis(f->account, 4, &f->ledger_key.pub);
-    f->genesis.audit_window_blocks = 60;
+    f->genesis.audit_window_blocks = f->window_blocks ? f->window_blocks : 60;
     f->genesis.move_clock_blocks = 200;
     f->genesis.request_validity_blocks = 2000;
     f->genesis.min_stake.micro = f->genesis.slash.micro = 1000000;
@@ -387,11 +397,14 @@ static void start_worker(struct fixture *f, struct vd_model *model, struct vd_po
                                 .capacity = 1,
                                 .max_kv_bytes = f->kv_bytes ? f->kv_bytes : 8 << 20};
     snprintf(home, sizeof home, "%s/worker", f->dir);
+    struct vd_worker_peer gateway[2] = {f->gateway_peer};
+    if (f->stranger)
+        gateway[1] = (struct vd_worker_peer){HOST, vd_link_listener_port(f->stranger), &f->stranger_key.pub};
     struct vd_worker_config c = {.key = &f->worker_key,
                                  .home = home,
                                  .ledger = f->ledger_peer,
-                                 .gateway = &f->gateway_peer,
-                                 .n_gateways = 1,
+                                 .gateway = gateway,
+                                 .n_gateways = f->stranger ? 2 : 1,
                                  .model = &m,
                                  .n_models = 1};
     sure(vd_worker_start(&f->worker, &c, &err), &err);
@@ -438,10 +451,11 @@ static void start_verifier(struct fixture *f)
     assert_true(wait_for(verifier_is_linked, f));
 }
 
-static int setup_network(void **state, bool audits)
+static int setup_network(void **state, bool audits, uint32_t window_blocks)
 {
     struct fixture *f = calloc(1, sizeof *f);
     f->audits = audits;
+    f->window_blocks = window_blocks;
     uint8_t seed[VD_SEED_BYTES] = {1};
     struct vd_keypair *keys[] = {&f->ledger_key, &f->gateway_key, &f->worker_key, &f->verifier_key};
     vd_key_init(NULL);
@@ -459,12 +473,17 @@ static int setup_network(void **state, bool audits)
 
 static int setup(void **state)
 {
-    return setup_network(state, false);
+    return setup_network(state, false, 0);
+}
+
+static int setup_long_window(void **state)
+{
+    return setup_network(state, false, 1000);
 }
 
 static int setup_audits(void **state)
 {
-    return setup_network(state, true);
+    return setup_network(state, true, 0);
 }
 
 static int teardown(void **state)
@@ -857,6 +876,113 @@ static void a_cheat_is_found_and_slashed(void **state)
     vd_verifier_get_stats(f->verifier, &v);
     assert_int_equal(v.n_differ, 1);
     assert_int_equal(v.won_micro, 400000);
+}
+
+static bool two_stand(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_stand == 2;
+}
+
+static bool one_is_accepted(struct fixture *f)
+{
+    struct vd_worker_stats w;
+    vd_worker_get_stats(f->worker, &w);
+    return w.n_accepted == 1;
+}
+
+static void give(struct vd_ledger_client *from, const struct vd_pubkey *to, uint64_t micro)
+{
+    struct vd_ledger_outcome o;
+    struct vd_error err;
+    struct vd_tx tx = {.kind = VD_TX_TRANSFER, .u.transfer = {*to, {micro}}};
+    sure(vd_ledger_client_send(from, &tx, WAIT_MS, &o, &err), &err);
+}
+
+static bool one_differs(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_differ == 1;
+}
+
+/* Without the credits for a bond a verifier does not forget what it has found: others' disputes may hold them
+ * for now, and somebody may have begun these for that. */
+static void a_challenge_waits_for_its_bond(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    start_worker(f, f->honest, f->pool[0]);
+    vd_worker_stop(f->worker);
+    f->worker = NULL;
+    start_worker(f, f->cheat, f->pool[1]);
+    struct vd_ledger_client *own =
+        vd_test_ledger_client((struct vd_ledger_client_config){.arg = NULL}, &f->verifier_key,
+                              f->ledger_peer.port, f->ledger_peer.key, VD_ROLE_VERIFIER);
+    give(own, &f->gateway_key.pub, BALANCE);
+    vd_ledger_client_stop(own);
+    start_verifier(f);
+    ask(f, (struct question){.max_tokens = 10, .price_out = 3});
+    assert_true(f->a.receipt);
+    settle_last(f);
+    assert_true(wait_for(one_differs, f));
+    vd_clock_sleep_ms(300); /* it has tried, and was refused */
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_int_equal(v.n_challenges, 0);
+    give(f->ledger, &f->verifier_key.pub, BALANCE);
+    assert_true(wait_for(verdict_fell, f));
+}
+
+/* A gateway that takes its time with one receipt's data does not get all of a verifier's. */
+static void a_slow_gateway_has_to_wait(void **state)
+{
+    struct fixture *f = *state;
+    start_worker(f, f->honest, f->pool[0]);
+    for (int i = 0; i < 2; i++) {
+        ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+        settle_last(f);
+    }
+    f->audit_delay_ms = 1200;
+    start_verifier(f);
+    assert_true(wait_for(two_stand, f));
+    assert_int_equal(f->n_asked, 2);
+    assert_true(f->asked_ms[1] - f->asked_ms[0] >= 5 * 1200);
+}
+
+static bool stranger_is_here(struct fixture *f)
+{
+    pthread_mutex_lock(&f->mu);
+    bool here = f->stranger_link != NULL;
+    pthread_mutex_unlock(&f->mu);
+    return here;
+}
+
+/* Another gateway's signature would be good for nothing on the ledger, and must not take the place of the one
+ * that is. */
+static void another_gateway_accepts_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_worker_jobs jobs;
+    struct vd_envelope e;
+    struct vd_error err;
+    uint32_t *tokens;
+    char dir[128];
+    start_stranger(f);
+    start_worker(f, f->honest, f->pool[0]);
+    ask(f, (struct question){.max_tokens = 4, .price_out = 3});
+    assert_true(wait_for(one_is_accepted, f));
+    assert_true(wait_for(stranger_is_here, f));
+    const struct vd_signed_receipt *s = &f->a.signed_receipt;
+    struct vd_wire_accept m = {.job = f->a.job, .receipt_id = vd_signed_receipt_id(s)};
+    vd_key_sign(&m.gateway_sig, &f->stranger_key, VD_TAG_ACCEPT, s->body, s->body_bytes);
+    SEND(f->stranger_link, VD_WIRE_ACCEPT, vd_wire_put_accept, &m, 256);
+    vd_clock_sleep_ms(200);
+    snprintf(dir, sizeof dir, "%s/worker/jobs", f->dir);
+    sure(vd_worker_jobs_open(&jobs, dir, &err), &err);
+    sure(vd_worker_jobs_get(&jobs, &m.receipt_id, &e, &tokens, &err), &err);
+    free(tokens);
+    assert_memory_equal(&e.receipt.gateway_sig, &s->gateway_sig, sizeof s->gateway_sig);
 }
 
 static bool five_are_judged(struct fixture *f)
@@ -1413,6 +1539,9 @@ int main(void)
         T(a_statement_comes_with_each_64_tokens),
         T(a_prefix_is_reused_within_an_account),
         T(a_cheat_is_found_and_slashed),
+        cmocka_unit_test_setup_teardown(a_challenge_waits_for_its_bond, setup_long_window, teardown),
+        cmocka_unit_test_setup_teardown(a_slow_gateway_has_to_wait, setup_long_window, teardown),
+        T(another_gateway_accepts_nothing),
         T(what_waits_is_replayed_together),
         T(data_that_fail_the_check_are_no_reason_to_challenge),
         T(only_the_gateway_that_was_asked_answers),

@@ -195,7 +195,8 @@ struct vd_gateway {
     struct vd_hash delivered[GW_DELIVERED];
     size_t delivered_at;
 
-    bool has_escrow;
+    bool has_escrow, owns_escrow; /* its owner gets the rest: only our own is topped up */
+    bool look_for_escrow;         /* one was opened that names us */
     struct vd_hash escrow;
     struct vd_amount balance;   /* of the escrow, as last read */
     struct vd_amount unsettled; /* of receipts that we hold and have not settled */

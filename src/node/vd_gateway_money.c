@@ -173,42 +173,48 @@ bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_err
 /* ---- the escrow ---- */
 
 struct escrow_search {
-    struct vd_hash candidate[64];
-    size_t n;
+    struct vd_gateway *g;
+    bool own;
+    struct vd_hash id;
+    struct vd_escrow best;
+    bool found;
+    enum vd_err result;
+    struct vd_error *err;
 };
 
-static bool note_escrow(void *arg, struct vd_bytes key, struct vd_bytes value)
+static bool look_at_escrow(void *arg, struct vd_bytes key, struct vd_bytes value)
 {
     struct escrow_search *s = arg;
+    struct vd_escrow x;
+    struct vd_hash id;
     (void)value;
-    if (key.n == 1 + 2 * VD_HASH_BYTES)
-        memcpy(s->candidate[s->n++].b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
-    return s->n < sizeof s->candidate / sizeof s->candidate[0];
+    if (key.n != 1 + 2 * VD_HASH_BYTES)
+        return true;
+    memcpy(id.b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
+    s->result = vd_ledger_client_escrow(s->g->ledger, &id, &x, s->err);
+    if (s->result == VD_OK && !x.ended && !x.end_height && vd_pubkey_eq(&x.owner, &s->g->key.pub) == s->own &&
+        (!s->found || vd_amount_cmp(x.balance, s->best.balance) > 0)) {
+        s->found = true;
+        s->best = x;
+        s->id = id;
+    }
+    return s->result == VD_OK;
 }
 
-/* The open escrow of ours with the largest balance. */
-static enum vd_err find_escrow(struct vd_gateway *g, struct vd_hash *id, struct vd_escrow *best,
+/* The open escrow with the largest balance of those that name this gateway: of its own, or of others'. All
+ * are looked at, however many there are, since anybody may open one. */
+static enum vd_err find_escrow(struct vd_gateway *g, bool own, struct vd_hash *id, struct vd_escrow *best,
                                struct vd_error *err)
 {
-    struct escrow_search s = {.n = 0};
-    struct vd_escrow x;
-    bool found = false;
-    memset(best, 0, sizeof *best);
-    memset(id, 0, sizeof *id);
+    struct escrow_search s = {.g = g, .own = own, .err = err};
     struct vd_state_key prefix =
         vd_state_key_make(VD_INDEX_GATEWAY_ESCROW, g->key.pub.b, VD_PUBKEY_BYTES, NULL);
-    enum vd_err e = vd_ledger_client_list(g->ledger, &prefix, note_escrow, &s, err);
-    for (size_t i = 0; e == VD_OK && i < s.n; i++) {
-        e = vd_ledger_client_escrow(g->ledger, &s.candidate[i], &x, err);
-        if (e == VD_OK && !x.ended && !x.end_height &&
-            (!found || vd_amount_cmp(x.balance, best->balance) > 0)) {
-            found = true;
-            *best = x;
-            *id = s.candidate[i];
-        }
-    }
-    if (e == VD_OK && !found)
+    enum vd_err e = vd_ledger_client_list(g->ledger, &prefix, look_at_escrow, &s, err);
+    e = e == VD_OK ? s.result : e;
+    if (e == VD_OK && !s.found)
         e = vd_error_set(err, VD_ENOTFOUND, "no open escrow names this gateway");
+    *best = s.best;
+    *id = s.id;
     return e;
 }
 
@@ -218,6 +224,7 @@ static void use_escrow(struct vd_gateway *g, const struct vd_hash *id, const str
     if (!g->has_escrow || !vd_hash_eq(&g->escrow, id))
         g->sequence_next = g->sequence_end = 0;
     g->has_escrow = true;
+    g->owns_escrow = vd_pubkey_eq(&x->owner, &g->key.pub);
     g->escrow = *id;
     g->balance = x->balance;
     pthread_mutex_unlock(&g->mu);
@@ -294,24 +301,51 @@ static bool refresh_escrow(struct vd_gateway *g, struct vd_amount settled)
     return true;
 }
 
+/* Its own, which it opens if it can pay for it. */
+static enum vd_err take_own_escrow(struct vd_gateway *g, struct vd_error *err)
+{
+    struct vd_hash id;
+    struct vd_escrow x;
+    enum vd_err e = find_escrow(g, true, &id, &x, err);
+    if (e == VD_OK)
+        use_escrow(g, &id, &x);
+    return e == VD_ENOTFOUND && g->cfg.escrow.micro ? open_escrow(g, err) : e;
+}
+
+/* One that somebody else pays, if there is much more in it than is left of what we have. */
+static enum vd_err take_others_escrow(struct vd_gateway *g, struct vd_amount left, struct vd_error *err)
+{
+    struct vd_hash id;
+    struct vd_escrow x;
+    enum vd_err e = find_escrow(g, false, &id, &x, err);
+    if (e == VD_OK && x.balance.micro / 4 >= left.micro)
+        use_escrow(g, &id, &x);
+    return e;
+}
+
+/* Another's pays for answers as well as our own, but nothing is ever paid into it, since its owner gets what
+ * is left: who opens one with a crumb in it must not be given what --escrow sets aside. */
 static void ensure_escrow(struct vd_gateway *g)
 {
     struct vd_error err;
-    struct vd_hash id;
-    struct vd_escrow x;
     pthread_mutex_lock(&g->mu);
-    bool has = g->has_escrow;
+    bool has = g->has_escrow, owns = g->owns_escrow, look = g->look_for_escrow;
+    struct vd_amount left = has ? less(g->balance, g->unsettled) : VD_AMOUNT_ZERO;
+    g->look_for_escrow = false;
     pthread_mutex_unlock(&g->mu);
-    if (has) {
+    if (has && owns) {
         if (g->cfg.escrow.micro)
             top_up(g);
         return;
     }
-    enum vd_err e = find_escrow(g, &id, &x, &err);
-    if (e == VD_OK)
-        use_escrow(g, &id, &x);
-    else if (e == VD_ENOTFOUND && g->cfg.escrow.micro)
-        e = open_escrow(g, &err);
+    if (has && !look && left.micro >= g->cfg.escrow.micro / 4)
+        return;
+    enum vd_err e = take_own_escrow(g, &err);
+    if (e == VD_EFUNDS || e == VD_ENOTFOUND) {
+        struct vd_error why = err;
+        e = take_others_escrow(g, left, &err);
+        err = e == VD_ENOTFOUND ? why : err;
+    }
     if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&g->no_escrow))
         vd_log_event(&g->log, VD_LOG_WARN, "no escrow", "why=%s", err.msg);
 }
@@ -539,6 +573,7 @@ void gw_money_on_block(void *gateway, uint64_t height, uint64_t time_ms, const s
         if ((ours && k != VD_EVENT_SETTLED) || k == VD_EVENT_STAKE || k == VD_EVENT_SLASHED ||
             (k == VD_EVENT_ESCROW_OPENED && vd_pubkey_eq(&event[i].b, &g->key.pub)))
             g->refresh = true;
+        g->look_for_escrow |= k == VD_EVENT_ESCROW_OPENED && vd_pubkey_eq(&event[i].b, &g->key.pub);
     }
     if (g->refresh)
         pthread_cond_signal(&g->settle_bell);

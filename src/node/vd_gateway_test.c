@@ -1131,6 +1131,25 @@ static struct vd_hash open_escrow(uint64_t micro)
     return send_as(FOLLOWER, tx);
 }
 
+/* Anybody may open escrows that name this gateway, of next to nothing. */
+static void open_crumbs(void)
+{
+    static struct vd_tx tx[VD_LEDGER_SEND_MAX];
+    struct vd_ledger_sending s[VD_LEDGER_SEND_MAX];
+    struct vd_ledger_client *c = client_of(FOLLOWER);
+    for (size_t n = 0; n < 256; n += VD_LEDGER_SEND_MAX) {
+        memset(s, 0, sizeof s);
+        for (size_t i = 0; i < VD_LEDGER_SEND_MAX; i++) {
+            tx[i] = (struct vd_tx){.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {t.key[GATEWAY].pub, {1}}};
+            s[i].tx = &tx[i];
+        }
+        vd_ledger_client_send_all(c, s, VD_LEDGER_SEND_MAX, WAIT_MS);
+        for (size_t i = 0; i < VD_LEDGER_SEND_MAX; i++)
+            must(s[i].result, &s[i].err);
+    }
+    vd_ledger_client_stop(c);
+}
+
 static bool health_says(const char *what)
 {
     struct reply r = http("/health", NULL, NULL, NULL, 0);
@@ -1139,8 +1158,27 @@ static bool health_says(const char *what)
     return says;
 }
 
+/* Until there is an escrow that covers it. */
+static void ask_until_paid(const char *text)
+{
+    char body[256];
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    struct reply r = {.status = 503};
+    snprintf(body, sizeof body,
+             "{\"model\":\"SmolLM2\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"max_tokens\":4}",
+             text);
+    while (r.status == 503 && vd_clock_ms() < until) {
+        free(r.body);
+        vd_clock_sleep_ms(20);
+        r = post(CHAT, body);
+    }
+    if (r.status != 200)
+        fail_msg("%d %s", r.status, r.body);
+    free(r.body);
+}
+
 /* An escrow is closed while an answer is made, which is settled all the same; when another is opened, the
- * gateway goes on with that. */
+ * gateway goes on with that: it finds them among any number of others. */
 static void test_an_escrow_that_is_closed(void **state)
 {
     struct asker a = {.body = ASK("Count to a hundred.", ",\"max_tokens\":150,\"seed\":1")};
@@ -1166,14 +1204,53 @@ static void test_an_escrow_that_is_closed(void **state)
     assert_int_equal(a.r.status, 200);
     free(a.r.body);
     vd_clock_sleep_ms(500); /* it is settled now */
+    open_crumbs();
     open_escrow(ESCROW);
-    until = vd_clock_ms() + WAIT_MS;
+    ask_until_paid("And now?");
+    settle();
+}
+
+struct escrows {
+    struct vd_ledger_client *c;
+    size_t n, n_own;
+};
+
+static bool check_escrow(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct escrows *s = arg;
+    struct vd_escrow x;
+    struct vd_hash id;
+    memcpy(id.b, key.p + 1 + VD_PUBKEY_BYTES, VD_HASH_BYTES);
+    must(vd_ledger_client_escrow(s->c, &id, &x, NULL), &(struct vd_error){.msg = "no escrow"});
+    bool own = vd_pubkey_eq(&x.owner, &t.key[GATEWAY].pub);
+    s->n++;
+    s->n_own += own && !x.end_height;
+    assert_true(own || x.deposited.micro == 1 || x.deposited.micro == ESCROW);
+    return true;
+}
+
+/* Whoever opens an escrow that names a gateway owns what is in it: the gateway never pays into it, but opens
+ * one of its own as soon as it has the credits. */
+static void test_nothing_is_paid_into_others_escrows(void **state)
+{
+    struct vd_error err;
+    struct escrows s = {.c = client_of(FOLLOWER)};
+    struct vd_state_key all =
+        vd_state_key_make(VD_INDEX_GATEWAY_ESCROW, t.key[GATEWAY].pub.b, VD_PUBKEY_BYTES, NULL);
+    worker_down(0);
+    vd_gateway_stop(t.gateway);
+    t.escrow_micro = 6 * ESCROW; /* of which the other's is less than a quarter */
+    gateway_up();
+    worker_up(0);
+    uint64_t until = vd_clock_ms() + WAIT_MS;
     while (!health_says("\"ok\"") && vd_clock_ms() < until)
         vd_clock_sleep_ms(20);
-    struct reply r = post(CHAT, ASK("And now?", ",\"max_tokens\":4"));
-    assert_int_equal(r.status, 200);
-    free(r.body);
+    ask_until_paid("And mine?");
     settle();
+    must(vd_ledger_client_list(s.c, &all, check_escrow, &s, &err), &err);
+    vd_ledger_client_stop(s.c);
+    assert_true(s.n > 256);
+    assert_int_equal(s.n_own, 1);
 }
 
 /* Whoever waits is told, in the form that it expects. */
@@ -1926,6 +2003,7 @@ int main(void)
         cmocka_unit_test(test_a_client_that_does_not_read),
         cmocka_unit_test(test_who_reads_last),
         cmocka_unit_test(test_an_escrow_that_is_closed),
+        cmocka_unit_test(test_nothing_is_paid_into_others_escrows),
         cmocka_unit_test(test_stop_under_way),
     };
     return cmocka_run_group_tests(tests, network_up, network_down);

@@ -65,6 +65,10 @@ extern const struct vd_cmd_node_kind vd_cmd_worker_kind, vd_cmd_verifier_kind;
         {"follow", 0, NULL,                                                                                  \
          "run streams along while they are made, of gateways started with --follower THIS-KEY", false},      \
         {"stake", 0, "CREDITS", "an auditor's stake (default: the network's minimum)", false},               \
+        {"kv-mib", 0, "N",                                                                                   \
+         "memory of each model's KV cache in MiB (default: the model's context, if half the memory is "      \
+         "enough)",                                                                                          \
+         false},                                                                                             \
         VD_CMD_OPTS_STATUS, VD_CMD_OPTS_COMPUTE, VD_CMD_OPTS_ROLE
 #define VD_CMD_OPTS_STATUS                                                                                   \
     {                                                                                                        \

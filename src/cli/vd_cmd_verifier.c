@@ -8,8 +8,10 @@ static enum vd_err vd_verifier_begin(void **it, struct vd_cmd_node *n, const str
 {
     struct vd_verifier *v = NULL;
     struct vd_verifier_model model[VD_CMD_NODE_MODELS];
-    uint64_t rate_ppm = UINT32_MAX;
+    uint64_t rate_ppm = UINT32_MAX, kv_mib = 0;
     enum vd_err e = vd_cli_micro(cli, "rate", VD_PPM, &rate_ppm, err);
+    if (e == VD_OK)
+        e = vd_cli_u64(cli, "kv-mib", 1, 1 << 20, &kv_mib, err);
     for (size_t i = 0; i < n->n_models; i++)
         model[i] = (struct vd_verifier_model){n->engine[i].model, n->engine[i].pool, n->root[i]};
     struct vd_verifier_config config = {.key = &n->role.key,
@@ -22,6 +24,7 @@ static enum vd_err vd_verifier_begin(void **it, struct vd_cmd_node *n, const str
                                         .audit_rate_ppm = (uint32_t)rate_ppm,
                                         .audits = vd_cli_has(cli, "audit"),
                                         .stake = n->stake,
+                                        .max_kv_bytes = (size_t)kv_mib << 20,
                                         .follow = vd_cli_has(cli, "follow"),
                                         .log = &n->role.log,
                                         .stopped = vd_cmd_role_stopped};

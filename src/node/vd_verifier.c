@@ -6,6 +6,7 @@
 #include "vd_clock.h"
 #include "vd_file.h"
 #include "vd_hello.h"
+#include "vd_memory.h"
 #include "vd_verifier_impl.h"
 
 #include <stdio.h>
@@ -14,7 +15,7 @@
 
 enum {
     VD_VERIFIER_LEDGER_WAIT_MS = 30000,
-    VD_VERIFIER_CACHE_BYTES = 512 << 20,
+    VD_VERIFIER_CACHE_LEAST = 512 << 20,
     VD_VERIFIER_ROWS = 512,
     VD_VERIFIER_LOGITS = 256
 };
@@ -222,6 +223,34 @@ static enum vd_err vd_verifier_connect(struct vd_verifier *v, const struct vd_ve
     return e == VD_OK ? vd_ledger_client_genesis(v->ledger, &v->rules, &v->genesis, err) : e;
 }
 
+size_t vd_verifier_cache_bytes(size_t given, size_t longest, uint64_t available, size_t n_models)
+{
+    uint64_t most = available / 2 / n_models;
+    if (given)
+        return given;
+    most = longest < most ? longest : most;
+    return most > VD_VERIFIER_CACHE_LEAST ? (size_t)most : VD_VERIFIER_CACHE_LEAST;
+}
+
+/* Memory is taken when a job needs it. */
+static enum vd_err vd_verifier_open_cache(struct vd_verifier *v, const struct vd_verifier_config *c,
+                                          struct vd_verifier_desk *d, struct vd_error *err)
+{
+    uint32_t ctx = vd_model_program(d->m.model)->ctx;
+    enum vd_err e = vd_kv_pool_create(&d->cache, d->m.model, SIZE_MAX, err);
+    if (e != VD_OK)
+        return e;
+    size_t longest = vd_kv_pool_need_bytes(d->cache, 0, ctx);
+    size_t limit = vd_verifier_cache_bytes(c->max_kv_bytes, longest, vd_memory_available(), c->n_models);
+    vd_kv_pool_destroy(d->cache);
+    d->cache = NULL;
+    if (limit < longest)
+        vd_log_event(&v->log, VD_LOG_WARN, "the longest receipts cannot be replayed",
+                     "positions=%u cache_mib=%zu needed_mib=%zu mend=--kv-mib", ctx, limit >> 20,
+                     (longest >> 20) + 1);
+    return vd_kv_pool_create(&d->cache, d->m.model, limit, err);
+}
+
 static enum vd_err vd_verifier_open_desks(struct vd_verifier *v, const struct vd_verifier_config *c,
                                           struct vd_error *err)
 {
@@ -236,7 +265,7 @@ static enum vd_err vd_verifier_open_desks(struct vd_verifier *v, const struct vd
                           VD_VERIFIER_LOGITS, err);
         if (e == VD_OK) {
             vd_ctx_set_cancel(d->ctx, &v->cancel);
-            e = vd_kv_pool_create(&d->cache, d->m.model, VD_VERIFIER_CACHE_BYTES, err);
+            e = vd_verifier_open_cache(v, c, d, err);
         }
     }
     return e;

@@ -39,6 +39,9 @@ struct vd_verifier_config {
      */
     bool audits;
     struct vd_amount stake;
+    /* Of each model's cache. 0: as much as the model's longest job needs, since an auditor that cannot replay
+     * one is late; at least 512 MiB, and else at most half of the memory that there is. */
+    size_t max_kv_bytes;
     /* Run the streams of gateways that named this verifier along while they are made, and stop the worker at
      * the first token that is not the model's. */
     bool follow;

@@ -137,6 +137,9 @@ struct vd_verifier {
     uint64_t pace_ns;     /* the auditor's: of a position in the last pass of duties; 0: not known */
 };
 
+/* The limit of one of n models' caches: what was given, or what the longest job needs as far as there is
+ * memory. */
+size_t vd_verifier_cache_bytes(size_t given, size_t longest, uint64_t available, size_t n_models);
 /* Whether to audit one receipt; counts it if so. Under mu. */
 bool vd_verifier_draw(struct vd_verifier *v);
 /* Is a receipt of this verdict one that a dispute can be won about? Another model's, or one whose lengths do

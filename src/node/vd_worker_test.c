@@ -1490,6 +1490,17 @@ static void what_is_passed_on_is_followed(void **state)
     assert_true(wait_for(verifier_is_linked, f));
 }
 
+/* A verifier that cannot replay what a worker with more memory has done would be late. */
+static void a_verifiers_cache_holds_the_longest_job(void **state)
+{
+    const uint64_t gib = 1 << 30;
+    assert_int_equal(vd_verifier_cache_bytes(0, 1000, 64 * gib, 1), gib / 2);
+    assert_int_equal(vd_verifier_cache_bytes(0, 9 * gib, 64 * gib, 1), 9 * gib);
+    assert_int_equal(vd_verifier_cache_bytes(0, 9 * gib, 64 * gib, 4), 8 * gib);
+    assert_int_equal(vd_verifier_cache_bytes(0, 9 * gib, gib / 4, 1), gib / 2);
+    assert_int_equal(vd_verifier_cache_bytes(3000, 9 * gib, 64 * gib, 1), 3000);
+}
+
 static void the_earliest_deadline_is_first(void **state)
 {
     struct vd_worker_dispute d[] = {
@@ -1555,6 +1566,7 @@ int main(void)
         T(a_hundred_challenges_cost_one_answer_for_a_node),
         T(what_is_passed_on_is_followed),
         cmocka_unit_test(the_earliest_deadline_is_first),
+        cmocka_unit_test(a_verifiers_cache_holds_the_longest_job),
         cmocka_unit_test(a_replay_waits_for_a_part_of_the_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1173,7 +1173,7 @@ static void ask_until_paid(const char *text)
         r = post(CHAT, body);
     }
     if (r.status != 200)
-        fail_msg("%d %s", r.status, r.body);
+        fail_msg("%ld %s", r.status, r.body);
     free(r.body);
 }
 

@@ -124,6 +124,7 @@ static void vd_worker_init(struct vd_worker *w, const struct vd_worker_config *c
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&w->done_cond, &attr);
     pthread_cond_init(&w->court_cond, &attr);
+    pthread_cond_init(&w->show_cond, &attr);
     pthread_condattr_destroy(&attr);
     for (size_t i = 0; i < c->n_models; i++) {
         w->offer[i].m = c->model[i];
@@ -158,7 +159,8 @@ static enum vd_err vd_worker_start_threads(struct vd_worker *w, struct vd_error 
     if (e != VD_OK)
         return e;
     w->court_runs = w->finisher_runs && pthread_create(&w->court, NULL, vd_worker_court, w) == 0;
-    return w->court_runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "the system refused a thread");
+    w->shower_runs = w->court_runs && pthread_create(&w->shower, NULL, vd_worker_shower, w) == 0;
+    return w->shower_runs ? VD_OK : vd_error_set(err, VD_EAGAIN, "the system refused a thread");
 }
 
 static enum vd_err vd_worker_start_engines(struct vd_worker *w, struct vd_error *err)
@@ -223,12 +225,15 @@ void vd_worker_stop(struct vd_worker *w)
     pthread_mutex_lock(&w->mu);
     w->stopping = true;
     pthread_cond_broadcast(&w->court_cond);
+    pthread_cond_broadcast(&w->show_cond);
     pthread_mutex_unlock(&w->mu);
     if (w->ledger)
         vd_ledger_client_cancel(w->ledger);
     vd_dialers_stop(&w->dialers);
     if (w->court_runs)
         pthread_join(w->court, NULL);
+    if (w->shower_runs)
+        pthread_join(w->shower, NULL);
     vd_courier_stop(w->courier);
     for (size_t i = 0; i < w->n_offers; i++)
         vd_engine_destroy(w->offer[i].engine);
@@ -245,6 +250,7 @@ void vd_worker_stop(struct vd_worker *w)
     vd_ledger_client_stop(w->ledger);
     pthread_cond_destroy(&w->done_cond);
     pthread_cond_destroy(&w->court_cond);
+    pthread_cond_destroy(&w->show_cond);
     pthread_mutex_destroy(&w->mu);
     vd_key_wipe(&w->key);
     free(w);

@@ -59,8 +59,7 @@ static void vd_court_demand(struct vd_worker *w, const struct vd_hash *receipt_i
             return;
     if (w->n_demands < VD_WORKER_DEMANDS_MAX)
         w->demand[w->n_demands++] = *receipt_id;
-    w->court_dirty = true;
-    pthread_cond_signal(&w->court_cond);
+    pthread_cond_signal(&w->show_cond);
 }
 
 static void vd_court_event(struct vd_worker *w, const struct vd_event *e)
@@ -573,18 +572,24 @@ static void vd_court_show(struct vd_worker *w, const struct vd_hash *id)
     free(tokens);
 }
 
-static void vd_court_show_all(struct vd_worker *w)
+/* A thread of its own: data have a clock too, and must not wait for replays, of which whoever challenges many
+ * receipts can make the court thread do many. */
+void *vd_worker_shower(void *worker)
 {
-    struct vd_hash id;
-    for (bool more = true; more;) {
-        pthread_mutex_lock(&w->mu);
-        more = w->n_demands && !w->stopping;
-        if (more)
-            id = w->demand[--w->n_demands];
+    struct vd_worker *w = worker;
+    pthread_mutex_lock(&w->mu);
+    while (!w->stopping) {
+        if (!w->n_demands) {
+            pthread_cond_wait(&w->show_cond, &w->mu);
+            continue;
+        }
+        struct vd_hash id = w->demand[--w->n_demands];
         pthread_mutex_unlock(&w->mu);
-        if (more)
-            vd_court_show(w, &id);
+        vd_court_show(w, &id);
+        pthread_mutex_lock(&w->mu);
     }
+    pthread_mutex_unlock(&w->mu);
+    return NULL;
 }
 
 static void vd_court_prune_one(struct vd_worker *w, const struct vd_hash *id)
@@ -600,9 +605,12 @@ static void vd_court_prune_one(struct vd_worker *w, const struct vd_hash *id)
     enum vd_err code = vd_ledger_client_receipt(w->ledger, id, &record, &err);
     if (code == VD_OK && record.status != VD_RECEIPT_SETTLED)
         vd_worker_jobs_drop(&w->jobs, id, NULL);
-    if (code == VD_OK && record.audit_open)
-        vd_court_show(w,
-                      id); /* the demand came while this worker was away, or its answer did not get through */
+    if (code == VD_OK && record.audit_open) {
+        /* the demand came while this worker was away, or its answer did not get through */
+        pthread_mutex_lock(&w->mu);
+        vd_court_demand(w, id);
+        pthread_mutex_unlock(&w->mu);
+    }
     if (code != VD_ENOTFOUND || vd_worker_jobs_get(&w->jobs, id, &e, &tokens, &err) != VD_OK)
         return;
     if (vd_receipt_decode((struct vd_bytes){e.receipt.body, e.receipt.body_bytes}, &r) == VD_RECEIPT_OK) {
@@ -658,7 +666,6 @@ void *vd_worker_court(void *worker)
             vd_court_prune(w);
             prune_at = vd_clock_ms() + VD_WORKER_PRUNE_MS;
         }
-        vd_court_show_all(w);
         bool left = vd_court_look_at_all(w);
         look_at = left ? vd_clock_ms() + VD_WORKER_AGAIN_MS : UINT64_MAX;
         vd_court_refresh_stake(w);

@@ -3,9 +3,10 @@
  * vd_worker_court.c follows the ledger and answers challenges.
  *
  * Threads: the gateways' link threads (jobs in), each engine's scheduler (tokens), the finisher (receipts: it
- * may sync a disk), the ledger's link thread (events), the court thread (disputes, old jobs), the courier
- * (its transactions). `mu` guards everything that is not constant after start. No callback of a link or an
- * engine is called with it held, and nothing that waits is called under it. */
+ * may sync a disk), the ledger's link thread (events), the court thread (disputes, old jobs), the shower
+ * (data that auditors demand), the courier (their transactions). `mu` guards everything that is not constant
+ * after start. No callback of a link or an engine is called with it held, and nothing that waits is called
+ * under it. */
 #ifndef VD_WORKER_IMPL_H
 #define VD_WORKER_IMPL_H
 
@@ -104,11 +105,11 @@ struct vd_worker {
     struct vd_worker_offer offer[VD_WORKER_MODELS_MAX];
     size_t n_offers;
     struct vd_dialers dialers;
-    pthread_t finisher, court;
-    bool finisher_runs, court_runs;
+    pthread_t finisher, court, shower;
+    bool finisher_runs, court_runs, shower_runs;
 
     pthread_mutex_t mu;
-    pthread_cond_t done_cond, court_cond; /* CLOCK_MONOTONIC */
+    pthread_cond_t done_cond, court_cond, show_cond; /* CLOCK_MONOTONIC */
     bool stopping;
     struct vd_worker_job *running[VD_WORKER_JOBS_MAX];
     size_t n_running;
@@ -146,6 +147,7 @@ bool vd_worker_see(struct vd_worker *w, const struct vd_hash *escrow, uint64_t s
 void vd_worker_on_block(void *worker, uint64_t height, uint64_t time_ms, const struct vd_event *event,
                         size_t n_events);
 void *vd_worker_court(void *worker);
+void *vd_worker_shower(void *worker);
 /* A transaction of the court thread has come to its end. */
 void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent);
 /* Of the disputes where it is the worker's turn, the one whose deadline is first; n: there is none. */

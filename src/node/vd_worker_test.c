@@ -57,6 +57,7 @@ struct fixture {
     uint64_t sequence;
     size_t kv_bytes;                 /* of the worker's cache; 0: 8 MiB */
     uint32_t window_blocks;          /* 0: 60 */
+    bool long_moves;                 /* the clock of a move is 16 s instead of 4 */
     uint32_t audit_delay_ms;         /* of the gateway's first answer */
     uint64_t asked_ms[RECEIPTS_MAX]; /* when verifiers asked it for data */
     size_t n_asked;
@@ -319,7 +320,7 @@ static void start_ledger(struct fixture *f)
     f->account[3] = (struct vd_genesis_account){f->ledger_key.pub, {BALANCE}};
     f->genesis = vd_test_genesis(f->account, 4, &f->ledger_key.pub);
     f->genesis.audit_window_blocks = f->window_blocks ? f->window_blocks : 60;
-    f->genesis.move_clock_blocks = 200;
+    f->genesis.move_clock_blocks = f->long_moves ? 800 : 200;
     f->genesis.request_validity_blocks = 2000;
     f->genesis.min_stake.micro = f->genesis.slash.micro = 1000000;
     f->genesis.challenge_bond.micro = 1000;
@@ -451,11 +452,12 @@ static void start_verifier(struct fixture *f)
     assert_true(wait_for(verifier_is_linked, f));
 }
 
-static int setup_network(void **state, bool audits, uint32_t window_blocks)
+static int setup_network(void **state, bool audits, uint32_t window_blocks, bool long_moves)
 {
     struct fixture *f = calloc(1, sizeof *f);
     f->audits = audits;
     f->window_blocks = window_blocks;
+    f->long_moves = long_moves;
     uint8_t seed[VD_SEED_BYTES] = {1};
     struct vd_keypair *keys[] = {&f->ledger_key, &f->gateway_key, &f->worker_key, &f->verifier_key};
     vd_key_init(NULL);
@@ -473,17 +475,22 @@ static int setup_network(void **state, bool audits, uint32_t window_blocks)
 
 static int setup(void **state)
 {
-    return setup_network(state, false, 0);
+    return setup_network(state, false, 0, false);
 }
 
 static int setup_long_window(void **state)
 {
-    return setup_network(state, false, 1000);
+    return setup_network(state, false, 1000, false);
+}
+
+static int setup_slow_disputes(void **state)
+{
+    return setup_network(state, true, 0, true);
 }
 
 static int setup_audits(void **state)
 {
-    return setup_network(state, true, 0);
+    return setup_network(state, true, 0, false);
 }
 
 static int teardown(void **state)
@@ -1491,6 +1498,61 @@ static void what_is_passed_on_is_followed(void **state)
 }
 
 /* A verifier that cannot replay what a worker with more memory has done would be late. */
+struct pause {
+    struct vd_engine *engine;
+    uint32_t ms;
+};
+
+static void sleep_in_engine(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct pause *p = arg;
+    (void)ctx, (void)cache;
+    vd_clock_sleep_ms(p->ms);
+}
+
+static void *hold_engine(void *arg)
+{
+    struct pause *p = arg;
+    (void)vd_engine_run(p->engine, 0, 0, sleep_in_engine, p, NULL);
+    return NULL;
+}
+
+static bool one_is_audited(struct fixture *f)
+{
+    struct vd_verifier_stats v;
+    vd_verifier_get_stats(f->verifier, &v);
+    return v.n_audits == 1;
+}
+
+/* Data are demanded of a worker that is busy with a dispute's replay for longer than it has to show them. */
+static void replays_do_not_hold_up_data(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    struct vd_worker_stats w;
+    struct vd_ledger_outcome o;
+    struct vd_error err;
+    pthread_t thread;
+    start_worker(f, f->honest, f->pool[0]);
+    start_verifier(f);
+    assert_true(wait_for(is_auditor, f));
+    ask(f, (struct question){.max_tokens = 12, .price_out = 3});
+    assert_true(f->a.receipt);
+    struct pause p = {f->worker->offer[0].engine, 6000};
+    struct vd_tx tx = {.kind = VD_TX_CHALLENGE, .u.challenge.receipt_id = f->kept[0].id};
+    f->withheld = f->kept[0].id;
+    pthread_create(&thread, NULL, hold_engine, &p);
+    settle_last(f);
+    sure(vd_ledger_client_send(f->ledger, &tx, WAIT_MS, &o, &err), &err);
+    assert_true(wait_for(one_is_audited, f));
+    pthread_join(thread, NULL);
+    vd_verifier_get_stats(f->verifier, &v);
+    vd_worker_get_stats(f->worker, &w);
+    assert_int_equal(v.n_demands, 1);
+    assert_int_equal(v.n_audits_missed, 0);
+    assert_int_equal(w.n_void, 0);
+}
+
 static void a_verifiers_cache_holds_the_longest_job(void **state)
 {
     const uint64_t gib = 1 << 30;
@@ -1558,6 +1620,7 @@ int main(void)
         T(only_the_gateway_that_was_asked_answers),
         cmocka_unit_test_setup_teardown(data_withheld_of_one_audit_make_no_other_late, setup_audits,
                                         teardown),
+        cmocka_unit_test_setup_teardown(replays_do_not_hold_up_data, setup_slow_disputes, teardown),
         cmocka_unit_test(only_what_can_be_proved_is_challenged),
         T(an_idle_challenge_costs_its_bond),
         T(disputes_that_take_turns_cost_one_replay_each),

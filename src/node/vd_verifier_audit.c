@@ -147,7 +147,7 @@ static enum vd_err vd_audit_open_trace(struct vd_verifier *v, const struct vd_ha
 {
     struct vd_envelope e;
     struct vd_receipt r;
-    uint32_t *tokens;
+    uint32_t *tokens = NULL; /* of a trace that is kept: it has its own */
     struct vd_game_trace *t = vd_game_traces_get(&v->traces, receipt_id);
     enum vd_err code = t ? VD_OK : vd_worker_jobs_get(&v->cases, receipt_id, &e, &tokens, err);
     if (code != VD_OK)
@@ -507,7 +507,7 @@ static bool vd_audit_some(struct vd_verifier *v)
 
 /* ---- Disputes ---- */
 
-/* Gives the move to the courier. */
+/* Gives a copy of the move to the courier. */
 static void vd_audit_give(struct vd_verifier *v, size_t i, const struct vd_player_move *move)
 {
     struct vd_parcel *p = calloc(1, sizeof *p);

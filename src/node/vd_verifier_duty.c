@@ -207,7 +207,7 @@ static enum vd_err vd_duty_read_shown(struct vd_verifier *v, const struct vd_dut
     return VD_OK;
 }
 
-/* ---- What the replay says ---- */
+/* ---- Saying it ---- */
 
 static void vd_duty_nonce(const struct vd_verifier *v, struct vd_tx_audit_reveal *what)
 {
@@ -217,8 +217,6 @@ static void vd_duty_nonce(const struct vd_verifier *v, struct vd_tx_audit_reveal
     memcpy(in + sizeof tag, what->receipt_id.b, VD_HASH_BYTES);
     what->nonce = vd_hmac_sha256(v->key.secret, VD_SEED_BYTES, in, sizeof in);
 }
-
-/* ---- Saying it ---- */
 
 static void vd_duty_give(struct vd_verifier *v, struct vd_duty *d, const struct vd_tx *tx)
 {

@@ -260,7 +260,7 @@ static void vd_court_sending(struct vd_worker *w, const struct vd_hash *dispute,
         d->sending = sending;
 }
 
-/* Gives the move to the courier; takes it over. */
+/* Gives a copy of the move to the courier. */
 static void vd_court_give(struct vd_worker *w, const struct vd_hash *dispute,
                           const struct vd_player_move *move)
 {

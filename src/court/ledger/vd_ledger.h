@@ -30,8 +30,11 @@ enum {
     /* Clocks and windows that one block ends; more of the same height wait for the next block. A block cannot
      * make so many of them, so they do not pile up, and each makes sixteen events at most. */
     VD_BLOCK_MAX_DEADLINES = 8192,
-    VD_BLOCK_MAX_DRAWS = 64,     /* audits that one block opens; more wait for the next */
-    VD_BLOCK_MAX_SHOWINGS = 4,   /* AUDIT_DATA that one block looks at */
+    VD_BLOCK_MAX_DRAWS = 64,   /* audits that one block opens; more wait for the next */
+    VD_BLOCK_MAX_SHOWINGS = 4, /* AUDIT_DATA in one block */
+    /* That whoever makes a block looks at: refused ones cost as much (some 10 ms), and must not take the
+     * place of those that are due. */
+    VD_BLOCK_MAX_SHOWING_TRIES = 16,
     VD_LEDGER_NONCE_AHEAD = 640, /* transactions of one sender that may be on their way */
     /* A block never needs more than this arena (pages that are not touched cost nothing). */
     VD_LEDGER_ARENA_BYTES = 192 << 20,

@@ -717,9 +717,9 @@ enum vd_tx_verdict vd_apply_audit_data(struct vd_deliver *d)
         return VD_TX_NOT_DRAWN;
     if (a.phase != VD_AUDIT_DATA_DUE)
         return VD_TX_WRONG_PHASE;
-    if (d->b->n_showings == VD_BLOCK_MAX_SHOWINGS)
+    if (d->b->n_shown == VD_BLOCK_MAX_SHOWINGS || d->b->n_showings == VD_BLOCK_MAX_SHOWING_TRIES)
         return VD_TX_BLOCK_FULL;
-    d->b->n_showings++; /* and stays so if it is refused: it costs the same */
+    d->b->n_showings++; /* and stays so if it is refused */
     if (vd_block_get(d->b, &at, &there) && !vd_showing_decode(there, &w))
         d->b->broken = true;
     v = show_part(d, &r, &w, &all);

@@ -301,6 +301,25 @@ static void test_full_blocks_stop_the_data_clock(void **state)
     assert_int_equal(audit(&j[N].r.id).phase, VD_AUDIT_COMMITTING);
 }
 
+/* Refused data take no place in a block; but there is an end to how many whoever makes it looks at. */
+static void test_refused_data_take_no_place(void **state)
+{
+    struct job j;
+    uint8_t right[16], wrong[16];
+    drawn_job(&j, NULL);
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    struct vd_tx data = data_of(&j, right), bad = data_of(&j, wrong);
+    wrong[15] ^= 1;
+    for (int i = 0; i < VD_BLOCK_MAX_SHOWING_TRIES; i++)
+        REFUSED(VD_TX_BAD_DATA, GATEWAY, bad);
+    REFUSED(VD_TX_BLOCK_FULL, WORKER, data);
+    blocks(1);
+    for (int i = 0; i < VD_BLOCK_MAX_SHOWING_TRIES - 1; i++)
+        REFUSED(VD_TX_BAD_DATA, GATEWAY, bad);
+    OK(WORKER, data);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_COMMITTING);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -314,6 +333,7 @@ int main(void)
         T(test_unfit_needs_a_table),
         T(test_all_committed_ends_a_demand),
         T(test_full_blocks_stop_the_data_clock),
+        T(test_refused_data_take_no_place),
     };
     RUN_AUDIT_TESTS(tests);
 }

@@ -101,7 +101,8 @@ struct vd_kern_mass {
     float low, high;   /* low <= high; either may be infinite */
     uint64_t least;    /* at most 2^40 */
     uint64_t *block; /* out, one per VD_KERN_MASS_BLOCK logits: the sum of w where x >= high and w >= least */
-    uint32_t *mid;   /* out, room for n: the i with low <= x[i] < high, ascending */
+    float *mid;      /* out, room for n: the x[i] with low <= x[i] < high, in their order; may be x itself */
+    uint32_t *start; /* out, one per block: how many of mid are of blocks before it */
     uint64_t all;    /* out: the sum of w */
     size_t n_above, n_mid; /* out: how many x >= high; how many are in mid */
 };
@@ -208,13 +209,13 @@ struct vd_kern {
     /* The largest of the logits of ids first_id .. first_id + n - 1, and whether one of them is not finite; n
      * > 0. */
     void (*sample_max)(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out);
-    /* most[g] = the largest of the logits [g * group, (g + 1) * group), of which the last group may have
-     * less,
-     * + 0; all are finite, group is a multiple of VD_KERN_GROUP. */
-    void (*sample_groups)(const float *x, size_t n, size_t group, float *most);
-    /* w[i] = trunc(exp(x[i] / temp - x_max / temp) * 2^40); temp > 0, x and x_max / temp finite. */
+    /* Whether all are finite; then most[g] = the largest of the logits [g * group, (g + 1) * group), of which
+     * the last group may have less, + 0. group is a multiple of VD_KERN_GROUP. */
+    bool (*sample_groups)(const float *x, size_t n, size_t group, float *most);
+    /* w[i] = trunc(exp(x[i] / temp - x_max / temp) * 2^40); temp > 0, x and x_max / temp finite, no x above
+     * x_max. */
     void (*sample_weights)(const float *x, size_t n, float temp, float x_max, uint64_t *w);
-    /* The same weights, added up; n <= VD_SAMPLE_MAX_N. */
+    /* The same weights, added up; n <= VD_SAMPLE_MAX_N, and may be 0. */
     void (*sample_mass)(const float *x, size_t n, struct vd_kern_mass *m);
 };
 

@@ -151,7 +151,7 @@ void vd_avx2_cap(const float *x, float c, size_t n, float *y);
 void vd_avx2_madd(const float *x, float w, size_t n, float *y);
 void vd_avx2_exp(const float *x, size_t n, float *y);
 void vd_avx2_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sample_max *out);
-void vd_avx2_sample_groups(const float *x, size_t n, size_t group, float *most);
+bool vd_avx2_sample_groups(const float *x, size_t n, size_t group, float *most);
 void vd_avx2_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w);
 void vd_avx2_sample_mass(const float *x, size_t n, struct vd_kern_mass *m);
 

@@ -40,7 +40,8 @@ struct results {
     struct vd_sample_max max;
     float groups[2];
     uint64_t weights[IDS], mass[2];
-    uint32_t mid[IDS];
+    float mid[IDS];
+    uint32_t start;
     bool bounds; /* those of split matrices hold what they bound, or there are none */
 };
 
@@ -195,7 +196,8 @@ static void run_vectors(const struct vd_kern *k, struct buffers *b, struct resul
                              .high = 1e-3f * out->max.x,
                              .least = 1 << 29,
                              .block = &out->mass[0],
-                             .mid = out->mid};
+                             .mid = out->mid,
+                             .start = &out->start};
     memset(out->mid, 0, sizeof out->mid);
     k->sample_mass(b->x, IDS, &m);
     out->mass[1] = m.all + m.n_above;
@@ -238,10 +240,11 @@ static const struct {
     const char *name;
     size_t offset, size;
 } fields[] = {
-    FIELD(q),     FIELD(d),      FIELD(q256),    FIELD(d256),   FIELD(embed), FIELD(norm), FIELD(layernorm),
-    FIELD(gelu),  FIELD(rope),   FIELD(swiglu),  FIELD(geglu),  FIELD(scale), FIELD(cap),  FIELD(add),
-    FIELD(exp),   FIELD(kq),     FIELD(kd),      FIELD(vq),     FIELD(vd),    FIELD(attn), FIELD(part),
-    FIELD(max.x), FIELD(max.id), FIELD(weights), FIELD(groups), FIELD(mass),  FIELD(mid),  FIELD(bounds),
+    FIELD(q),         FIELD(d),    FIELD(q256), FIELD(d256),   FIELD(embed),  FIELD(norm),
+    FIELD(layernorm), FIELD(gelu), FIELD(rope), FIELD(swiglu), FIELD(geglu),  FIELD(scale),
+    FIELD(cap),       FIELD(add),  FIELD(exp),  FIELD(kq),     FIELD(kd),     FIELD(vq),
+    FIELD(vd),        FIELD(attn), FIELD(part), FIELD(max.x),  FIELD(max.id), FIELD(weights),
+    FIELD(groups),    FIELD(mass), FIELD(mid),  FIELD(start),  FIELD(bounds),
 };
 
 enum vd_err vd_kern_selfcheck(const struct vd_kern *k, struct vd_error *err)

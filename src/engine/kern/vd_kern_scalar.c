@@ -303,11 +303,15 @@ static void sample_max(const float *x, uint32_t first_id, size_t n, struct vd_sa
     }
 }
 
-static void sample_groups(const float *x, size_t n, size_t group, float *most)
+static bool sample_groups(const float *x, size_t n, size_t group, float *most)
 {
-    for (size_t i = 0; i < n; i++)
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        finite &= isfinite(x[i]) != 0;
         if (i % group == 0 || x[i] > most[i / group])
             most[i / group] = x[i] + 0.0f;
+    }
+    return finite;
 }
 
 static void sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
@@ -327,7 +331,7 @@ void vd_kern_mass_part(const float *x, size_t i, size_t end, struct vd_kern_mass
             *block += w[k] >= m->least ? w[k] : 0;
             m->n_above++;
         } else if (x[i] >= m->low) {
-            m->mid[m->n_mid++] = (uint32_t)i;
+            m->mid[m->n_mid++] = x[i];
         }
     }
 }
@@ -337,6 +341,7 @@ static void sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
     m->all = m->n_above = m->n_mid = 0;
     for (size_t i = 0; i < n; i += VD_KERN_MASS_BLOCK) {
         m->block[i / VD_KERN_MASS_BLOCK] = 0;
+        m->start[i / VD_KERN_MASS_BLOCK] = (uint32_t)m->n_mid;
         vd_kern_mass_part(x, i, n - i < VD_KERN_MASS_BLOCK ? n : i + VD_KERN_MASS_BLOCK, m);
     }
 }

@@ -333,23 +333,33 @@ void vd_avx2_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_s
     *out = (struct vd_sample_max){best + 0.0f, first_id + (uint32_t)at, false};
 }
 
-void vd_avx2_sample_groups(const float *x, size_t n, size_t group, float *most)
+bool vd_avx2_sample_groups(const float *x, size_t n, size_t group, float *most)
 {
+    const __m256i exponent = _mm256_set1_epi32(0x7F800000);
+    __m256i bad = _mm256_setzero_si256();
+    bool finite = true;
     for (size_t i = 0; i < n; i += group) {
         size_t end = n - i < group ? n : i + group, k = i;
         __m256 a = _mm256_set1_ps(-INFINITY), b = a;
         for (; k + 16 <= end; k += 16) {
-            a = _mm256_max_ps(a, _mm256_loadu_ps(x + k));
-            b = _mm256_max_ps(b, _mm256_loadu_ps(x + k + 8));
+            const __m256 u = _mm256_loadu_ps(x + k), v = _mm256_loadu_ps(x + k + 8);
+            const __m256i ue = _mm256_and_si256(_mm256_castps_si256(u), exponent);
+            const __m256i ve = _mm256_and_si256(_mm256_castps_si256(v), exponent);
+            bad = _mm256_or_si256(bad, _mm256_cmpeq_epi32(_mm256_max_epu32(ue, ve), exponent));
+            a = _mm256_max_ps(a, u);
+            b = _mm256_max_ps(b, v);
         }
         a = _mm256_max_ps(a, b);
         __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
         c = _mm_max_ps(c, _mm_movehl_ps(c, c));
         float best = _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
-        for (; k < end; k++)
+        for (; k < end; k++) {
+            finite &= isfinite(x[k]) != 0;
             best = x[k] > best ? x[k] : best;
+        }
         *most++ = best + 0.0f;
     }
+    return finite && _mm256_testz_si256(bad, bad);
 }
 
 void vd_avx2_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
@@ -391,6 +401,7 @@ void vd_avx2_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
         size_t end = n - i < VD_KERN_MASS_BLOCK ? n : i + VD_KERN_MASS_BLOCK;
         uint64_t *block = &m->block[i / VD_KERN_MASS_BLOCK];
         __m256d all = _mm256_setzero_pd(), above = all;
+        m->start[i / VD_KERN_MASS_BLOCK] = (uint32_t)m->n_mid;
         for (; i + 8 <= end; i += 8) {
             const __m256 v = _mm256_loadu_ps(x + i);
             __m256 w = exp8(_mm256_sub_ps(_mm256_div_ps(v, temp), t_max));
@@ -403,7 +414,7 @@ void vd_avx2_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
             m->n_above += (size_t)__builtin_popcount((unsigned)_mm256_movemask_ps(is_high));
             unsigned mid = (unsigned)_mm256_movemask_ps(_mm256_andnot_ps(is_high, is_low));
             for (; mid != 0; mid &= mid - 1)
-                m->mid[m->n_mid++] = (uint32_t)i + (uint32_t)__builtin_ctz(mid);
+                m->mid[m->n_mid++] = x[i + (size_t)__builtin_ctz(mid)];
         }
         m->all += sum_pd4(all);
         *block = sum_pd4(above);

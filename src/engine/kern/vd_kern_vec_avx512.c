@@ -398,18 +398,28 @@ void vd_avx512_sample_max(const float *x, uint32_t first_id, size_t n, struct vd
     }
 }
 
-void vd_avx512_sample_groups(const float *x, size_t n, size_t group, float *most)
+bool vd_avx512_sample_groups(const float *x, size_t n, size_t group, float *most)
 {
-    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512i most_bits = _mm512_setzero_si512();
     for (size_t i = 0; i < n; i += group) {
-        size_t end = n - i < group ? n : i + group;
-        __m512 best = least;
-        for (size_t k = i; k < end; k += 16) {
-            __mmask16 lanes = tail_mask(end - k);
-            best = _mm512_mask_max_ps(best, lanes, best, _mm512_maskz_loadu_ps(lanes, x + k));
+        size_t end = n - i < group ? n : i + group, k = i;
+        __m512 a = _mm512_set1_ps(-INFINITY), b = a;
+        for (; k + 32 <= end; k += 32) {
+            const __m512 u = _mm512_loadu_ps(x + k), v = _mm512_loadu_ps(x + k + 16);
+            most_bits = _mm512_max_epu32(most_bits, _mm512_max_epu32(abs_bits(x + k), abs_bits(x + k + 16)));
+            a = _mm512_max_ps(a, u);
+            b = _mm512_max_ps(b, v);
         }
-        *most++ = _mm512_reduce_max_ps(best) + 0.0f;
+        for (; k < end; k += 16) {
+            __mmask16 lanes = tail_mask(end - k);
+            const __m512 v = _mm512_maskz_loadu_ps(lanes, x + k);
+            most_bits = _mm512_max_epu32(
+                most_bits, _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFFFFFF)));
+            a = _mm512_mask_max_ps(a, lanes, a, v);
+        }
+        *most++ = _mm512_reduce_max_ps(_mm512_max_ps(a, b)) + 0.0f;
     }
+    return _mm512_reduce_max_epu32(most_bits) < 0x7F800000;
 }
 
 void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max, uint64_t *w)
@@ -426,48 +436,124 @@ void vd_avx512_sample_weights(const float *x, size_t n, float temp, float x_max,
     }
 }
 
-/* Sixteen logits from number i on, of those in `lanes`. */
-VD_INLINE void mass16(const float *x, size_t i, __mmask16 lanes, struct vd_kern_mass *m, float least,
-                      __m512i *above, __m512i *all)
+/* What a pass over logits makes. */
+enum {
+    MASS_ALL = 0,
+    MASS_ABOVE = 1, /* not only the sum of all */
+    MASS_LEAST = 2, /* of these some do not count */
+    MASS_LIST = 4,
+    MASS_STEP = 4 /* vectors that are computed in step: the chain of one is much longer than its share */
+};
+
+/* The weights of k vectors, of the last one those in `lanes`, before they are truncated: exp16 times 2^40,
+ * where exponents are added as bits. Below -60 truncated weights are 0, and nothing is above 0. */
+VD_INLINE void weigh(const float *x, size_t k, __mmask16 lanes, const struct vd_kern_mass *m, __m512 *w)
 {
-    const __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512 v = _mm512_maskz_loadu_ps(lanes, x + i);
-    const __m512 t = _mm512_div_ps(v, _mm512_set1_ps(m->temp));
-    const __m512 e = exp16(_mm512_sub_ps(t, _mm512_set1_ps(m->x_max / m->temp)));
-    const __m512 w = _mm512_maskz_mul_ps(lanes, e, _mm512_set1_ps(0x1p40f));
-    const __mmask16 high = _mm512_mask_cmp_ps_mask(lanes, v, _mm512_set1_ps(m->high), _CMP_GE_OQ);
-    const __mmask16 low = _mm512_mask_cmp_ps_mask(lanes, v, _mm512_set1_ps(m->low), _CMP_GE_OQ);
-    const __mmask16 in = _mm512_mask_cmp_ps_mask(high, w, _mm512_set1_ps(least), _CMP_GE_OQ);
-    const __mmask16 mid = (__mmask16)(low & ~high);
-    const __m512i w0 = _mm512_cvttps_epu64(_mm512_castps512_ps256(w));
-    const __m512i w1 = _mm512_cvttps_epu64(_mm512_extractf32x8_ps(w, 1));
-    const __m512i ids = _mm512_add_epi32(number, _mm512_set1_epi32((int)i));
-    *all = _mm512_add_epi64(*all, _mm512_add_epi64(w0, w1));
-    *above = _mm512_mask_add_epi64(*above, (__mmask8)in, *above, w0);
-    *above = _mm512_mask_add_epi64(*above, (__mmask8)(in >> 8), *above, w1);
-    m->n_above += (size_t)_mm_popcnt_u32(high);
-    /* a store of all lanes: n_mid <= i, so that those behind stay inside where `lanes` are 16 */
-    _mm512_mask_storeu_epi32(m->mid + m->n_mid, lanes, _mm512_maskz_compress_epi32(mid, ids));
-    m->n_mid += (size_t)_mm_popcnt_u32(mid);
+    const __m512 one = _mm512_set1_ps(1.0f), shift = _mm512_set1_ps(0x1.8p23f + 40.0f);
+    const __m512 temp = _mm512_set1_ps(m->temp), t_max = _mm512_set1_ps(m->x_max / m->temp);
+    __m512 d[MASS_STEP], t[MASS_STEP], n[MASS_STEP];
+#define EACH VD_UNROLL for (size_t i = 0; i < k; i++)
+    EACH d[i] = _mm512_div_ps(_mm512_maskz_loadu_ps(i + 1 < k ? 0xFFFF : lanes, x + 16 * i), temp);
+    EACH d[i] = _mm512_sub_ps(d[i], t_max);
+    EACH d[i] = _mm512_max_ps(d[i], _mm512_set1_ps(-60.0f));
+    EACH t[i] = _mm512_mul_ps(d[i], _mm512_set1_ps(VD_EXP_LOG2E));
+    EACH t[i] = _mm512_add_ps(t[i], shift); /* its last bits are an integer */
+    EACH n[i] = _mm512_sub_ps(t[i], shift);
+    EACH d[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(-VD_EXP_LN2_HI), d[i]);
+    EACH d[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(-VD_EXP_LN2_LO), d[i]);
+    EACH w[i] = _mm512_fmadd_ps(_mm512_set1_ps(VD_EXP_C6), d[i], _mm512_set1_ps(VD_EXP_C5));
+    EACH w[i] = _mm512_fmadd_ps(w[i], d[i], _mm512_set1_ps(VD_EXP_C4));
+    EACH w[i] = _mm512_fmadd_ps(w[i], d[i], _mm512_set1_ps(VD_EXP_C3));
+    EACH w[i] = _mm512_fmadd_ps(w[i], d[i], _mm512_set1_ps(VD_EXP_C2));
+    EACH w[i] = _mm512_fmadd_ps(w[i], d[i], one);
+    EACH w[i] = _mm512_fmadd_ps(w[i], d[i], one);
+    EACH w[i] = _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(w[i]), _mm512_slli_epi32(_mm512_castps_si512(t[i]), 23)));
+#undef EACH
+}
+
+struct mass_sums {
+    __m512i all, above, n_above;
+};
+
+/* Takes in k vectors of logits with their weights; of the last one those in `lanes`. */
+VD_INLINE void tally(const float *x, const __m512 *w, size_t k, __mmask16 lanes, int what,
+                     struct vd_kern_mass *m, float least, struct mass_sums *sums)
+{
+    VD_UNROLL
+    for (size_t i = 0; i < k; i++) {
+        const __mmask16 here = i + 1 < k ? 0xFFFF : lanes;
+        const __m512 v = _mm512_maskz_loadu_ps(here, x + 16 * i), counts = _mm512_maskz_mov_ps(here, w[i]);
+        const __m512i w0 = _mm512_cvttps_epi64(_mm512_castps512_ps256(counts));
+        const __m512i w1 = _mm512_cvttps_epi64(_mm512_extractf32x8_ps(counts, 1));
+        sums->all = _mm512_add_epi64(sums->all, _mm512_add_epi64(w0, w1));
+        if (!(what & MASS_ABOVE))
+            continue;
+        const __mmask16 high = _mm512_mask_cmp_ps_mask(here, v, _mm512_set1_ps(m->high), _CMP_GE_OQ);
+        __mmask16 in = high;
+        if (what & MASS_LEAST)
+            in = _mm512_mask_cmp_ps_mask(high, counts, _mm512_set1_ps(least), _CMP_GE_OQ);
+        sums->above = _mm512_mask_add_epi64(sums->above, (__mmask8)in, sums->above, w0);
+        sums->above = _mm512_mask_add_epi64(sums->above, (__mmask8)(in >> 8), sums->above, w1);
+        sums->n_above = _mm512_mask_add_epi32(sums->n_above, high, sums->n_above, _mm512_set1_epi32(1));
+        if (!(what & MASS_LIST))
+            continue;
+        const __mmask16 low = _mm512_mask_cmp_ps_mask(here, v, _mm512_set1_ps(m->low), _CMP_GE_OQ);
+        const __mmask16 mid = (__mmask16)(low & ~high);
+        /* a store of all lanes: no more are listed than were read, so those behind stay inside */
+        _mm512_mask_storeu_ps(m->mid + m->n_mid, here, _mm512_maskz_compress_ps(mid, v));
+        m->n_mid += (size_t)_mm_popcnt_u32(mid);
+    }
+}
+
+/* The weights of a step are made while those of the one before are taken in. */
+VD_INLINE void mass_pass(const float *x, size_t n, int what, struct vd_kern_mass *m)
+{
+    enum { STEP = 16 * MASS_STEP };
+    const float least = vd_kern_least(m->least);
+    const size_t in_steps = n / STEP * STEP;
+    const __m512i zero = _mm512_setzero_si512();
+    struct vd_kern_mass r = *m;
+    struct mass_sums sums = {zero, zero, zero};
+    __m512 w[MASS_STEP], next[MASS_STEP];
+    r.n_mid = 0;
+    VD_UNROLL
+    for (size_t k = 0; k < MASS_STEP; k++)
+        w[k] = _mm512_setzero_ps();
+    if (in_steps > 0)
+        weigh(x, MASS_STEP, 0xFFFF, &r, w);
+    for (size_t first = 0; first < n; first += VD_KERN_MASS_BLOCK) {
+        size_t end = n - first < VD_KERN_MASS_BLOCK ? n : first + VD_KERN_MASS_BLOCK, i = first;
+        sums.above = zero;
+        r.start[first / VD_KERN_MASS_BLOCK] = (uint32_t)r.n_mid;
+        for (; i + STEP <= end; i += STEP) {
+            weigh(x + (i + STEP < in_steps ? i + STEP : i), MASS_STEP, 0xFFFF, &r, next);
+            tally(x + i, w, MASS_STEP, 0xFFFF, what, &r, least, &sums);
+            VD_UNROLL
+            for (size_t k = 0; k < MASS_STEP; k++)
+                w[k] = next[k];
+        }
+        for (; i < end; i += 16) {
+            weigh(x + i, 1, tail_mask(end - i), &r, w);
+            tally(x + i, w, 1, tail_mask(end - i), what, &r, least, &sums);
+        }
+        r.block[first / VD_KERN_MASS_BLOCK] = (uint64_t)_mm512_reduce_add_epi64(sums.above);
+    }
+    r.all = (uint64_t)_mm512_reduce_add_epi64(sums.all);
+    r.n_above = (uint32_t)_mm512_reduce_add_epi32(sums.n_above);
+    *m = r;
 }
 
 void vd_avx512_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
 {
-    const float least = vd_kern_least(m->least);
-    __m512i all = _mm512_setzero_si512();
-    struct vd_kern_mass r = *m;
-    r.n_above = r.n_mid = 0;
-    for (size_t first = 0; first < n; first += VD_KERN_MASS_BLOCK) {
-        size_t end = n - first < VD_KERN_MASS_BLOCK ? n : first + VD_KERN_MASS_BLOCK, i = first;
-        __m512i above = _mm512_setzero_si512();
-        for (; i + 16 <= end; i += 16)
-            mass16(x, i, 0xFFFF, &r, least, &above, &all);
-        if (i < end)
-            mass16(x, i, tail_mask(end - i), &r, least, &above, &all);
-        r.block[first / VD_KERN_MASS_BLOCK] = (uint64_t)_mm512_reduce_add_epi64(above);
-    }
-    r.all = (uint64_t)_mm512_reduce_add_epi64(all);
-    *m = r;
+    if (m->low < m->high && m->least == 0)
+        mass_pass(x, n, MASS_ABOVE | MASS_LIST, m);
+    else if (m->low < m->high)
+        mass_pass(x, n, MASS_ABOVE | MASS_LEAST | MASS_LIST, m);
+    else if (m->high < INFINITY)
+        mass_pass(x, n, MASS_ABOVE | MASS_LEAST, m);
+    else
+        mass_pass(x, n, MASS_ALL, m);
 }
 
 /* One stage inside a register: each pair of elements whose numbers differ in one bit becomes (a + b, a - b);

@@ -322,20 +322,27 @@ void vd_neon_sample_max(const float *x, uint32_t first_id, size_t n, struct vd_s
     *out = (struct vd_sample_max){best + 0.0f, first_id + (uint32_t)at, false};
 }
 
-void vd_neon_sample_groups(const float *x, size_t n, size_t group, float *most)
+bool vd_neon_sample_groups(const float *x, size_t n, size_t group, float *most)
 {
+    uint32x4_t most_bits = vdupq_n_u32(0);
+    bool finite = true;
     for (size_t i = 0; i < n; i += group) {
         size_t end = n - i < group ? n : i + group, k = i;
         float32x4_t a = vdupq_n_f32(-INFINITY), b = a;
         for (; k + 8 <= end; k += 8) {
-            a = vmaxq_f32(a, vld1q_f32(x + k));
-            b = vmaxq_f32(b, vld1q_f32(x + k + 4));
+            const float32x4_t u = vld1q_f32(x + k), v = vld1q_f32(x + k + 4);
+            most_bits = vmaxq_u32(most_bits, vmaxq_u32(abs_bits(u), abs_bits(v)));
+            a = vmaxq_f32(a, u);
+            b = vmaxq_f32(b, v);
         }
         float best = vmaxvq_f32(vmaxq_f32(a, b));
-        for (; k < end; k++)
+        for (; k < end; k++) {
+            finite &= isfinite(x[k]) != 0;
             best = x[k] > best ? x[k] : best;
+        }
         *most++ = best + 0.0f;
     }
+    return finite && vmaxvq_u32(most_bits) < 0x7F800000;
 }
 
 /* A weight is exact in binary64, whose conversion truncates. */
@@ -369,6 +376,7 @@ void vd_neon_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
         size_t end = n - i < VD_KERN_MASS_BLOCK ? n : i + VD_KERN_MASS_BLOCK;
         uint64_t *block = &m->block[i / VD_KERN_MASS_BLOCK];
         float64x2_t all = vdupq_n_f64(0), above = all;
+        m->start[i / VD_KERN_MASS_BLOCK] = (uint32_t)m->n_mid;
         uint32x4_t n_above = vdupq_n_u32(0);
         for (; i + 4 <= end; i += 4) {
             const float32x4_t v = vld1q_f32(x + i);
@@ -382,7 +390,7 @@ void vd_neon_sample_mass(const float *x, size_t n, struct vd_kern_mass *m)
             uint64_t lanes = vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(mid)), 0);
             for (size_t k = 0; lanes != 0; k++, lanes >>= 16)
                 if (lanes & 1)
-                    m->mid[m->n_mid++] = (uint32_t)(i + k);
+                    m->mid[m->n_mid++] = x[i + k];
         }
         m->all += (uint64_t)vgetq_lane_f64(all, 0) + (uint64_t)vgetq_lane_f64(all, 1);
         *block = (uint64_t)vgetq_lane_f64(above, 0) + (uint64_t)vgetq_lane_f64(above, 1);

@@ -9,7 +9,8 @@
  * suffice, the cut is guessed from a sample (the largest logit of each group, and a few others, each of
  * which stands for many) as an interval of logits that very likely holds it. One pass adds up what lies above
  * the interval and lists what lies in it, exactly; where the cut was not in it after all, another pass takes
- * a longer one on the side where it is. In the list the cut's key is found digit by digit, as num does.
+ * a longer one on the side where it is. The list is a twentieth of the logits; in the same way a sample of it
+ * and a pass over it make a much shorter one, in which the cut's key is found digit by digit, as num does.
  *
  * Weights cost a division and an exp each, and are not kept: the pass adds them up by blocks, which is also
  * what the draw needs, and a few are made again.
@@ -31,14 +32,17 @@ enum {
     ORDER_MAX = 512,
     ORDER_STEP = 8, /* entries that are weighed together */
     SHELL_MAX = 4096,
+    GROUPS_MAX = 2048,
     GROUP_MIN = VD_KERN_GROUP,
     DIGIT_BITS = 10,
     RUN = 4, /* neighbours in the sample */
     RUNS_MAX = 512,
-    FEW = 128, /* entries of the sample, in the interval, with which it is narrow enough */
-    SAMPLE_MAX = SHELL_MAX + RUN * RUNS_MAX,
-    SAMPLED_MIN = 1024, /* of fewer logits no sample is taken */
-    GUESS_BINS = 256
+    SAMPLE_MAX = GROUPS_MAX + RUN * RUNS_MAX,
+    FEW = SAMPLE_MAX / 4, /* entries of the sample, in the interval, with which it is narrow enough */
+    LIST_SAMPLE = 512,    /* entries of a list that are in its sample */
+    SAMPLED_MIN = 1024,   /* of fewer logits no sample is taken */
+    GUESS_BINS = 256,
+    UNREAD_BINS = 16
 };
 
 /* How wide the first shell is, in units of the temperature; each further one doubles the distance to the
@@ -65,7 +69,7 @@ struct vd_sampler {
 
     uint32_t n;       /* entries of the running call, at most n_all */
     uint64_t *heap;   /* ~key in the high half, id in the low half; the smallest first; SHELL_MAX */
-    float *group_max; /* SHELL_MAX: the largest logit of each group of neighbours */
+    float *group_max; /* GROUPS_MAX: the largest logit of each group of neighbours */
     uint32_t group, n_groups;
     uint32_t n_heap;
     struct entry order[ORDER_MAX]; /* in the canonical order */
@@ -75,15 +79,34 @@ struct vd_sampler {
     const float *x;
     float max, temp, low; /* logits below `low` are not taken yet */
 
-    /* the last pass over all: sums of blocks, and what lies in the interval */
-    struct vd_kern_mass pass; /* mid has room for n_all */
-    uint32_t *mid_key;        /* n_all */
-    uint64_t *mid_w;          /* n_all */
+    /* The last pass over all, and the last one over its list. */
+    struct vd_kern_mass pass, near; /* mid has room for n_all */
+    uint64_t *w;                    /* n_all: weights of a list */
     uint64_t bin[1 << DIGIT_BITS];
-    /* the sample; first the largest of the groups, which stand for themselves */
+    /* the sample */
     uint32_t n_sample;
     float sample_x[SAMPLE_MAX], sample_w[SAMPLE_MAX], sample_square[SAMPLE_MAX];
 };
+
+static size_t n_blocks(size_t n)
+{
+    return (n + VD_KERN_MASS_BLOCK - 1) / VD_KERN_MASS_BLOCK;
+}
+
+static bool list_make(struct vd_kern_mass *m, size_t n)
+{
+    m->block = malloc(n_blocks(n) * sizeof *m->block);
+    m->start = malloc(n_blocks(n) * sizeof *m->start);
+    m->mid = malloc(n * sizeof *m->mid);
+    return m->block && m->start && m->mid;
+}
+
+static void list_free(struct vd_kern_mass *m)
+{
+    free(m->block);
+    free(m->start);
+    free(m->mid);
+}
 
 struct vd_sampler *vd_sampler_new(uint32_t n)
 {
@@ -97,13 +120,11 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
     s->allowed = malloc(((size_t)n + 63) / 64 * sizeof *s->allowed);
     s->seen = calloc(n, sizeof *s->seen);
     s->heap = malloc(SHELL_MAX * sizeof *s->heap);
-    s->group_max = malloc(SHELL_MAX * sizeof *s->group_max);
-    s->pass.block = malloc(((n - 1) / VD_KERN_MASS_BLOCK + 1) * sizeof *s->pass.block);
-    s->pass.mid = malloc(n * sizeof *s->pass.mid);
-    s->mid_key = malloc(n * sizeof *s->mid_key);
-    s->mid_w = malloc(n * sizeof *s->mid_w);
-    if (!s->adjusted || !s->masked || !s->allowed || !s->seen || !s->heap || !s->group_max ||
-        !s->pass.block || !s->pass.mid || !s->mid_key || !s->mid_w) {
+    s->group_max = malloc(GROUPS_MAX * sizeof *s->group_max);
+    s->w = malloc(n * sizeof *s->w);
+    bool lists = list_make(&s->pass, n) & list_make(&s->near, n);
+    if (!s->adjusted || !s->masked || !s->allowed || !s->seen || !s->heap || !s->group_max || !s->w ||
+        !lists) {
         vd_sampler_free(s);
         return NULL;
     }
@@ -113,11 +134,11 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
 size_t vd_sampler_bytes(uint32_t n)
 {
     const struct vd_sampler *s = NULL;
-    size_t each = sizeof *s->adjusted + sizeof *s->masked + sizeof *s->seen + sizeof *s->pass.mid +
-                  sizeof *s->mid_key + sizeof *s->mid_w;
+    size_t each =
+        sizeof *s->adjusted + sizeof *s->masked + sizeof *s->seen + 2 * sizeof *s->pass.mid + sizeof *s->w;
     return sizeof *s + n * each + ((size_t)n + 63) / 64 * sizeof *s->allowed +
-           ((n - 1) / VD_KERN_MASS_BLOCK + 1) * sizeof *s->pass.block +
-           SHELL_MAX * (sizeof *s->heap + sizeof *s->group_max);
+           2 * n_blocks(n) * (sizeof *s->pass.block + sizeof *s->pass.start) + SHELL_MAX * sizeof *s->heap +
+           GROUPS_MAX * sizeof *s->group_max;
 }
 
 void vd_sampler_free(struct vd_sampler *s)
@@ -130,10 +151,9 @@ void vd_sampler_free(struct vd_sampler *s)
     free(s->seen);
     free(s->heap);
     free(s->group_max);
-    free(s->pass.block);
-    free(s->pass.mid);
-    free(s->mid_key);
-    free(s->mid_w);
+    list_free(&s->pass);
+    list_free(&s->near);
+    free(s->w);
     free(s);
 }
 
@@ -183,13 +203,14 @@ static uint32_t heap_take(struct vd_sampler *s)
     return id;
 }
 
-static void find_groups(struct vd_sampler *s)
+/* The largest of each group; false if a logit is not finite. */
+static bool find_groups(struct vd_sampler *s, const struct vd_kern *kern, const float *x)
 {
     s->group = GROUP_MIN;
-    while ((s->n - 1) / s->group >= SHELL_MAX)
+    while ((s->n - 1) / s->group >= GROUPS_MAX)
         s->group *= 2;
     s->n_groups = (s->n - 1) / s->group + 1;
-    s->kern->sample_groups(s->x, s->n, s->group, s->group_max);
+    return kern->sample_groups(x, s->n, s->group, s->group_max);
 }
 
 /* A logit that at least k entries reach, 1 <= k <= n_groups: the k-th of the largest of the groups. */
@@ -357,60 +378,140 @@ static float of_key(uint32_t key)
     return vd_f32_from_bits(key & 0x80000000 ? key & 0x7FFFFFFF : ~key);
 }
 
-/* Adds up all weights, those from `high` on also by blocks (of these the ones from `least` on), and lists the
- * entries of [low, high). */
-static void run_pass(struct vd_sampler *s, float low, float high, uint64_t least)
+/* Adds up all weights of n logits, those from `high` on also by blocks (of these the ones from `least` on),
+ * and lists the logits in [low, high). */
+static void run_pass(const struct vd_sampler *s, const float *x, size_t n, float low, float high,
+                     uint64_t least, struct vd_kern_mass *m)
 {
-    enum { STEP = 256 };
-    struct vd_kern_mass *m = &s->pass;
-    float x[STEP];
     assert(low <= high);
     m->temp = s->temp;
     m->x_max = s->max;
     m->low = low;
     m->high = high;
     m->least = least;
-    s->kern->sample_mass(s->x, s->n, m);
-    for (size_t i = 0; i < m->n_mid; i += STEP) {
-        size_t some = m->n_mid - i < STEP ? m->n_mid - i : STEP;
-        for (size_t k = 0; k < some; k++) {
-            x[k] = s->x[m->mid[i + k]];
-            s->mid_key[i + k] = key_of(x[k]);
-        }
-        s->kern->sample_weights(x, some, s->temp, s->max, s->mid_w + i);
+    s->kern->sample_mass(x, n, m);
+}
+
+static uint64_t mass_of_blocks(const struct vd_kern_mass *m, size_t n)
+{
+    uint64_t mass = 0;
+    for (size_t b = 0; b < n_blocks(n); b++)
+        mass += m->block[b];
+    return mass;
+}
+
+/* Of the logits x that m is about, the number of the one that is entry k of its list. */
+static uint32_t nth_listed(const float *x, size_t n, const struct vd_kern_mass *m, size_t k)
+{
+    size_t b = 0, end = n_blocks(n);
+    while (end - b > 1) {
+        size_t half = b + (end - b) / 2;
+        *(m->start[half] <= k ? &b : &end) = half;
+    }
+    k -= m->start[b];
+    for (size_t i = b * VD_KERN_MASS_BLOCK;; i++) {
+        assert(i < n && "there are as many");
+        if (x[i] >= m->low && x[i] < m->high && k-- == 0)
+            return (uint32_t)i;
     }
 }
 
-static uint64_t mass_of_blocks(const struct vd_sampler *s)
+/* How many entries of the last pass's list have a number up to id. */
+static size_t listed_up_to(const struct vd_sampler *s, uint32_t id)
 {
-    uint64_t mass = 0;
-    for (uint32_t i = 0; i < s->n; i += VD_KERN_MASS_BLOCK)
-        mass += s->pass.block[i / VD_KERN_MASS_BLOCK];
-    return mass;
+    const struct vd_kern_mass *m = &s->pass;
+    if (id >= s->n || m->n_mid == 0)
+        return m->n_mid;
+    size_t i = id / VD_KERN_MASS_BLOCK, k = m->start[i];
+    for (i *= VD_KERN_MASS_BLOCK; i <= id; i++)
+        k += s->x[i] >= m->low && s->x[i] < m->high;
+    return k;
 }
 
-/* Of what the list has inside `cut`. */
-static uint64_t mass_of_mid(const struct vd_sampler *s, struct vd_sample_cut cut)
+/* Makes s->near a pass over the last pass's list that lists what has this key. */
+static void pass_about(struct vd_sampler *s, uint32_t key, uint64_t least)
 {
-    uint64_t mass = 0;
-    for (size_t i = 0; i < s->pass.n_mid; i++)
-        mass += vd_num_sample_in(s->mid_key[i], s->pass.mid[i], cut) ? s->mid_w[i] : 0;
-    return mass;
+    run_pass(s, s->pass.mid, s->pass.n_mid, of_key(key), of_key(key + 1), least, &s->near);
+}
+
+/* Adds to the blocks of such a pass, made after the cut was found or here, what is inside `cut` and has its
+ * key. All of that weighs the same; what weighs less than `least` does not count. */
+static void sum_list(struct vd_sampler *s, struct vd_sample_cut cut, uint64_t least)
+{
+    const struct vd_kern_mass *list = &s->pass;
+    struct vd_kern_mass *m = &s->near;
+    if (list->n_mid == 0)
+        return;
+    size_t n_ties = listed_up_to(s, cut.id);
+    float tie = of_key(cut.key);
+    uint64_t w = 0;
+    if (least > 0)
+        pass_about(s, cut.key, least);
+    s->kern->sample_weights(&tie, 1, s->temp, s->max, &w);
+    for (size_t b = 0; w >= least && b * VD_KERN_MASS_BLOCK < n_ties; b++) {
+        size_t i = b * VD_KERN_MASS_BLOCK, n = 0;
+        bool last = n_ties - i <= VD_KERN_MASS_BLOCK;
+        for (; last && i < n_ties; i++)
+            n += list->mid[i] == tie;
+        if (!last)
+            n = m->start[b + 1] - m->start[b];
+        m->block[b] += w * n;
+    }
+}
+
+/* Turns the sums of n blocks into sums of the blocks before each; returns that of all. */
+static uint64_t add_up(uint64_t *block, size_t n)
+{
+    uint64_t sum = 0;
+    for (size_t b = 0; b < n; b++) {
+        uint64_t w = block[b];
+        block[b] = sum;
+        sum += w;
+    }
+    return sum;
 }
 
 /* The draw over all that the last pass had from `high` on, and of its list what is inside `cut`; both as far
  * as they weigh `least`. */
+struct draw {
+    struct vd_sample_cut cut;
+    size_t n_ties; /* the list's entries of numbers up to the cut's */
+    uint64_t least;
+};
+
+/* What weighs before block b; sums are added up. */
+static uint64_t mass_before(const struct vd_sampler *s, const struct draw *d, size_t b)
+{
+    const struct vd_kern_mass *list = &s->pass;
+    uint64_t w[VD_KERN_MASS_BLOCK], sum = list->block[b];
+    size_t end = list->start[b], i = end / VD_KERN_MASS_BLOCK * VD_KERN_MASS_BLOCK, first = i;
+    float last = of_key(d->cut.key);
+    if (list->n_mid == 0)
+        return sum;
+    if (first < list->n_mid)
+        sum += s->near.block[first / VD_KERN_MASS_BLOCK];
+    s->kern->sample_weights(list->mid + first, end - first, s->temp, s->max, w);
+    for (; i < end; i++) {
+        bool in = (list->mid[i] > last) | ((list->mid[i] == last) & (i < d->n_ties));
+        sum += w[i - first] & (0 - (uint64_t)(in & (w[i - first] >= d->least)));
+    }
+    return sum;
+}
+
 static uint32_t draw_from(struct vd_sampler *s, struct vd_sample_cut cut, uint64_t least, uint64_t r64)
 {
-    uint64_t w[VD_KERN_MASS_BLOCK], *block = s->pass.block, sum = 0;
-    for (size_t i = 0; i < s->pass.n_mid; i++) {
-        bool in = vd_num_sample_in(s->mid_key[i], s->pass.mid[i], cut) & (s->mid_w[i] >= least);
-        block[s->pass.mid[i] / VD_KERN_MASS_BLOCK] += s->mid_w[i] & (0 - (uint64_t)in);
+    struct draw d = {cut, listed_up_to(s, cut.id), least};
+    uint64_t w[VD_KERN_MASS_BLOCK];
+    size_t b = 0, end = n_blocks(s->n);
+    sum_list(s, cut, least);
+    uint64_t mass = add_up(s->pass.block, end) + add_up(s->near.block, n_blocks(s->pass.n_mid));
+    uint64_t r = vd_num_mulhi64(r64, mass);
+    while (end - b > 1) {
+        size_t half = b + (end - b) / 2;
+        *(mass_before(s, &d, half) <= r ? &b : &end) = half;
     }
-    uint64_t r = vd_num_mulhi64(r64, mass_of_blocks(s));
-    while (sum + *block <= r)
-        sum += *block++;
-    uint32_t i = (uint32_t)(block - s->pass.block) * VD_KERN_MASS_BLOCK, left = s->n - i;
+    uint64_t sum = mass_before(s, &d, b);
+    uint32_t i = (uint32_t)b * VD_KERN_MASS_BLOCK, left = s->n - i;
     s->kern->sample_weights(s->x + i, left < VD_KERN_MASS_BLOCK ? left : VD_KERN_MASS_BLOCK, s->temp, s->max,
                             w);
     for (uint32_t k = 0;; k++) {
@@ -422,8 +523,23 @@ static uint32_t draw_from(struct vd_sampler *s, struct vd_sample_cut cut, uint64
 
 /* ------------------------- where the cut may lie ------------------------- */
 
+/* The sample's first n_exact entries stand for themselves, each of the others for `scale`. By mass they get
+ * their weights, by count 1; times what they stand for. */
+static void weigh_sample(struct vd_sampler *s, bool by_mass, uint32_t n_exact, float scale)
+{
+    float per_temp = 1 / s->temp, *w = s->sample_w;
+    for (uint32_t i = 0; i < s->n_sample; i++)
+        w[i] = by_mass ? (s->sample_x[i] - s->max) * per_temp : 0;
+    s->kern->exp(w, s->n_sample, w);
+    memset(s->sample_square, 0, n_exact * sizeof *s->sample_square);
+    for (uint32_t i = n_exact; i < s->n_sample; i++) {
+        w[i] *= scale;
+        s->sample_square[i] = w[i] * w[i];
+    }
+}
+
 /* The largest of each group, and runs of RUN neighbours from at most RUNS_MAX groups, of which each stands
- * for `scale` entries. By mass they get their weights, by count 1; times what they stand for. */
+ * for many entries. */
 static void take_sample(struct vd_sampler *s, bool by_mass)
 {
     uint32_t n = s->n_groups, stride = (s->n_groups - 1) / RUNS_MAX + 1;
@@ -435,15 +551,19 @@ static void take_sample(struct vd_sampler *s, bool by_mass)
             n += s->x[i] != s->group_max[g];
         }
     }
-    float scale = n > s->n_groups ? (float)(s->n - s->n_groups) / (float)(n - s->n_groups) : 0;
-    for (uint32_t i = 0; i < n; i++)
-        s->sample_w[i] = by_mass ? (s->sample_x[i] - s->max) / s->temp : 0;
-    s->kern->exp(s->sample_w, n, s->sample_w);
-    for (uint32_t i = 0; i < n; i++) {
-        s->sample_w[i] *= i < s->n_groups ? 1 : scale;
-        s->sample_square[i] = i < s->n_groups ? 0 : s->sample_w[i] * s->sample_w[i];
-    }
     s->n_sample = n;
+    weigh_sample(s, by_mass, s->n_groups,
+                 n > s->n_groups ? (float)(s->n - s->n_groups) / (float)(n - s->n_groups) : 0);
+}
+
+/* Entries of a list, at equal distances. */
+static void take_sample_of_list(struct vd_sampler *s, const float *x, size_t n, bool by_mass)
+{
+    size_t stride = (n - 1) / LIST_SAMPLE + 1;
+    s->n_sample = 0;
+    for (size_t i = 0; i < n; i += stride)
+        s->sample_x[s->n_sample++] = x[i];
+    weigh_sample(s, by_mass, 0, (float)n / (float)s->n_sample);
 }
 
 /* What is guessed: at which distance from `from` the mass (or count) of what stands between reaches `need`,
@@ -458,26 +578,30 @@ struct guess {
     float best;                /* the distance most likely */
     struct {
         float mass, squares;
-    } bin[GUESS_BINS];
+    } bin[GUESS_BINS + UNREAD_BINS];
 };
 
-/* Bins of equal width. What is not looked at leaves the sample. */
+/* Bins of equal width. What is not looked at leaves the sample, by way of bins that nobody reads: that costs
+ * less than branches, which nothing could foresee. */
 static void fill_bins(struct vd_sampler *s, struct guess *g)
 {
-    float per_unit = GUESS_BINS / g->span;
+    const float per_unit = GUESS_BINS / g->span, span = g->span, from = g->from, sign = g->up ? -1 : 1;
     uint32_t kept = 0, n = s->n_sample;
     memset(g->bin, 0, sizeof g->bin);
     for (uint32_t i = 0; i < n; i++) {
         float x = s->sample_x[i], w = s->sample_w[i], square = s->sample_square[i];
-        float distance = g->up ? x - g->from : g->from - x, at = distance * per_unit;
-        if (!(distance >= 0 && distance <= g->span))
-            continue;
-        uint32_t b = at < GUESS_BINS ? (uint32_t)at : GUESS_BINS - 1;
+        float distance = (from - x) * sign;
+        bool in = (distance >= 0) & (distance <= span);
+        float at = in ? distance * per_unit : 0;
+        uint32_t b = (uint32_t)(int32_t)at;
+        b = b < GUESS_BINS ? b : GUESS_BINS - 1;
+        b = in ? b : GUESS_BINS + i % UNREAD_BINS;
         g->bin[b].mass += w;
         g->bin[b].squares += square;
         s->sample_x[kept] = x;
         s->sample_w[kept] = w;
-        s->sample_square[kept++] = square;
+        s->sample_square[kept] = square;
+        kept += in;
     }
     s->n_sample = kept;
 }
@@ -513,12 +637,40 @@ static void narrow(struct guess *g, double deviations)
     g->best -= first;
 }
 
+/* Of n > 0 values; four at a time, which do not wait for each other. */
+static float least_of(const float *v, uint32_t n)
+{
+    float least[4] = {v[0], v[0], v[0], v[0]};
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (uint32_t k = 0; k < 4; k++)
+            least[k] = v[i + k] < least[k] ? v[i + k] : least[k];
+    for (; i < n; i++)
+        least[0] = v[i] < least[0] ? v[i] : least[0];
+    least[0] = least[1] < least[0] ? least[1] : least[0];
+    least[2] = least[3] < least[2] ? least[3] : least[2];
+    return least[2] < least[0] ? least[2] : least[0];
+}
+
+static double sum_of(const float *v, uint32_t n)
+{
+    float sum[4] = {0};
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (uint32_t k = 0; k < 4; k++)
+            sum[k] += v[i + k];
+    for (; i < n; i++)
+        sum[0] += v[i];
+    return (double)sum[0] + (double)sum[1] + (double)sum[2] + (double)sum[3];
+}
+
 /* Bins of a subnormal width would be no parts of the span. */
 static void guess(struct vd_sampler *s, struct guess *g)
 {
-    enum { ROUNDS = 2, DEVIATIONS = 3 };
+    enum { FINE = 1024, DEVIATIONS = 3 };
+    const unsigned rounds = s->n_sample > FINE ? 2 : 1;
     g->best = g->span;
-    for (unsigned round = 0; round < ROUNDS && g->span >= GUESS_BINS * FLT_MIN; round++) {
+    for (unsigned round = 0; round < rounds && g->span >= GUESS_BINS * FLT_MIN; round++) {
         fill_bins(s, g);
         narrow(g, DEVIATIONS);
     }
@@ -529,26 +681,22 @@ static float at_distance(const struct guess *g, float distance)
     return g->up ? g->from + distance : g->from - distance;
 }
 
-/* Where the target is reached, or, if that is 0, the share p_micro of the mass of all. */
-static void guess_first(struct vd_sampler *s, struct guess *g, bool by_mass, uint64_t target,
+/* Where below `from` the target is reached, or, if that is 0, the share p_micro of the mass of all. */
+static void guess_first(struct vd_sampler *s, struct guess *g, float from, bool by_mass, uint64_t target,
                         uint32_t p_micro)
 {
-    float bottom = s->max;
-    double all = 0;
-    take_sample(s, by_mass);
-    *g = (struct guess){.from = s->max, .end = true};
-    for (uint32_t i = 0; i < s->n_sample; i++) {
-        bottom = s->sample_x[i] < bottom ? s->sample_x[i] : bottom;
-        all += (double)s->sample_w[i];
-        g->all_squares += (double)s->sample_square[i];
-    }
-    g->span = s->max - bottom;
+    *g = (struct guess){.from = from, .end = true, .span = from - least_of(s->sample_x, s->n_sample)};
     if (!isfinite(g->span)) /* nothing will be guessed */
         g->span = 0;
     if (by_mass && g->span > WEIGHT_TEMPS * s->temp)
         g->span = WEIGHT_TEMPS * s->temp;
-    g->q = target ? 0 : (double)p_micro / VD_SAMPLE_MICRO;
-    g->need = target == 0 ? g->q * all : (double)target / (by_mass ? (double)VD_SAMPLE_W_ONE : 1);
+    if (target == 0) {
+        g->q = (double)p_micro / VD_SAMPLE_MICRO;
+        g->need = g->q * sum_of(s->sample_w, s->n_sample);
+        g->all_squares = sum_of(s->sample_square, s->n_sample);
+    } else {
+        g->need = (double)target / (by_mass ? (double)VD_SAMPLE_W_ONE : 1);
+    }
     guess(s, g);
 }
 
@@ -565,6 +713,19 @@ static void guess_second(struct vd_sampler *s, struct guess *g, float border, do
     guess(s, g);
 }
 
+/* [*low, *high) becomes what is guessed. */
+static void take_guess(const struct vd_sampler *s, const struct guess *g, float *low, float *high)
+{
+    float end = at_distance(g, g->span), top = *high < s->max ? *high : s->max;
+    if (g->up) {
+        *low = g->from;
+        *high = end < top ? end : *high;
+    } else {
+        *low = g->end || !(end > *low) ? *low : end;
+        *high = g->from < top ? g->from : *high;
+    }
+}
+
 /* ------------------------- where it lies ------------------------- */
 
 /* The bin, from the last down, in which *target is reached, which becomes what is needed of that bin. */
@@ -578,43 +739,106 @@ static uint32_t pick_bin(const uint64_t *bin, uint32_t n_bins, uint64_t *target)
     return b;
 }
 
-/* The entry of the list at which its count or mass reaches target. Keys begin at `key` and need n_bits more;
- * num's selection with wider digits. */
-static struct vd_sample_cut cut_mid(struct vd_sampler *s, bool by_mass, uint32_t key, unsigned n_bits,
-                                    uint64_t target)
+/* The key at which the shorter list's count or mass reaches target, and how many of the entries with that key
+ * it takes; s->w has the list's weights. Num's selection with wider digits. */
+static uint32_t cut_near(struct vd_sampler *s, bool by_mass, uint64_t target, size_t *rank)
 {
-    size_t n = s->pass.n_mid;
+    const struct vd_kern_mass *m = &s->near;
+    uint32_t key = key_of(m->low), span = key_of(m->high) - 1 - key;
+    unsigned n_bits = span ? 32 - (unsigned)__builtin_clz(span) : 0;
     while (n_bits > 0) {
         unsigned shift = n_bits > DIGIT_BITS ? n_bits - DIGIT_BITS : 0;
         uint32_t n_bins = UINT32_C(1) << (n_bits - shift);
         memset(s->bin, 0, n_bins * sizeof *s->bin);
-        for (size_t i = 0; i < n; i++) {
-            uint64_t at = s->mid_key[i] - key, add = by_mass ? s->mid_w[i] : 1;
+        for (size_t i = 0; i < m->n_mid; i++) {
+            uint64_t at = key_of(m->mid[i]) - key, add = by_mass ? s->w[i] : 1;
             s->bin[at >> shift & (n_bins - 1)] += add & (0 - (uint64_t)(at >> n_bits == 0));
         }
         key += pick_bin(s->bin, n_bins, &target) << shift;
         n_bits = shift;
     }
-    for (size_t i = 0;; i++) { /* all that have this key weigh the same */
-        assert(i < n && "the target is at most the mass");
-        uint64_t each = by_mass ? s->mid_w[i] : 1;
-        if (s->mid_key[i] != key)
-            continue;
-        if (target <= each)
-            return (struct vd_sample_cut){key, s->pass.mid[i]};
-        target -= each;
-    }
+    size_t i = 0;
+    while (key_of(m->mid[i]) != key)
+        i++;
+    uint64_t each = by_mass ? s->w[i] : 1; /* all that have this key weigh the same */
+    *rank = target / each + (target % each != 0);
+    return key;
 }
 
-/* How much, by mass or count, the last pass had from its `high` on. */
-static uint64_t had_above(const struct vd_sampler *s, bool by_mass)
+/* How much, by mass or count, a pass over n logits had from its `high` on. */
+static uint64_t had_above(const struct vd_kern_mass *m, size_t n, bool by_mass)
 {
-    return by_mass ? mass_of_blocks(s) : s->pass.n_above;
+    return by_mass ? mass_of_blocks(m, n) : m->n_above;
 }
 
-/* An interval that very likely holds the cut. Where the first guess would have a long list, a pass without a
- * list says how far its best point is from the cut, which makes a better guess. *target 0: at the share
- * p_micro of the mass of all, which becomes known if there is such a pass. */
+/* How much the shorter list has; by mass its weights become s->w. */
+static uint64_t weigh_near(struct vd_sampler *s, bool by_mass)
+{
+    const struct vd_kern_mass *m = &s->near;
+    uint64_t mass = 0;
+    if (!by_mass)
+        return m->n_mid;
+    s->kern->sample_weights(m->mid, m->n_mid, s->temp, s->max, s->w);
+    for (size_t i = 0; i < m->n_mid; i++)
+        mass += s->w[i];
+    return mass;
+}
+
+/* Makes the shorter list of the last pass's list short, by what is guessed, as long as that is right and
+ * worth while. false: the list does not reach *target, which becomes what is needed of the shorter one. */
+static bool shorten(struct vd_sampler *s, bool by_mass, uint64_t *target)
+{
+    const struct vd_kern_mass *list = &s->pass;
+    const float *x = list->mid;
+    size_t n = list->n_mid;
+    uint64_t left = *target;
+    struct guess g;
+    float low = list->low, high = list->high, from = low, to = high;
+    bool go_on = true;
+    for (;;) {
+        if (go_on && n >= SAMPLED_MIN) {
+            take_sample_of_list(s, x, n, by_mass);
+            guess_first(s, &g, high < s->max ? high : s->max, by_mass, left, 0);
+            take_guess(s, &g, &from, &to);
+        }
+        run_pass(s, x, n, from, to, 0, &s->near);
+        if (x == list->mid && left > (by_mass ? s->near.all : n))
+            return false;
+        uint64_t above = had_above(&s->near, n, by_mass);
+        if (left > above && left - above <= weigh_near(s, by_mass)) {
+            left -= above;
+            if (!go_on || s->near.n_mid < SAMPLED_MIN || s->near.n_mid > n / 2)
+                break;
+            low = from, high = to;
+            x = s->near.mid, n = s->near.n_mid;
+        } else { /* all of the list on the side where it is */
+            *(left > above ? &high : &low) = left > above ? from : to;
+            from = low, to = high;
+            x = list->mid, n = list->n_mid, left = *target;
+            go_on = false;
+        }
+    }
+    *target = left;
+    return true;
+}
+
+/* Where the list of the last pass reaches the target; false: it does not. s->near becomes a pass over it
+ * about the cut. */
+static bool cut_list(struct vd_sampler *s, bool by_mass, uint64_t target, struct vd_sample_cut *cut)
+{
+    const struct vd_kern_mass *list = &s->pass;
+    size_t rank;
+    if (!shorten(s, by_mass, &target))
+        return false;
+    cut->key = cut_near(s, by_mass, target, &rank);
+    pass_about(s, cut->key, 0);
+    cut->id = nth_listed(s->x, s->n, list, nth_listed(list->mid, list->n_mid, &s->near, rank - 1));
+    return true;
+}
+
+/* An interval of [*low, *high) that very likely holds the cut. Where the first guess would have a long list,
+ * a pass without a list says how far its best point is from the cut, which makes a better guess. *target 0:
+ * at the share p_micro of the mass of all, which becomes known if there is such a pass. */
 static void guess_cut(struct vd_sampler *s, bool by_mass, uint64_t *target, uint32_t p_micro, float *low,
                       float *high)
 {
@@ -623,50 +847,42 @@ static void guess_cut(struct vd_sampler *s, bool by_mass, uint64_t *target, uint
     *high = INFINITY;
     if (s->n < SAMPLED_MIN)
         return;
-    guess_first(s, &g, by_mass, *target, p_micro);
+    take_sample(s, by_mass);
+    guess_first(s, &g, s->max, by_mass, *target, p_micro);
     float border = at_distance(&g, g.best);
     if (s->n_sample > FEW) {
-        run_pass(s, border, border, 0);
+        run_pass(s, s->x, s->n, border, border, 0, &s->pass);
         if (*target == 0)
             *target = vd_num_sample_top_p_target(s->pass.all, p_micro);
-        double more = (double)*target - (double)had_above(s, by_mass);
+        double more = (double)*target - (double)had_above(&s->pass, s->n, by_mass);
         guess_second(s, &g, border, more / (by_mass ? (double)VD_SAMPLE_W_ONE : 1));
     }
-    float end = at_distance(&g, g.span);
-    if (g.up) {
-        *low = g.from;
-        *high = end < s->max ? end : INFINITY;
-    } else {
-        *low = g.end ? -INFINITY : end;
-        *high = g.from < s->max ? g.from : INFINITY;
-    }
+    take_guess(s, &g, low, high);
 }
 
 /* Where top-k (by count) or top-p (by mass) cuts off: at the target, or, if that is 0, at the share p_micro
  * of the mass of all. The last pass is one about the cut. */
 static struct vd_sample_cut find_cut(struct vd_sampler *s, bool by_mass, uint64_t target, uint32_t p_micro)
 {
-    uint64_t above;
+    struct vd_sample_cut cut;
     float low, high;
     guess_cut(s, by_mass, &target, p_micro, &low, &high);
     for (;;) {
-        run_pass(s, low, high, 0);
+        run_pass(s, s->x, s->n, low, high, 0, &s->pass);
         if (target == 0)
             target = vd_num_sample_top_p_target(s->pass.all, p_micro);
-        above = had_above(s, by_mass);
+        uint64_t above = had_above(&s->pass, s->n, by_mass);
         float step = 16 * (high - low);
         if (target <= above) {
             low = high;
             high = low + step > low ? low + step : INFINITY;
-        } else if (target - above > (by_mass ? mass_of_mid(s, VD_SAMPLE_CUT_ALL) : s->pass.n_mid)) {
+        } else if (!cut_list(s, by_mass, target - above, &cut)) {
             high = low;
             low = high - step < high ? high - step : -INFINITY;
         } else {
-            break;
+            return cut;
         }
     }
-    uint32_t first = key_of(low), span = key_of(high) - 1 - first;
-    return cut_mid(s, by_mass, first, span ? 32 - (unsigned)__builtin_clz(span) : 0, target - above);
 }
 
 static uint32_t choose_wide(struct vd_sampler *s, bool top_k, const struct vd_sampling *p, uint64_t r64)
@@ -676,12 +892,16 @@ static uint32_t choose_wide(struct vd_sampler *s, bool top_k, const struct vd_sa
     uint64_t least = least_weight(p), target = 0;
     if (top_k)
         cut = find_cut(s, false, p->top_k, 0);
-    if (top_k && top_p)
-        target = vd_num_sample_top_p_target(mass_of_blocks(s) + mass_of_mid(s, cut), p->top_p_micro);
+    if (top_k && top_p) {
+        sum_list(s, cut, 0);
+        uint64_t mass = mass_of_blocks(&s->pass, s->n) + mass_of_blocks(&s->near, s->pass.n_mid);
+        target = vd_num_sample_top_p_target(mass, p->top_p_micro);
+    }
     if (top_p)
         cut = find_cut(s, true, target, p->top_p_micro);
     if (least > 1 || (!top_k && !top_p))
-        run_pass(s, cut.key ? of_key(cut.key) : -INFINITY, cut.key ? of_key(cut.key + 1) : -INFINITY, least);
+        run_pass(s, s->x, s->n, cut.key ? of_key(cut.key) : -INFINITY,
+                 cut.key ? of_key(cut.key + 1) : -INFINITY, least, &s->pass);
     return draw_from(s, cut, least, r64);
 }
 
@@ -697,7 +917,7 @@ static bool survivors(struct vd_sampler *s, bool top_k, const struct vd_sampling
     if (!top_k) {
         if (looks_flat(s))
             return false;
-        run_pass(s, INFINITY, INFINITY, 0);
+        run_pass(s, s->x, s->n, INFINITY, INFINITY, 0, &s->pass);
     }
     uint64_t mass = top_k ? mass_of_order(s) : s->pass.all;
     return order_mass(s, vd_num_sample_top_p_target(mass, p->top_p_micro), !top_k);
@@ -762,7 +982,19 @@ static void take_logprobs(const float *x, uint32_t n, struct vd_logprobs *out, d
 
 /* ------------------------- all of it ------------------------- */
 
-/* Of s->n logits with this maximum, of which n_left are not excluded. */
+/* The largest of s->n logits, with its id only if the choice needs it; and of each group otherwise. */
+static void find_max(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
+                     const struct vd_sampling *p, struct vd_sample_max *max)
+{
+    if (p->temp_micro == 0)
+        kern->sample_max(x, 0, s->n, max);
+    else if (find_groups(s, kern, x))
+        kern->sample_max(s->group_max, 0, s->n_groups, max);
+    else
+        *max = (struct vd_sample_max){0.0f, VD_SAMPLE_NONE, true};
+}
+
+/* Of s->n logits, whose maximum was just found, and of which n_left are not excluded. */
 static uint32_t choose_below(struct vd_sampler *s, const struct vd_kern *kern, const float *x,
                              uint32_t n_left, struct vd_sample_max max, const struct vd_sampling *p,
                              uint64_t r64)
@@ -778,10 +1010,7 @@ static uint32_t choose_below(struct vd_sampler *s, const struct vd_kern *kern, c
     if (!isfinite(s->max / s->temp))
         return VD_SAMPLE_FAIL;
     bool top_k = p->top_k != 0 && p->top_k < n_left;
-    if (!top_k && p->top_p_micro >= VD_SAMPLE_MICRO)
-        return choose_wide(s, false, p, r64);
-    find_groups(s);
-    if (!survivors(s, top_k, p))
+    if ((!top_k && p->top_p_micro >= VD_SAMPLE_MICRO) || !survivors(s, top_k, p))
         return choose_wide(s, top_k, p, r64);
     return draw_order(s, least_weight(p), r64);
 }
@@ -791,7 +1020,7 @@ static uint32_t choose(struct vd_sampler *s, const struct vd_kern *kern, const f
                        const struct vd_sampling *p, uint64_t r64)
 {
     struct vd_sample_max max;
-    kern->sample_max(x, 0, s->n, &max);
+    find_max(s, kern, x, p, &max);
     return choose_below(s, kern, x, s->n, max, p, r64);
 }
 
@@ -832,10 +1061,10 @@ static uint32_t choose_most(struct vd_sampler *s, const struct vd_kern *kern, co
                 break;
             s->masked[id] = EXCLUDED;
         }
-    kern->sample_max(s->masked, 0, s->n_all, &max);
+    s->n = s->n_all;
+    find_max(s, kern, s->masked, c->sampling, &max);
     if (!max.bad && max.x < LEAST_MAX)
         return choose_few(s, kern, x, c);
-    s->n = s->n_all;
     return choose_below(s, kern, s->masked, n_left, max, c->sampling, c->r64);
 }
 

@@ -122,9 +122,9 @@ struct vd_sampler *vd_sampler_new(uint32_t n)
     s->heap = malloc(SHELL_MAX * sizeof *s->heap);
     s->group_max = malloc(GROUPS_MAX * sizeof *s->group_max);
     s->w = malloc(n * sizeof *s->w);
-    bool lists = list_make(&s->pass, n) & list_make(&s->near, n);
+    bool made = list_make(&s->pass, n), made_too = list_make(&s->near, n);
     if (!s->adjusted || !s->masked || !s->allowed || !s->seen || !s->heap || !s->group_max || !s->w ||
-        !lists) {
+        !made || !made_too) {
         vd_sampler_free(s);
         return NULL;
     }

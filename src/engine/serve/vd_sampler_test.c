@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-enum { N_MAX = 20000 };
+enum { N_MAX = 150000 };
 
 struct fixture {
     float *x;
@@ -54,7 +54,8 @@ static bool misleads(uint32_t i)
 }
 
 /* Shapes: 0 bell, 1 flat, 2 few values (ties), 3 one peak, 4 huge spread, 5 all equal; 6, 7: a few regular
- * ones are all larger, smaller than the others; 8 subnormal. */
+ * ones are all larger, smaller than the others; 8 subnormal; 9 a bell with a long upper end, of which few
+ * weigh as much as all the rest. */
 static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -74,6 +75,9 @@ static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
             break;
         case 4:
             x[i] = u * 1.7e38f;
+            break;
+        case 9:
+            x[i] = u + 20.0f * powf(uniform(r), 40.0f);
             break;
         case 8:
             x[i] = (float)(int)vd_rng_below(r, 400) * 0x1p-149f;
@@ -118,13 +122,13 @@ static void equals_reference(void **state)
 {
     struct fixture *f = *state;
     struct vd_rng r = {20, 0};
-    static const uint32_t sizes[] = {1, 2, 100, 5000, N_MAX};
-    for (unsigned s = 0; s < 5; s++) {
+    static const uint32_t sizes[] = {1, 2, 100, 5000, 20000, N_MAX};
+    for (unsigned s = 0; s < 6; s++) {
         uint32_t n = sizes[s];
         struct vd_sampler *sampler = vd_sampler_new(n);
         assert_non_null(sampler);
-        for (unsigned k = 0; k < 270; k++) {
-            fill(f->x, n, k % 9, &r);
+        for (unsigned k = 0; k < (n < N_MAX ? 300 : 60); k++) {
+            fill(f->x, n, k % 10, &r);
             struct vd_sampling p = some_sampling(&r, n);
             uint64_t r64 = k % 7 == 0 ? UINT64_MAX : vd_sample_r64(p.seed, p.choice, k);
             uint32_t want = vd_num_sample(f->x, n, &p, r64, f->w);
@@ -143,8 +147,17 @@ static void non_finite_fails(void **state)
     static const uint32_t bad[] = {0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00001};
     for (unsigned i = 0; i < 4; i++) {
         fill(f->x, 5000, 0, &r);
-        f->x[4321] = vd_f32_from_bits(bad[i]);
-        assert_int_equal(choose(s, f, &greedy, 1), VD_SAMPLE_FAIL);
+        static const uint32_t at[] = {0, 4321, 4990, 4999};
+        for (unsigned k = 0; k < 4; k++) {
+            float was = f->x[at[k]];
+            f->x[at[k]] = vd_f32_from_bits(bad[i]);
+            assert_int_equal(choose(s, f, &greedy, 1), VD_SAMPLE_FAIL);
+            assert_int_equal(choose(s, f, &warm, 1), VD_SAMPLE_FAIL);
+            f->x[at[k]] = was;
+        }
+        assert_int_not_equal(choose(s, f, &warm, 1), VD_SAMPLE_FAIL);
+        for (unsigned k = 0; k < 5000; k++)
+            f->x[k] = vd_f32_from_bits(bad[i]);
         assert_int_equal(choose(s, f, &warm, 1), VD_SAMPLE_FAIL);
     }
     fill(f->x, 5000, 0, &r);

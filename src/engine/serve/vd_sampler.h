@@ -3,7 +3,7 @@
  *
  * Where num selects thresholds level by level over all logits, this collects the few largest logits (always a
  * prefix of the canonical order), sorts them, and takes more only when they do not suffice; where the
- * distribution is flat it finds the cut by a sample and two passes, which keep no weights. Under a mask it
+ * distribution is flat it finds the cut by a sample and a pass or two, which keep no weights. Under a mask it
  * works on the allowed logits only.
  *
  * Thread rule: one thread at a time per scratch. */

@@ -55,7 +55,8 @@ static bool misleads(uint32_t i)
 
 /* Shapes: 0 bell, 1 flat, 2 few values (ties), 3 one peak, 4 huge spread, 5 all equal; 6, 7: a few regular
  * ones are all larger, smaller than the others; 8 subnormal; 9 a bell with a long upper end, of which few
- * weigh as much as all the rest. */
+ * weigh as much as all the rest; 10, 11: nearly all lie close together, and of 5000 every tenth of these,
+ * whom the sampler might take for the others, is larger, smaller. */
 static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -75,6 +76,10 @@ static void fill(float *x, uint32_t n, unsigned shape, struct vd_rng *r)
             break;
         case 4:
             x[i] = u * 1.7e38f;
+            break;
+        case 10:
+        case 11:
+            x[i] = i < 2 ? (float)i : 0.5f + ((i % 10 == 2) == (shape == 10) ? 2e-5f : 1e-5f) * (4.0f + u);
             break;
         case 9:
             x[i] = u + 20.0f * powf(uniform(r), 40.0f);
@@ -128,7 +133,7 @@ static void equals_reference(void **state)
         struct vd_sampler *sampler = vd_sampler_new(n);
         assert_non_null(sampler);
         for (unsigned k = 0; k < (n < N_MAX ? 300 : 60); k++) {
-            fill(f->x, n, k % 10, &r);
+            fill(f->x, n, k % 12, &r);
             struct vd_sampling p = some_sampling(&r, n);
             uint64_t r64 = k % 7 == 0 ? UINT64_MAX : vd_sample_r64(p.seed, p.choice, k);
             uint32_t want = vd_num_sample(f->x, n, &p, r64, f->w);

@@ -1,9 +1,15 @@
 /* What the tests of disputes share: a job of a toy model, games played by the two players, lies at every
  * operator, false challenges with whole and with broken openings. And the seeds of the fuzz targets of graph,
  * referee and ledger, which these tests write to the folder that they get as an argument: programs, games
- * with moves, openings. Tests only; include cmocka before. */
+ * with moves, openings. Tests only. */
 #ifndef VD_DISPUTE_KIT_H
 #define VD_DISPUTE_KIT_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
 
 #include "vd_player.h"
 #include "vd_toy.h"

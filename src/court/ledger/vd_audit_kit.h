@@ -1,10 +1,15 @@
 /* What the tests of audits share: a network with two workers, a keeper and two auditors, jobs of three steps
  * whose roots are real hashes, and each transaction of an audit by one call. Every receipt is drawn (the rate
  * is 100 %) by two of the auditors, who are the two challengers of the kit with a third beside them where a
- * test says so. After each block the kit sums all records on its own (kit_audit). Tests only; include cmocka
- * before. */
+ * test says so. After each block the kit sums all records on its own (kit_audit). Tests only. */
 #ifndef VD_AUDIT_KIT_H
 #define VD_AUDIT_KIT_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
 
 #include "vd_audit.h"
 #include "vd_court_kit.h"

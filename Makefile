@@ -47,7 +47,7 @@ fuzz: ## each fuzz target for SECONDS (60) seconds, from its corpus
 	@scripts/setup build test
 	@scripts/fuzz $(SECONDS)
 
-soak: ## the long forms of the crash, fuzz, load and tamper tests; up to 80 min
+soak: ## the long forms of the crash, fuzz, load and tamper tests; up to 100 min
 	@scripts/setup build test cross
 	@scripts/build
 	@scripts/fetch-model

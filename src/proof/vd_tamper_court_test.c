@@ -254,7 +254,8 @@ static void liars_are_convicted(void **state)
         "    %llu verdicts, %llu on the clock (%llu moves came too late), %llu moot, %llu friends\n",
         (unsigned long long)seen.verdicts, (unsigned long long)seen.clocks,
         (unsigned long long)seen.late_moves, (unsigned long long)seen.moot, (unsigned long long)seen.friends);
-    assert_true(seen.verdicts > 0 && seen.clocks > 0 && seen.late_moves > 0 && seen.friends > 0);
+    if (r.end - r.first >= BASES) /* a smaller portion may not meet all of them */
+        assert_true(seen.verdicts > 0 && seen.clocks > 0 && seen.late_moves > 0 && seen.friends > 0);
 }
 
 /* ---- false challenges ---- */

@@ -230,6 +230,8 @@ void vd_worker_stop(struct vd_worker *w)
     if (w->ledger)
         vd_ledger_client_cancel(w->ledger);
     vd_dialers_stop(&w->dialers);
+    for (size_t i = 0; i < w->n_offers; i++) /* the court may be in the midst of a replay */
+        vd_engine_stop(w->offer[i].engine);
     if (w->court_runs)
         pthread_join(w->court, NULL);
     if (w->shower_runs)

@@ -1329,6 +1329,47 @@ static void jobs_that_hold_all_memory_do_not_hold_up_a_dispute(void **state)
     assert_true(peak_bytes() - peak < 256u << 20);
 }
 
+/* A step of the worker's engine that ends when the engine is to stop. */
+struct holder {
+    struct vd_engine *engine;
+    struct vd_job job;
+};
+
+static void hold_until_stop(void *arg, uint32_t index, uint32_t token)
+{
+    struct holder *h = arg;
+    struct vd_job other = {.prompt = (uint32_t[]){token}, .n_prompt = 1, .max_tokens = 1};
+    (void)index;
+    while (vd_engine_submit(h->engine, &other, NULL, NULL) != VD_ECANCELLED)
+        vd_clock_sleep_ms(1);
+}
+
+/* The engine is busy, and the court waits behind it with a replay: a worker that is to stop waits for
+ * neither.
+ */
+static void a_worker_stops_in_the_midst_of_a_replay(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_hash dispute;
+    struct vd_engine_stats s;
+    struct vd_error err;
+    uint32_t prompt[10] = {1};
+    start_worker(f, f->honest, f->pool[0]);
+    struct vd_hash receipt = a_settled_receipt(f);
+    settle_last(f);
+    assert_true(wait_for(nothing_runs, f));
+    struct holder h = {.engine = f->worker->offer[0].engine};
+    h.job = (struct vd_job){
+        .prompt = prompt, .n_prompt = 10, .max_tokens = 10, .arg = &h, .on_token = hold_until_stop};
+    sure(vd_engine_submit(h.engine, &h.job, NULL, &err), &err);
+    challenge_all(f, &receipt, 1, &dispute);
+    do
+        vd_engine_get_stats(h.engine, &s);
+    while (s.n_runs == 0);
+    vd_worker_stop(f->worker);
+    f->worker = NULL;
+}
+
 static void many_challenges_are_answered_in_few_blocks(void **state)
 {
     struct fixture *f = *state;
@@ -1625,6 +1666,7 @@ int main(void)
         T(an_idle_challenge_costs_its_bond),
         T(disputes_that_take_turns_cost_one_replay_each),
         T(jobs_that_hold_all_memory_do_not_hold_up_a_dispute),
+        T(a_worker_stops_in_the_midst_of_a_replay),
         T(many_challenges_are_answered_in_few_blocks),
         T(a_hundred_challenges_cost_one_answer_for_a_node),
         T(what_is_passed_on_is_followed),

@@ -194,6 +194,12 @@ void vd_ctx_set_cancel(struct vd_ctx *ctx, const atomic_bool *cancel)
     ctx->cancel = cancel;
 }
 
+void vd_ctx_set_before(struct vd_ctx *ctx, bool (*go_on)(void *arg), void *arg)
+{
+    ctx->go_on = go_on;
+    ctx->go_on_arg = arg;
+}
+
 size_t vd_ctx_max_rows(const struct vd_ctx *ctx)
 {
     return ctx->max_rows;
@@ -359,14 +365,14 @@ static void run(struct vd_ctx *ctx)
     bool paced = ctx->n_threads > 1 && n <= ctx->max_paced, alone = paced && vd_pace_alone(&ctx->pace, n);
     double start = now_ns();
     vd_pool_region(alone ? ctx->solo : ctx->pool, vd_fw_few_rows, ctx);
-    if (paced)
+    if (paced && atomic_load(&ctx->ended) == SIZE_MAX)
         vd_pace_note(&ctx->pace, n, alone, now_ns() - start);
 }
 
 enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size_t n_rows,
                              const struct vd_tap *tap, struct vd_error *err)
 {
-    if (ctx->cancel && atomic_load(ctx->cancel))
+    if ((ctx->cancel && atomic_load(ctx->cancel)) || (ctx->go_on && !ctx->go_on(ctx->go_on_arg)))
         return vd_error_set(err, VD_ECANCELLED, "stopping");
     enum vd_err rc = take_rows(ctx, rows, n_rows, err);
     if (rc == VD_OK)
@@ -377,7 +383,12 @@ enum vd_err vd_model_forward(struct vd_ctx *ctx, const struct vd_row *rows, size
     }
     ctx->call = rows;
     ctx->tap = tap;
+    atomic_store(&ctx->ended, SIZE_MAX);
     run(ctx);
+    if (atomic_load(&ctx->ended) != SIZE_MAX) {
+        ctx->all.n = 0;
+        return vd_error_set(err, VD_ECANCELLED, "stopping");
+    }
     vd_fw_screen_end(ctx);
     for (size_t i = 0; i < ctx->all.n_runs; i++) {
         const struct run *run = &ctx->all.run[i];

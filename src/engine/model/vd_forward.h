@@ -52,9 +52,14 @@ struct vd_ctx;
 enum vd_err vd_ctx_create(struct vd_ctx **out, const struct vd_model *m, struct vd_pool *pool,
                           size_t max_rows, size_t max_logits, struct vd_error *err);
 void vd_ctx_destroy(struct vd_ctx *ctx); /* NULL is allowed */
-/* While *cancel is true, calls on this context do nothing and return VD_ECANCELLED: so whoever runs many, as
- * a replay does, ends soon. Borrowed; NULL: never. */
+/* While *cancel is true, calls on this context do nothing and return VD_ECANCELLED, and one that runs ends
+ * after its layer and does too, as if it had not been made: so whoever runs many, as a replay does, ends
+ * soon. Borrowed; NULL: never. */
 void vd_ctx_set_cancel(struct vd_ctx *ctx, const atomic_bool *cancel);
+/* Calls on this context ask before they begin, on the caller's thread: if go_on says no, they do nothing and
+ * return VD_ECANCELLED. It may use the context itself (calls within it ask it too), so what the call before
+ * has put out is gone. NULL: they do not ask. */
+void vd_ctx_set_before(struct vd_ctx *ctx, bool (*go_on)(void *arg), void *arg);
 size_t vd_ctx_max_rows(const struct vd_ctx *ctx);
 size_t vd_ctx_max_logits(const struct vd_ctx *ctx);
 const struct vd_model *vd_ctx_model(const struct vd_ctx *ctx);

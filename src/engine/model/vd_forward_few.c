@@ -399,7 +399,10 @@ void vd_fw_few_rows(void *arg, struct vd_team *team, unsigned thread)
     vd_team_barrier(team);
     for (size_t layer = 0; layer < n_layers; layer++) {
         few_qkv(ctx, team, thread, layer, buf);
+        vd_fw_look_for_cancel(ctx, thread, layer);
         vd_team_barrier(team);
+        if (vd_fw_is_cancelled(ctx, layer))
+            return;
         if (layer + 1 == n_layers && ctx->last == &ctx->subset) {
             few_last(ctx, team, thread, buf);
         } else {

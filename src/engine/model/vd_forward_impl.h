@@ -124,6 +124,9 @@ struct vd_ctx {
     const struct vd_row *call; /* of the running call */
     const struct vd_tap *tap;
     const atomic_bool *cancel;
+    atomic_size_t ended; /* the layer after which the running call was cancelled; SIZE_MAX: none */
+    bool (*go_on)(void *arg);
+    void *go_on_arg;
     void *memory;
     size_t memory_bytes;
 };
@@ -245,6 +248,18 @@ void vd_fw_experts_down(const struct vd_model *m, const struct vd_layer *l, cons
                         struct thread_buf *buf);
 
 /* ---- the regions ---- */
+
+/* Around a barrier that all threads meet in each layer: thread 0 looks whether the call is cancelled, and all
+ * hear of it behind the same barrier. */
+static inline void vd_fw_look_for_cancel(struct vd_ctx *ctx, unsigned thread, size_t layer)
+{
+    if (thread == 0 && ctx->cancel && atomic_load(ctx->cancel))
+        atomic_store(&ctx->ended, layer);
+}
+static inline bool vd_fw_is_cancelled(struct vd_ctx *ctx, size_t layer)
+{
+    return atomic_load(&ctx->ended) == layer;
+}
 
 void vd_fw_many_rows(void *arg, struct vd_team *team, unsigned thread);
 void vd_fw_few_rows(void *arg, struct vd_team *team, unsigned thread);

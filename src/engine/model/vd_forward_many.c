@@ -115,7 +115,10 @@ void vd_fw_many_rows(void *arg, struct vd_team *team, unsigned thread)
                 vd_fw_tell(ctx, r, layer + 1, true, t0, t1, thread);
             tile_qkv(ctx, r, layer + 1, t0, t1, buf);
         }
+        vd_fw_look_for_cancel(ctx, thread, layer);
         vd_team_barrier(team);
+        if (vd_fw_is_cancelled(ctx, layer))
+            return;
     }
     many_last(ctx, team, thread, buf);
     vd_fw_head(ctx, team, thread, buf);

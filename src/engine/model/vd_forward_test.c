@@ -498,6 +498,110 @@ static void cancelled_calls_do_nothing(void **state)
     unlink(path);
 }
 
+/* Cancels in the middle of a call: when the tap hears of a unit. */
+struct canceller {
+    atomic_bool cancel;
+    uint32_t at;      /* unit */
+    atomic_uint last; /* that came */
+};
+
+static void cancel_at(void *arg, size_t row, uint32_t unit, const struct vd_graph_rows *rows, unsigned thread)
+{
+    struct canceller *c = arg;
+    (void)row, (void)rows, (void)thread;
+    if (unit == c->at)
+        atomic_store(&c->cancel, true);
+    for (unsigned last = atomic_load(&c->last); unit > last;)
+        if (atomic_compare_exchange_weak(&c->last, &last, unit))
+            break;
+}
+
+/* A call that is cancelled in one layer does not run those behind the next; and afterwards all is as if
+ * nothing had been asked. With few rows and many, with one thread and several. */
+static void cancelled_in_mid_call(void **state)
+{
+    static const struct {
+        unsigned n_threads;
+        size_t n;
+    } cases[] = {{1, 3}, {2, 3}, {3, 20}, {1, N_TOK}, {2, N_TOK}, {3, N_TOK}};
+    struct vd_test_model t = vd_test_model_default;
+    char path[VD_PATH_MAX];
+    uint32_t a[N_TOK];
+    t.n_layers = 6;
+    vd_test_model_file(&t, path);
+    some_tokens(a, t.vocab, 9);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ref ref = {0};
+        struct engine e;
+        struct canceller c = {.at = 2};
+        struct vd_tap tap = {cancel_at, &c};
+        struct vd_row rows[N_TOK];
+        engine_open(&e, path, vd_kern_pick(NULL, NULL), cases[i].n_threads, ROWS_MAX, ROWS_MAX);
+        ref_run(&ref, e.m, a, N_TOK);
+        struct vd_kv *kv = open_kv(&e);
+        for (uint32_t k = 0; k < cases[i].n; k++)
+            rows[k] = (struct vd_row){kv, k, a[k], VD_ROW_LOGITS};
+        vd_ctx_set_cancel(e.ctx, &c.cancel);
+        assert_int_equal(vd_model_forward(e.ctx, rows, cases[i].n, &tap, NULL), VD_ECANCELLED);
+        assert_in_range(atomic_load(&c.last), 2, 3);
+        assert_int_equal(vd_kv_len(kv), 0);
+        atomic_store(&c.cancel, false);
+        feed_compare(&e, kv, a, 0, N_TOK, ref.logits);
+        vd_kv_close(kv);
+        ref_free(&ref);
+        engine_close(&e);
+    }
+    unlink(path);
+}
+
+/* What is asked before each call. */
+struct asked {
+    struct engine *e;
+    struct vd_kv *other;
+    unsigned n_calls, n_depth;
+    bool go_on;
+};
+
+static bool ask_before(void *arg)
+{
+    struct asked *a = arg;
+    a->n_calls++;
+    if (a->n_depth++ == 0 && a->other) { /* a call within */
+        struct vd_row row = {a->other, (uint32_t)vd_kv_len(a->other), 1, VD_ROW_LOGITS};
+        assert_int_equal(vd_model_forward(a->e->ctx, &row, 1, NULL, NULL), VD_OK);
+    }
+    a->n_depth--;
+    return a->go_on;
+}
+
+static void calls_ask_before(void **state)
+{
+    char path[VD_PATH_MAX];
+    uint32_t a[N_TOK];
+    struct ref ref = {0};
+    struct engine e;
+    vd_test_model_file(&vd_test_model_default, path);
+    engine_open(&e, path, vd_kern_pick(NULL, NULL), 2, ROWS_MAX, ROWS_MAX);
+    some_tokens(a, vd_test_model_default.vocab, 9);
+    ref_run(&ref, e.m, a, N_TOK);
+    struct vd_kv *kv = open_kv(&e);
+    struct vd_row row = {kv, 0, a[0], VD_ROW_LOGITS};
+    struct asked asked = {.e = &e};
+    vd_ctx_set_before(e.ctx, ask_before, &asked);
+    assert_int_equal(vd_model_forward(e.ctx, &row, 1, NULL, NULL), VD_ECANCELLED);
+    assert_int_equal(asked.n_calls, 1);
+    asked.go_on = true;
+    asked.other = open_kv(&e);
+    feed_compare(&e, kv, a, 0, 20, ref.logits);
+    assert_true(vd_kv_len(asked.other) > 0);
+    vd_ctx_set_before(e.ctx, NULL, NULL);
+    vd_kv_close(asked.other);
+    vd_kv_close(kv);
+    ref_free(&ref);
+    engine_close(&e);
+    unlink(path);
+}
+
 static void mixed_batch(void **state)
 {
     mix(&vd_test_model_default);
@@ -929,6 +1033,8 @@ int main(void)
         cmocka_unit_test(any_cut_any_threads),
         cmocka_unit_test(mixed_batch),
         cmocka_unit_test(cancelled_calls_do_nothing),
+        cmocka_unit_test(cancelled_in_mid_call),
+        cmocka_unit_test(calls_ask_before),
         cmocka_unit_test(tap_tells_all),
         cmocka_unit_test(fork_and_truncate),
         cmocka_unit_test(bad_calls_change_nothing),

@@ -555,6 +555,8 @@ enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, s
     if (rc == VD_OK)
         rc = vd_ctx_create(&e->ctx, m, pool, e->options.max_rows, logits, err);
     if (rc == VD_OK)
+        vd_ctx_set_cancel(e->ctx, &e->cancel);
+    if (rc == VD_OK)
         rc = vd_kv_pool_create(&e->cache, m, e->options.max_kv_bytes, err);
     if (rc == VD_OK)
         vd_kv_pool_set_pass(e->cache, e->options.max_rows);
@@ -570,14 +572,22 @@ enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, s
     return VD_OK;
 }
 
-void vd_engine_destroy(struct vd_engine *e)
+void vd_engine_stop(struct vd_engine *e)
 {
     if (!e)
         return;
     pthread_mutex_lock(&e->lock);
     e->stopping = true;
+    atomic_store(&e->cancel, true);
     pthread_cond_signal(&e->wake);
     pthread_mutex_unlock(&e->lock);
+}
+
+void vd_engine_destroy(struct vd_engine *e)
+{
+    if (!e)
+        return;
+    vd_engine_stop(e);
     pthread_join(e->thread, NULL);
     engine_free(e);
 }

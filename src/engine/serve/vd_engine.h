@@ -108,7 +108,11 @@ struct vd_job {
  * VD_ENOMEM, VD_EAGAIN. */
 enum vd_err vd_engine_create(struct vd_engine **out, const struct vd_model *m, struct vd_pool *pool,
                              const struct vd_engine_options *options, struct vd_error *err);
-/* Cancels all jobs, waits for their on_done, ends the thread. NULL is allowed. Not from a callback. */
+/* The beginning of the end, for who has others to wait for before he destroys the engine: all jobs are
+ * cancelled, submit and run refuse, and forward passes that run, of a step or of a run, are given up
+ * (VD_ECANCELLED). Returns at once. NULL is allowed. */
+void vd_engine_stop(struct vd_engine *e);
+/* The same, waits for every on_done, and ends the thread. NULL is allowed. Not from a callback. */
 void vd_engine_destroy(struct vd_engine *e);
 
 /* Queues a job; *id names it for cancel. Wrong input is refused here: VD_EUSE (empty prompt, a token outside

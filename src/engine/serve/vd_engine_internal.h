@@ -72,6 +72,7 @@ struct vd_engine {
     struct vd_ctx *ctx;
     struct vd_kv_pool *cache;
     pthread_t thread;
+    atomic_bool cancel; /* of what the context computes: set with stopping */
 
     pthread_mutex_t lock;
     pthread_cond_t wake;   /* the scheduler has something to do */

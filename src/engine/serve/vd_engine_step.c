@@ -441,7 +441,10 @@ void vd_engine_step(struct vd_engine *e)
     e->n_guessed = e->n_right = 0;
     plan(e);
     fill_rows(e);
-    if (vd_model_forward(e->ctx, e->rows, e->n_rows, NULL, &err) != VD_OK) {
+    enum vd_err rc = vd_model_forward(e->ctx, e->rows, e->n_rows, NULL, &err);
+    if (rc == VD_ECANCELLED) /* the engine stops: its jobs are cancelled */
+        return;
+    if (rc != VD_OK) {
         break_all(e, &err);
         return;
     }

@@ -1222,6 +1222,65 @@ static void windows_and_prefixes(void **state)
     assert_int_equal(l.result.stop, VD_STOP_LENGTH);
 }
 
+/* A run that would never end. */
+static void run_for_ever(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *cache)
+{
+    struct vd_row rows[200];
+    struct vd_kv *kv;
+    enum vd_err rc = VD_OK;
+    assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
+    for (uint32_t i = 0; i < 200; i++)
+        rows[i] = (struct vd_row){kv, i, prompt_text[i], 0};
+    while (rc == VD_OK) {
+        rc = vd_model_forward(ctx, rows, 200, NULL, NULL);
+        vd_kv_truncate(kv, 0);
+        atomic_store((atomic_bool *)arg, true);
+    }
+    assert_int_equal(rc, VD_ECANCELLED);
+    vd_kv_close(kv);
+}
+
+struct endless {
+    struct fixture *f;
+    atomic_bool runs;
+    enum vd_err rc;
+};
+
+static void *call_for_ever(void *arg)
+{
+    struct endless *d = arg;
+    d->rc = vd_engine_run(d->f->e, 200, 0, run_for_ever, &d->runs, NULL);
+    return NULL;
+}
+
+/* Whoever stops the engine does not wait for the end of a run, nor who waits for his own behind it. */
+static void stop_gives_up_what_runs(void **state)
+{
+    struct fixture *f = *state;
+    struct endless d = {.f = f}, behind = {.f = f};
+    struct vd_job job = some_job(0, 100, 300, greedy);
+    struct vd_engine_stats s;
+    struct log l;
+    pthread_t thread[2];
+    assert_int_equal(pthread_create(&thread[0], NULL, call_for_ever, &d), 0);
+    while (!atomic_load(&d.runs))
+        sched_yield();
+    assert_int_equal(pthread_create(&thread[1], NULL, call_for_ever, &behind), 0);
+    do
+        vd_engine_get_stats(f->e, &s);
+    while (s.n_runs == 0);
+    log_init(&l, f->e);
+    submit(f->e, job, &l);
+    vd_engine_stop(f->e);
+    pthread_join(thread[0], NULL);
+    pthread_join(thread[1], NULL);
+    wait_done(&l);
+    assert_int_equal(d.rc, VD_OK); /* it had its turn */
+    assert_int_equal(behind.rc, VD_ECANCELLED);
+    assert_int_equal(l.result.end, VD_JOB_CANCELLED);
+    assert_int_equal(vd_engine_submit(f->e, &job, NULL, NULL), VD_ECANCELLED);
+}
+
 static void bad_jobs(void **state)
 {
     struct fixture *f = *state;
@@ -1319,6 +1378,7 @@ int main(void)
         TEST(jobs_give_way),
         TEST(runs_let_jobs_past),
         TEST(runs_leave_a_step_between),
+        TEST(stop_gives_up_what_runs),
         TEST(bad_jobs),
         TEST(queue_is_bounded),
         TEST(accounts_take_turns),

@@ -265,6 +265,7 @@ static enum vd_err vd_verifier_open_desks(struct vd_verifier *v, const struct vd
                           VD_VERIFIER_LOGITS, err);
         if (e == VD_OK) {
             vd_ctx_set_cancel(d->ctx, &v->cancel);
+            vd_ctx_set_before(d->ctx, vd_audit_between, v);
             e = vd_verifier_open_cache(v, c, d, err);
         }
     }

@@ -1,5 +1,6 @@
 /* The auditor: one thread that replays what was drawn and plays the disputes that follow. Moves go before
- * replays, since they have a clock. */
+ * replays, since they have a clock; and since a replay may take longer than any clock, moves and duties are
+ * seen to between its passes. */
 #include "vd_clock.h"
 #include "vd_verifier_impl.h"
 
@@ -356,7 +357,9 @@ static enum vd_err vd_audit_replay_item(struct vd_verifier *v, const struct vd_a
     const struct vd_verifier_desk *d = item->desk;
     struct vd_replay_result result;
     uint64_t began = vd_clock_ns();
+    v->pass = VD_PASS_SAMPLE;
     enum vd_err code = vd_replay(d->ctx, d->cache, &d->m.root, &item->c.job, &result, err);
+    v->pass = VD_PASS_OTHER;
     vd_audit_count(v, &v->stats.n_passes);
     return code == VD_OK ? vd_audit_conclude(v, item, &result, vd_clock_ns() - began, err) : code;
 }
@@ -425,8 +428,15 @@ static bool vd_audit_take(struct vd_verifier *v, struct vd_verifier_task *out)
 static void vd_audit_failed(struct vd_verifier *v, const struct vd_verifier_task *a, enum vd_err code,
                             struct vd_error *err)
 {
-    if (code == VD_OK || code == VD_ECANCELLED)
+    if (code == VD_OK)
         return;
+    if (code == VD_ECANCELLED) { /* given up for something that has a clock, or the verifier stops */
+        pthread_mutex_lock(&v->mu);
+        if (v->n_queued < VD_VERIFIER_QUEUE_MAX)
+            v->queue[(v->queue_at + v->n_queued++) % VD_VERIFIER_QUEUE_MAX] = *a;
+        pthread_mutex_unlock(&v->mu);
+        return;
+    }
     err->code = code;
     vd_audit_again(v, *a, err);
 }
@@ -446,15 +456,18 @@ static void vd_audit_replay_model(struct vd_verifier *v, struct vd_audit_item *i
             which[n_jobs++] = i;
         }
     uint64_t began = vd_clock_ns();
-    bool together =
-        n_jobs > 1 && vd_replay_many(d->ctx, d->cache, &d->m.root, job, n_jobs, result, &err) == VD_OK;
+    v->pass = VD_PASS_SAMPLE;
+    enum vd_err all =
+        n_jobs > 1 ? vd_replay_many(d->ctx, d->cache, &d->m.root, job, n_jobs, result, &err) : VD_ENOMEM;
+    v->pass = VD_PASS_OTHER;
     uint64_t took = (vd_clock_ns() - began) / n_jobs;
-    if (together)
+    if (all == VD_OK)
         vd_audit_count(v, &v->stats.n_passes);
     for (size_t k = 0; k < n_jobs; k++) {
         struct vd_audit_item *one = &item[which[k]];
-        enum vd_err code =
-            together ? vd_audit_conclude(v, one, &result[k], took, &err) : vd_audit_replay_item(v, one, &err);
+        enum vd_err code = all == VD_OK           ? vd_audit_conclude(v, one, &result[k], took, &err)
+                           : all == VD_ECANCELLED ? all
+                                                  : vd_audit_replay_item(v, one, &err);
         vd_audit_failed(v, &one->task, code, &err);
         vd_audit_item_free(one);
     }
@@ -611,6 +624,7 @@ static bool vd_audit_look(struct vd_verifier *v, size_t i)
         if (e == VD_OK && record.status == VD_DISPUTE_CHALLENGER_MOVES)
             e = vd_audit_move(v, i, t, game, &err);
     }
+    v->no_room |= e == VD_ENOMEM;
     if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&v->dispute[i].not_made))
         vd_log_event(&v->log, VD_LOG_ERROR, "a move could not be made", "dispute=%s error=%s", hex, err.msg);
     free(game);
@@ -619,6 +633,7 @@ static bool vd_audit_look(struct vd_verifier *v, size_t i)
 
 static void vd_audit_look_at_all(struct vd_verifier *v)
 {
+    v->news_moves = false;
     for (size_t i = 0; i < v->n_disputes;) {
         pthread_mutex_lock(&v->mu);
         bool due = !v->dispute[i].sending && v->dispute[i].not_before_ms <= vd_clock_ms() && !v->stopping;
@@ -633,6 +648,53 @@ static void vd_audit_look_at_all(struct vd_verifier *v)
     }
     if (!v->n_disputes)
         vd_game_traces_clear(&v->traces);
+}
+
+/* ---- Between two passes ---- */
+
+/* Takes note of what has happened. Returns false: it is to stop. */
+static bool vd_audit_hear(struct vd_verifier *v)
+{
+    pthread_mutex_lock(&v->mu);
+    v->news_moves |= v->moved;
+    v->news_duties |= v->moved;
+    v->moved = false;
+    bool go_on = !v->stopping;
+    pthread_mutex_unlock(&v->mu);
+    return go_on;
+}
+
+static bool vd_audit_duties_due(const struct vd_verifier *v)
+{
+    return v->news_duties || (v->duty_at_ms && vd_clock_ms() >= v->duty_at_ms);
+}
+
+bool vd_audit_between(void *verifier)
+{
+    struct vd_verifier *v = verifier;
+    enum vd_audit_pass pass = v->pass;
+    size_t n_here = 0;
+    if (!vd_audit_hear(v))
+        return false;
+    if (vd_audit_duties_due(v)) {
+        n_here = vd_duty_attend(v);
+        v->news_duties = n_here > 0; /* their replays are for later */
+    }
+    if (pass == VD_PASS_OTHER)
+        return true;
+    v->pass = VD_PASS_OTHER; /* a move may need a trace, whose passes come here too */
+    v->beside = true;
+    v->no_room = false;
+    if (v->news_moves)
+        vd_audit_look_at_all(v);
+    vd_duty_dispute_all(v);
+    v->beside = false;
+    v->pass = pass;
+    if (v->no_room) { /* moves go first */
+        v->news_moves = true;
+        return false;
+    }
+    return pass == VD_PASS_SAMPLE ? n_here == 0 : vd_duty_any_waits(v, v->passing, v->n_passing);
 }
 
 /* A case that was kept when this verifier last ran: its dispute, or the challenge that it did not come to. */
@@ -699,16 +761,14 @@ void *vd_verifier_auditor(void *verifier)
     bool resumed = false;
     pthread_mutex_lock(&v->mu);
     while (!v->stopping) {
-        bool moved = v->moved;
-        v->moved = false;
         pthread_mutex_unlock(&v->mu);
+        (void)vd_audit_hear(v);
         if (!resumed)
-            moved = resumed = vd_audit_resume(v);
-        if (moved && v->n_disputes)
+            v->news_duties |= resumed = vd_audit_resume(v);
+        if (v->news_moves && resumed && v->n_disputes)
             vd_audit_look_at_all(v);
-        uint64_t now = vd_clock_ms();
         bool busy = false; /* with duties, which have a clock: the sample waits */
-        if (moved || now >= save_at || (v->duty_at_ms && now >= v->duty_at_ms))
+        if (vd_clock_ms() >= save_at || vd_audit_duties_due(v))
             busy = vd_duty_look_at_all(v);
         bool worked = busy || vd_audit_some(v);
         if (vd_clock_ms() >= save_at) {
@@ -716,7 +776,7 @@ void *vd_verifier_auditor(void *verifier)
             save_at = vd_clock_ms() + VD_VERIFIER_TICK_MS;
         }
         pthread_mutex_lock(&v->mu);
-        if (!worked && !v->stopping && !v->moved) {
+        if (!worked && !v->stopping && !v->moved && !v->news_duties) {
             struct timespec until = vd_clock_after_ms(vd_audit_rest_ms(v));
             pthread_cond_timedwait(&v->work, &v->mu, &until);
         }

@@ -1,9 +1,10 @@
 /* What a verifier owes as an auditor that the ledger drew: commit to what its replay says, reveal it when all
  * have committed, and dispute the receipt if it does not stand (docs/spec/audit.md).
  *
- * All on the auditor's thread. Nothing is kept on disk but the case of a dispute: which audits there are the
- * ledger says, a replay gives the same verdict again, and the nonce follows from the key; so a verifier that
- * dies between its commitment and its reveal goes on when it comes back. */
+ * All on the auditor's thread, also between the passes of a replay: so a duty may be gone, or stand elsewhere
+ * in the list, when a replay is over. Nothing is kept on disk but the case of a dispute: which audits there
+ * are the ledger says, a replay gives the same verdict again, and the nonce follows from the key; so a
+ * verifier that dies between its commitment and its reveal goes on when it comes back. */
 #include "vd_audit.h"
 #include "vd_clock.h"
 #include "vd_pb.h"
@@ -297,7 +298,8 @@ static enum vd_err vd_duty_dispute(struct vd_verifier *v, struct vd_duty *d, str
     code = vd_game_case_init(&c, &e, tokens, desk->m.model, err);
     if (code != VD_OK)
         return code;
-    code = vd_audit_challenge(v, &c, &d->commit_root, err);
+    struct vd_hash commit_root = d->commit_root;
+    code = vd_audit_challenge(v, &c, &commit_root, err);
     vd_game_case_free(&c);
     return code;
 }
@@ -317,6 +319,7 @@ static void vd_duty_later(struct vd_verifier *v, struct vd_duty *d, enum vd_err 
         vd_log_event(&v->log, VD_LOG_WARN, "an audit does not go on", "receipt=%s error=%s", hex, err->msg);
     if (d->waits && d->can_demand && d->n_tries >= VD_DUTY_DEMAND_TRIES)
         vd_duty_say(v, d, VD_TX_AUDIT_DEMAND);
+    d->waits = false; /* until it is looked at again */
 }
 
 /* ---- The data that a gateway has ---- */
@@ -444,11 +447,11 @@ static size_t vd_duty_gather(struct vd_verifier *v, struct vd_duty **here)
 
 /* ---- What the replays say ---- */
 
-/* Those that are replayed together. */
+/* Those that are replayed together: the cases name the duties. */
 struct vd_duty_batch {
     struct vd_verifier_desk *desk;
-    struct vd_duty *duty[VD_VERIFIER_TOGETHER_MAX];
     struct vd_game_case c[VD_VERIFIER_TOGETHER_MAX];
+    uint64_t left_ms; /* of the first one's clock */
     size_t n;
     uint64_t n_pos;
 };
@@ -471,9 +474,8 @@ static enum vd_err vd_duty_open(struct vd_verifier *v, struct vd_duty *d, struct
 static bool vd_duty_fits(struct vd_verifier *v, const struct vd_duty_batch *b, uint64_t n_pos)
 {
     uint64_t all_ms = (b->n_pos + n_pos) * v->pace_ns / 1000000;
-    return b->n == 0 ||
-           (b->n < VD_VERIFIER_TOGETHER_MAX && v->pace_ns && b->n_pos + n_pos <= VD_VERIFIER_TOGETHER_POS &&
-            all_ms <= vd_duty_left_ms(v, b->duty[0]) / 2);
+    return b->n == 0 || (b->n < VD_VERIFIER_TOGETHER_MAX && v->pace_ns &&
+                         b->n_pos + n_pos <= VD_VERIFIER_TOGETHER_POS && all_ms <= b->left_ms / 2);
 }
 
 /* True: it is in; false: the batch is full, or it could not be opened. */
@@ -495,8 +497,9 @@ static bool vd_duty_add_to(struct vd_verifier *v, struct vd_duty_batch *b, struc
         vd_game_case_free(c);
         return false;
     }
+    if (b->n++ == 0)
+        b->left_ms = vd_duty_left_ms(v, d);
     b->desk = desk;
-    b->duty[b->n++] = d;
     b->n_pos += n_pos;
     return true;
 }
@@ -521,33 +524,64 @@ static enum vd_err vd_duty_know(struct vd_verifier *v, struct vd_duty *d, const 
     return e;
 }
 
+bool vd_duty_any_waits(struct vd_verifier *v, const struct vd_game_case *c, size_t n)
+{
+    bool any = false;
+    for (size_t i = 0; i < n; i++) {
+        const struct vd_duty *d = vd_duty_find(v, &c[i].receipt_id);
+        any |= d && d->waits && !d->known;
+    }
+    return any;
+}
+
+/* What the replay of one has come to. One that was given up is tried again if it still waits. */
+static void vd_duty_conclude(struct vd_verifier *v, const struct vd_game_case *c, enum vd_err e,
+                             const struct vd_replay_result *r, struct vd_error *err)
+{
+    struct vd_duty *d = vd_duty_find(v, &c->receipt_id);
+    if (!d || e == VD_ECANCELLED)
+        return;
+    if (e == VD_OK)
+        e = vd_duty_know(v, d, c, r, err);
+    vd_duty_forget_data(v, d);
+    if (e != VD_OK)
+        vd_duty_later(v, d, e, err);
+}
+
+static enum vd_err vd_duty_pass(struct vd_verifier *v, const struct vd_duty_batch *b, size_t first, size_t n,
+                                struct vd_replay_result *result, struct vd_error *err)
+{
+    struct vd_proof_job job[VD_VERIFIER_TOGETHER_MAX];
+    const struct vd_verifier_desk *desk = b->desk;
+    for (size_t i = 0; i < n; i++)
+        job[i] = b->c[first + i].job;
+    v->pass = VD_PASS_DUTY;
+    v->passing = b->c + first;
+    v->n_passing = n;
+    enum vd_err e = vd_replay_many(desk->ctx, desk->cache, &desk->m.root, job, n, result, err);
+    v->pass = VD_PASS_OTHER;
+    return e;
+}
+
 /* In one pass; where that fails, each by itself: one that needs more memory than there is must not keep the
  * others from being heard. */
 static void vd_duty_replay(struct vd_verifier *v, struct vd_duty_batch *b)
 {
-    struct vd_proof_job job[VD_VERIFIER_TOGETHER_MAX];
     struct vd_replay_result result[VD_VERIFIER_TOGETHER_MAX];
-    struct vd_verifier_desk *desk = b->desk;
     struct vd_error err;
-    for (size_t i = 0; i < b->n; i++)
-        job[i] = b->c[i].job;
     uint64_t began = vd_clock_ns();
-    bool together =
-        b->n > 1 && vd_replay_many(desk->ctx, desk->cache, &desk->m.root, job, b->n, result, &err) == VD_OK;
+    enum vd_err all = vd_duty_pass(v, b, 0, b->n, result, &err);
+    bool apart = all != VD_OK && all != VD_ECANCELLED && b->n > 1, given_up = all == VD_ECANCELLED;
     for (size_t i = 0; i < b->n; i++) {
-        enum vd_err e =
-            together ? VD_OK : vd_replay(desk->ctx, desk->cache, &desk->m.root, &job[i], &result[i], &err);
-        if (e == VD_OK)
-            e = vd_duty_know(v, b->duty[i], &b->c[i], &result[i], &err);
-        vd_duty_forget_data(v, b->duty[i]);
-        if (e != VD_OK)
-            vd_duty_later(v, b->duty[i], e, &err);
+        enum vd_err e = apart ? vd_duty_pass(v, b, i, 1, &result[i], &err) : all;
+        vd_duty_conclude(v, &b->c[i], e, &result[i], &err);
+        given_up |= e == VD_ECANCELLED;
     }
     uint64_t took = vd_clock_ns() - began;
-    v->pace_ns = took / b->n_pos + 1;
+    v->pace_ns = given_up ? v->pace_ns : took / b->n_pos + 1;
     pthread_mutex_lock(&v->mu);
-    v->stats.n_passes += together ? 1 : b->n;
-    v->stats.n_tokens += b->n_pos;
+    v->stats.n_passes += apart ? b->n : 1;
+    v->stats.n_tokens += given_up ? 0 : b->n_pos;
     v->stats.replay_ns += took;
     v->moved = true; /* what is known now is said at once */
     pthread_mutex_unlock(&v->mu);
@@ -598,6 +632,7 @@ static enum vd_err vd_duty_act(struct vd_verifier *v, struct vd_duty *d, const s
         (mine == VD_SLOT_DRAWN && (a->phase == VD_AUDIT_COMMITTING || a->phase == VD_AUDIT_DATA_DUE)) ||
         (mine == VD_SLOT_COMMITTED && a->phase == VD_AUDIT_REVEALING) ||
         (mine == VD_SLOT_DIFFERS && a->phase == VD_AUDIT_HEARD && !d->disputed);
+    d->waits = d->differs = false;
     if (!due)
         return VD_OK;
     if (!d->known) {
@@ -609,12 +644,9 @@ static enum vd_err vd_duty_act(struct vd_verifier *v, struct vd_duty *d, const s
         d->shown_by = a->shown_by;
         return VD_OK;
     }
-    if (mine == VD_SLOT_DIFFERS) {
-        enum vd_err e = vd_duty_dispute(v, d, err);
-        d->disputed = e == VD_OK;
-        return e;
-    }
-    vd_duty_say(v, d, mine == VD_SLOT_DRAWN ? VD_TX_AUDIT_COMMIT : VD_TX_AUDIT_REVEAL);
+    d->differs = mine == VD_SLOT_DIFFERS;
+    if (!d->differs)
+        vd_duty_say(v, d, mine == VD_SLOT_DRAWN ? VD_TX_AUDIT_COMMIT : VD_TX_AUDIT_REVEAL);
     return VD_OK;
 }
 
@@ -665,7 +697,7 @@ static bool vd_duty_turn(struct vd_verifier *v, size_t i)
     pthread_mutex_lock(&v->mu);
     bool due = !d->sending && d->not_before_ms <= vd_clock_ms() && !v->stopping;
     pthread_mutex_unlock(&v->mu);
-    d->waits = false;
+    d->waits &= due;
     if (!due || !vd_duty_look(v, d))
         return false;
     vd_duty_forget_data(v, d);
@@ -676,16 +708,13 @@ static bool vd_duty_turn(struct vd_verifier *v, size_t i)
     return true;
 }
 
-bool vd_duty_look_at_all(struct vd_verifier *v)
+size_t vd_duty_attend(struct vd_verifier *v)
 {
+    struct vd_duty *here[VD_VERIFIER_DUTIES_MAX];
     struct vd_error err;
-    uint64_t now = vd_clock_ms();
+    size_t n_fresh = 0;
     if (!v->audits || !v->rules->epoch_blocks)
-        return false;
-    if (now >= v->register_at_ms) {
-        vd_duty_register(v);
-        v->register_at_ms = now + VD_VERIFIER_TICK_MS;
-    }
+        return 0;
     pthread_mutex_lock(&v->mu);
     bool drawn = v->drawn;
     v->drawn = false;
@@ -700,6 +729,52 @@ bool vd_duty_look_at_all(struct vd_verifier *v)
     }
     for (size_t i = 0; i < v->n_duties;)
         i += !vd_duty_turn(v, i);
+    size_t n = vd_duty_gather(v, here);
+    for (size_t i = 0; i < n; i++)
+        n_fresh += here[i]->n_tries == 0;
+    v->duty_at_ms = vd_duty_next_ms(v);
+    return n_fresh;
+}
+
+/* The duty may have moved when its challenge is made. */
+static void vd_duty_dispute_one(struct vd_verifier *v, struct vd_duty *d)
+{
+    struct vd_hash id = d->what.receipt_id;
+    struct vd_error err;
+    d->differs = false;
+    enum vd_err e = vd_duty_dispute(v, d, &err);
+    d = vd_duty_find(v, &id);
+    if (!d)
+        return;
+    d->disputed = e == VD_OK;
+    if (e == VD_ENOMEM && v->beside)
+        d->differs = v->no_room = true;
+    else if (e != VD_OK)
+        vd_duty_later(v, d, e, &err);
+}
+
+void vd_duty_dispute_all(struct vd_verifier *v)
+{
+    for (size_t i = 0; i < v->n_duties && !v->no_room && !atomic_load(&v->cancel); i++)
+        if (v->duty[i].differs) {
+            vd_duty_dispute_one(v, &v->duty[i]);
+            i = SIZE_MAX; /* from the beginning: the list may be another */
+        }
+}
+
+bool vd_duty_look_at_all(struct vd_verifier *v)
+{
+    uint64_t now = vd_clock_ms();
+    v->news_duties = false;
+    if (!v->audits || !v->rules->epoch_blocks)
+        return false;
+    if (now >= v->register_at_ms) {
+        vd_duty_register(v);
+        v->register_at_ms = now + VD_VERIFIER_TICK_MS;
+    }
+    (void)vd_duty_attend(v);
+    v->no_room = false;
+    vd_duty_dispute_all(v);
     bool more = vd_duty_learn_some(v);
     v->duty_at_ms = vd_duty_next_ms(v);
     return more;

@@ -56,15 +56,24 @@ struct vd_verifier_desk { /* one model's workplace */
     bool listed; /* as an auditor of the model */
 };
 
-/* An audit that this verifier was drawn for. Nothing about one keeps the others waiting but a replay: data
- * are asked for side by side and come when they come. What has come is replayed with the earliest deadline
- * first, others of the model in the same pass as long as all of it takes, at the pace of the pass before, no
- * more than half of what is left of the first one's clock. The auditor's thread's, but for what is under mu:
- * `sending`, not_before_ms, `data`. */
+/* What the auditor's thread computes, and what it does between two passes of that (vd_audit_between). Duties
+ * are seen to between any two: commitments, reveals and demands wait for no replay. */
+enum vd_audit_pass {
+    VD_PASS_OTHER,  /* a trace: neither moves nor challenges are made meanwhile */
+    VD_PASS_SAMPLE, /* given up, and done later, when the data of a duty have come */
+    VD_PASS_DUTY,   /* given up when all audits that it is for are over, or too late for this auditor */
+};
+
+/* An audit that this verifier was drawn for. Nothing about one keeps the others waiting but, until its own, a
+ * replay: data are asked for side by side and come when they come. What has come is replayed with the
+ * earliest deadline first, others of the model in the same pass as long as all of it takes, at the pace of
+ * the pass before, no more than half of what is left of the first one's clock. The auditor's thread's, but
+ * for what is under mu: `sending`, not_before_ms, `data`. */
 struct vd_duty {
     struct vd_tx_audit_reveal what; /* receipt_id from the start; the rest once it is known */
     bool known, sending, disputed;
-    bool waits; /* for its replay; then the next are as the ledger last said: */
+    bool differs; /* all have been heard, and it is to dispute the receipt */
+    bool waits;   /* for its replay; then the next are as the ledger last said: */
     bool can_demand;
     uint64_t deadline_height;
     struct vd_hash model_root;
@@ -135,6 +144,13 @@ struct vd_verifier {
     size_t n_duties;      /* under mu to change */
     uint64_t duty_at_ms;  /* the auditor's: duties are looked at again then, if not before; 0: no need */
     uint64_t pace_ns;     /* the auditor's: of a position in the last pass of duties; 0: not known */
+
+    /* The auditor's: what it computes, and what it has not looked at since something happened. */
+    enum vd_audit_pass pass;
+    const struct vd_game_case *passing; /* of VD_PASS_DUTY */
+    size_t n_passing;
+    bool news_moves, news_duties;
+    bool beside, no_room; /* it makes moves beside a replay; and found no memory for one there */
 };
 
 /* The limit of one of n models' caches: what was given, or what the longest job needs as far as there is
@@ -148,6 +164,9 @@ bool vd_verifier_provable(enum vd_replay_verdict verdict);
 
 /* vd_verifier_audit.c */
 void *vd_verifier_auditor(void *verifier);
+/* Before each pass (vd_ctx_set_before), on the auditor's thread: does what has a clock, and says whether what
+ * is computed is still wanted. */
+bool vd_audit_between(void *verifier);
 /* A move has come to its end. */
 void vd_verifier_sent(void *verifier, const struct vd_ledger_sending *sent);
 struct vd_verifier_desk *vd_audit_desk(struct vd_verifier *v, const struct vd_hash *model_root);
@@ -163,8 +182,15 @@ enum vd_err vd_audit_challenge(struct vd_verifier *v, const struct vd_game_case 
                                const struct vd_hash *commit_root, struct vd_error *err);
 
 /* vd_verifier_duty.c */
-/* True: data of some are here that were not replayed yet. */
+/* Everything but replays and disputes: says what is known, asks for what is not. Returns of how many that
+ * were not tried before the data are here. */
+size_t vd_duty_attend(struct vd_verifier *v);
+/* Challenges what is to be disputed. */
+void vd_duty_dispute_all(struct vd_verifier *v);
+/* All of it, with one pass of replays. True: data of some are here that were not replayed yet. */
 bool vd_duty_look_at_all(struct vd_verifier *v);
+/* Whether the replay of any of these is still wanted, as the ledger last said. */
+bool vd_duty_any_waits(struct vd_verifier *v, const struct vd_game_case *c, size_t n);
 /* AUDIT_DATA (takes the bytes over) or REFUSE (NULL) from this link; false: no duty of ours awaits it. Under
  * mu. */
 bool vd_duty_take_data(struct vd_verifier *v, const struct vd_link *link, const struct vd_hash *receipt_id,

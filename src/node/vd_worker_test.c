@@ -77,6 +77,13 @@ struct fixture {
     size_t n_kept;
     bool audits;             /* of the ledger; the verifier is the auditor */
     struct vd_hash withheld; /* the gateway does not answer when it is asked for this one's data */
+
+    struct { /* makes a replay of the verifier's take as long as is wanted */
+        enum vd_audit_pass pass;
+        unsigned n_skip; /* passes of that kind before */
+        bool (*enough)(struct fixture *f);
+        atomic_bool began, given_up;
+    } slow;
 };
 
 static void sure(enum vd_err e, const struct vd_error *err)
@@ -1604,6 +1611,175 @@ static void a_verifiers_cache_holds_the_longest_job(void **state)
     assert_int_equal(vd_verifier_cache_bytes(3000, 9 * gib, 64 * gib, 1), 3000);
 }
 
+/* ---- Replays that take long ---- */
+
+/* Before a pass of the verifier's: as if there were any number of others before it. */
+static bool slow_pass(void *arg)
+{
+    struct fixture *f = arg;
+    struct vd_verifier *v = f->verifier;
+    if (v->pass != f->slow.pass || atomic_load(&f->slow.began) || f->slow.n_skip > 0) {
+        f->slow.n_skip -= v->pass == f->slow.pass && f->slow.n_skip > 0;
+        return vd_audit_between(v);
+    }
+    uint64_t until = vd_clock_ms() + WAIT_MS;
+    bool wanted = true;
+    atomic_store(&f->slow.began, true);
+    while (wanted && !(f->slow.enough && f->slow.enough(f)) && vd_clock_ms() < until) {
+        wanted = vd_audit_between(v);
+        vd_clock_sleep_ms(1);
+    }
+    atomic_store(&f->slow.given_up, !wanted);
+    return wanted;
+}
+
+static bool slow_began(struct fixture *f)
+{
+    return atomic_load(&f->slow.began);
+}
+
+static bool slow_was_given_up(struct fixture *f)
+{
+    return atomic_load(&f->slow.given_up);
+}
+
+/* A verifier that has had nothing to do yet, and then has a long replay. */
+static void start_slow_verifier(struct fixture *f, enum vd_audit_pass pass, unsigned n_skip,
+                                bool (*enough)(struct fixture *f))
+{
+    start_verifier(f);
+    f->slow.pass = pass;
+    f->slow.n_skip = n_skip;
+    f->slow.enough = enough;
+    vd_ctx_set_before(f->verifier->desk[0].ctx, slow_pass, f);
+}
+
+/* A receipt that is worth an audit. */
+static struct vd_signed_receipt a_good_receipt(struct fixture *f)
+{
+    ask(f, (struct question){.max_tokens = 12, .price_out = 3});
+    assert_true(f->a.receipt);
+    return f->a.signed_receipt;
+}
+
+static bool two_are_audited(struct fixture *f)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(f->verifier, &s);
+    return s.n_audits == 2;
+}
+
+/* The replay for the second audit takes longer than the clocks of both: the first one's commitment, which was
+ * known, and its reveal are said meanwhile, and the replay is given up when it is too late. */
+static void duties_wait_for_no_replay(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    start_worker(f, f->honest, f->pool[0]);
+    start_slow_verifier(f, VD_PASS_DUTY, 1, NULL);
+    assert_true(wait_for(is_auditor, f));
+    struct vd_signed_receipt first = a_good_receipt(f);
+    a_good_receipt(f);
+    settle_last(f);
+    f->a.signed_receipt = first;
+    settle_last(f);
+    assert_true(wait_for(two_are_audited, f));
+    assert_true(wait_for(slow_was_given_up, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_int_equal(v.n_audits_missed, 1);
+    assert_true(v.audit_paid_micro > 0);
+}
+
+static bool audited_and_replayed(struct fixture *f)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(f->verifier, &s);
+    return s.n_audits == 1 && s.n_stand == 1;
+}
+
+/* What a verifier replays of its own accord has no clock: it is given up when it is drawn for an audit, and
+ * done later. */
+static void a_sample_gives_way_to_a_duty(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    start_worker(f, f->honest, f->pool[0]);
+    start_slow_verifier(f, VD_PASS_SAMPLE, 0, NULL);
+    assert_true(wait_for(is_auditor, f));
+    pthread_mutex_lock(&f->verifier->mu);
+    f->verifier->rate_ppm = VD_PPM;
+    pthread_mutex_unlock(&f->verifier->mu);
+    a_good_receipt(f);
+    settle_last(f);
+    assert_true(wait_for(audited_and_replayed, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_true(atomic_load(&f->slow.given_up));
+    assert_int_equal(v.n_audits_missed, 0);
+}
+
+static bool is_won(struct fixture *f)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(f->verifier, &s);
+    return s.n_won == 1;
+}
+
+static bool one_is_challenged(struct fixture *f)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(f->verifier, &s);
+    return s.n_challenges == 1;
+}
+
+/* The worker is away when its first receipt is challenged; when it is back the verifier is in the midst of a
+ * replay that takes longer than the dispute. */
+static void moves_wait_for_no_replay(void **state)
+{
+    struct fixture *f = *state;
+    struct vd_verifier_stats v;
+    start_worker(f, f->honest, f->pool[0]);
+    vd_worker_stop(f->worker);
+    f->worker = NULL;
+    start_worker(f, f->cheat, f->pool[1]);
+    start_slow_verifier(f, VD_PASS_SAMPLE, 1, is_won);
+    struct vd_signed_receipt first = a_good_receipt(f), other = a_good_receipt(f);
+    vd_worker_stop(f->worker);
+    f->worker = NULL;
+    f->a.signed_receipt = first;
+    settle_last(f);
+    assert_true(wait_for(one_is_challenged, f));
+    f->a.signed_receipt = other;
+    settle_last(f);
+    assert_true(wait_for(slow_began, f));
+    start_worker(f, f->cheat, f->pool[1]);
+    assert_true(wait_for(is_won, f));
+    vd_verifier_get_stats(f->verifier, &v);
+    assert_int_equal(v.n_lost, 0);
+}
+
+static bool one_stands(struct fixture *f)
+{
+    struct vd_verifier_stats s;
+    vd_verifier_get_stats(f->verifier, &s);
+    return s.n_stand == 1;
+}
+
+/* It waits for no replay; and the receipt is replayed when it is back. */
+static void a_verifier_stops_in_the_midst_of_a_replay(void **state)
+{
+    struct fixture *f = *state;
+    start_worker(f, f->honest, f->pool[0]);
+    start_slow_verifier(f, VD_PASS_SAMPLE, 0, NULL);
+    a_good_receipt(f);
+    settle_last(f);
+    assert_true(wait_for(slow_began, f));
+    vd_verifier_stop(f->verifier);
+    f->verifier = NULL;
+    assert_true(atomic_load(&f->slow.given_up));
+    start_verifier(f);
+    assert_true(wait_for(one_stands, f));
+}
+
 static void the_earliest_deadline_is_first(void **state)
 {
     struct vd_worker_dispute d[] = {
@@ -1662,6 +1838,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(data_withheld_of_one_audit_make_no_other_late, setup_audits,
                                         teardown),
         cmocka_unit_test_setup_teardown(replays_do_not_hold_up_data, setup_slow_disputes, teardown),
+        cmocka_unit_test_setup_teardown(duties_wait_for_no_replay, setup_audits, teardown),
+        cmocka_unit_test_setup_teardown(a_sample_gives_way_to_a_duty, setup_audits, teardown),
+        T(moves_wait_for_no_replay),
+        T(a_verifier_stops_in_the_midst_of_a_replay),
         cmocka_unit_test(only_what_can_be_proved_is_challenged),
         T(an_idle_challenge_costs_its_bond),
         T(disputes_that_take_turns_cost_one_replay_each),

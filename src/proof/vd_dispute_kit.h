@@ -14,11 +14,6 @@
 #include "vd_player.h"
 #include "vd_toy.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <stdio.h>
 
 enum { PROMPT = 66, TOKENS = 4 };

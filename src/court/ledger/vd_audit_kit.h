@@ -16,12 +16,6 @@
 #include "vd_ledger_impl.h"
 #include "vd_trace_hash.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 enum { CLIENT, GATEWAY, WORKER, WORKER2, AUDITOR, AUDITOR2, TREASURY, STRANGER };
 enum { AMOUNT = 400, LAYERS = 100, STAKE = 2000, WINDOW = 8 };
 

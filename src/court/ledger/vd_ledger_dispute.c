@@ -38,11 +38,13 @@ static void put_game(struct vd_ledger_block *b, const struct vd_hash *dispute_id
     vd_block_put(b, &k, w->buf, n);
 }
 
-/* Is a replay of the job needed to make this move? */
+/* May a replay of the job be needed to make this move? The unit hashes of a long job are more than a player
+ * keeps, so UNITS, what answers it and BIND_OPEN may take one too. */
 static bool needs_replay(enum vd_game_phase phase)
 {
-    return phase == VD_PHASE_W_STATE || phase == VD_PHASE_C_STATE || phase == VD_PHASE_W_OPS ||
-           phase == VD_PHASE_C_OP;
+    return phase == VD_PHASE_W_STATE || phase == VD_PHASE_C_STATE || phase == VD_PHASE_W_UNITS ||
+           phase == VD_PHASE_C_UNIT || phase == VD_PHASE_W_OPS || phase == VD_PHASE_C_OP ||
+           phase == VD_PHASE_W_BIND_OPEN;
 }
 
 /* Factors are below 2^31 and 2^32: a height cannot overflow. */

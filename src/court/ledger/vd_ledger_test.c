@@ -774,7 +774,8 @@ static void test_a_left_over_clock_has_run_out(void **state)
     REFUSED(VD_TX_UNKNOWN_DISPUTE, WORKER, state_move(&d, 1));
 }
 
-/* STATE and OPS and what answers them have time for a replay: 1 position here, at 2 in a block. */
+/* STATE, UNITS and OPS and what answers them, and BIND_OPEN, have time for a replay: 1 position here, at 2 in
+ * a block. */
 static void test_replays_have_time(void **state)
 {
     struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}};
@@ -790,13 +791,19 @@ static void test_replays_have_time(void **state)
     play(&d, (struct vd_move){.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}}, WORKER);
     assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
     play(&d, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER);
-    assert_int_equal(dispute(&d).deadline_height, now + 2 * KIT_CLOCK);
+    assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
     play(&d, (struct vd_move){.kind = VD_MOVE_UNITS, .nodes = {unit[0].b, sizeof unit}}, WORKER);
-    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK);
+    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
     play(&d, (struct vd_move){.kind = VD_MOVE_UNIT}, CHALLENGER);
     assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
     play(&d, (struct vd_move){.kind = VD_MOVE_OPS, .salt = at.salt, .nodes = {op.b, VD_HASH_BYTES}}, WORKER);
     assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
+    play(&d, (struct vd_move){.kind = VD_MOVE_OP}, CHALLENGER);
+    assert_int_equal(dispute(&d).deadline_height, now + 2 * KIT_CLOCK);
+    play(&other, (struct vd_move){.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}},
+         WORKER);
+    play(&other, (struct vd_move){.kind = VD_MOVE_BIND}, CHALLENGER);
+    assert_int_equal(dispute(&other).deadline_height, now + KIT_CLOCK + 1);
     k.genesis.steps_per_block = 0;
 }
 

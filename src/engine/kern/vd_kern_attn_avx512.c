@@ -8,8 +8,8 @@
  *
  * Reading the cache is what decoding costs. The byte products fetch what comes next, a few lines at a time
  * all along and nearly in the order of addresses: scores of a chunk fetch the keys of the next, values those
- * of the chunk after the next. Farther ahead was slower where memory is fast, and so were larger bursts, since
- * a burst of fetches waits for memory as the reads themselves would (README.md has the numbers).
+ * of the chunk after the next. Farther ahead was slower where memory is fast, and so were larger bursts,
+ * since a burst of fetches waits for memory as the reads themselves would (README.md has the numbers).
  *
  * Scores are the Q8_0 product with 16 positions in place of 16 rows: a load of K serves up to four queries,
  * and four bytes of a query up to 64 positions. Scalars of rows (largest score, sum, quantiser) are kept by

@@ -185,6 +185,7 @@ struct reply {
     char receipt[65], retry_after[16], replayed[8];
     size_t cut_after;        /* hang up after so many bytes; 0: never */
     const atomic_bool *stop; /* or when this says so */
+    atomic_bool *began;      /* set with the body's first byte */
 };
 
 static size_t on_body(char *p, size_t size, size_t n, void *arg)
@@ -194,6 +195,8 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     memcpy(r->body + r->n, p, size * n);
     r->n += size * n;
     r->body[r->n] = 0;
+    if (r->began)
+        atomic_store(r->began, true);
     bool cut = (r->cut_after && r->n >= r->cut_after) || (r->stop && atomic_load(r->stop));
     return cut ? 0 : size * n;
 }
@@ -792,13 +795,14 @@ struct asker {
     const char *path; /* NULL: CHAT */
     const char *body, *secret;
     atomic_bool stop; /* a stream */
+    atomic_bool began;
     struct reply r;
 };
 
 static void *ask(void *arg)
 {
     struct asker *a = arg;
-    a->r = post(a->path ? a->path : CHAT, a->body);
+    a->r = http_until(a->path ? a->path : CHAT, t.secret, a->body, NULL, (struct reply){.began = &a->began});
     return NULL;
 }
 
@@ -1266,9 +1270,8 @@ static void test_stop_under_way(void **state)
     for (int i = 0; i < 2; i++)
         pthread_create(&thread[i], NULL, ask, &a[i]);
     uint64_t until = vd_clock_ms() + WAIT_MS;
-    while (stats().n_running < 2 && vd_clock_ms() < until)
+    while ((stats().n_running < 2 || !atomic_load(&a[0].began)) && vd_clock_ms() < until)
         vd_clock_sleep_ms(5);
-    vd_clock_sleep_ms(300); /* the first tokens */
     vd_gateway_stop(t.gateway);
     for (int i = 0; i < 2; i++)
         pthread_join(thread[i], NULL);

@@ -26,10 +26,10 @@ struct vd_hash vd_merkle_node(const struct vd_hash *left, const struct vd_hash *
     return vd_sha256_of(buf, sizeof buf);
 }
 
-/* The largest power of two below n, n >= 2. */
-static uint64_t split(uint64_t n)
+uint64_t vd_merkle_left(uint64_t n)
 {
-    return UINT64_C(1) << (63 - __builtin_clzll(n - 1));
+    assert(n >= 1);
+    return n > 1 ? UINT64_C(1) << (63 - __builtin_clzll(n - 1)) : 1;
 }
 
 struct vd_hash vd_merkle_root(const struct vd_hash *leaf, size_t n)
@@ -141,7 +141,7 @@ static size_t proof_len(uint64_t first, uint64_t count, uint64_t lo, uint64_t n)
         return 1;
     if (inside(first, count, lo, n))
         return 0;
-    uint64_t k = split(n);
+    uint64_t k = vd_merkle_left(n);
     return proof_len(first, count, lo, k) + proof_len(first, count, lo + k, n - k);
 }
 
@@ -160,7 +160,7 @@ static struct vd_hash *prove(const struct vd_hash *leaf, uint64_t first, uint64_
     }
     if (inside(first, count, lo, n))
         return out;
-    uint64_t k = split(n);
+    uint64_t k = vd_merkle_left(n);
     out = prove(leaf, first, count, lo, k, out);
     return prove(leaf, first, count, lo + k, n - k, out);
 }
@@ -179,7 +179,7 @@ static struct vd_hash range_root(uint64_t first, uint64_t count, uint64_t lo, ui
         return *(*proof)++;
     if (inside(first, count, lo, n))
         return vd_merkle_root(leaf + (lo - first), n);
-    uint64_t k = split(n);
+    uint64_t k = vd_merkle_left(n);
     struct vd_hash l = range_root(first, count, lo, k, leaf, proof);
     struct vd_hash r = range_root(first, count, lo + k, n - k, leaf, proof);
     return vd_merkle_node(&l, &r);
@@ -200,7 +200,7 @@ static size_t spans(struct vd_merkle_span top, unsigned levels, struct vd_merkle
             out[at] = top;
         return at + 1;
     }
-    uint64_t k = split(top.count);
+    uint64_t k = vd_merkle_left(top.count);
     at = spans((struct vd_merkle_span){top.first, k}, levels - 1, out, cap, at);
     return spans((struct vd_merkle_span){top.first + k, top.count - k}, levels - 1, out, cap, at);
 }
@@ -215,7 +215,7 @@ static struct vd_hash spans_root(struct vd_merkle_span top, unsigned levels, con
 {
     if (levels == 0 || top.count == 1)
         return *(*node)++;
-    uint64_t k = split(top.count);
+    uint64_t k = vd_merkle_left(top.count);
     struct vd_hash l = spans_root((struct vd_merkle_span){top.first, k}, levels - 1, node);
     struct vd_hash r = spans_root((struct vd_merkle_span){top.first + k, top.count - k}, levels - 1, node);
     return vd_merkle_node(&l, &r);

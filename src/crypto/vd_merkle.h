@@ -19,6 +19,9 @@ struct vd_hash vd_merkle_root(const struct vd_hash *leaf, size_t n);
  * the root of tree i. The rest of h is scratch. */
 void vd_merkle_roots(struct vd_hash *h, size_t n, size_t n_trees);
 
+/* How many of n >= 1 leaves are left of the root: the largest power of two below n; of one leaf, 1. */
+uint64_t vd_merkle_left(uint64_t n);
+
 /* Builds a root leaf by leaf in O(log n) memory: for streams whose length is not known. */
 struct vd_merkle_stream {
     uint64_t n;

@@ -51,10 +51,10 @@ struct choice {
     bool running, done; /* the answer is to be freed; its receipt is there */
     char receipt[2 * VD_HASH_BYTES + 1];
     enum choice_state state;
-    size_t n_sent;              /* bytes of the text that are in chunks */
-    uint32_t n_logprobs;        /* tokens whose log probabilities are in chunks */
-    struct vd_tool_scan scan;   /* of the text so far, if there may be tool calls */
-    struct vd_tool_answer read; /* of the whole answer; calls owned */
+    size_t n_sent;                         /* bytes of the text that are in chunks */
+    struct vd_gateway_text_place logprobs; /* up to there they are in chunks */
+    struct vd_tool_scan scan;              /* of the text so far, if there may be tool calls */
+    struct vd_tool_answer read;            /* of the whole answer; calls owned */
 };
 
 /* A request, from its headers to the last byte of its response. */
@@ -406,12 +406,10 @@ static struct vd_openai_reply reply_of(struct call *c, struct choice *o)
 static json_t *take_logprobs(struct call *c, struct choice *o)
 {
     const struct gw_job *j = &o->answer.job;
-    uint32_t from = o->n_logprobs;
     if (!c->request.logprobs || c->replay || !j->logprob)
         return NULL;
-    o->n_logprobs = o->answer.n_text_tok;
     return vd_gateway_text_logprobs(j->model->text, c->kind, j->output, j->logprob,
-                                    GW_LOGPROB_BYTES(j->logprobs), from, o->n_logprobs);
+                                    GW_LOGPROB_BYTES(j->logprobs), &o->logprobs, o->answer.n_text_tok);
 }
 
 /* The answer is whole: which of its text are tool calls? */

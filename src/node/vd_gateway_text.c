@@ -435,12 +435,11 @@ static json_t *completion_top(const struct vd_gateway_text *t, const uint8_t *p)
 }
 
 /* Characters that a token adds to the text; one that is cut counts with its last piece. */
-static json_int_t characters_of(const struct vd_gateway_text *t, struct vd_gateway_text_stream *s,
-                                uint32_t id)
+static uint64_t characters_of(const struct vd_gateway_text *t, struct vd_gateway_text_stream *s, uint32_t id)
 {
     char out[VD_GATEWAY_TEXT_TOKEN_MAX];
     size_t n = vd_gateway_text_put(t, s, id, out);
-    json_int_t characters = 0;
+    uint64_t characters = 0;
     for (size_t i = 0; i < n; i++)
         characters += ((uint8_t)out[i] & 0xC0) != 0x80;
     return characters;
@@ -448,15 +447,11 @@ static json_int_t characters_of(const struct vd_gateway_text *t, struct vd_gatew
 
 struct json_t *vd_gateway_text_logprobs(const struct vd_gateway_text *t, enum vd_openai_kind kind,
                                         const uint32_t *ids, const uint8_t *logprob, size_t each,
-                                        uint32_t from, uint32_t to)
+                                        struct vd_gateway_text_place *at, uint32_t to)
 {
     json_t *content = json_array(), *tokens = json_array(), *own = json_array(), *top = json_array(),
            *offset = json_array();
-    struct vd_gateway_text_stream text = {{{0}, 0}, false};
-    json_int_t n_characters = 0;
-    for (uint32_t i = 0; kind != VD_OPENAI_CHAT && i < from; i++)
-        n_characters += characters_of(t, &text, ids[i]);
-    for (uint32_t i = from; i < to; i++) {
+    for (uint32_t i = at->n_tok; i < to; i++) {
         const uint8_t *p = logprob + each * i;
         if (vd_gateway_text_is_stop(t, ids[i]))
             continue;
@@ -467,9 +462,10 @@ struct json_t *vd_gateway_text_logprobs(const struct vd_gateway_text *t, enum vd
         json_array_append_new(tokens, vd_openai_token_text(t->tok, ids[i]));
         json_array_append_new(own, vd_openai_logprob_value(value_of(p)));
         json_array_append_new(top, completion_top(t, p));
-        json_array_append_new(offset, json_integer(n_characters));
-        n_characters += characters_of(t, &text, ids[i]);
+        json_array_append_new(offset, json_integer((json_int_t)at->n_characters));
+        at->n_characters += characters_of(t, &at->text, ids[i]);
     }
+    at->n_tok = to;
     json_t *all = kind == VD_OPENAI_CHAT
                       ? json_pack("{s:O, s:n}", "content", content, "refusal")
                       : json_pack("{s:O, s:O, s:O, s:O}", "tokens", tokens, "token_logprobs", own,

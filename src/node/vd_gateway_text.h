@@ -43,11 +43,17 @@ size_t vd_gateway_text_end(struct vd_gateway_text_stream *s, char out[VD_GATEWAY
  * says what is wrong with the schema or grammar, naming the parameter. The form is not TEXT. */
 bool vd_gateway_text_mask(struct vd_gateway_text *t, const struct vd_openai_format *format, uint8_t **mask,
                           size_t *n, struct vd_openai_error *e);
-/* OpenAI's "logprobs" of tokens [from, to) of an answer, stop tokens left out. `logprob` has `each` bytes for
- * every token (docs/spec/wire.md). The caller's reference; NULL: no memory. */
+/* Where logprobs have got to in an answer. Start from zeros. */
+struct vd_gateway_text_place {
+    uint32_t n_tok;
+    uint64_t n_characters; /* of a completion's text */
+    struct vd_gateway_text_stream text;
+};
+/* OpenAI's "logprobs" of an answer's tokens from *at up to `to`, stop tokens left out; *at is then there.
+ * `logprob` has `each` bytes for every token (docs/spec/wire.md). The caller's reference; NULL: no memory. */
 struct json_t *vd_gateway_text_logprobs(const struct vd_gateway_text *t, enum vd_openai_kind kind,
                                         const uint32_t *ids, const uint8_t *logprob, size_t each,
-                                        uint32_t from, uint32_t to);
+                                        struct vd_gateway_text_place *at, uint32_t to);
 /* A token that the vocabulary has? */
 bool vd_gateway_text_valid(const struct vd_gateway_text *t, uint32_t id);
 

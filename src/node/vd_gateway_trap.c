@@ -214,9 +214,7 @@ static const struct vd_trap *find(const struct planted *p, const struct trap *x,
 static void tell(struct gw_trapper *t, const struct trap *x)
 {
     char id[65], a[65], b[65];
-    uint32_t left = 1;
-    while (left * 2 < x->n_steps)
-        left *= 2;
+    uint32_t left = (uint32_t)vd_merkle_left(x->n_steps);
     struct vd_hash half[2] = {vd_merkle_root(x->leaf, left),
                               vd_merkle_root(x->leaf + left, x->n_steps - left)};
     vd_hex_encode(id, x->id.b, VD_HASH_BYTES);

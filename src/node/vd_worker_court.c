@@ -38,16 +38,11 @@ static void vd_court_watch(struct vd_worker *w, const struct vd_hash *dispute)
     pthread_cond_signal(&w->court_cond);
 }
 
-static uint64_t vd_court_less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
-}
-
 static void vd_court_settled(struct vd_worker *w, const struct vd_event *e)
 {
     for (size_t i = 0; i < w->n_escrows; i++)
         if (vd_hash_eq(&w->escrow[i].id, &e->id2))
-            w->escrow[i].pending_micro = vd_court_less(w->escrow[i].pending_micro, e->amount.micro);
+            w->escrow[i].pending_micro = vd_less(w->escrow[i].pending_micro, e->amount.micro);
     w->stats.n_settled++;
 }
 
@@ -69,13 +64,13 @@ static void vd_court_event(struct vd_worker *w, const struct vd_event *e)
         vd_court_settled(w, e);
         break;
     case VD_EVENT_FINAL:
-        w->exposed_micro = vd_court_less(w->exposed_micro, e->amount.micro);
+        w->exposed_micro = vd_less(w->exposed_micro, e->amount.micro);
         w->stats.earned_micro += e->amount.micro;
         w->stats.n_final++;
         vd_worker_jobs_drop(&w->jobs, &e->id, NULL);
         break;
     case VD_EVENT_VOID:
-        w->exposed_micro = vd_court_less(w->exposed_micro, e->amount.micro);
+        w->exposed_micro = vd_less(w->exposed_micro, e->amount.micro);
         w->stats.n_void++;
         vd_worker_jobs_drop(&w->jobs, &e->id, NULL);
         break;

@@ -170,4 +170,10 @@ enum vd_err vd_worker_setup(struct vd_worker *w, struct vd_amount stake, struct 
             (void)vd_link_send(link, type, buf_, w_.n_bytes, NULL);                                          \
     } while (0)
 
+/* a - b, but not below 0. */
+static inline uint64_t vd_less(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : 0;
+}
+
 #endif

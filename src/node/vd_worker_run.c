@@ -51,11 +51,6 @@ static struct vd_worker_escrow *vd_escrow_place(struct vd_worker *w, const struc
     return e;
 }
 
-static uint64_t vd_less(uint64_t a, uint64_t b)
-{
-    return a > b ? a - b : 0;
-}
-
 /* Takes back `micro` of what an escrow has promised, and of what the stake answers for. */
 static void vd_money_release(struct vd_worker *w, const struct vd_hash *escrow, uint64_t micro)
 {

@@ -419,6 +419,15 @@ static void start_worker(struct fixture *f, struct vd_model *model, struct vd_po
     assert_true(wait_for(worker_is_linked, f));
 }
 
+/* An honest worker registers the model; the one that stays only claims its root. */
+static void start_cheat(struct fixture *f)
+{
+    start_worker(f, f->honest, f->pool[0]);
+    vd_worker_stop(f->worker);
+    f->worker = NULL;
+    start_worker(f, f->cheat, f->pool[1]);
+}
+
 static bool verifier_is_linked(struct fixture *f)
 {
     struct vd_verifier_stats s;
@@ -872,11 +881,7 @@ static void a_cheat_is_found_and_slashed(void **state)
     struct vd_receipt_record record;
     struct vd_verifier_stats v;
     struct vd_error err;
-    /* An honest worker registered the model; this one only claims its root. */
-    start_worker(f, f->honest, f->pool[0]);
-    vd_worker_stop(f->worker);
-    f->worker = NULL;
-    start_worker(f, f->cheat, f->pool[1]);
+    start_cheat(f);
     start_verifier(f);
     ask(f, (struct question){.max_tokens = 10, .price_out = 3});
     assert_true(f->a.receipt);
@@ -927,10 +932,7 @@ static void a_challenge_waits_for_its_bond(void **state)
 {
     struct fixture *f = *state;
     struct vd_verifier_stats v;
-    start_worker(f, f->honest, f->pool[0]);
-    vd_worker_stop(f->worker);
-    f->worker = NULL;
-    start_worker(f, f->cheat, f->pool[1]);
+    start_cheat(f);
     struct vd_ledger_client *own =
         vd_test_ledger_client((struct vd_ledger_client_config){.arg = NULL}, &f->verifier_key,
                               f->ledger_peer.port, f->ledger_peer.key, VD_ROLE_VERIFIER);
@@ -1737,10 +1739,7 @@ static void moves_wait_for_no_replay(void **state)
 {
     struct fixture *f = *state;
     struct vd_verifier_stats v;
-    start_worker(f, f->honest, f->pool[0]);
-    vd_worker_stop(f->worker);
-    f->worker = NULL;
-    start_worker(f, f->cheat, f->pool[1]);
+    start_cheat(f);
     start_slow_verifier(f, VD_PASS_SAMPLE, 1, is_won);
     struct vd_signed_receipt first = a_good_receipt(f), other = a_good_receipt(f);
     vd_worker_stop(f->worker);

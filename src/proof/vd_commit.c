@@ -73,15 +73,6 @@ static uint32_t lay_out(struct vd_commit *c, struct bound_unit *u, uint32_t unit
     return most;
 }
 
-/* Of n leaves, the largest power of two below n; of one leaf, 1. */
-static uint32_t left_of(uint32_t n)
-{
-    uint32_t left = 1;
-    while (left < n - left)
-        left *= 2;
-    return left;
-}
-
 enum vd_err vd_commit_open(struct vd_commit **out, const struct vd_program *program,
                            const struct vd_request *q, uint32_t n_steps,
                            const uint8_t job_salt[VD_JOB_SALT_BYTES], struct vd_error *err)
@@ -109,7 +100,7 @@ enum vd_err vd_commit_open(struct vd_commit **out, const struct vd_program *prog
         return vd_error_set(err, VD_ENOMEM, "no memory for a commitment");
     }
     memcpy(c->job_salt, job_salt, sizeof c->job_salt);
-    c->n_left = n_steps == UINT32_MAX ? UINT32_MAX : left_of(n_steps);
+    c->n_left = n_steps == UINT32_MAX ? UINT32_MAX : (uint32_t)vd_merkle_left(n_steps);
     vd_trace_salts(job_salt, 0, 2 * BATCH, c->salts);
     for (int i = 0; i < 2; i++)
         vd_merkle_stream_init(&c->half[i]);

@@ -9,15 +9,21 @@
 
 /* ---- vectors ---- */
 
-static struct fixture fixture_of_vector(enum vd_pooling pooling, uint32_t n_prompt)
+static struct fixture fixture_of(const struct vd_program *p, uint64_t seed, enum vd_pooling pooling,
+                                 uint32_t n_prompt)
 {
-    struct vd_program p = toy_program(VD_ROPE_HALVES);
     struct fixture f;
-    f.model = toy_model_new(&p, 5, 0.1f);
+    f.model = toy_model_new(p, seed, 0.1f);
     f.job = toy_vector_new(f.model, n_prompt, pooling);
     f.trace = toy_trace(f.job);
     f.claim = toy_claim(f.job, f.trace);
     return f;
+}
+
+static struct fixture fixture_of_vector(enum vd_pooling pooling, uint32_t n_prompt)
+{
+    struct vd_program p = toy_program(VD_ROPE_HALVES);
+    return fixture_of(&p, 5, pooling, n_prompt);
 }
 
 /* Lies at every operator of a pooling unit, and at a vector that is not the trace's. */
@@ -63,12 +69,7 @@ static void lengths_of_vectors(void **state)
 static struct fixture fixture_of_encoder(bool nomic, enum vd_pooling pooling, uint32_t n_prompt)
 {
     struct vd_program p = toy_encoder(nomic);
-    struct fixture f;
-    f.model = toy_model_new(&p, 6, 0.1f);
-    f.job = toy_vector_new(f.model, n_prompt, pooling);
-    f.trace = toy_trace(f.job);
-    f.claim = toy_claim(f.job, f.trace);
-    return f;
+    return fixture_of(&p, 6, pooling, n_prompt);
 }
 
 /* A lie and a false challenge in every operator of every unit, at the first, a middle and the last position,

@@ -6,6 +6,7 @@
 #include "vd_engine.h"
 #include "vd_replay.h"
 #include "vd_rng.h"
+#include "vd_test_controls.h"
 #include "vd_test_model.h"
 #include "vd_trace_hash.h"
 
@@ -45,8 +46,7 @@ static const struct vd_hash root = {{9}};
 static pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct job job[JOBS];
-static struct vd_texts *texts;
-static uint8_t bias[8 * 2], mask[VD_MASK_HEAD_BYTES + 2 * 4 + 4 * VD_AUTOMATON_EDGE_BYTES];
+static struct vd_test_controls controls;
 
 /* The tables that this machine has. */
 static size_t kernels(const struct vd_kern *out[6])
@@ -84,26 +84,6 @@ static void machine_close(struct machine *x)
 }
 
 /* ---- what is asked ---- */
-
-static void make_controls(uint32_t vocab)
-{
-    static const uint8_t body[] = {4,   0,   0,   0,   1,    0x80, 2,    0,   3, 0x80, /* ends: 1 and 3 */
-                                   'a', 'b', 1,   0,   0xFF, 0xFF, 'c',  'd', 2, 0,
-                                   1,   0,   'c', 'd', 3,    0,    0xFF, 0xFF};
-    static const char letters[] = "abcdefgh";
-    struct vd_bytes *text = calloc(vocab, sizeof *text);
-    for (uint32_t i = 0; i < vocab; i++)
-        text[i] = (struct vd_bytes){(const uint8_t *)letters + i % 8, 1};
-    assert_int_equal(vd_texts_create_from(&texts, text, vocab, NULL), VD_OK);
-    free(text);
-    struct vd_hash h = vd_texts_root(texts);
-    memcpy(mask, h.b, VD_MASK_ROOT_BYTES);
-    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
-    vd_le32_store(bias, 3);
-    vd_le32_store(bias + 4, 900000);
-    vd_le32_store(bias + 8, 100);
-    vd_le32_store(bias + 12, (uint32_t)-50000000);
-}
 
 static uint32_t below(struct vd_rng *r, uint32_t n)
 {
@@ -149,18 +129,19 @@ static void ask(struct job *j, struct vd_rng *r, const struct vd_program *p, uns
     }
     some_sampling(&q->sampling, r, i);
     if (i % 7 == 3)
-        j->proof.controls.bias = (struct vd_bytes){bias, sizeof bias};
+        j->proof.controls.bias = controls.bias;
     if (i % 7 == 4) {
-        j->proof.controls.mask = (struct vd_bytes){mask, VD_MASK_ROOT_BYTES + 28};
+        j->proof.controls.mask = controls.mask;
         assert_int_equal(
-            vd_masker_create(&j->masker, texts, j->proof.controls.mask, p->stop, p->n_stop, NULL), VD_OK);
+            vd_masker_create(&j->masker, controls.texts, j->proof.controls.mask, p->stop, p->n_stop, NULL),
+            VD_OK);
     }
     vd_request_set_controls(q, &j->proof.controls);
     j->proof.receipt = &j->receipt;
     j->proof.prompt = j->tokens;
     j->proof.output = j->tokens + q->n_prompt;
     j->proof.job_salt = j->salt;
-    j->proof.texts = texts;
+    j->proof.texts = controls.texts;
     j->account.b[0] = (uint8_t)(i % 4);
     j->cancel_at = i % 6 == 5 ? below(r, q->max_tokens) : UINT32_MAX;
 }
@@ -370,7 +351,7 @@ static void run_form(const char *name, unsigned seed)
                                   .draft = below(&r, 2) ? d.m : NULL};
     sure(vd_engine_create(&e, w.m, w.pool, &o, &err), &err);
     const struct vd_program *p = vd_model_program(w.m);
-    make_controls(p->vocab);
+    assert_int_equal(vd_test_controls_make(&controls, p->vocab), VD_OK);
     for (unsigned i = 0; i < JOBS; i++)
         ask(&job[i], &r, p, i);
     unsigned n = 0;
@@ -390,7 +371,7 @@ static void run_form(const char *name, unsigned seed)
                   (unsigned long long)s.n_guessed_tokens);
     for (unsigned i = 0; i < JOBS; i++)
         vd_masker_free(job[i].masker);
-    vd_texts_free(texts);
+    vd_texts_free(controls.texts);
     vd_engine_destroy(e);
     machine_close(&w);
     machine_close(&v);

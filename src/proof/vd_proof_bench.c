@@ -126,11 +126,11 @@ struct generation {
 
 /* The commit data of one position, as a worker adds them. */
 static void add_position(struct bench *b, struct vd_commit *c, const struct vd_kv *kv, uint32_t pos,
-                         const float *x, uint32_t token)
+                         const float *x, uint32_t token, enum vd_stop stop)
 {
     static uint8_t k[16384], v[16384];
     vd_kv_read(kv, vd_model_program(b->model)->n_layers - 1, pos, k, v);
-    vd_commit_add(c, &(struct vd_graph_rows){NULL, k, v, x}, token, VD_STOP_NONE, NULL);
+    vd_commit_add(c, &(struct vd_graph_rows){NULL, k, v, x}, token, stop, NULL);
 }
 
 static void finish_receipt(struct bench *b, struct vd_commit *c, const struct vd_keypair *key)
@@ -173,7 +173,8 @@ static struct generation generate(struct bench *b, struct vd_sampler *sampler, c
                                       &(struct vd_choice){.sampling = &greedy});
         uint64_t t = vd_clock_ns();
         for (uint32_t i = 0; receipt && i < n; i++)
-            add_position(b, c, kv, rows[i].pos, rows[i].flags ? vd_ctx_hidden(b->ctx, i) : NULL, token);
+            add_position(b, c, kv, rows[i].pos, rows[i].flags ? vd_ctx_hidden(b->ctx, i) : NULL, token,
+                         VD_STOP_NONE);
         if (receipt && pos == LONG + OUTPUT - 1)
             finish_receipt(b, c, key);
         uint64_t end = vd_clock_ns();
@@ -560,8 +561,7 @@ static void claim_of(struct bench *b, const struct machine *m)
     struct vd_commit *c;
     struct vd_kv *kv;
     struct vd_error err;
-    uint8_t *k = malloc(vd_model_k_row_bytes(m->model)), *v = malloc(vd_model_v_row_bytes(m->model));
-    if (!sampler || !k || !v)
+    if (!sampler)
         exit(3);
     make_job(b, &greedy);
     check(vd_kv_open(&kv, m->cache, &err), &err);
@@ -578,20 +578,15 @@ static void claim_of(struct bench *b, const struct machine *m)
             vd_sampler_choose(sampler, vd_model_kern(m->model), vd_ctx_logits(m->ctx, n - 1),
                               &(struct vd_choice){.sampling = &greedy});
         enum vd_stop stop = last + 2 == PROMPT + OUTPUT ? VD_STOP_LENGTH : VD_STOP_NONE;
-        for (uint32_t i = 0; i < n; i++) {
-            vd_kv_read(kv, vd_model_program(m->model)->n_layers - 1, pos + i, k, v);
-            vd_commit_add(
-                c, &(struct vd_graph_rows){NULL, k, v, rows[i].flags ? vd_ctx_hidden(m->ctx, i) : NULL},
-                b->tokens[last + 1], stop, NULL);
-        }
+        for (uint32_t i = 0; i < n; i++)
+            add_position(b, c, kv, pos + i, rows[i].flags ? vd_ctx_hidden(m->ctx, i) : NULL,
+                         b->tokens[last + 1], stop);
     }
     b->receipt.commit_root = vd_commit_root(c);
     b->receipt.output_root = vd_commit_output_root(c);
     vd_commit_close(c);
     vd_kv_close(kv);
     vd_sampler_free(sampler);
-    free(k);
-    free(v);
 }
 
 /* From the receipt to the verdict. */
@@ -654,30 +649,35 @@ static void bench_game(struct bench *b)
 static const char *const sections[] = {"receipt",  "greedy", "top-k",  "top-p",   "temp",
                                        "replay32", "check",  "commit", "dispute", "game"};
 
-/* Whether a list, names with commas between them, has this one; `replay` is the four samplings. */
-static bool wanted(const struct bench *b, const char *section)
+/* The word of n characters at p means this section; `replay` is the four samplings. */
+static bool means(const char *p, size_t n, const char *section)
 {
-    static const char replays[] = ",greedy,top-k,top-p,temp,";
-    if (!b->only)
-        return true;
-    for (const char *p = b->only; *p;) {
-        size_t n = strcspn(p, ",");
-        const char *in_replays = strstr(replays, section);
-        if ((n == strlen(section) && memcmp(p, section, n) == 0) ||
-            (n == 6 && memcmp(p, "replay", n) == 0 && in_replays))
+    static const char *const replays[] = {"greedy", "top-k", "top-p", "temp"};
+    for (size_t i = 0; n == 6 && memcmp(p, "replay", n) == 0 && i < sizeof replays / sizeof replays[0]; i++)
+        if (strcmp(section, replays[i]) == 0)
             return true;
-        p += n + (p[n] == ',');
-    }
-    return false;
+    return n == strlen(section) && memcmp(p, section, n) == 0;
 }
 
+static bool wanted(const struct bench *b, const char *section)
+{
+    bool found = b->only == NULL;
+    for (const char *p = b->only; !found && *p;) {
+        size_t n = strcspn(p, ",");
+        found = means(p, n, section);
+        p += n + (p[n] == ',');
+    }
+    return found;
+}
+
+/* Every word of the list, names with commas between them, means a section. */
 static bool known(const char *list)
 {
     for (const char *p = list; *p;) {
         size_t n = strcspn(p, ",");
-        bool found = n == 6 && memcmp(p, "replay", n) == 0;
+        bool found = false;
         for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
-            found = found || (n == strlen(sections[i]) && memcmp(p, sections[i], n) == 0);
+            found |= means(p, n, sections[i]);
         if (!found) {
             fprintf(stderr, "--only: there is no section \"%.*s\"; there are replay", (int)n, p);
             for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)

@@ -5,6 +5,7 @@
 #include "vd_replay.h"
 #include "vd_rng.h"
 #include "vd_sampler.h"
+#include "vd_test_controls.h"
 #include "vd_test_model.h"
 #include "vd_trace_hash.h"
 
@@ -27,33 +28,11 @@ static struct vd_pool *pool;
 static struct vd_model *model;
 static struct vd_ctx *wide, *narrow; /* contexts for large and for small, odd batches */
 static struct vd_kv_pool *cache, *small_cache;
-static struct vd_texts *texts;
+static struct vd_test_controls controls;
 static const struct vd_hash root = {{9}};
 static struct job job[JOBS];
-static uint8_t bias[8 * 2], mask[VD_MASK_HEAD_BYTES + 2 * 4 + 4 * VD_AUTOMATON_EDGE_BYTES];
 
 /* ---- honest jobs ---- */
-
-static void make_controls(void)
-{
-    static const uint8_t body[] = {4,   0,   0,   0,   1,    0x80, 2,    0,   3, 0x80, /* ends: 1 and 3 */
-                                   'a', 'b', 1,   0,   0xFF, 0xFF, 'c',  'd', 2, 0,
-                                   1,   0,   'c', 'd', 3,    0,    0xFF, 0xFF};
-    static const char letters[] = "abcdefgh";
-    uint32_t vocab = vd_model_program(model)->vocab;
-    struct vd_bytes *text = calloc(vocab, sizeof *text);
-    for (uint32_t i = 0; i < vocab; i++)
-        text[i] = (struct vd_bytes){(const uint8_t *)letters + i % 8, 1};
-    assert_int_equal(vd_texts_create_from(&texts, text, vocab, NULL), VD_OK);
-    free(text);
-    struct vd_hash h = vd_texts_root(texts);
-    memcpy(mask, h.b, VD_MASK_ROOT_BYTES);
-    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
-    vd_le32_store(bias, 3);
-    vd_le32_store(bias + 4, 900000);
-    vd_le32_store(bias + 8, 100);
-    vd_le32_store(bias + 12, (uint32_t)-50000000);
-}
 
 /* What job i asks for: prompts of four families that begin alike for a while, and all ways to sample. */
 static void ask(struct job *j, unsigned i)
@@ -83,15 +62,15 @@ static void ask(struct job *j, unsigned i)
         q->sampling.presence_micro = 200000;
     }
     if (i % 7 == 3)
-        j->proof.controls.bias = (struct vd_bytes){bias, sizeof bias};
+        j->proof.controls.bias = controls.bias;
     if (i % 7 == 4)
-        j->proof.controls.mask = (struct vd_bytes){mask, VD_MASK_ROOT_BYTES + 28};
+        j->proof.controls.mask = controls.mask;
     vd_request_set_controls(q, &j->proof.controls);
     j->proof.receipt = &j->receipt;
     j->proof.prompt = j->tokens;
     j->proof.output = j->tokens + q->n_prompt;
     j->proof.job_salt = j->salt;
-    j->proof.texts = texts;
+    j->proof.texts = controls.texts;
 }
 
 static uint32_t choose(const struct job *j, struct vd_sampler *s, struct vd_masker *masker, uint32_t pos,
@@ -128,8 +107,9 @@ static void generate(struct job *j)
     uint8_t k[2048], v[2048];
     assert_true(vd_model_k_row_bytes(model) <= sizeof k && vd_model_v_row_bytes(model) <= sizeof v);
     if (j->proof.controls.mask.n)
-        assert_int_equal(vd_masker_create(&masker, texts, j->proof.controls.mask, p->stop, p->n_stop, NULL),
-                         VD_OK);
+        assert_int_equal(
+            vd_masker_create(&masker, controls.texts, j->proof.controls.mask, p->stop, p->n_stop, NULL),
+            VD_OK);
     assert_int_equal(vd_commit_open(&c, p, q, UINT32_MAX, j->salt, NULL), VD_OK);
     assert_int_equal(vd_kv_open(&kv, cache, NULL), VD_OK);
     for (uint32_t pos = 0; stop == VD_STOP_NONE; pos++) {
@@ -395,7 +375,7 @@ static void on_model(const char *form)
     assert_int_equal(vd_kv_pool_create(&small_cache, model, 5 * page, &err), VD_OK);
     assert_int_equal(vd_ctx_create(&wide, model, pool, 200, 40, &err), VD_OK);
     assert_int_equal(vd_ctx_create(&narrow, model, pool, 13, 3, &err), VD_OK);
-    make_controls();
+    assert_int_equal(vd_test_controls_make(&controls, vd_model_program(model)->vocab), VD_OK);
     for (unsigned i = 0; i < JOBS; i++) {
         ask(&job[i], i);
         generate(&job[i]);
@@ -406,7 +386,7 @@ static void on_model(const char *form)
     parts_of_a_receipt();
     streams_say_what_replay_says();
     prefixes_of_a_stream();
-    vd_texts_free(texts);
+    vd_texts_free(controls.texts);
     vd_ctx_destroy(wide);
     vd_ctx_destroy(narrow);
     vd_kv_pool_destroy(cache);

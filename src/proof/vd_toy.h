@@ -8,6 +8,7 @@
 #include "vd_referee.h"
 #include "vd_rng.h"
 #include "vd_rope.h"
+#include "vd_test_controls.h"
 #include "vd_trace.h"
 
 #include <stdlib.h>
@@ -410,20 +411,14 @@ static inline void toy_text_proof(void *arg, uint32_t id, struct vd_hash *proof)
     free(leaf);
 }
 
-/* A mask over them: "a" or "b", then any number of "c" and "d", which a called rule takes one by one. */
+/* A mask over them. */
 static inline struct vd_bytes toy_mask(uint32_t vocab)
 {
-    static uint8_t mask[VD_MASK_HEAD_BYTES + 2 * 4 + 4 * VD_AUTOMATON_EDGE_BYTES];
-    static const uint8_t body[] = {4,   0,   0,   0,   1,    0x80, 2,    0,   3, 0x80, /* ends: 1 and 3 */
-                                   'a', 'b', 1,   0,   0xFF, 0xFF, 'c',  'd', 2, 0,
-                                   1,   0,   'c', 'd', 3,    0,    0xFF, 0xFF};
     struct vd_hash *leaf = malloc(vocab * sizeof *leaf), root;
     toy_text_leaves(vocab, leaf);
     root = vd_merkle_root(leaf, vocab);
     free(leaf);
-    memcpy(mask, root.b, VD_MASK_ROOT_BYTES);
-    memcpy(mask + VD_MASK_ROOT_BYTES, body, sizeof body);
-    return (struct vd_bytes){mask, VD_MASK_ROOT_BYTES + sizeof body};
+    return vd_test_mask_over(&root);
 }
 
 /* Biases against the likeliest ids of any toy: every 16th. */

@@ -64,6 +64,7 @@ struct call {
     struct gw_guest *guest;
     enum vd_openai_kind kind;
     const char *path;
+    struct gw_query query;
     bool is_post, answered;
     struct vd_api_key key;
     bool admitted; /* counted in the key's use */
@@ -807,8 +808,7 @@ static enum MHD_Result get_receipt(struct call *c, const char *id)
         vd_openai_fail(&e, 404, "receipt_not_found", "id", "This API key has no receipt with this id.");
         return respond_error(c, &e);
     }
-    const char *format = MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, "format");
-    if (format && strcmp(format, "file") == 0)
+    if (c->query.file)
         return respond(c, MHD_HTTP_OK, "application/octet-stream", (char *)r.envelope, r.n_envelope, NULL);
     char *text = gw_receipt_json(c->g, &r);
     free(r.envelope);
@@ -878,7 +878,7 @@ static bool check_head(struct call *c, const char *path, const char *method, str
     if (strcmp(method, c->is_post ? "POST" : "GET") != 0)
         return vd_openai_fail(e, 405, "method_not_allowed", NULL, "Use %s for %.60s.",
                               c->is_post ? "POST" : "GET", path);
-    if (!open && !authorise(c, e))
+    if ((!open && !authorise(c, e)) || !gw_query_read(&c->query, c->connection, path, e))
         return false;
     if (c->is_post && length && strtoull(length, NULL, 10) > VD_OPENAI_BODY_MAX)
         return vd_openai_fail(e, 413, "request_too_large", NULL, "The body has %.20s bytes; the limit is %d.",

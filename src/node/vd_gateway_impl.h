@@ -337,6 +337,15 @@ enum vd_err gw_http_start(struct vd_gateway *g, struct vd_error *err);
 void gw_http_stop(struct vd_gateway *g);
 uint16_t gw_http_port(const struct gw_http *h);
 
+/* vd_gateway_query.c: the parameters behind a path's question mark. False: one that docs/guide/api.md does
+ * not have, or not with this value, or that is there twice. */
+struct MHD_Connection;
+struct gw_query {
+    bool file; /* of /v1/receipts/ID: format=file */
+};
+bool gw_query_read(struct gw_query *out, struct MHD_Connection *connection, const char *path,
+                   struct vd_openai_error *e);
+
 /* vd_gateway_guard.c: connections whose requests do not arrive in time are cut. A request is awaited from
  * enter or next on, until received. NULL guests (no memory for them) are allowed, and not watched. */
 struct gw_guard;

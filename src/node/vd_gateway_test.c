@@ -512,6 +512,50 @@ static void test_an_answer_and_its_receipt(void **state)
     assert_int_equal(after.n_settled, before.n_settled + 1);
 }
 
+/* Behind the question mark nothing is ignored, and nothing taken for something else. */
+static void test_query_parameters(void **state)
+{
+    static const struct {
+        const char *path, *body, *code, *param; /* path with %s: a receipt's id */
+    } wrong[] = {
+        {"/v1/receipts/%s?format=xx", NULL, "unsupported_value", "format"},
+        {"/v1/receipts/%s?format=FILE", NULL, "unsupported_value", "format"},
+        {"/v1/receipts/%s?format=file%%00.json", NULL, "unsupported_value", "format"},
+        {"/v1/receipts/%s?format=", NULL, "unsupported_value", "format"},
+        {"/v1/receipts/%s?format", NULL, "unsupported_value", "format"},
+        {"/v1/receipts/%s?format=file&format=file", NULL, "invalid_value", "format"},
+        {"/v1/receipts/%s?fromat=file", NULL, "unsupported_parameter", "fromat"},
+        {"/v1/receipts/%s?format=file&x=1", NULL, "unsupported_parameter", "x"},
+        {"/v1/receipts/%s?format%%00=file", NULL, "unsupported_parameter", "format"},
+        {"/v1/models?limit=1", NULL, "unsupported_parameter", "limit"},
+        {"/v1/models/SmolLM2?format=json", NULL, "unsupported_parameter", "format"},
+        {"/health?verbose", NULL, "unsupported_parameter", "verbose"},
+        {"/metrics?name%%5B%%5D=x", NULL, "unsupported_parameter", "name[]"},
+        {CHAT "?stream=true", ASK("x", ""), "unsupported_parameter", "stream"},
+        {"/v1/completions?n=2", "{\"model\":\"SmolLM2\",\"prompt\":\"x\"}", "unsupported_parameter", "n"},
+        {"/v1/embeddings?dimensions=2", "{\"model\":\"SmolLM2\",\"input\":\"x\"}", "unsupported_parameter",
+         "dimensions"},
+    };
+    static const char *const right[] = {"/v1/receipts/%s?format=json", "/v1/receipts/%s?format=%%66ile",
+                                        "/v1/receipts/%s?", "/v1/models?", "/health?"};
+    char path[200];
+    struct reply r = post(CHAT, ASK("x", GREEDY ",\"max_tokens\":1"));
+    free(chat_text(&r));
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        snprintf(path, sizeof path, wrong[i].path, r.receipt);
+        expect_error(http(path, t.secret, wrong[i].body, NULL, 0), 400, wrong[i].code, wrong[i].param);
+    }
+    for (size_t i = 0; i < sizeof right / sizeof right[0]; i++) {
+        snprintf(path, sizeof path, right[i], r.receipt);
+        struct reply q = http(path, t.secret, NULL, NULL, 0);
+        assert_int_equal(q.status, 200);
+        assert_int_equal(q.body[0] == '{', i != 1); /* the file begins with a tag */
+        free(q.body);
+    }
+    expect_error(http("/v1/models?limit=1", NULL, NULL, NULL, 0), 401, "invalid_api_key", NULL);
+    settle();
+}
+
 static void test_stream_equals_whole(void **state)
 {
     char receipt[65] = "";
@@ -1976,6 +2020,7 @@ int main(void)
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_large_bodies),
         cmocka_unit_test(test_an_answer_and_its_receipt),
+        cmocka_unit_test(test_query_parameters),
         cmocka_unit_test(test_stream_equals_whole),
         cmocka_unit_test(test_choices_side_by_side),
         cmocka_unit_test(test_seeds),

@@ -402,34 +402,9 @@ void vd_cli_json(struct vd_cli *cli, json_t *value)
 enum vd_err vd_cli_slurp(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
                          struct vd_error *err)
 {
-    if (strcmp(path, "-") != 0)
-        return vd_file_read(out, n_bytes, path, max_bytes, err);
-    size_t cap = 1 << 16, n = 0;
-    uint8_t *p = malloc(cap + 1);
-    for (;;) {
-        if (!p)
-            return vd_error_set(err, VD_ENOMEM, "standard input: no memory for %zu bytes", cap);
-        n += fread(p + n, 1, cap - n, stdin);
-        if (n < cap)
-            break;
-        if (n > max_bytes)
-            break;
-        cap = 2 * cap < max_bytes + 1 ? 2 * cap : max_bytes + 1;
-        uint8_t *more = realloc(p, cap + 1);
-        if (!more)
-            free(p);
-        p = more;
-    }
-    if (ferror(stdin) || n > max_bytes) {
-        free(p);
-        return ferror(stdin)
-                   ? vd_error_set(err, VD_EIO, "standard input: %s", strerror(errno))
-                   : vd_error_set(err, VD_ELIMIT, "standard input has more than %zu bytes", max_bytes);
-    }
-    p[n] = 0;
-    *out = p;
-    *n_bytes = n;
-    return VD_OK;
+    if (strcmp(path, "-") == 0)
+        return vd_stream_read_fd(out, n_bytes, STDIN_FILENO, "standard input", max_bytes, err);
+    return vd_stream_read(out, n_bytes, path, max_bytes, err);
 }
 
 char *vd_cli_credits(char buf[VD_CLI_CREDITS_MAX], uint64_t micro)

@@ -95,7 +95,9 @@ enum vd_err vd_cli_parse_hash(const char *what, const char *text, uint8_t out[32
  * a text that is not UTF-8, makes the command fail with VD_EFORMAT. */
 void vd_cli_json(struct vd_cli *cli, json_t *value);
 
-/* Reads all of `path` ("-": standard input), at most max_bytes, NUL-terminated; free() it. */
+/* Reads all of `path`, a file or any stream ("-": standard input), at most max_bytes, NUL-terminated; free()
+ * it.
+ */
 enum vd_err vd_cli_slurp(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
                          struct vd_error *err);
 

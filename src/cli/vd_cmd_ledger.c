@@ -293,23 +293,20 @@ static const struct vd_cmd vd_ledger_cmd_check = {
 
 /* ---- the role ---- */
 
-static enum vd_err vd_ledger_serve(struct vd_cmd_role *r, const struct vd_cli *cli, struct vd_error *err)
+static enum vd_err vd_ledger_serve(struct vd_cmd_role *r, const struct vd_cli *cli,
+                                   const struct vd_genesis *genesis, struct vd_error *err)
 {
-    struct vd_genesis_file file = {0};
     struct vd_ledgerd *d = NULL;
     char dir[VD_PATH_MAX + 16], host[256], http_host[256];
     uint16_t port, http_port;
-    const char *genesis = vd_cli_text(cli, "genesis", NULL);
     enum vd_err e = vd_cmd_read_listen(cli, "listen", "127.0.0.1:7400", host, &port, err);
     if (e == VD_OK)
         e = vd_cmd_read_listen(cli, "status", "127.0.0.1:0", http_host, &http_port, err);
-    if (e == VD_OK && genesis)
-        e = vd_genesis_json_load(&file, genesis, err);
     if (e != VD_OK)
         return e;
     snprintf(dir, sizeof dir, "%s/chain", r->home);
     struct vd_ledgerd_config config = {.dir = dir,
-                                       .genesis = genesis ? &file.genesis : NULL,
+                                       .genesis = genesis,
                                        .key = &r->key,
                                        .host = host,
                                        .port = port,
@@ -320,18 +317,22 @@ static enum vd_err vd_ledger_serve(struct vd_cmd_role *r, const struct vd_cli *c
     if (e == VD_OK)
         e = vd_cmd_role_serve(r, vd_ledgerd_http_port(d), vd_ledgerd_port(d), err);
     vd_ledgerd_stop(d);
-    vd_genesis_file_free(&file);
     return e;
 }
 
 static enum vd_err vd_ledger_run(struct vd_cli *cli, struct vd_error *err)
 {
     struct vd_cmd_role r;
-    enum vd_err e = vd_cmd_role_open(&r, cli, "ledger", err);
-    if (e != VD_OK)
-        return e;
-    e = vd_ledger_serve(&r, cli, err);
-    vd_cmd_role_close(&r);
+    struct vd_genesis_file file = {0};
+    const char *genesis = vd_cli_text(cli, "genesis", NULL);
+    enum vd_err e = genesis ? vd_genesis_json_load(&file, genesis, err) : VD_OK; /* while signals end it */
+    if (e == VD_OK)
+        e = vd_cmd_role_open(&r, cli, "ledger", err);
+    if (e == VD_OK) {
+        e = vd_ledger_serve(&r, cli, genesis ? &file.genesis : NULL, err);
+        vd_cmd_role_close(&r);
+    }
+    vd_genesis_file_free(&file);
     return e;
 }
 

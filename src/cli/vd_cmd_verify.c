@@ -463,7 +463,8 @@ const struct vd_cmd vd_cmd_verify = {
     .usage = "RECEIPT...",
     .summary = "does a receipt stand? signatures, then replay",
     .help =
-        "RECEIPT is a file that `veridem run --receipt` wrote or a gateway gave out (- is stdin), in either "
+        "RECEIPT is a file that `veridem run --receipt` wrote or a gateway gave out (- is stdin, and a pipe "
+        "will do), in either "
         "of its forms\n"
         "(see `veridem receipt convert`), or a worker's statement about an answer that has no receipt. "
         "Prompt and answer are run again in one pass, which is much faster than\n"

@@ -170,7 +170,7 @@ enum vd_err vd_genesis_json_load(struct vd_genesis_file *out, const char *path, 
     uint8_t *text;
     size_t n;
     memset(out, 0, sizeof *out);
-    enum vd_err e = vd_file_read(&text, &n, path, VD_GENESIS_JSON_MAX_BYTES, err);
+    enum vd_err e = vd_stream_read(&text, &n, path, VD_GENESIS_JSON_MAX_BYTES, err);
     if (e != VD_OK)
         return e;
     e = vd_genesis_json_parse(out, (const char *)text, n, path, err);

@@ -33,6 +33,7 @@ struct vd_genesis_file {
 /* VD_EFORMAT names the line, or the field and what it must be; VD_ELIMIT. `name` is for messages. */
 enum vd_err vd_genesis_json_parse(struct vd_genesis_file *out, const char *text, size_t n_bytes,
                                   const char *name, struct vd_error *err);
+/* `path` may be a stream: vd_stream_read. */
 enum vd_err vd_genesis_json_load(struct vd_genesis_file *out, const char *path, struct vd_error *err);
 /* The same from canonical bytes, such as a ledger sends. */
 enum vd_err vd_genesis_file_decode(struct vd_genesis_file *out, struct vd_bytes canonical,

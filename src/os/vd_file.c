@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+enum { PORTION_BYTES = 64 << 10 }; /* first of a stream, whose length nobody knows */
 
 static enum vd_err code_of(int e)
 {
@@ -138,12 +141,17 @@ void vd_map_close(struct vd_map *m)
     *m = (struct vd_map){0};
 }
 
-/* Reads up to n bytes, fewer only at the end of the file. Returns the count, or -1 with errno set. */
+/* Reads on into p, fewer than n bytes only at the end. Returns the count, or -1 with errno set. */
 static ssize_t read_full(int fd, uint8_t *p, size_t n)
 {
     size_t got = 0;
     while (got < n) {
         ssize_t r = read(fd, p + got, n - got);
+        if (r < 0 && errno == EAGAIN) { /* another process has made this pipe or terminal so */
+            struct pollfd wait = {.fd = fd, .events = POLLIN};
+            poll(&wait, 1, -1);
+            continue;
+        }
         if (r < 0 && errno == EINTR)
             continue;
         if (r < 0)
@@ -155,6 +163,54 @@ static ssize_t read_full(int fd, uint8_t *p, size_t n)
     return (ssize_t)got;
 }
 
+/* All that is left to read, in memory of first `expected` bytes, then as many as there are. */
+static enum vd_err read_all(uint8_t **out, size_t *n_bytes, int fd, const char *name, size_t expected,
+                            size_t max_bytes, struct vd_error *err)
+{
+    size_t cap = expected < max_bytes ? expected : max_bytes, n = 0;
+    uint8_t *p = NULL;
+    for (;;) { /* one byte more than cap tells its end from a longer file, and is the NUL's */
+        uint8_t *more = realloc(p, cap + 1);
+        if (!more) {
+            free(p);
+            return vd_error_set(err, VD_ENOMEM, "no memory for the %zu bytes of %.300s", cap, name);
+        }
+        p = more;
+        ssize_t got = read_full(fd, p + n, cap + 1 - n);
+        if (got < 0) {
+            int saved = errno;
+            free(p);
+            return fail(err, "read", name, saved);
+        }
+        n += (size_t)got;
+        if (n <= cap)
+            break;
+        if (cap == max_bytes) {
+            free(p);
+            return vd_error_set(err, VD_ELIMIT, "%.300s has more than %zu bytes, the limit here", name,
+                                max_bytes);
+        }
+        size_t next = cap < PORTION_BYTES / 2 ? PORTION_BYTES : 2 * cap;
+        cap = next < max_bytes && next > cap ? next : max_bytes;
+    }
+    p[n] = 0;
+    *out = p;
+    *n_bytes = n;
+    return VD_OK;
+}
+
+/* An open file of a known size; closes it. */
+static enum vd_err read_sized(uint8_t **out, size_t *n_bytes, int fd, const char *path, size_t size,
+                              size_t max_bytes, struct vd_error *err)
+{
+    enum vd_err e = size > max_bytes
+                        ? vd_error_set(err, VD_ELIMIT, "%.300s has %zu bytes; the limit here is %zu", path,
+                                       size, max_bytes)
+                        : read_all(out, n_bytes, fd, path, size, max_bytes, err);
+    close(fd);
+    return e;
+}
+
 enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
                          struct vd_error *err)
 {
@@ -163,29 +219,36 @@ enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_
     int fd = -1;
     size_t n = 0;
     enum vd_err e = open_regular(&fd, &n, path, err);
+    return e == VD_OK ? read_sized(out, n_bytes, fd, path, n, max_bytes, err) : e;
+}
+
+enum vd_err vd_stream_read(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
+                           struct vd_error *err)
+{
+    struct stat st;
+    *out = NULL;
+    *n_bytes = 0;
+    enum vd_err e = check_length(path, err);
     if (e)
         return e;
-    if (n > max_bytes) {
+    int fd = open_retry(path, O_RDONLY | O_NOCTTY, 0);
+    if (fd < 0)
+        return fail(err, "open", path, errno);
+    if (fstat(fd, &st) != 0)
+        st = (struct stat){0};
+    if (S_ISDIR(st.st_mode)) {
         close(fd);
-        return vd_error_set(err, VD_ELIMIT, "%.300s has %zu bytes; the limit here is %zu", path, n,
-                            max_bytes);
+        return vd_error_set(err, VD_EFORMAT, "%.300s is a folder; name a file", path);
     }
-    uint8_t *p = malloc(n + 1);
-    if (!p) {
-        close(fd);
-        return vd_error_set(err, VD_ENOMEM, "no memory for the %zu bytes of %.300s", n, path);
-    }
-    ssize_t got = read_full(fd, p, n);
-    int saved = errno;
-    close(fd);
-    if (got < 0) {
-        free(p);
-        return fail(err, "read", path, saved);
-    }
-    p[got] = 0;
-    *out = p;
-    *n_bytes = (size_t)got;
-    return VD_OK;
+    return read_sized(out, n_bytes, fd, path, S_ISREG(st.st_mode) ? (size_t)st.st_size : 0, max_bytes, err);
+}
+
+enum vd_err vd_stream_read_fd(uint8_t **out, size_t *n_bytes, int fd, const char *name, size_t max_bytes,
+                              struct vd_error *err)
+{
+    *out = NULL;
+    *n_bytes = 0;
+    return read_all(out, n_bytes, fd, name, 0, max_bytes, err);
 }
 
 static bool write_full(int fd, const uint8_t *p, size_t n)

@@ -1,4 +1,5 @@
-/* Files: whole-file maps, bounded reads, atomic writes, folders, locks, and the home folder.
+/* Files: whole-file maps, bounded reads of files and streams, atomic writes, folders, locks, and the home
+ * folder.
  *
  * Every error names the file, the value that was wrong and what mends it. Paths are NUL-terminated and at
  * most VD_PATH_MAX - 1 bytes; a longer one is VD_ELIMIT. Nothing here follows a prefix or expands `~`.
@@ -36,6 +37,17 @@ void vd_map_close(struct vd_map *m);
  * NUL, not counted in *n_bytes, follows the last byte. VD_ELIMIT names the size and the limit. */
 enum vd_err vd_file_read(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
                          struct vd_error *err);
+
+/* The same of whatever can be read: a file, a pipe (`<(command)`), a named pipe, a device; VD_EFORMAT: a
+ * folder. What has no end is VD_ELIMIT behind max_bytes. It waits for a named pipe's writer, and for what a
+ * pipe or a terminal gives, as long as that takes, so that only a signal ends it: not for a thread that
+ * blocks those. */
+enum vd_err vd_stream_read(uint8_t **out, size_t *n_bytes, const char *path, size_t max_bytes,
+                           struct vd_error *err);
+
+/* The same of an open file, from where it stands; it stays open. `name` is for messages. */
+enum vd_err vd_stream_read_fd(uint8_t **out, size_t *n_bytes, int fd, const char *name, size_t max_bytes,
+                              struct vd_error *err);
 
 /* Replaces `path` by the n bytes at p: readers see the old content or the new, never a mixture, and after
  * VD_OK the new one survives a power cut (write to a temporary file beside it, fsync, rename, fsync of the

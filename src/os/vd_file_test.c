@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -113,7 +114,98 @@ static void test_errors_say_what(void **state)
     free(longest);
 }
 
-/* What is no file is written through; a link stays a link. */
+/* A pipe that a child writes into in portions; the caller closes it. */
+static int piped(size_t n, size_t portion)
+{
+    int end[2];
+    assert_int_equal(pipe(end), 0);
+    if (fork() == 0) {
+        char *p = malloc(portion);
+        memset(p, 'p', portion);
+        for (size_t done = 0; done < n; done += portion)
+            if (write(end[1], p, portion) != (ssize_t)portion)
+                _exit(1);
+        _exit(0);
+    }
+    close(end[1]);
+    return end[0];
+}
+
+static void test_streams(void **state)
+{
+    (void)state;
+    enum { N = 300000, MAX = 1 << 20 };
+    char path[VD_PATH_MAX];
+    struct vd_error err = {0};
+    uint8_t *p;
+    size_t n;
+    int fd = piped(N, 1000);
+    snprintf(path, sizeof path, "/dev/fd/%d", fd); /* as a shell's <(command) */
+    assert_int_equal(vd_stream_read(&p, &n, path, N, &err), VD_OK);
+    assert_int_equal(n, N);
+    assert_true(p[0] == 'p' && p[N - 1] == 'p' && p[N] == 0);
+    free(p);
+    close(fd);
+    fd = piped(N, 1000);
+    assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+    assert_int_equal(vd_stream_read_fd(&p, &n, fd, "the pipe", N - 1, &err), VD_ELIMIT);
+    assert_null(p);
+    assert_non_null(strstr(err.msg, "the pipe has more than 299999 bytes, the limit here"));
+    close(fd);
+    assert_int_equal(vd_stream_read(&p, &n, "/dev/zero", MAX, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "/dev/zero has more than 1048576 bytes"));
+    assert_int_equal(vd_stream_read(&p, &n, "/dev/null", 0, &err), VD_OK);
+    assert_true(n == 0 && p[0] == 0);
+    free(p);
+    assert_int_equal(vd_stream_read(&p, &n, "/proc/self/status", MAX, &err), VD_OK); /* says it has 0 bytes */
+    assert_true(n > 100);
+    free(p);
+    assert_int_equal(vd_file_write_atomic(in_dir(path, "a"), "hello", 5, 0600, &err), VD_OK);
+    assert_int_equal(vd_stream_read(&p, &n, path, 5, &err), VD_OK);
+    assert_string_equal((char *)p, "hello");
+    free(p);
+    assert_int_equal(vd_stream_read(&p, &n, path, 4, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "has 5 bytes; the limit here is 4"));
+    assert_int_equal(vd_stream_read(&p, &n, dir, 9, &err), VD_EFORMAT);
+    assert_non_null(strstr(err.msg, "is a folder"));
+    assert_int_equal(vd_stream_read(&p, &n, in_dir(path, "none"), 9, &err), VD_ENOTFOUND);
+    assert_int_equal(vd_stream_read_fd(&p, &n, -1, "standard input", 9, &err), VD_EIO);
+    assert_non_null(strstr(err.msg, "cannot read standard input"));
+    while (wait(NULL) > 0)
+        ;
+}
+
+/* It waits for one as long as it takes, and a signal ends the process. */
+static void test_named_pipe_without_writer(void **state)
+{
+    (void)state;
+    char path[VD_PATH_MAX];
+    uint8_t *p;
+    size_t n;
+    int status = 0;
+    assert_int_equal(mkfifo(in_dir(path, "pipe"), 0600), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        vd_stream_read(&p, &n, path, 9, NULL);
+        _exit(0);
+    }
+    usleep(100000);
+    assert_int_equal(waitpid(child, &status, WNOHANG), 0);
+    kill(child, SIGTERM);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+    child = fork();
+    if (child == 0) {
+        usleep(50000);
+        _exit(vd_file_write_atomic(path, "late", 4, 0600, NULL) == VD_OK ? 0 : 1);
+    }
+    assert_int_equal(vd_stream_read(&p, &n, path, 9, NULL), VD_OK);
+    assert_string_equal((char *)p, "late");
+    free(p);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 /* A process whose address space has a limit, as by `ulimit -v`. */
 static void test_map_says_bytes(void **state)
 {
@@ -134,6 +226,7 @@ static void test_map_says_bytes(void **state)
     assert_int_equal(status, 0);
 }
 
+/* What is no file is written through; a link stays a link. */
 static void test_write_through(void **state)
 {
     (void)state;
@@ -304,6 +397,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_write_read_map, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors_say_what, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_streams, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_named_pipe_without_writer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_map_says_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write_through, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failed_write_keeps_old, setup, teardown),

@@ -205,10 +205,12 @@ static void vd_court_replay(void *arg, struct vd_ctx *ctx, struct vd_kv_pool *ca
 }
 
 uint32_t vd_worker_patience_ms(const struct vd_worker_dispute *d, size_t n, uint64_t height,
-                               uint32_t block_time_ms)
+                               const struct vd_genesis *rules)
 {
-    uint64_t n_moves = 0, deadline = UINT64_MAX;
+    uint64_t n_moves = 0, deadline = UINT64_MAX, longest = 0;
     for (size_t i = 0; i < n; i++) {
+        if (longest < d[i].record.replay_blocks)
+            longest = d[i].record.replay_blocks;
         if (d[i].sending || !(d[i].stale || d[i].record.status == VD_DISPUTE_WORKER_MOVES))
             continue;
         n_moves++;
@@ -217,7 +219,8 @@ uint32_t vd_worker_patience_ms(const struct vd_worker_dispute *d, size_t n, uint
     }
     if (deadline == UINT64_MAX || deadline <= height)
         return 0;
-    uint64_t ms = (deadline - height) * block_time_ms / (VD_WORKER_PATIENCE_PART * n_moves);
+    uint64_t left = deadline - height, least = rules->move_clock_blocks + longest;
+    uint64_t ms = (left < least ? left : least) * rules->block_time_ms / (VD_WORKER_PATIENCE_PART * n_moves);
     return ms < VD_WORKER_PATIENCE_MS ? (uint32_t)ms : VD_WORKER_PATIENCE_MS;
 }
 
@@ -238,7 +241,7 @@ static enum vd_err vd_court_make_move(struct vd_court_move *m, struct vd_engine 
     } else {
         uint64_t height = vd_ledger_client_height(w->ledger);
         pthread_mutex_lock(&w->mu);
-        uint32_t wait_ms = vd_worker_patience_ms(w->dispute, w->n_disputes, height, w->rules->block_time_ms);
+        uint32_t wait_ms = vd_worker_patience_ms(w->dispute, w->n_disputes, height, w->rules);
         pthread_mutex_unlock(&w->mu);
         e = vd_engine_run(engine, n_steps, wait_ms, vd_court_replay, m, m->err);
     }

@@ -153,9 +153,9 @@ void vd_worker_sent(void *worker, const struct vd_ledger_sending *sent);
 /* Of the disputes where it is the worker's turn, the one whose deadline is first; n: there is none. */
 size_t vd_worker_next_dispute(const struct vd_worker_dispute *d, size_t n, uint64_t now_ms);
 /* How long the first of these may wait in the engine: if all that are due wait so long, one after the other,
- * three quarters of the first one's clock are left. */
+ * three quarters of the first one's clock are left, and of the shortest clock that may begin meanwhile. */
 uint32_t vd_worker_patience_ms(const struct vd_worker_dispute *d, size_t n, uint64_t height,
-                               uint32_t block_time_ms);
+                               const struct vd_genesis *rules);
 struct vd_worker_offer *vd_worker_find_offer(struct vd_worker *w, const struct vd_hash *root);
 
 /* vd_worker_setup.c: stake, models and offers on the ledger. */

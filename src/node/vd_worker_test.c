@@ -1804,13 +1804,19 @@ static void a_replay_waits_for_a_part_of_the_clock(void **state)
         {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 20}, .sending = true},
         {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 15}, .stale = true},
     };
-    assert_int_equal(vd_worker_patience_ms(d, 1, 10, 3000), 40 * 3000 / 4);
-    assert_int_equal(vd_worker_patience_ms(d, 4, 10, 3000), 20 * 3000 / 8);
-    assert_int_equal(vd_worker_patience_ms(d, 5, 10, 3000), 20 * 3000 / 12);
-    assert_int_equal(vd_worker_patience_ms(d, 5, 30, 3000), 0);
-    assert_int_equal(vd_worker_patience_ms(d, 5, 31, 3000), 0);
-    assert_int_equal(vd_worker_patience_ms(d + 2, 3, 10, 3000), 0);
-    assert_int_equal(vd_worker_patience_ms(d, 1, 10, 60000), VD_WORKER_PATIENCE_MS);
+    struct vd_genesis rules = {.block_time_ms = 3000, .move_clock_blocks = 40};
+    assert_int_equal(vd_worker_patience_ms(d, 1, 10, &rules), 40 * 3000 / 4);
+    assert_int_equal(vd_worker_patience_ms(d, 4, 10, &rules), 20 * 3000 / 8);
+    assert_int_equal(vd_worker_patience_ms(d, 5, 10, &rules), 20 * 3000 / 12);
+    assert_int_equal(vd_worker_patience_ms(d, 5, 30, &rules), 0);
+    assert_int_equal(vd_worker_patience_ms(d, 5, 31, &rules), 0);
+    assert_int_equal(vd_worker_patience_ms(d + 2, 3, 10, &rules), 0);
+    rules.move_clock_blocks = 8; /* a challenger may move, or another come, and the clock then is this */
+    assert_int_equal(vd_worker_patience_ms(d, 4, 10, &rules), 8 * 3000 / 8);
+    d[2].record.replay_blocks = 5; /* and the longest replay */
+    assert_int_equal(vd_worker_patience_ms(d, 4, 10, &rules), 13 * 3000 / 8);
+    rules = (struct vd_genesis){.block_time_ms = 60000, .move_clock_blocks = 40};
+    assert_int_equal(vd_worker_patience_ms(d, 1, 10, &rules), VD_WORKER_PATIENCE_MS);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -4,8 +4,9 @@
  * many: each finds the receipt void when its own clock runs out, and its challenger gets the bond back then.
  *
  * Somebody may challenge an honest worker many times at once and hope that it is late with one answer. So a
- * worker's clock is as many times longer as it has disputes to answer, and when it is late all the same,
- * bonds of disputes in which the challenger has not moved are burned: to open them must cost something. */
+ * worker's clock is as many times longer as it has disputes to answer, with the longest of their replays on
+ * top, which may be running when it is its turn; and when it is late all the same, bonds of disputes in which
+ * the challenger has not moved are burned: to open them must cost something. */
 #include "vd_game.h"
 #include "vd_ledger_impl.h"
 
@@ -38,23 +39,19 @@ static void put_game(struct vd_ledger_block *b, const struct vd_hash *dispute_id
     vd_block_put(b, &k, w->buf, n);
 }
 
-/* May a replay of the job be needed to make this move? The unit hashes of a long job are more than a player
- * keeps, so UNITS, what answers it and BIND_OPEN may take one too. */
-static bool needs_replay(enum vd_game_phase phase)
-{
-    return phase == VD_PHASE_W_STATE || phase == VD_PHASE_C_STATE || phase == VD_PHASE_W_UNITS ||
-           phase == VD_PHASE_C_UNIT || phase == VD_PHASE_W_OPS || phase == VD_PHASE_C_OP ||
-           phase == VD_PHASE_W_BIND_OPEN;
-}
-
-/* Factors are below 2^31 and 2^32: a height cannot overflow. */
+/* Any move may need a replay: players keep no state, a long job's unit hashes and old rows are more than they
+ * keep, and of many disputes they keep the traces of a few. And when it is a worker's turn, it may be in the
+ * middle of its replay for another dispute, whose job is longer.
+ * Factors are below 2^31 and 2^32: a height cannot overflow. */
 static void set_clock(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_dispute *d,
                       const struct vd_game *game)
 {
     bool worker = vd_game_turn(game) == VD_GAME_WORKER;
-    uint64_t one = b->ledger->genesis->move_clock_blocks + (needs_replay(game->phase) ? d->replay_blocks : 0);
+    uint64_t clock = b->ledger->genesis->move_clock_blocks + d->replay_blocks;
+    struct vd_stake s;
+    vd_block_get_stake(b, &d->worker, &s);
     d->status = worker ? VD_DISPUTE_WORKER_MOVES : VD_DISPUTE_CHALLENGER_MOVES;
-    d->deadline_height = b->height + one * (worker ? d->clocks : 1);
+    d->deadline_height = b->height + (worker ? clock * d->clocks + s.longest_replay_blocks : clock);
     vd_block_deadline_add(b, d->deadline_height, VD_DEADLINE_DISPUTE, id);
     vd_block_put_dispute(b, id, d);
 }
@@ -108,7 +105,10 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
     r.n_open_disputes++;
     vd_block_put_receipt(b, receipt_id, &r);
     vd_block_get_stake(b, &r.worker, &s);
+    uint64_t replay_blocks = vd_block_replay_blocks(b, &r);
     s.n_open_disputes++;
+    if (s.longest_replay_blocks < replay_blocks)
+        s.longest_replay_blocks = replay_blocks;
     vd_block_put_stake(b, &r.worker, &s);
     struct vd_dispute d = {.receipt_id = *receipt_id,
                            .worker = r.worker,
@@ -116,7 +116,7 @@ enum vd_tx_verdict vd_apply_challenge(struct vd_deliver *t)
                            .bond = bond,
                            .open_height = b->height,
                            .clocks = s.n_open_disputes,
-                           .replay_blocks = vd_block_replay_blocks(b, &r)};
+                           .replay_blocks = replay_blocks};
     struct vd_state_key by_worker = index_worker(&d, &t->id), by_challenger = index_challenger(&d, &t->id);
     struct vd_state_key by_receipt =
         vd_state_key_make(VD_INDEX_RECEIPT_DISPUTE, receipt_id->b, VD_HASH_BYTES, t->id.b);
@@ -161,7 +161,8 @@ static void close_dispute(struct vd_ledger_block *b, const struct vd_hash *id, s
         b->broken = true;
         return;
     }
-    s.n_open_disputes--;
+    if (--s.n_open_disputes == 0)
+        s.longest_replay_blocks = 0;
     vd_block_put_stake(b, &d->worker, &s);
     r->n_open_disputes--;
     vd_block_put_receipt(b, &d->receipt_id, r);

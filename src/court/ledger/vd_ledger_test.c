@@ -774,8 +774,7 @@ static void test_a_left_over_clock_has_run_out(void **state)
     REFUSED(VD_TX_UNKNOWN_DISPUTE, WORKER, state_move(&d, 1));
 }
 
-/* STATE, UNITS and OPS and what answers them, and BIND_OPEN, have time for a replay: 1 position here, at 2 in
- * a block. */
+/* Every move has time for a replay: 1 position here, at 2 in a block. */
 static void test_replays_have_time(void **state)
 {
     struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}};
@@ -785,25 +784,54 @@ static void test_replays_have_time(void **state)
     k.genesis.steps_per_block = 2;
     struct vd_hash e, id = settled_receipt(500, &e), other = challenge(CHALLENGER, &id),
                       d = challenge(CHALLENGER, &id);
-    uint64_t now = net.height + 1;
-    assert_int_equal(dispute(&other).deadline_height, now + KIT_CLOCK + 1);
-    assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
+    uint64_t now = net.height + 1, workers = now + 2 * (KIT_CLOCK + 1) + 1, challengers = now + KIT_CLOCK + 1;
+    assert_int_equal(dispute(&other).deadline_height, now + KIT_CLOCK + 1 + 1);
+    assert_int_equal(dispute(&d).deadline_height, workers);
     play(&d, (struct vd_move){.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}}, WORKER);
-    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
+    assert_int_equal(dispute(&d).deadline_height, challengers);
     play(&d, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER);
-    assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
+    assert_int_equal(dispute(&d).deadline_height, workers);
     play(&d, (struct vd_move){.kind = VD_MOVE_UNITS, .nodes = {unit[0].b, sizeof unit}}, WORKER);
-    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
+    assert_int_equal(dispute(&d).deadline_height, challengers);
     play(&d, (struct vd_move){.kind = VD_MOVE_UNIT}, CHALLENGER);
-    assert_int_equal(dispute(&d).deadline_height, now + 2 * (KIT_CLOCK + 1));
+    assert_int_equal(dispute(&d).deadline_height, workers);
     play(&d, (struct vd_move){.kind = VD_MOVE_OPS, .salt = at.salt, .nodes = {op.b, VD_HASH_BYTES}}, WORKER);
-    assert_int_equal(dispute(&d).deadline_height, now + KIT_CLOCK + 1);
+    assert_int_equal(dispute(&d).deadline_height, challengers);
     play(&d, (struct vd_move){.kind = VD_MOVE_OP}, CHALLENGER);
-    assert_int_equal(dispute(&d).deadline_height, now + 2 * KIT_CLOCK);
-    play(&other, (struct vd_move){.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}},
-         WORKER);
-    play(&other, (struct vd_move){.kind = VD_MOVE_BIND}, CHALLENGER);
-    assert_int_equal(dispute(&other).deadline_height, now + KIT_CLOCK + 1);
+    assert_int_equal(dispute(&d).deadline_height, workers);
+    k.genesis.steps_per_block = 0;
+}
+
+/* Somebody has the worker replay a long job when it is its turn about a short one: 1 and 41 positions, at 2
+ * in a block. */
+static void test_a_long_replay_makes_no_other_dispute_late(void **state)
+{
+    struct kit_receipt r[2];
+    struct vd_hash e = ready(), root = {{7}};
+    struct vd_move shown = {.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}};
+    k.genesis.steps_per_block = 2;
+    for (int i = 0; i < 2; i++) {
+        kit_receipt(&k, &r[i], &e, 1 + (uint64_t)i, WORKER, 500, 100);
+        r[i].value.request.n_prompt = i ? 41 : 1;
+        kit_seal(&k, &r[i], WORKER, 1);
+    }
+    OK(GATEWAY, settle(r, 2));
+    struct vd_hash brief = challenge(CHALLENGER, &r[0].id);
+    play(&brief, shown, WORKER);
+    struct vd_hash drawn_out = challenge(CHALLENGER, &r[1].id);
+    assert_int_equal(stake(WORKER).longest_replay_blocks, 21);
+    play(&brief, (struct vd_move){.kind = VD_MOVE_STEP}, CHALLENGER);
+    uint64_t now = net.height + 1;
+    assert_int_equal(dispute(&drawn_out).deadline_height, now + 2 * (KIT_CLOCK + 21) + 21);
+    assert_int_equal(dispute(&brief).deadline_height, now + KIT_CLOCK + 1 + 21);
+    blocks(KIT_CLOCK + 1 + 21);
+    assert_int_equal(dispute(&brief).status, VD_DISPUTE_WORKER_MOVES);
+    blocks(1);
+    assert_int_equal(dispute(&brief).status, VD_DISPUTE_WORKER_LATE);
+    assert_int_equal(stake(WORKER).longest_replay_blocks, 21);
+    blocks(2 * KIT_CLOCK + 42);
+    assert_int_equal(stake(WORKER).n_open_disputes, 0);
+    assert_int_equal(stake(WORKER).longest_replay_blocks, 0);
     k.genesis.steps_per_block = 0;
 }
 
@@ -1075,6 +1103,7 @@ int main(void)
         T(test_closed_disputes_leave_the_state),
         T(test_a_left_over_clock_has_run_out),
         T(test_replays_have_time),
+        T(test_a_long_replay_makes_no_other_dispute_late),
         T(test_a_conviction_reaches_all_that_is_unpaid),
         T(test_a_conviction_reaches_its_own_block),
         T(test_deadlines_of_a_block_are_bounded),

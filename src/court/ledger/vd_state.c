@@ -193,6 +193,7 @@ size_t vd_stake_encode(const struct vd_stake *v, uint8_t *buf, size_t cap_bytes)
     vd_pb_put_u64(&w, 10, v->audit_blocks);
     vd_pb_put_u64(&w, 11, v->n_listed);
     vd_pb_put_u64(&w, 12, v->listed_until_height);
+    vd_pb_put_u64(&w, 13, v->longest_replay_blocks);
     return done(&w);
 }
 
@@ -211,6 +212,7 @@ bool vd_stake_decode(struct vd_bytes in, struct vd_stake *out)
     out->audit_blocks = vd_pb_get_u64(&r, 10, UINT64_MAX);
     out->n_listed = vd_pb_get_u64(&r, 11, UINT64_MAX);
     out->listed_until_height = vd_pb_get_u64(&r, 12, UINT64_MAX);
+    out->longest_replay_blocks = vd_pb_get_u64(&r, 13, UINT64_MAX);
     return vd_pb_done(&r);
 }
 

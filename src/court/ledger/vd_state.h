@@ -116,6 +116,8 @@ struct vd_stake {
     /* Models that it is an AUDITOR of, and the last height up to which it may still be drawn though it has
      * withdrawn: until then the stake is what draws weigh. */
     uint64_t n_listed, listed_until_height;
+    /* The longest replay, in blocks, of the disputes opened against it since there last was none. */
+    uint64_t longest_replay_blocks;
 };
 
 struct vd_model_record {

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The independent checker on recorded disputes: does it say what the referee in C says? (README.md)
 
-usage: checker_test.py RECORDER     runs it and checks what it writes
-       checker_test.py FILE         a recording that was kept
+usage: checker_test.py RECORDER                 runs it and checks what it writes
+       checker_test.py RECORDER FIRST LAST      the same of these bases of the tamper kit
+       checker_test.py FILE                     a recording that was kept
 """
 
 import collections
@@ -96,7 +97,7 @@ class Run:
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 4):
         raise SystemExit(__doc__)
     # just below the middle of two binary32, by less than a binary64 can tell
     assert fma(2.0 ** -24 * (1 + 2.0 ** -23), 1 - 2.0 ** -23, 1 + 2.0 ** -23) == 1 + 2.0 ** -23
@@ -104,7 +105,7 @@ def main():
     with open(sys.argv[1], 'rb') as f:
         binary = f.read(4) == b'\x7fELF'
     if binary:
-        with subprocess.Popen([sys.argv[1]], stdout=subprocess.PIPE) as p:
+        with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE) as p:
             run.all(p.stdout)
         if p.returncode:
             raise SystemExit('checker_test: the recorder ended with %d' % p.returncode)

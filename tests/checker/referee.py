@@ -526,9 +526,13 @@ class Tile:
             self.cache[name] = [ar.weight(x, temp, t_max) for _, _, x in logits]
         return self.cache[name]
 
-    @staticmethod
-    def sound(logits, gmax):
-        return not gmax[2] and logits is not None and all(k <= gmax[0] for _, k, _ in logits)
+    def failed(self, gmax):
+        most = ar.of_key(gmax[0])
+        t = div(most + 0.0, self.temp())
+        return gmax[2] != 0 or most - most != 0 or t - t != 0
+
+    def sound(self, logits, gmax):
+        return not self.failed(gmax) and logits is not None and all(x <= ar.of_key(gmax[0]) for _, _, x in logits)
 
     @staticmethod
     def inside(k, i, cut):
@@ -599,7 +603,10 @@ class Tile:
         gmax, (k, rank) = self.get_max(self.u.gmax), self.get_pick(self.op.pick)
         b = self.all(self.op.tie)
         counts = struct.unpack('<%dQ' % (len(b) // 8), b)
-        if self.op.mode == 'p':
+        x = ar.of_key(k)
+        if self.failed(gmax) or (k and not (x - x == 0 and x <= ar.of_key(gmax[0]))):
+            rank = 0
+        elif self.op.mode == 'p':
             temp = self.temp()
             w = ar.weight(ar.of_key(k), temp, div(ar.of_key(gmax[0]) + 0.0, temp))
             rank = ar.ceil_div(rank, w) if w else 0

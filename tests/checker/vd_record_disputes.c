@@ -15,7 +15,7 @@
 #include <stdio.h>
 
 #include "vd_player.h"
-#include "vd_toy.h"
+#include "vd_tamper.h"
 
 enum { PROMPT = 66, TOKENS = 4 };
 
@@ -207,13 +207,13 @@ static uint64_t some_record(const struct side *s, const struct vd_graph_op *op, 
 {
     uint64_t any = vd_rng_below(&dice, op->n_records);
     uint32_t back = (uint32_t)vd_rng_below(&dice, 8);
-    if (op->kind == VD_OP_PENALTY && vd_trace_token(s->trace, step - back) < op->n_records)
+    if (op->kind == VD_OP_PENALTY && back <= step && vd_trace_token(s->trace, step - back) < op->n_records)
         return vd_trace_token(s->trace, step - back);
     const struct vd_program *p = s->claim.graph.program;
     if (op->kind == VD_OP_MASK && i > 2 && p->n_stop)
         return p->stop[back % p->n_stop];
     if (op->kind == VD_OP_LOGIT_BIAS && i == 0)
-        return 16 * vd_rng_below(&dice, 30) + 3;
+        return (16 * vd_rng_below(&dice, 30) + 3) % op->n_records;
     return i == 1 ? op->n_records - 1 : any;
 }
 
@@ -285,9 +285,11 @@ static uint64_t wild_seed;
 
 static uint32_t wild_word(struct vd_rng *rng)
 {
-    static const uint32_t words[] = {0x7FC00000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x80000000,
-                                     0,          1,          0x7F7FFFFF, 0x3F800000, 0xFF800001,
-                                     2,          1000,       0x00010000, 0x001F0000};
+    static const uint32_t words[] = {
+        0x7FC00000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x80000000, 0,
+        1,          0x7F7FFFFF, 0x3F800000, 0xFF800001, 2,          1000,
+        0x00010000, 0x001F0000, 0x7FFFFFFF, 0x007FFFFF, 0xFF7FFFFF}; /* keys of -0, of the infinity below and
+                                                                        of the largest number */
     uint64_t i = vd_rng_below(rng, 2 * (sizeof words / sizeof words[0]));
     return i < sizeof words / sizeof words[0] ? words[i] : (uint32_t)vd_rng_next(rng);
 }
@@ -318,8 +320,8 @@ static void go_wild(void *arg, uint32_t step, uint32_t unit, uint32_t op, uint8_
                : how == 1 ? word ^ 1u << vd_rng_below(&rng, 32)
                           : word + 1 - 2 * (uint32_t)vd_rng_below(&rng, 2);
         /* these are handed on as floats */
-        bool x =
-            o.kind == VD_OP_ADD || o.kind == VD_OP_EMBED || o.kind == VD_OP_POOL || o.kind == VD_OP_VECTOR;
+        bool x = o.kind == VD_OP_ADD || o.kind == VD_OP_EMBED || o.kind == VD_OP_LN_MUL ||
+                 o.kind == VD_OP_POOL || o.kind == VD_OP_VECTOR;
         vd_le32_store(at, x && (word & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC00000 : word);
     }
 }
@@ -698,8 +700,46 @@ static void disputes_about_receipts(const struct vd_sampling *sampling)
     toy_model_free(model);
 }
 
-int main(void)
+/* Bases of the tamper kit: any form of program with any types of weights, any sampling, any lengths; honest,
+ * and wild, at places drawn from the seed. */
+static void disputes_of_bases(uint64_t first, uint64_t last)
 {
+    enum { PLACES = 3, WILD = 2 };
+    for (uint64_t seed = first; seed <= last; seed++) {
+        struct tamper_base b;
+        struct vd_rng rng = {seed, 1};
+        struct where at[PLACES];
+        char name[64];
+        tamper_base_open(&b, seed);
+        snprintf(name, sizeof name, "%s, base %llu", b.form->name, (unsigned long long)seed);
+        const struct vd_graph *g = &b.job->graph;
+        for (unsigned i = 0; i < PLACES; i++) {
+            uint32_t back = (uint32_t)vd_rng_below(&rng, 3), n = g->job.n_steps;
+            at[i].step = back < n ? n - 1 - back : 0;
+            at[i].unit = (uint32_t)vd_rng_below(&rng, vd_graph_units(g, at[i].step));
+        }
+        dice = (struct vd_rng){seed, 2};
+        wild_seed = seed << 8;
+        challenge_job(b.job, name, at, PLACES, WILD);
+        const struct where end = {LAST, vd_graph_head_unit(g)};
+        challenge_job(b.job, name, &end, 1, 2 * WILD);
+        struct side s = side_new(toy_job_copy(b.job, TOY_MAX_POS), name);
+        bind_everywhere(&s);
+        side_free(&s);
+        tamper_base_close(&b);
+    }
+}
+
+/* Without arguments what is chosen here, and a base of each form ($VD_LONG: 500); else these bases. */
+int main(int argc, char **argv)
+{
+    if (argc == 3) {
+        disputes_of_bases(strtoull(argv[1], NULL, 10), strtoull(argv[2], NULL, 10));
+        need(fflush(stdout) == 0, "standard output cannot be written");
+        return 0;
+    }
+    disputes_of_bases(0, getenv("VD_LONG") ? 499 : TAMPER_FORMS - 1);
+    disputes_of_bases(251, 251); /* a threshold's key above GMAX's, with ties in the second tile */
     disputes_of_the_plain_toy();
     disputes_of_encoders();
     disputes_under_features();

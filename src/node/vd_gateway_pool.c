@@ -140,8 +140,10 @@ static void greet(struct vd_gateway *g, struct vd_link *l, struct gw_session *s,
     s->follows = m->role == VD_ROLE_VERIFIER && gw_stream_may_follow(g, &s->key);
     pthread_cond_broadcast(&g->pool_changed);
     pthread_mutex_unlock(&g->mu);
-    vd_log_event(&g->log, VD_LOG_INFO, "a peer came", "role=%s peer=%s offers=%zu",
-                 vd_wire_role_name(m->role), vd_link_peer_addr(l), m->n_offers);
+    char key[65];
+    vd_hex_encode(key, s->key.b, sizeof s->key.b);
+    vd_log_event(&g->log, VD_LOG_INFO, "a peer came", "role=%s peer=%s key=%s offers=%zu",
+                 vd_wire_role_name(m->role), vd_link_peer_addr(l), key, m->n_offers);
 }
 
 static void on_hello(struct vd_gateway *g, struct vd_link *l, struct gw_session *s, struct vd_bytes body)

@@ -12,7 +12,8 @@ import veridem_net as vn  # noqa: E402
 import e2e  # noqa: E402
 from e2e import check  # noqa: E402
 
-PARAMS = {"epoch_blocks": 10, "beacon_blocks": 5, "audit_commit_blocks": 100, "audit_reveal_blocks": 50, "audit_data_blocks": 60,
+# Clocks that a machine five times slower keeps: 30 s to commit, 12 s to reveal, 15 s to show data.
+PARAMS = {"epoch_blocks": 10, "beacon_blocks": 10, "audit_commit_blocks": 300, "audit_reveal_blocks": 120, "audit_data_blocks": 150,
           "auditors": 3, "audit_slash": 1, "beacon_bond": 10, "audit_window_blocks": 60, "audit_new_receipts": 0, "steps_per_block": 50,
           "worker_share_ppm": 850_000, "gateway_share_ppm": 40_000, "treasury_share_ppm": 10_000, "auditor_share_ppm": 100_000}
 AUDITORS = ("auditor-1", "auditor-2")
@@ -30,10 +31,10 @@ def slot(a, key):
 
 
 def drawn(net, receipt):
-    return vn.wait_for("the receipt is drawn", 30, lambda: audit(net, receipt))
+    return vn.wait_for("the receipt is drawn", 60, lambda: audit(net, receipt))
 
 
-def closed(net, receipt, seconds=90):
+def closed(net, receipt, seconds=240):
     def probe():
         a = audit(net, receipt)
         return a if a and a["phase"] == "closed" else None
@@ -61,7 +62,7 @@ def refused(net, who, *argv):
 def settled(net, gateway, key, model, question, n=6):
     a = e2e.ask(gateway, key, model, question, n=n)
     check(a.receipt, "no answer:", a.error)
-    vn.wait_for("the receipt is settled", 30, lambda: a.receipt in e2e.receipts_on_ledger(net))
+    vn.wait_for("the receipt is settled", 60, lambda: a.receipt in e2e.receipts_on_ledger(net))
     return a.receipt
 
 
@@ -93,14 +94,14 @@ def test_lazy_auditor_loses_and_a_killed_one_does_not(net, gateway, key, model, 
     drawn(net, r)
     honest = net.roles["auditor-1"]
     lazy = net.accounts["lazy"]
-    vn.wait_for("the honest ones have committed", 30, lambda: sum(s["said"] == "committed" for s in audit(net, r)["auditors"]) == 2)
+    vn.wait_for("the honest ones have committed", 60, lambda: sum(s["said"] == "committed" for s in audit(net, r)["auditors"]) == 2)
     honest.kill9()
+    honest.start()
     halves, nonce = (b"\1" * 32, b"\2" * 32), b"\3" * 32
     tx(net, "lazy", "audit-commit", r, vn.audit_commitment(r, lazy, 1, halves, nonce))
     check(audit(net, r)["phase"] == "auditors reveal", audit(net, r))
     why = refused(net, "lazy", "audit-reveal", r, nonce.hex(), "stands", *(h.hex() for h in halves))
     check("does not fit" in why, why)
-    honest.start()
     a = closed(net, r)
     check(slot(a, lazy)["said"] == "missed" and slot(a, lazy)["slashed_micro"] == 1 * vn.MICRO, a)
     check(slot(a, honest.key)["said"] == "stands" and slot(a, honest.key)["paid_micro"] > 0, a)
@@ -113,7 +114,7 @@ def test_copied_commitment_cannot_be_revealed(net, gateway, key, model, root, **
     r = settled(net, gateway, key, model, "Who painted the Mona Lisa?")
     drawn(net, r)
     other = net.roles["auditor-2"].key
-    copy = vn.wait_for("a commitment to copy", 30, lambda: (slot(audit(net, r), other) or {}).get("commitment"))
+    copy = vn.wait_for("a commitment to copy", 60, lambda: (slot(audit(net, r), other) or {}).get("commitment"))
     tx(net, "copycat", "audit-commit", r, copy)
     a = closed(net, r)
     mine = slot(a, net.accounts["copycat"])
@@ -130,7 +131,7 @@ def test_trap_catches_who_was_told(net, root, **_):
     gateway.stop()
     gateway.argv += ["--traps", "1000000"]
     gateway.start()
-    r, *halves = vn.wait_for("a trap is planted", 30, lambda: vn.traps_told(gateway))[0]
+    r, *halves = vn.wait_for("a trap is planted", 60, lambda: vn.traps_told(gateway))[0]
     nonce, lazy = b"\4" * 32, net.accounts["lazy"]
     gateway.kill9()
     gateway.argv = gateway.argv[:-2] + ["--traps", "1000001"]
@@ -150,7 +151,7 @@ def test_trap_catches_who_was_told(net, root, **_):
     check(worker["stake_micro"] == 100 * vn.MICRO, "the worker of a trap was slashed:", worker)
     counted = e2e.metrics(gateway)
     check(counted["veridem_gateway_traps_caught_total"] == 1 and counted["veridem_gateway_traps_opened_total"] == 1, counted)
-    vn.wait_for("the trap is put away", 20,
+    vn.wait_for("the trap is put away", 60,
                 lambda: not (gateway.home / "traps" / f"{r}.receipt").exists() and all(t[0] != r for t in vn.traps_told(gateway)))
     e2e.conserved(net)
 
@@ -162,7 +163,7 @@ def test_missing_reveal_costs_the_bond(net, **_):
     anchor = hashlib.sha256(b"veridem/onion\0" + b"\5" * 32).hexdigest()
     tx(net, "keeper", "beacon-open", anchor, 1)
     check(net.account("keeper")["balance_micro"] == before - 10 * vn.MICRO, net.account("keeper"))
-    vn.wait_for("its bond burns", 30, lambda: net.status()["money"]["burned_micro"] == burned + 10 * vn.MICRO, pause=0.2)
+    vn.wait_for("its bond burns", 60, lambda: net.status()["money"]["burned_micro"] == burned + 10 * vn.MICRO, pause=0.2)
     check(len(vn.run_json("audit", "keepers", "--ledger", net.ledger_addr)) == 1, "it is still a keeper")
     check(net.account("keeper")["balance_micro"] == before - 10 * vn.MICRO, "the bond came back")
     e2e.conserved(net)
@@ -170,11 +171,9 @@ def test_missing_reveal_costs_the_bond(net, **_):
 
 def test_cheat_is_found_by_the_drawn(net, gateway, key, model, **_):
     cheat = net.worker("cheat", [gateway], binary=vn.CHEAT, price_out=1)
-    for i in range(20):
-        r = settled(net, gateway, key, model, f"Who wrote Hamlet? ({i})", n=12)
-        if record(net, r)["worker"] == cheat.key:
-            break
-    a = closed(net, r, 150)
+    r = settled(net, gateway, key, model, "Who wrote Hamlet?", n=12)
+    check(record(net, r)["worker"] == cheat.key, "the cheat did not get the job")
+    a = closed(net, r)
     check(record(net, r)["status"] == "void" and record(net, r)["void_why"] == "a dispute's verdict", record(net, r))
     check([s["said"] for s in a["auditors"]] == ["differs"] * len(a["auditors"]), a)
     check(net.account("cheat")["stake_micro"] == 0, net.account("cheat"))
@@ -188,20 +187,19 @@ def test_data_on_the_ledger(net, model, **_):
     r = settled(net, second, net.api_key("gateway-2"), model, "What is two plus two?")
     second.kill9()
     worker.kill9()
-    vn.wait_for("the data are demanded", 60, lambda: (audit(net, r) or {}).get("phase") == "data demanded")
+    vn.wait_for("the data are demanded", 120, lambda: (audit(net, r) or {}).get("phase") == "data demanded")
     worker.start()
-    a = closed(net, r, 120)
+    a = closed(net, r)
     check(a["demanded"] and a.get("shown_by") == net.roles["worker"].key, a)
     check([s["said"] for s in a["auditors"]] == ["stands"] * len(a["auditors"]), a)
     check(record(net, r)["status"] == "final", record(net, r))
 
 
 def test_withheld_data_lose(net, gateway, key, model, **_):
-    vn.wait_for("a worker is there", 30, lambda: not e2e.ask(gateway, key, model, "Hello", n=2).error)
     r = settled(net, gateway, key, model, "Name a colour.")
     gateway.kill9()
     net.roles["worker"].kill9()
-    a = closed(net, r, 120)
+    a = closed(net, r)
     check(record(net, r)["void_why"] == "its data were withheld from an audit", record(net, r))
     check(all(s["said"] == "drawn" and s["slashed_micro"] == 0 for s in a["auditors"]), a)
     check(net.account("worker")["stake_micro"] == 0, net.account("worker"))
@@ -228,7 +226,7 @@ def main():
         auditors = [net.verifier(name, gateways, audit=True) for name in AUDITORS]
         key = net.api_key()
         model = e2e.wait_model(gateways[0], key)
-        vn.wait_for("both are auditors", 60, lambda: all(ready(a) for a in auditors))
+        vn.wait_for("both are auditors", 120, lambda: all(ready(a) for a in auditors))
         root = vn.run_json("model", "root", vn.MODEL)["model_root"]
         return e2e.main(TESTS, net=net, gateway=gateways[0], key=key, model=model, root=root)
 

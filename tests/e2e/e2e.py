@@ -67,7 +67,7 @@ def models(gateway, key):
     return [m["id"] for m in json.loads(body)["data"] if m["veridem"]["workers"]] if status == 200 else []
 
 
-def wait_model(gateway, key, seconds=60):
+def wait_model(gateway, key, seconds=120):
     return vn.wait_for("a model is on offer", seconds, lambda: models(gateway, key))[0]
 
 

@@ -38,7 +38,7 @@ def test_vectors(net, gateway, key, model, pooling, **_):
         vn.run("receipt", "convert", path, path.with_suffix(".json"))
         form = json.loads(path.with_suffix(".json").read_text())
         check(f'"pooling": {pooling}' in json.dumps(form), form)
-        vn.wait_for("the receipt is settled", 40, lambda r=receipt: e2e.receipts_on_ledger(net).get(r))
+        vn.wait_for("the receipt is settled", 60, lambda r=receipt: e2e.receipts_on_ledger(net).get(r))
 
 
 def test_same_bits(**_):
@@ -83,7 +83,7 @@ def main():
                 net.worker("worker-1", [gateway], model=vn.MODEL)
                 net.verifier(gateways=[gateway])
                 key = net.api_key()
-                model = e2e.wait_model(gateway, key, 15)
+                model = e2e.wait_model(gateway, key)
                 print(form, flush=True)
                 status |= e2e.main([test_vectors, test_same_bits, test_refusals, test_bench], net=net, gateway=gateway, key=key, model=model, pooling=pooling)
                 e2e.conserved(net)

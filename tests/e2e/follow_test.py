@@ -21,7 +21,7 @@ def seen(net, what):
 def test_honest_stream_is_right(net, gateway, key, model, **_):
     a = e2e.ask(gateway, key, model, STORY, n=150, temperature=0.8, seed=5)
     check(a.receipt, "no answer:", a.error)
-    vn.wait_for("the stream was right to its receipt", 30, lambda: seen(net, "right_") == 1)
+    vn.wait_for("the stream was right to its receipt", 120, lambda: seen(net, "right_") == 1)
     check(seen(net, "wrong_") == 0 and e2e.metrics(gateway)["veridem_gateway_prefixes_total"] >= 2, "metrics")
 
 
@@ -29,13 +29,22 @@ def test_worker_vanishes_and_leaves_a_statement(net, gateway, key, model, **_):
     """Nobody can go on. What the worker signed of the first 64 tokens stands, when it is replayed."""
     done = []
 
+    def prefixes():
+        return e2e.metrics(gateway)["veridem_gateway_prefixes_total"]
+
     def kill(a):
-        if e2e.metrics(gateway)["veridem_gateway_prefixes_total"] > before and not done:
+        if not done and prefixes() > before:
             net.roles["worker"].kill9()
             done.append(True)
 
-    before = e2e.metrics(gateway)["veridem_gateway_prefixes_total"]
-    a = e2e.ask(gateway, key, model, STORY, n=1000, temperature=0.8, seed=6, on_text=kill)
+    for _ in range(20):  # again, if this test slept and the worker had ended before it died
+        before = prefixes()
+        a = e2e.ask(gateway, key, model, STORY, n=1000, temperature=0.8, seed=6, on_text=kill)
+        if not a.receipt:
+            break
+        if done:
+            net.roles["worker"].start()
+        done.clear()
     check(a.error and a.error["code"] == "worker_failed" and not a.receipt, "error:", a.error)
     path = re.search(r"/v1/receipts/([0-9a-f]{64})", a.error["message"])
     check(path, "the error names no statement:", a.error)
@@ -56,19 +65,16 @@ def test_worker_vanishes_and_leaves_a_statement(net, gateway, key, model, **_):
 
 def test_cheat_is_stopped_in_mid_stream(net, gateway, key, model, **_):
     cheat = net.worker("cheat", [gateway], binary=vn.CHEAT, price_out=1)
-    vn.wait_for("the cheat is linked", 20, lambda: e2e.metrics(gateway)["veridem_gateway_workers"] >= 1)
-    e2e.wait_model(gateway, key)
     before = net.status()["money"]
     a = e2e.ask(gateway, key, model, STORY, n=1000)
     check(a.error and a.error["code"] == "worker_wrong" and not a.receipt, "error:", a.error)
     check(len(a.text) < 3000, "it was stopped late:", len(a.text))
     check(seen(net, "wrong_") == 1, "metrics")
-    vn.wait_for("the follower says where", 10, lambda: "output token" in net.roles["follower"].tail())
-    vn.wait_for("the cheat is told why", 10, lambda: "is not the one that the model chooses" in cheat.tail())
+    vn.wait_for("the follower says where", 60, lambda: "output token" in net.roles["follower"].tail())
+    vn.wait_for("the cheat is told why", 60, lambda: "is not the one that the model chooses" in cheat.tail())
     again = e2e.ask(gateway, key, model, "And now?", n=4)
     check(again.error and again.error["code"] == "no_worker", "a wrong worker got another job:", again.error)
     net.roles["worker"].start()
-    e2e.wait_model(gateway, key)
     good = e2e.ask(gateway, key, model, "And now?", n=4)
     check(good.receipt and e2e.get_receipt(gateway, key, good.receipt)["request"]["worker"] == net.roles["worker"].key, good.error)
     check(net.status()["money"]["escrows_micro"] <= before["escrows_micro"], "money")

@@ -36,7 +36,7 @@ def receipt(model, folder):
 
 
 def start_and_memory(model):
-    best = 9.0
+    best = work = 99.0
     for _ in range(3):
         begin = time.monotonic()
         child = os.posix_spawn(vn.VERIDEM, [str(vn.VERIDEM), "run", str(model), "--raw", "-p", "Hi", "-n", "1"], os.environ,
@@ -44,11 +44,12 @@ def start_and_memory(model):
         _, status, usage = os.wait4(child, 0)
         check(status == 0, f"run failed: {status}")
         best = min(best, time.monotonic() - begin)
+        work = min(work, usage.ru_utime + usage.ru_stime)
     size = model.stat().st_size
     limit = 1.1 * size + (64 << 20) + (64 << 20)  # the second: the cache and the buffers of a pass
-    print(f"  start to first token {best:.2f} s, resident {usage.ru_maxrss >> 10} MiB of {int(limit) >> 20} MiB allowed")
+    print(f"  start to first token {best:.2f} s ({work:.2f} s of work), resident {usage.ru_maxrss >> 10} MiB of {int(limit) >> 20} MiB allowed")
     check(usage.ru_maxrss * 1024 <= limit, f"{usage.ru_maxrss} KiB resident for a file of {size} bytes")
-    check(best < 3, "the first token came late")  # bench/run holds it to the bar; this machine may be busy
+    check(work < 3, "the first token came late")  # bench/run holds the start to the bar; this machine may be busy
 
 
 def main():

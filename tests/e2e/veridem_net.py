@@ -48,13 +48,15 @@ def run_json(*argv, **kw):
 
 
 def wait_for(what, seconds, probe, pause=0.05):
-    """Polls probe() until it gives something true, and returns that."""
+    """Polls probe() until it gives something true, and returns that. It looks once more when the time is over: this process may
+    have slept meanwhile. What comes at once costs no time, so `seconds` is for a machine that is slow and busy."""
     end = time.monotonic() + seconds
     while True:
+        late = time.monotonic() > end
         got = probe()
         if got:
             return got
-        if time.monotonic() > end:
+        if late:
             raise Failed(f"{what}: not within {seconds} s")
         time.sleep(pause)
 
@@ -69,19 +71,21 @@ def die_with_parent():
 
 
 class Role:
-    """One process. Its home holds key, ports.json and log."""
+    """One process. Its home holds key, ports.json and log. gateways: those that it dials."""
 
-    def __init__(self, net, name, argv):
-        self.net, self.name, self.argv = net, name, [str(a) for a in argv]
+    def __init__(self, net, name, argv, gateways=()):
+        self.net, self.name, self.argv, self.gateways = net, name, [str(a) for a in argv], list(gateways)
         self.home = net.dir / name
         self.home.mkdir(mode=0o700, exist_ok=True)
         self.proc = None
         self.ports = {}
 
-    def start(self, wait=60):
+    def start(self, wait=120):
+        """Until it is ready, and linked: to the gateways that are there, or if it is one, with all who dial it."""
         ready = self.home / "ports.json"
         ready.unlink(missing_ok=True)
         self.log = open(self.home / "log", "ab")
+        self.said = {role.name: role.log_bytes() for role in (self, *self.net.roles.values())}
         self.proc = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                      env=self.net.env, start_new_session=True, preexec_fn=die_with_parent)
 
@@ -95,7 +99,27 @@ class Role:
             return ports if ports.get("pid") == self.proc.pid else None
 
         self.ports = wait_for(f"{self.name} ready", wait, probe)
+        for gateway in self.gateways:
+            if gateway.alive():
+                wait_for(f"{self.name} linked to {gateway.name}", wait, lambda g=gateway: self.linked(g))
+        for role in self.net.roles.values():
+            if self in role.gateways and role.alive():
+                wait_for(f"{role.name} linked again to {self.name}", wait, lambda r=role: r.linked(self))
         return self
+
+    def linked(self, gateway):
+        """Has the gateway greeted this role since both were started? Only then is it of any use to the other: a role that is ready
+        has yet to dial, and after a gateway was away it waits up to 10 s before the next try."""
+        since = max(self.said.get(gateway.name, 0), gateway.said[gateway.name])
+        with open(gateway.home / "log", "rb") as log:
+            log.seek(since)
+            return any(b"a peer came" in line and self.key.encode() in line for line in log)
+
+    def log_bytes(self):
+        try:
+            return (self.home / "log").stat().st_size
+        except OSError:
+            return 0
 
     def tail(self, n=1500):
         try:
@@ -106,11 +130,19 @@ class Role:
     def alive(self):
         return self.proc is not None and self.proc.poll() is None
 
-    def stop(self, sig=signal.SIGINT, wait=20):
+    def freeze(self):
+        """The process does nothing until go_on()."""
+        self.proc.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.proc.send_signal(signal.SIGCONT)
+
+    def stop(self, sig=signal.SIGINT, wait=90):
         """Asks the process to end and returns its exit status; kills it (and says so) if it does not."""
         if not self.alive():
             return self.proc.returncode if self.proc else 0
         self.proc.send_signal(sig)
+        self.go_on()
         try:
             return self.proc.wait(wait)
         except subprocess.TimeoutExpired:
@@ -186,8 +218,8 @@ class Network:
 
     # ---- roles ----
 
-    def _add(self, name, argv):
-        self.roles[name] = Role(self, name, argv)
+    def _add(self, name, argv, gateways=()):
+        self.roles[name] = Role(self, name, argv, gateways)
         return self.roles[name].start()
 
     def ledger(self, binary=VERIDEM, listen="127.0.0.1:0"):
@@ -208,11 +240,11 @@ class Network:
     def worker(self, name, gateways, binary=VERIDEM, model=MODEL, threads=1, price_in=10, price_out=30, stake=100, **opts):
         return self._add(name, [binary, "worker", "--home", self.dir / name, "--ledger", self.ledger_addr, "--gateway",
                                 ",".join(g.addr for g in gateways), "--model", model, "--threads", threads,
-                                "--price-in", price_in, "--price-out", price_out, "--stake", stake, *flags(opts)])
+                                "--price-in", price_in, "--price-out", price_out, "--stake", stake, *flags(opts)], gateways)
 
     def verifier(self, name="verifier", gateways=(), threads=1, binary=VERIDEM, **opts):
         return self._add(name, [binary, "verifier", "--home", self.dir / name, "--ledger", self.ledger_addr, "--gateway",
-                                ",".join(g.addr for g in gateways), "--model", MODEL, "--threads", threads, *flags(opts)])
+                                ",".join(g.addr for g in gateways), "--model", MODEL, "--threads", threads, *flags(opts)], gateways)
 
     # ---- looking ----
 

@@ -307,7 +307,7 @@ def main():
             print(f"{need} is missing: run scripts/build", file=sys.stderr)
             return 1
     # Clocks that a machine five times slower keeps: 60 s to challenge, 24 s for a move.
-    with vn.Network(params={"block_time_ms": 150, "audit_window_blocks": 400, "move_clock_blocks": 160}) as net:
+    with vn.Network(params={"block_time_ms": 150, "audit_window_blocks": 400, "move_clock_blocks": 160, "steps_per_block": 100}) as net:
         names = ["gateway", "worker-1", "verifier", "wrong", *(f"cheat-{i}" for i in range(1, 8))]
         net.genesis(**{name: 1000 for name in names}, treasury=0)
         net.ledger()

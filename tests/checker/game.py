@@ -10,6 +10,8 @@ from referee import Reader, Tile, leaf_hash, read_token, same, step_leaf, token_
 
 (STATE, NODES, UNITS, OPS, LEAVES, RECORDS, BIND_NODES, BIND_OPEN,
  STEP, UNIT, OP, LEAF, TILE, SALT, BIND_NODE, BIND) = range(1, 17)
+OWN = {STATE: {3, 5}, OPS: {4, 5}, RECORDS: {6}, BIND_OPEN: {6}, TILE: {2, 6}, SALT: {4},  # its fields, beside the kind
+       **dict.fromkeys((NODES, UNITS, LEAVES, BIND_NODES), {5}), **dict.fromkeys((STEP, UNIT, OP, LEAF, BIND_NODE, BIND), {2})}
 LEVELS = 10
 ZERO = bytes(32)
 GOES_ON, REJECTED, WORKER_LOSES, CHALLENGER_LOSES = range(4)
@@ -22,6 +24,10 @@ class Move:
         nodes, self.data = f.get(5, b''), f.get(6, b'')
         if len(self.root) != 32 or len(self.salt) != 32 or len(nodes) % 32:
             raise Reject('a hash that is none')
+        if ZERO in (f.get(3), f.get(4)):
+            raise Reject('zeros that are left out')
+        if not set(f) <= OWN.get(self.kind, set()) | {1}:
+            raise Reject('a field of another kind')
         self.nodes = [nodes[i:i + 32] for i in range(0, len(nodes), 32)]
 
 
@@ -76,6 +82,8 @@ class Game:
 
     def w_state(self, m):
         self.expect(m, STATE)
+        if m.root == ZERO:
+            raise Reject('no state root')
         self.state_root = m.root
         self.down = Descent(n_groups(self.claim), m.root)
         self.down.show(m.nodes)

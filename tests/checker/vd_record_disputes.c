@@ -122,8 +122,14 @@ static void try_damaged(const struct vd_ref_claim *claim)
     size_t n = move.n_bytes;
     memcpy(bytes, move.bytes, n);
     need(vd_move_decode((struct vd_bytes){move.bytes, n}, &m), "a move of our own is malformed");
-    uint64_t what = vd_rng_below(&dice, 8);
-    if (what >= 2 || m.data.n < 40) {
+    uint64_t what = vd_rng_below(&dice, 10);
+    if (what >= 8) { /* a field more, which no kind or another one has */
+        m.index = what == 8 ? 1 + m.index : m.index;
+        m.root.b[3] |= vd_rng_below(&dice, 4) == 0;
+        m.salt.b[3] |= vd_rng_below(&dice, 4) == 0;
+        m.data = vd_rng_below(&dice, 4) || m.data.n ? m.data : (struct vd_bytes){m.salt.b, 5};
+        n = vd_move_encode(&m, bytes, sizeof bytes);
+    } else if (what >= 2 || m.data.n < 40) {
         bytes[vd_rng_below(&dice, n)] ^= (uint8_t)(1 << vd_rng_below(&dice, 8));
     } else {
         memcpy(data, m.data.p, m.data.n);

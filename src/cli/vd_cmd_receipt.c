@@ -1,6 +1,6 @@
 /* Receipt files: protobuf, which is what is signed, and the JSON form for people. Which one a file holds is
- * seen at its first byte: an envelope begins with the tag of its first field, never with a brace or a space.
- */
+ * seen at its first bytes: JSON begins with a brace, blanks aside; an envelope with the tag of its first
+ * field, a line feed, and a length of two bytes, of which the first is no ASCII. */
 #include "vd_cmd_receipt.h"
 
 #include "vd_file.h"

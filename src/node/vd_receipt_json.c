@@ -1,5 +1,6 @@
 /* One table says which member is which field; writing and reading both walk it, so neither can know a field
- * that the other does not. */
+ * that the other does not. Reading takes what docs/spec/receipt.schema.json takes, and nothing else:
+ * tests/data/receipt-json.json holds the cases, which the tests of this file and of the schema both run. */
 #include "vd_receipt_json.h"
 
 #include "vd_json_hex.h"
@@ -11,10 +12,13 @@ enum kind {
     KIND_HEX32, /* 32 bytes */
     KIND_U32,
     KIND_I32,
-    KIND_U64,    /* integer, or decimal string */
-    KIND_SEED,   /* u64, always a string */
+    KIND_U64,    /* integer up to INTEGER_MAX, or decimal string */
+    KIND_SEED,   /* the same, but written as a string always */
     KIND_FINISH, /* by name */
 };
+
+/* What a reader that keeps numbers as doubles has exactly. */
+#define INTEGER_MAX ((INT64_C(1) << 53) - 1)
 
 struct member {
     const char *name;
@@ -67,6 +71,14 @@ static const struct member receipt_members[] = {
     {"commit_root", KIND_HEX32, false, AT(commit_root)}, {NULL, 0, false, 0},
 };
 
+/* Members that are read by name below. */
+static const char *const in_sampling[] = {NULL};
+static const char *const in_request[] = {"sampling", NULL};
+static const char *const in_receipt[] = {
+    "id",     "object", "request", "worker_signature", "gateway_signature", "job_salt", "prompt",
+    "output", "bias",   "mask",    "status",           "created",           NULL};
+static const char *const payment_status[] = {"pending", "settled", "final", "void", "refused", NULL};
+
 static const enum vd_finish finishes[] = {
 #define X(code, value, name) code,
     VD_FINISH_LIST(X)
@@ -108,7 +120,7 @@ static json_t *value_of(const struct member *m, const uint8_t *field)
     case KIND_U64:
     case KIND_SEED:
         memcpy(&u64, field, sizeof u64);
-        if (m->kind == KIND_U64 && u64 <= INT64_MAX)
+        if (m->kind == KIND_U64 && u64 <= INTEGER_MAX)
             return json_integer((json_int_t)u64);
         snprintf(text, sizeof text, "%llu", (unsigned long long)u64);
         return json_string(text);
@@ -156,32 +168,82 @@ static enum vd_err wrong(struct vd_error *err, const char *name, const char *wan
     return vd_error_set(err, VD_EFORMAT, "the receipt's member \"%s\" is missing or is not %s", name, want);
 }
 
+/* Text from outside, in a message. */
+static void only_printable(char *text)
+{
+    for (; *text; text++)
+        if (*text < 0x20 || *text > 0x7e)
+            *text = '?';
+}
+
+static bool is_one_of(const char *text, const char *const *list)
+{
+    for (; text && *list; list++)
+        if (strcmp(text, *list) == 0)
+            return true;
+    return false;
+}
+
+/* Nothing but members of m and those read by name. */
+static enum vd_err only_known(const json_t *in, const struct member *m, const char *const *by_name,
+                              struct vd_error *err)
+{
+    const char *key;
+    const json_t *v;
+    char shown[64];
+    json_object_foreach((json_t *)(uintptr_t)in, key, v)
+    {
+        const struct member *at = m;
+        while (at->name && strcmp(at->name, key) != 0)
+            at++;
+        if (at->name || is_one_of(key, by_name))
+            continue;
+        snprintf(shown, sizeof shown, "%s", key);
+        only_printable(shown);
+        return vd_error_set(err, VD_EFORMAT, "a receipt has no member \"%s\"", shown);
+    }
+    return VD_OK;
+}
+
+/* Pairs of lower-case digits, and nothing else. */
+static bool is_hex(const char *text)
+{
+    size_t n = text ? strlen(text) : 1;
+    return n % 2 == 0 && strspn(text, "0123456789abcdef") == n;
+}
+
 static enum vd_err get_hex(const json_t *in, const char *name, void *out, size_t n_bytes,
                            struct vd_error *err)
 {
     char want[48];
-    if (vd_json_get_hex(out, n_bytes, json_object_get(in, name)))
+    const json_t *v = json_object_get(in, name);
+    if (is_hex(json_string_value(v)) && vd_json_get_hex(out, n_bytes, v))
         return VD_OK;
-    snprintf(want, sizeof want, "%zu hexadecimal digits", 2 * n_bytes);
+    snprintf(want, sizeof want, "%zu hexadecimal digits in lower case", 2 * n_bytes);
     return wrong(err, name, want);
 }
 
-/* A whole number in [min, max] from a JSON integer or a string of digits. */
-static bool get_number(const json_t *v, int64_t min, uint64_t max, uint64_t *out)
+/* Without a fraction or an exponent, which make it another JSON type here. */
+static bool get_integer(const json_t *v, int64_t min, int64_t max, int64_t *out)
+{
+    *out = json_integer_value(v);
+    return json_is_integer(v) && *out >= min && *out <= max;
+}
+
+/* The same, or a string of digits without needless zeros. */
+static bool get_u64(const json_t *v, uint64_t *out)
 {
     const char *text = json_string_value(v);
-    char *end;
-    if (json_is_integer(v)) {
-        json_int_t i = json_integer_value(v);
-        *out = (uint64_t)i;
-        return i >= min && (i < 0 || (uint64_t)i <= max);
-    }
-    if (!text || text[0] < '0' || text[0] > '9' || strlen(text) > 20)
-        return false;
-    *out = strtoull(text, &end, 10);
     char again[24];
+    int64_t i;
+    if (!text) {
+        bool ok = get_integer(v, 0, INTEGER_MAX, &i);
+        *out = (uint64_t)i;
+        return ok;
+    }
+    *out = strtoull(text, NULL, 10);
     snprintf(again, sizeof again, "%llu", (unsigned long long)*out);
-    return *end == 0 && strcmp(again, text) == 0 && *out <= max;
+    return strcmp(again, text) == 0;
 }
 
 static bool get_finish(const json_t *v, enum vd_finish *out)
@@ -198,23 +260,24 @@ static bool get_finish(const json_t *v, enum vd_finish *out)
 static enum vd_err get_member(const json_t *in, const struct member *m, uint8_t *field, struct vd_error *err)
 {
     const json_t *v = json_object_get(in, m->name);
-    uint64_t u64 = 0;
+    uint64_t u64;
+    int64_t i64;
     uint32_t u32;
     switch ((enum kind)m->kind) {
     case KIND_HEX32:
         return get_hex(in, m->name, field, 32, err);
     case KIND_U32:
     case KIND_I32:
-        if (!get_number(v, m->kind == KIND_I32 ? INT32_MIN : 0, m->kind == KIND_I32 ? INT32_MAX : UINT32_MAX,
-                        &u64))
+        if (!get_integer(v, m->kind == KIND_I32 ? INT32_MIN : 0, m->kind == KIND_I32 ? INT32_MAX : UINT32_MAX,
+                         &i64))
             return wrong(err, m->name, "a whole number of 32 bits");
-        u32 = (uint32_t)u64;
+        u32 = (uint32_t)i64;
         memcpy(field, &u32, sizeof u32);
         return VD_OK;
     case KIND_U64:
     case KIND_SEED:
-        if (!get_number(v, 0, UINT64_MAX, &u64))
-            return wrong(err, m->name, "a whole number of 64 bits");
+        if (!get_u64(v, &u64))
+            return wrong(err, m->name, "a whole number of 64 bits (from 2^53 on a string of its digits)");
         memcpy(field, &u64, sizeof u64);
         return VD_OK;
     case KIND_FINISH:
@@ -225,17 +288,14 @@ static enum vd_err get_member(const json_t *in, const struct member *m, uint8_t 
     return VD_OK;
 }
 
-static enum vd_err get_members(const json_t *in, const struct member *m, struct vd_receipt *r,
-                               struct vd_error *err)
+static enum vd_err get_members(const json_t *in, const struct member *m, const char *const *by_name,
+                               struct vd_receipt *r, struct vd_error *err)
 {
-    for (; m->name; m++) {
-        if (m->optional && !json_object_get(in, m->name))
-            continue;
-        enum vd_err e = get_member(in, m, (uint8_t *)r + m->offset, err);
-        if (e != VD_OK)
-            return e;
-    }
-    return VD_OK;
+    enum vd_err e = only_known(in, m, by_name, err);
+    for (; e == VD_OK && m->name; m++)
+        if (!m->optional || json_object_get(in, m->name))
+            e = get_member(in, m, (uint8_t *)r + m->offset, err);
+    return e;
 }
 
 static enum vd_err get_ids(const json_t *in, const char *name, uint32_t *out, uint32_t *n,
@@ -247,8 +307,8 @@ static enum vd_err get_ids(const json_t *in, const char *name, uint32_t *out, ui
         return wrong(err, name, "a list of token ids");
     json_array_foreach(list, i, v)
     {
-        uint64_t id;
-        if (!json_is_integer(v) || !get_number(v, 0, UINT32_MAX, &id))
+        int64_t id;
+        if (!get_integer(v, 0, UINT32_MAX, &id))
             return wrong(err, name, "a list of token ids");
         out[i] = (uint32_t)id;
     }
@@ -256,17 +316,34 @@ static enum vd_err get_ids(const json_t *in, const char *name, uint32_t *out, ui
     return VD_OK;
 }
 
-static enum vd_err get_table(const json_t *in, const char *name, uint8_t *out, struct vd_bytes *table,
-                             struct vd_error *err)
+static enum vd_err get_table(const json_t *in, const char *name, uint8_t *out, size_t entry_bytes,
+                             size_t max_bytes, struct vd_bytes *table, struct vd_error *err)
 {
-    const char *text = json_string_value(json_object_get(in, name));
-    *table = (struct vd_bytes){out, 0};
-    if (!json_object_get(in, name))
+    const json_t *v = json_object_get(in, name);
+    size_t n = json_string_length(v) / 2;
+    char want[80];
+    *table = (struct vd_bytes){out, n};
+    if (!v || (is_hex(json_string_value(v)) && n % entry_bytes == 0 && n <= max_bytes &&
+               vd_json_get_hex(out, n, v)))
         return VD_OK;
-    if (!text || strlen(text) % 2 != 0 || !vd_hex_decode(out, strlen(text) / 2, text))
-        return wrong(err, name, "hexadecimal digits");
-    table->n = strlen(text) / 2;
-    return VD_OK;
+    snprintf(want, sizeof want, "up to %zu hexadecimal digits in lower case, %zu an entry", 2 * max_bytes,
+             2 * entry_bytes);
+    return wrong(err, name, want);
+}
+
+/* What is nothing to verification, and must be right if it is there. */
+static enum vd_err check_labels(const json_t *in, struct vd_error *err)
+{
+    const char *object = json_string_value(json_object_get(in, "object"));
+    const json_t *status = json_object_get(in, "status"), *created = json_object_get(in, "created");
+    int64_t when;
+    if (!object || strcmp(object, "veridem.receipt") != 0)
+        return wrong(err, "object", "\"veridem.receipt\"");
+    if (status && !is_one_of(json_string_value(status), payment_status))
+        return wrong(err, "status", "how far a payment can be");
+    return !created || get_integer(created, 0, INTEGER_MAX, &when)
+               ? VD_OK
+               : wrong(err, "created", "a time in seconds");
 }
 
 /* The signed bytes, made from the fields. */
@@ -278,11 +355,11 @@ static enum vd_err get_body(const json_t *in, struct vd_signed_receipt *out, str
         return wrong(err, "request", "an object");
     if (!json_is_object(sampling))
         return wrong(err, "sampling", "an object");
-    enum vd_err e = get_members(in, receipt_members, &r, err);
+    enum vd_err e = get_members(in, receipt_members, in_receipt, &r, err);
     if (e == VD_OK)
-        e = get_members(request, request_members, &r, err);
+        e = get_members(request, request_members, in_request, &r, err);
     if (e == VD_OK)
-        e = get_members(sampling, sampling_members, &r, err);
+        e = get_members(sampling, sampling_members, in_sampling, &r, err);
     if (e != VD_OK)
         return e;
     r.request.sampling.has_bias = !vd_hash_is_zero(&r.request.bias_hash);
@@ -296,10 +373,11 @@ static enum vd_err get_all(const json_t *in, struct vd_envelope *e, uint32_t *to
                            size_t n_output, struct vd_error *err)
 {
     uint8_t *tables = (uint8_t *)(tokens + n_prompt + n_output);
-    const char *bias = json_string_value(json_object_get(in, "bias"));
     struct vd_hash id, said;
     *e = (struct vd_envelope){.prompt = tokens, .output = tokens + n_prompt};
-    enum vd_err rc = get_body(in, &e->receipt, err);
+    enum vd_err rc = check_labels(in, err);
+    if (rc == VD_OK)
+        rc = get_body(in, &e->receipt, err);
     if (rc == VD_OK)
         rc = get_hex(in, "worker_signature", e->receipt.worker_sig.b, VD_SIG_BYTES, err);
     if (rc == VD_OK)
@@ -311,9 +389,10 @@ static enum vd_err get_all(const json_t *in, struct vd_envelope *e, uint32_t *to
     if (rc == VD_OK)
         rc = get_ids(in, "output", e->output, &e->n_output, err);
     if (rc == VD_OK)
-        rc = get_table(in, "bias", tables, &e->controls.bias, err);
+        rc = get_table(in, "bias", tables, VD_BIAS_ENTRY_BYTES, VD_BIAS_MAX * VD_BIAS_ENTRY_BYTES,
+                       &e->controls.bias, err);
     if (rc == VD_OK)
-        rc = get_table(in, "mask", tables + (bias ? strlen(bias) / 2 : 0), &e->controls.mask, err);
+        rc = get_table(in, "mask", tables + e->controls.bias.n, 1, VD_MASK_BYTES_MAX, &e->controls.mask, err);
     if (rc == VD_OK)
         rc = get_hex(in, "id", said.b, sizeof said.b, err);
     if (rc != VD_OK)
@@ -331,8 +410,10 @@ enum vd_err vd_receipt_from_json(const char *text, size_t n_bytes, struct vd_env
     json_error_t where;
     json_t *in = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES, &where);
     *tokens = NULL;
-    if (!in)
+    if (!in) {
+        only_printable(where.text);
         return vd_error_set(err, VD_EFORMAT, "not JSON: line %d: %s", where.line, where.text);
+    }
     size_t n_prompt = json_array_size(json_object_get(in, "prompt"));
     size_t n_output = json_array_size(json_object_get(in, "output"));
     if (n_prompt + n_output > VD_JOB_MAX_TOKENS) {

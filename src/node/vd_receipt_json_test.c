@@ -119,7 +119,7 @@ static void spoil_each(json_t *root, json_t *object)
     json_object_foreach(object, name, value)
     {
         assert_true(n < sizeof names / sizeof names[0]);
-        if (strcmp(name, "object") != 0 && strcmp(name, "bias") != 0) /* a label; looked at with its hash */
+        if (strcmp(name, "bias") != 0) /* looked at with its hash */
             names[n++] = name;
     }
     assert_true(n > 5);
@@ -165,6 +165,110 @@ static void text_that_is_no_receipt(void **state)
     }
 }
 
+/* tests/data/receipt-json.json: a receipt, and what becomes of it if a piece of its text is another. */
+static json_t *cases(void)
+{
+    json_error_t where;
+    json_t *j = json_load_file(VD_SOURCE_DIR "/tests/data/receipt-json.json", JSON_ALLOW_NUL, &where);
+    if (!j)
+        fail_msg("line %d: %s", where.line, where.text);
+    return j;
+}
+
+static void recorded_receipt_is_what_is_written(void **state)
+{
+    const struct fixture *f = *state;
+    json_t *all = cases(), *j = vd_receipt_to_json(&f->envelope, &f->receipt);
+    bool same = json_equal(json_object_get(all, "receipt"), j);
+    if (!same) {
+        fprintf(stderr, "the receipt in tests/data/receipt-json.json must be ");
+        json_dumpf(j, stderr, JSON_COMPACT);
+    }
+    assert_true(same);
+    json_decref(j);
+    json_decref(all);
+}
+
+/* `text` with `with` in the place of `from`, which is in it once. */
+static char *replaced(const char *text, const char *name, const char *from, const char *with, size_t n_with,
+                      size_t *n)
+{
+    const char *at = strstr(text, from);
+    if (!at || strstr(at + 1, from))
+        fail_msg("%s: \"%s\" is not in the receipt once", name, from);
+    size_t before = (size_t)(at - text), n_from = strlen(from), rest = strlen(at) - n_from;
+    char *out = malloc(before + n_with + rest + 1);
+    memcpy(out, text, before);
+    memcpy(out + before, with, n_with);
+    memcpy(out + before + n_with, at + n_from, rest);
+    *n = before + n_with + rest;
+    return out;
+}
+
+/* ok and false: of the right form; form: the schema says no; text: a strict reader of JSON does. */
+static void reads_what_the_schema_says(void **state)
+{
+    json_t *all = cases(), *one;
+    size_t i, n, n_with;
+    const char *verdict, *name, *from, *with;
+    char *text = json_dumps(json_object_get(all, "receipt"), JSON_COMPACT);
+    (void)state;
+    assert_true(json_array_size(json_object_get(all, "cases")) > 50);
+    json_array_foreach(json_object_get(all, "cases"), i, one)
+    {
+        struct vd_envelope e;
+        struct vd_receipt r;
+        struct vd_error err = {0};
+        uint32_t *tokens;
+        assert_int_equal(json_unpack(one, "[s, s, s, s%]", &verdict, &name, &from, &with, &n_with), 0);
+        char *changed = replaced(text, name, from, with, n_with, &n);
+        enum vd_err rc = vd_receipt_from_json(changed, n, &e, &tokens, &err);
+        enum vd_err want = strcmp(verdict, "ok") == 0      ? VD_OK
+                           : strcmp(verdict, "false") == 0 ? VD_EFALSE
+                                                           : VD_EFORMAT;
+        if (rc != want || (rc == VD_OK && vd_envelope_check(&e, &r) != VD_RECEIPT_OK))
+            fail_msg("%s: %s, not %s: %s", name, vd_err_name(rc), verdict, err.msg);
+        for (const char *c = err.msg; *c; c++)
+            assert_true(*c >= 0x20 && *c < 0x7f);
+        free(tokens);
+        free(changed);
+    }
+    free(text);
+    json_decref(all);
+}
+
+/* UTF-8 that is none, which the file of cases cannot hold. */
+static void bytes_that_are_no_text(void **state)
+{
+    static const char *const bad[] = {"{\"x\xff\":1}", "{\"\xc0\x80\":1}", "\xef\xbb\xbf{}",
+                                      "{\"\xed\xa0\x80\":1}"};
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct vd_envelope e;
+        uint32_t *tokens;
+        assert_int_equal(vd_receipt_from_json(bad[i], strlen(bad[i]), &e, &tokens, NULL), VD_EFORMAT);
+    }
+}
+
+static void too_many_tokens(void **state)
+{
+    const struct fixture *f = *state;
+    struct vd_error err;
+    struct vd_envelope e;
+    uint32_t *tokens;
+    json_t *j = vd_receipt_to_json(&f->envelope, &f->receipt), *prompt = json_object_get(j, "prompt");
+    while (json_array_size(prompt) + f->envelope.n_output < VD_JOB_MAX_TOKENS)
+        json_array_append_new(prompt, json_integer(1));
+    assert_int_equal(read_back(j, &e, &tokens, &err),
+                     VD_OK); /* that they are others the envelope's check says */
+    assert_int_equal(e.n_prompt + e.n_output, VD_JOB_MAX_TOKENS);
+    free(tokens);
+    json_array_append_new(prompt, json_integer(1));
+    assert_int_equal(read_back(j, &e, &tokens, &err), VD_ELIMIT);
+    assert_non_null(strstr(err.msg, "1048577 tokens"));
+    json_decref(j);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -172,6 +276,10 @@ int main(void)
         cmocka_unit_test(an_error_names_the_member),
         cmocka_unit_test(a_changed_number_is_another_receipt),
         cmocka_unit_test(text_that_is_no_receipt),
+        cmocka_unit_test(recorded_receipt_is_what_is_written),
+        cmocka_unit_test(reads_what_the_schema_says),
+        cmocka_unit_test(bytes_that_are_no_text),
+        cmocka_unit_test(too_many_tokens),
     };
     return cmocka_run_group_tests(tests, make, NULL);
 }

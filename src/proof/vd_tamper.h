@@ -10,8 +10,10 @@
 #include "vd_receipt.h"
 #include "vd_toy.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* ---- honest jobs ---- */
 
@@ -1033,20 +1035,33 @@ static inline bool tamper_is_true(const struct tamper *t)
 
 /* ---- long runs ---- */
 
-/* Which bases to play: `few`, or `many` with VD_LONG, or a portion of these, VD_BASES=FIRST..LAST. */
+/* Which bases to play: `few`, or `many` with VD_LONG, or others, VD_BASES=FIRST..LAST: a portion of these,
+ * or, with numbers from `many` on, bases that nobody has played. */
 struct tamper_range {
     uint64_t first, end;
     bool whole;
     uint64_t told_ns;
 };
 
+/* Reads FIRST..LAST; false if it is not that. */
+static inline bool tamper_portion(struct tamper_range *r, const char *text)
+{
+    unsigned long long first, last;
+    char more;
+    if (sscanf(text, "%llu..%llu%c", &first, &last, &more) != 2 || first > last || last == ULLONG_MAX)
+        return false;
+    *r = (struct tamper_range){first, last + 1, false, r->told_ns};
+    return true;
+}
+
 static inline struct tamper_range tamper_range(uint64_t few, uint64_t many)
 {
     struct tamper_range r = {0, getenv("VD_LONG") ? many : few, true, vd_clock_ns()};
     const char *portion = getenv("VD_BASES");
-    unsigned long long first, last;
-    if (portion && sscanf(portion, "%llu..%llu", &first, &last) == 2 && first <= last && last < many)
-        r = (struct tamper_range){first, last + 1, false, r.told_ns};
+    if (portion && !tamper_portion(&r, portion)) {
+        fprintf(stderr, "VD_BASES=%s is not FIRST..LAST\n", portion);
+        exit(2);
+    }
     return r;
 }
 

@@ -717,6 +717,19 @@ static void threshold_off_by_one_tie(void **state)
     }
 }
 
+/* What VD_BASES may say; anything else would be a run that played other bases than were asked for. */
+static void portions(void **state)
+{
+    static const char *const bad[] = {
+        "", "7", "7..", "..7", "7-9", "9..7", "7..9 ", "7..9,12", "0..18446744073709551615"};
+    struct tamper_range r = {0, 60, true, 1};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_false(tamper_portion(&r, bad[i]));
+    assert_true(r.first == 0 && r.end == 60 && r.whole);
+    assert_true(tamper_portion(&r, "7..7") && r.first == 7 && r.end == 8 && !r.whole && r.told_ns == 1);
+    assert_true(tamper_portion(&r, "600..1199") && r.first == 600 && r.end == 1200);
+}
+
 static int repeat(char **argv, int argc)
 {
     struct tamper_base b;
@@ -746,6 +759,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_form_and_type),
         cmocka_unit_test(other_tree_size_same_root),
         cmocka_unit_test(threshold_off_by_one_tie),
+        cmocka_unit_test(portions),
     };
     const struct CMUnitTest one[] = {cmocka_unit_test(repeat_one)};
     words = argv;

@@ -122,7 +122,8 @@ def test_whole_context(net, gateway, key, **_):
 
 def test_long_windows(net, gateway, key, **_):
     positions = int(os.environ.get("VD_POSITIONS", 12000))
-    one(net, gateway, key, "gemma3", positions, 600, 12 + positions // 350, False)  # for one of them and a half
+    # One of them takes 9 MiB for the windows and 1.6 KiB a position: four fifths of this cache.
+    one(net, gateway, key, "gemma3", positions, 600, 12 + positions // 500, False)
 
 
 def main():

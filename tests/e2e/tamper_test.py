@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The tamper kit between real processes, on the real model: workers whose weights were tampered with, drawn from seeds, sell answers
 under the honest root. Each loses by the referee's word, and the tile is named. A lie that changes no committed bit is no lie: the
-receipt stands in a replay, and then nobody challenges it. Long form: 100, or VD_BASES=FIRST..LAST of them. VD_MODEL=gemma3: the
+receipt stands in a replay, and then nobody challenges it. Long form: 100, or VD_BASES=FIRST..LAST. VD_MODEL=gemma3: the
 same with gemma-3-270m, which has K-quants, a sliding window and norms of heads."""
 
 import os

@@ -29,10 +29,17 @@ struct CMUnitTest {
 #define assert_int_equal(a, b)                     assert_true((unsigned long long)(a) == (unsigned long long)(b))
 #define assert_int_not_equal(a, b)                 assert_true((unsigned long long)(a) != (unsigned long long)(b))
 #define assert_memory_equal(a, b, n)               assert_true(memcmp(a, b, n) == 0)
+#define assert_memory_not_equal(a, b, n)           assert_true(memcmp(a, b, n) != 0)
+#define assert_in_range(v, low, high)              assert_true(vd_standin_in_range(v, low, high))
 #define assert_string_equal(a, b)                  assert_true(strcmp(a, b) == 0)
 #define cmocka_run_group_tests(t, setup, teardown) vd_standin_run(__FILE__, t, sizeof(t) / sizeof((t)[0]))
 #define cmocka_run_group_tests_name(name, t, setup, teardown)                                                \
     vd_standin_run(name, t, sizeof(t) / sizeof((t)[0]))
+
+static inline int vd_standin_in_range(unsigned long long v, unsigned long long low, unsigned long long high)
+{
+    return low <= v && v <= high;
+}
 
 static inline int vd_standin_run(const char *group, const struct CMUnitTest *t, size_t n)
 {

@@ -339,6 +339,7 @@ struct kit_net {
     struct vd_ledger_block block; /* the one being made */
     uint64_t height;              /* of the last one made */
     uint64_t nonce[KIT_KEYS];     /* the next */
+    struct vd_genesis rules;      /* the kit's, which it has back when the network is gone */
 };
 
 KIT void kit_begin(struct kit_net *n)
@@ -352,6 +353,7 @@ KIT void kit_net_init(struct kit_net *n, struct kit *k)
 {
     memset(n, 0, sizeof *n);
     n->k = k;
+    n->rules = k->genesis;
     kit_state_init(&n->state);
     kit_write_genesis(k, &n->state);
     kit_begin(n);
@@ -435,8 +437,10 @@ KIT enum vd_tx_verdict kit_give(struct kit_net *n, int from, struct vd_tx tx, st
     return v;
 }
 
+/* What a test has changed in the genesis is as it was. */
 KIT void kit_net_free(struct kit_net *n)
 {
+    n->k->genesis = n->rules;
     kit_state_free(&n->state);
 }
 

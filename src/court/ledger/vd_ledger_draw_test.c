@@ -192,7 +192,6 @@ static void test_auditor_refusals(void **state)
     REFUSED(VD_TX_NO_AUDITS, AUDITOR, {.kind = VD_TX_AUDITOR, .u.auditor = {k.model_root, true}});
     REFUSED(VD_TX_NO_AUDITS, AUDITOR, {.kind = VD_TX_TRAP_PLANT});
     REFUSED(VD_TX_NO_AUDITS, AUDITOR, {.kind = VD_TX_BEACON_OPEN, .u.beacon_open = {none, 1}});
-    k.genesis.epoch_blocks = KIT_EPOCH;
 }
 
 static void test_draw_is_by_stake_and_excludes_the_parties(void **state)
@@ -287,7 +286,6 @@ static void test_who_is_drawn(void **state)
         settle(&j[i]);
     }
     reveal_layer();
-    k.genesis.min_stake.micro = KIT_MIN_STAKE;
     assert_true(vd_block_beacon(&net.block, first_epoch, &beacon));
     int in_order[CANDIDATES] = {0, 1, 2};
     for (int a = 0; a < CANDIDATES; a++)
@@ -340,18 +338,14 @@ static void test_too_small_a_reward_is_not_drawn(void **state)
 {
     struct job j;
     k.genesis.audit_min_reward.micro = REWARD + 1;
-    bool drawn = draws(&j, AMOUNT / 2);
-    k.genesis.audit_min_reward.micro = 1;
-    assert_false(drawn);
+    assert_false(draws(&j, AMOUNT / 2));
 }
 
 static void test_the_least_reward_is_drawn(void **state)
 {
     struct job j;
     k.genesis.audit_min_reward.micro = REWARD;
-    bool drawn = draws(&j, AMOUNT / 2);
-    k.genesis.audit_min_reward.micro = 1;
-    assert_true(drawn);
+    assert_true(draws(&j, AMOUNT / 2));
 }
 
 /* What counts is the reward at the rate that drew it: a new worker's receipts are drawn more often, for less
@@ -363,12 +357,7 @@ static void test_the_least_reward_is_by_the_rate_that_draws(void **state)
     k.genesis.audit_rate_ppm = VD_PPM / 2; /* which would pay twice as much */
     k.genesis.audit_new_rate_ppm = VD_PPM;
     k.genesis.audit_new_receipts = 1000;
-    bool drawn = draws(&j, AMOUNT / 2);
-    k.genesis.audit_min_reward.micro = 1;
-    k.genesis.audit_rate_ppm = VD_PPM;
-    k.genesis.audit_new_rate_ppm = 0;
-    k.genesis.audit_new_receipts = 0;
-    assert_false(drawn);
+    assert_false(draws(&j, AMOUNT / 2));
 }
 
 /* Whoever registers after the epoch, when its layer may be known, is not drawn for it. */
@@ -399,9 +388,6 @@ static void test_new_workers_are_audited_more(void **state)
     blocks(KIT_WINDOW);
     assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_FINAL);
     assert_int_equal(stake(WORKER).n_final, 1);
-    k.genesis.audit_rate_ppm = VD_PPM;
-    k.genesis.audit_new_rate_ppm = 0;
-    k.genesis.audit_new_receipts = 0;
 }
 
 /* The rate for new workers ends with the last receipt of its number. */
@@ -414,11 +400,7 @@ static void test_a_known_worker_is_audited_less(void **state)
     k.genesis.audit_rate_ppm = 0;
     k.genesis.audit_new_rate_ppm = VD_PPM;
     k.genesis.audit_new_receipts = 1;
-    bool drawn = draws(&j, AMOUNT / 2);
-    k.genesis.audit_rate_ppm = VD_PPM;
-    k.genesis.audit_new_rate_ppm = 0;
-    k.genesis.audit_new_receipts = 0;
-    assert_false(drawn);
+    assert_false(draws(&j, AMOUNT / 2));
 }
 
 /* Once a layer is revealed anybody can compute the draw: who then withdraws, registers anew or takes its
@@ -483,7 +465,6 @@ static void test_draws_of_a_block_are_bounded(void **state)
     k.genesis.audit_rate_ppm = 0;
     blocks(1);
     assert_int_equal(count_audited(j), MANY);
-    k.genesis.audit_rate_ppm = VD_PPM;
 }
 
 static struct vd_tx first_move(const struct vd_hash *dispute, uint8_t buf[256])
@@ -507,7 +488,6 @@ static void test_a_dispute_saves_nothing_from_a_draw_that_waits(void **state)
     int last = 0;                                           /* draws go by receipt id: this one waits */
     k.genesis.audit_window_blocks = KIT_EPOCH + KIT_BEACON; /* the shortest that there may be */
     settle_many(j);
-    k.genesis.audit_window_blocks = WINDOW;
     for (int i = 1; i < MANY; i++)
         last = memcmp(j[i].r.id.b, j[last].r.id.b, VD_HASH_BYTES) > 0 ? i : last;
     until(begin + KIT_EPOCH + KIT_BEACON - KIT_CLOCK);

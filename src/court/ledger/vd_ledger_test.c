@@ -758,7 +758,6 @@ static void test_closed_disputes_leave_the_state(void **state)
     while (net.block.height <= last + HISTORY)
         blocks(1);
     bool all = !vd_ledger_get_dispute(&net.block.overlay.kv, &other, &d) && !is_listed(&id, &other);
-    k.genesis.history_blocks = 0;
     assert_true(there && gone && all);
     assert_int_equal(receipt(&id).status, VD_RECEIPT_VOID);
     blocks(2);
@@ -799,7 +798,6 @@ static void test_replays_have_time(void **state)
     assert_int_equal(dispute(&d).deadline_height, challengers);
     play(&d, (struct vd_move){.kind = VD_MOVE_OP}, CHALLENGER);
     assert_int_equal(dispute(&d).deadline_height, workers);
-    k.genesis.steps_per_block = 0;
 }
 
 /* Somebody has the worker replay a long job when it is its turn about a short one: 1 and 41 positions, at 2
@@ -832,7 +830,6 @@ static void test_a_long_replay_makes_no_other_dispute_late(void **state)
     blocks(2 * KIT_CLOCK + 42);
     assert_int_equal(stake(WORKER).n_open_disputes, 0);
     assert_int_equal(stake(WORKER).longest_replay_blocks, 0);
-    k.genesis.steps_per_block = 0;
 }
 
 /* A worker has a friend convict it for one receipt: the others are paid to nobody, its offers stand no more,

@@ -342,10 +342,14 @@ static enum vd_err open_old(struct vd_chain *c, struct vd_store_view *v, const c
     enum vd_err e = vd_store_view_genesis(v, &have, err);
     if (e != VD_OK)
         return e;
+    struct vd_error why = {.code = VD_OK};
+    e = load_genesis(c, have, &why); /* first: of other rules it is another network's in any case */
+    if (e != VD_OK)
+        return vd_error_set(err, e, "%s: %s", dir, why.msg);
     if (wanted.n && (wanted.n != have.n || memcmp(wanted.p, have.p, have.n) != 0))
         return vd_error_set(err, VD_ECONFLICT,
                             "%s: holds another network's ledger; use its genesis, or another folder", dir);
-    return load_genesis(c, have, err);
+    return VD_OK;
 }
 
 static enum vd_err open_ledger(struct vd_chain *c, const struct vd_chain_config *config,

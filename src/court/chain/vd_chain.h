@@ -55,8 +55,8 @@ struct vd_chain_config {
     struct vd_store_config store; /* zeros: the defaults */
 };
 
-/* VD_EBUSY: the folder is open in another process; VD_EVERSION: written by a newer version; VD_ECONFLICT:
- * another network's. Starts the thread. */
+/* VD_EBUSY: the folder is open in another process; VD_EVERSION: written by a newer version, or by
+ * other rules; VD_ECONFLICT: another network's. Starts the thread. */
 enum vd_err vd_chain_open(struct vd_chain **out, const struct vd_chain_config *config, struct vd_error *err);
 /* Finishes the block at hand, ends what is queued with VD_ECANCELLED, closes. Not from a callback. NULL
  * allowed. */

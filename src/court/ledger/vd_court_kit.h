@@ -49,6 +49,7 @@ struct kit_state {
     struct vd_kvs kv; /* first */
     struct kit_entry *entry;
     size_t n, cap;
+    uint64_t n_next; /* calls of next */
 };
 
 KIT int kit_key_cmp(struct vd_bytes a, struct vd_bytes b)
@@ -86,6 +87,7 @@ KIT bool kit_next(struct vd_kvs *kv, struct vd_bytes prefix, struct vd_bytes fro
                   struct vd_bytes *key, struct vd_bytes *value)
 {
     struct kit_state *s = (struct kit_state *)kv;
+    s->n_next++;
     if (kit_key_cmp(from, prefix) < 0) {
         from = prefix;
         after = false;
@@ -138,6 +140,43 @@ KIT bool kit_set(void *arg, struct vd_bytes key, struct vd_bytes value)
         s->entry[i] = (struct kit_entry){kit_dup(key), kit_dup(value)};
     }
     return true;
+}
+
+/* All changes of a block at once: both are in order, so one pass over them makes the new table. */
+struct kit_merge {
+    struct kit_state *s;
+    struct kit_entry *entry;
+    size_t n, at; /* at: in s */
+};
+
+KIT bool kit_merge_change(void *arg, struct vd_bytes key, struct vd_bytes value)
+{
+    struct kit_merge *m = arg;
+    struct kit_state *s = m->s;
+    while (m->at < s->n && kit_key_cmp(s->entry[m->at].key, key) < 0)
+        m->entry[m->n++] = s->entry[m->at++];
+    if (m->at < s->n && kit_key_cmp(s->entry[m->at].key, key) == 0) {
+        kit_free_bytes(s->entry[m->at].key);
+        kit_free_bytes(s->entry[m->at++].value);
+    }
+    if (value.p)
+        m->entry[m->n++] = (struct kit_entry){kit_dup(key), kit_dup(value)};
+    return true;
+}
+
+KIT void kit_apply(struct kit_state *s, const struct vd_overlay *o)
+{
+    struct kit_merge m = {.s = s};
+    size_t cap = s->n + o->n_changes + 1;
+    m.entry = malloc(cap * sizeof *m.entry);
+    kit_check(m.entry && vd_overlay_each(o, kit_merge_change, &m));
+    while (m.at < s->n)
+        m.entry[m.n++] = s->entry[m.at++];
+    kit_check(m.n <= cap);
+    free(s->entry);
+    s->entry = m.entry;
+    s->n = m.n;
+    s->cap = cap;
 }
 
 KIT void kit_state_init(struct kit_state *s)
@@ -419,7 +458,7 @@ KIT void kit_end(struct kit_net *n)
 {
     struct vd_error err = {.code = VD_OK};
     kit_check(vd_ledger_end(&n->block, &err) == VD_OK);
-    kit_check(vd_overlay_each(&n->block.overlay, kit_set, &n->state));
+    kit_apply(&n->state, &n->block.overlay);
     n->height++;
     kit_check(kit_audit(&n->state.kv, &n->k->genesis));
     kit_begin(n);

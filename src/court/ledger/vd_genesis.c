@@ -190,6 +190,7 @@ size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_by
     vd_pb_put_u64(&w, 32, g->trap_blocks);
     vd_pb_put_u64(&w, 33, g->audit_min_reward.micro);
     vd_pb_put_u64(&w, 34, g->history_blocks);
+    vd_pb_put_u64(&w, 35, VD_LEDGER_RULES);
     return w.overflow ? 0 : w.n_bytes;
 }
 
@@ -256,9 +257,16 @@ enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct
     }
     if (good)
         get_audits(&r, out);
+    uint64_t rules = good ? vd_pb_get_u64(&r, 35, UINT32_MAX) : 0;
     if (!good || !vd_pb_done(&r))
         return vd_error_set(err, VD_EFORMAT,
                             "genesis: the encoding is malformed or not canonical (%zu bytes)", in.n);
+    if (rules != VD_LEDGER_RULES)
+        return vd_error_set(
+            err, VD_EVERSION,
+            "genesis: this network has the ledger's rules %llu, this veridem those of %d; use the "
+            "version that made it, or begin a new network",
+            (unsigned long long)(rules ? rules : 1), VD_LEDGER_RULES);
     return vd_genesis_check(out, err);
 }
 

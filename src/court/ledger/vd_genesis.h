@@ -19,6 +19,10 @@ enum {
     VD_GENESIS_MAX_BYTES = 512 << 10,
     VD_PPM = 1000000,
     VD_AUDIT_SLOTS_MAX = 8, /* auditors of one receipt */
+    /* What the ledger does with a block (docs/spec/ledger.md, 1). It stands in the genesis bytes, so in the
+     * network's name: blocks made by other rules give other states, and must not be taken for damaged ones.
+     * 2: FINAL comes in the order of deadlines; places of audits; clocks of disputes and of data. */
+    VD_LEDGER_RULES = 2,
 };
 
 struct vd_genesis_account {
@@ -83,7 +87,8 @@ struct vd_amount vd_genesis_supply(const struct vd_genesis *g); /* of a checked 
 
 /* Canonical bytes; 0 if cap_bytes is too small (VD_GENESIS_MAX_BYTES always suffices). */
 size_t vd_genesis_encode(const struct vd_genesis *g, uint8_t *buf, size_t cap_bytes);
-/* Accounts go to account[cap_accounts], which out->account then points to. Decodes and checks. */
+/* Accounts go to account[cap_accounts], which out->account then points to. Decodes and checks. VD_EVERSION:
+ * of a network with other rules. */
 enum vd_err vd_genesis_decode(struct vd_bytes in, struct vd_genesis *out, struct vd_genesis_account *account,
                               size_t cap_accounts, struct vd_error *err);
 struct vd_hash vd_genesis_hash(struct vd_bytes canonical);

@@ -167,14 +167,15 @@ enum vd_tx_verdict vd_ledger_deliver(struct vd_ledger_block *b, struct vd_bytes 
     return VD_TX_OK;
 }
 
-/* The earliest that is due: of this height, or left over from one before. */
+/* The earliest that is due: of this height, or left over from one before. It is looked for from where the
+ * last one was: from the first on, every search would pass all that this block has ended already. */
 static bool next_deadline(struct vd_ledger_block *b, struct vd_state_key *key)
 {
     uint64_t height = 0;
     struct vd_bytes k, v;
     struct vd_state_key prefix = vd_state_key_make(VD_STATE_DEADLINE, NULL, 0, NULL);
     struct vd_bytes p = vd_state_key_bytes(&prefix);
-    if (!b->overlay.kv.next(&b->overlay.kv, p, p, false, &k, &v))
+    if (!b->overlay.kv.next(&b->overlay.kv, p, vd_state_key_bytes(&b->deadline), false, &k, &v))
         return false;
     if (k.n != p.n + 8 + 1 + VD_HASH_BYTES) {
         b->broken = true;
@@ -186,6 +187,7 @@ static bool next_deadline(struct vd_ledger_block *b, struct vd_state_key *key)
         return false;
     memcpy(key->b, k.p, k.n);
     key->n = k.n;
+    b->deadline = *key;
     return true;
 }
 
@@ -242,6 +244,7 @@ enum vd_err vd_ledger_end(struct vd_ledger_block *b, struct vd_error *err)
     uint8_t buf[VD_STATE_RECORD_MAX_BYTES];
     vd_overlay_mark(&b->overlay);
     b->ending = true;
+    b->deadline = vd_state_key_make(VD_STATE_DEADLINE, NULL, 0, NULL);
     b->totals.n_full_blocks += b->n_shown == VD_BLOCK_MAX_SHOWINGS;
     run_deadlines(b);
     vd_block_put(b, &k, buf, vd_totals_encode(&b->totals, buf, sizeof buf));

@@ -30,7 +30,7 @@ enum {
     /* Clocks and windows that one block ends; more of the same height wait for the next block. A block cannot
      * make so many of them, so they do not pile up, and each makes sixteen events at most. */
     VD_BLOCK_MAX_DEADLINES = 8192,
-    VD_BLOCK_MAX_DRAWS = 64,   /* audits that one block opens; more wait for the next */
+    VD_BLOCK_MAX_DRAWS = 64,   /* audits that one block opens; more have their place in a later one */
     VD_BLOCK_MAX_SHOWINGS = 4, /* AUDIT_DATA in one block */
     /* That whoever makes a block looks at: refused ones cost as much (some 10 ms), and must not take the
      * place of those that are due. */
@@ -63,8 +63,9 @@ struct vd_ledger_block {
     uint32_t n_events, n_txs, n_moves, n_challenges, n_draws, n_showings; /* n_moves, n_showings: tried */
     uint32_t n_shown;                                                     /* AUDIT_DATA applied */
     size_t tx_bytes;
-    bool ending; /* the transactions are done, deadlines run */
-    bool broken; /* a record of the state does not decode, or a bucket would go below zero */
+    bool ending;                  /* the transactions are done, deadlines run */
+    struct vd_state_key deadline; /* while they do: none that is earlier is left */
+    bool broken;                  /* a record of the state does not decode, or a bucket would go below zero */
 };
 
 /* Starts the block on top of `base`. The arena's memory belongs to the block until it is dropped. VD_ENOMEM

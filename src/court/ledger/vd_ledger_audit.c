@@ -63,13 +63,20 @@ static void put_auditor(struct vd_ledger_block *b, const struct vd_state_key *ke
     vd_block_put(b, key, buf, vd_auditor_encode(a, buf, sizeof buf));
 }
 
-/* The last height at which a batch that ended before `off_height` is drawn. Who withdraws is drawn for these
- * all the same: once a layer is revealed everybody can compute the draw, and must not step aside from it, or
- * push others into it. */
+/* The last height at which a batch that ended before `off_height` is drawn, if there is room. Who withdraws
+ * is drawn for these all the same: once a layer is revealed everybody can compute the draw, and must not step
+ * aside from it, or push others into it. */
 static uint64_t listed_until(const struct vd_genesis *g, uint64_t off_height)
 {
     uint64_t epoch = vd_epoch_of(g, off_height), due = epoch ? vd_epoch_due(g, epoch - 1) : 0;
     return due > off_height ? due : off_height;
+}
+
+bool vd_block_may_be_drawn(const struct vd_ledger_block *b, uint64_t listed_until_height)
+{
+    bool draws_wait = b->totals.place_height >= b->height;
+    uint64_t longer = draws_wait ? b->ledger->genesis->audit_window_blocks : 0;
+    return b->height <= listed_until_height + longer;
 }
 
 static void strike_off(struct vd_ledger_block *b, const struct vd_hash *model_root,
@@ -122,7 +129,8 @@ static bool call_roll(void *arg, struct vd_bytes key, struct vd_bytes value)
         l->b->broken = true;
         return false;
     }
-    if (!l->found && a.off_height && listed_until(l->b->ledger->genesis, a.off_height) < l->b->height) {
+    if (!l->found && a.off_height &&
+        !vd_block_may_be_drawn(l->b, listed_until(l->b->ledger->genesis, a.off_height))) {
         l->found = true;
         memcpy(l->stale.b, key.p, key.n);
         l->stale.n = key.n;
@@ -139,7 +147,7 @@ static enum vd_tx_verdict enlist(struct vd_deliver *d, const struct vd_state_key
     struct vd_auditor a;
     struct vd_stake s;
     bool known = get_auditor(d->b, key, &a);
-    if (known && (a.off_height == 0 || listed_until(g, a.off_height) >= d->b->height))
+    if (known && (a.off_height == 0 || vd_block_may_be_drawn(d->b, listed_until(g, a.off_height))))
         return VD_TX_WRONG_PHASE;
     vd_ledger_list(&d->b->overlay.kv, VD_STATE_AUDITOR, (struct vd_bytes){model_root->b, VD_HASH_BYTES}, NULL,
                    call_roll, &roll);
@@ -287,8 +295,12 @@ static void open_audit(struct vd_ledger_block *b, const struct vd_hash *id, stru
         struct vd_pubkey who = pick(c, vd_audit_point(beacon, id, a.n_slots, c->total));
         a.slot[a.n_slots++] = (struct vd_audit_slot){.auditor = who, .status = VD_SLOT_DRAWN};
     }
-    if (!a.n_slots)
-        return; /* nobody holds the model */
+    if (!a.n_slots) { /* nobody holds the model */
+        r->drawn_epoch = r->drawn_rate_ppm = 0;
+        vd_block_put_receipt(b, id, r);
+        vd_receipt_release(b, id, r);
+        return;
+    }
     a.clock_blocks = clock_of(b, &a);
     set_phase(b, id, &a, VD_AUDIT_COMMITTING, a.clock_blocks);
     r->audited = r->audit_open = true;
@@ -324,9 +336,50 @@ static struct vd_amount reward_of(struct vd_ledger_block *b, uint32_t rate_ppm,
     return reward > fund.micro ? fund : vd_amount_micro((uint64_t)reward);
 }
 
+/* By its worker's rate, and only if it pays its auditors the least: who made them work for nothing could keep
+ * them from the others. */
+static bool is_drawn(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r,
+                     const struct vd_hash *beacon)
+{
+    static const struct vd_amount all = {VD_AMOUNT_MAX_MICRO};
+    r->drawn_rate_ppm = rate_of(b, r);
+    return vd_audit_is_drawn(beacon, id, r->drawn_rate_ppm) &&
+           vd_amount_cmp(reward_of(b, r->drawn_rate_ppm, r, all), b->ledger->genesis->audit_min_reward) >= 0;
+}
+
+/* The epoch by whose beacon a receipt is drawn, and its auditors: its own, or if that has none the last that
+ * is due by now. False: no layer of that was revealed either. */
+static bool find_beacon(struct vd_ledger_block *b, const struct vd_receipt_record *r, uint64_t last,
+                        uint64_t *epoch, struct vd_hash *beacon)
+{
+    *epoch = r->drawn_epoch ? r->drawn_epoch - 1 : vd_epoch_of(b->ledger->genesis, r->settle_height);
+    if (vd_block_beacon(b, *epoch, beacon))
+        return true;
+    *epoch = last;
+    return vd_block_beacon(b, last, beacon);
+}
+
+/* The next block in which one more audit may open: this one, as long as there is room. */
+static uint64_t take_place(struct vd_ledger_block *b)
+{
+    struct vd_totals *t = &b->totals;
+    uint64_t first = b->height + (b->n_draws == VD_BLOCK_MAX_DRAWS);
+    if (t->place_height < first) {
+        t->place_height = first;
+        t->n_places = 0;
+    }
+    if (t->n_places == VD_BLOCK_MAX_DRAWS) {
+        t->place_height++;
+        t->n_places = 0;
+    }
+    t->n_places++;
+    return t->place_height;
+}
+
 /* At the end of the last block in which the layers of the receipt's epoch may be revealed. If none was, a
- * later epoch's beacon will do, as long as the window is open. A draw falls before the last block of the
- * window, always: a dispute that ends in that block opens the way to FINAL before the block's draws. */
+ * later epoch's beacon will do, as long as the window is open. Then, if it was drawn and there was no room,
+ * in the block of its place: it comes back once, so those that wait cost a block nothing. (Again only if
+ * deadlines were so far behind that the places of several blocks came up in one.) */
 void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
 {
     const struct vd_genesis *g = b->ledger->genesis;
@@ -339,28 +392,31 @@ void vd_end_draw(struct vd_ledger_block *b, const struct vd_hash *receipt_id)
     if (r.status != VD_RECEIPT_SETTLED)
         return;
     uint64_t last = vd_epoch_of(g, b->height + 1 - g->beacon_blocks) - 1; /* that is due */
-    uint64_t epoch = r.drawn_epoch ? r.drawn_epoch - 1 : last;
-    if (!vd_block_beacon(b, epoch, &beacon)) {
-        if (vd_epoch_due(g, last + 1) < r.window_end_height)
+    uint64_t epoch, place = b->height;
+    if (!find_beacon(b, &r, last, &epoch, &beacon)) {
+        if (r.drawn_epoch || vd_epoch_due(g, last + 1) < r.window_end_height)
             vd_block_deadline_add(b, vd_epoch_due(g, last + 1), VD_DEADLINE_DRAW, receipt_id);
+        else
+            vd_receipt_release(b, receipt_id, &r); /* a worker must not lose by a keeper's silence */
         return;
     }
     if (!r.drawn_epoch) {
-        static const struct vd_amount all = {VD_AMOUNT_MAX_MICRO};
-        r.drawn_rate_ppm = rate_of(b, &r);
-        if (!vd_audit_is_drawn(&beacon, receipt_id, r.drawn_rate_ppm) ||
-            vd_amount_cmp(reward_of(b, r.drawn_rate_ppm, &r, all), g->audit_min_reward) < 0)
-            return; /* who made its auditors work for nothing could keep them from the others */
+        if (!is_drawn(b, receipt_id, &r, &beacon)) {
+            vd_receipt_release(b, receipt_id, &r);
+            return;
+        }
         r.drawn_epoch = epoch + 1; /* and stays drawn, by this beacon, however long there is no room */
+        place = take_place(b);
+    } else if (b->n_draws == VD_BLOCK_MAX_DRAWS) {
+        place = take_place(b);
     }
-    if (b->n_draws == VD_BLOCK_MAX_DRAWS) {
-        vd_block_deadline_add(b, b->height + 1, VD_DEADLINE_DRAW, receipt_id);
-        extend_window(b, receipt_id, &r, b->height + 2);
-        vd_block_put_receipt(b, receipt_id, &r);
+    if (place == b->height) {
+        b->n_draws++;
+        open_audit(b, receipt_id, &r, &beacon, epoch, r.drawn_rate_ppm);
         return;
     }
-    b->n_draws++;
-    open_audit(b, receipt_id, &r, &beacon, epoch, r.drawn_rate_ppm);
+    vd_block_deadline_add(b, place, VD_DEADLINE_DRAW, receipt_id);
+    vd_block_put_receipt(b, receipt_id, &r);
 }
 
 /* ---- phases ---- */
@@ -384,7 +440,7 @@ static void heard(struct vd_ledger_block *b, const struct vd_hash *id, struct vd
     vd_block_put_audit(b, id, a);
     vd_block_put_receipt(b, id, r);
     vd_block_event(b, event_of(VD_EVENT_AUDIT_DONE, id, r, &r->worker, VD_AMOUNT_ZERO));
-    vd_receipt_try_final(b, id, r);
+    vd_receipt_release(b, id, r);
 }
 
 static void reveal_from_now(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_audit *a,

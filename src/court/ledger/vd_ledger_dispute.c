@@ -189,7 +189,7 @@ static void challenger_loses(struct vd_ledger_block *b, const struct vd_hash *id
     close_dispute(b, id, d, status, &d->worker, &r);
     vd_block_event(b, event_of(VD_EVENT_CHALLENGER_LOST, id, d, bond));
     if (!b->broken)
-        vd_receipt_try_final(b, &d->receipt_id, &r);
+        vd_receipt_release(b, &d->receipt_id, &r);
 }
 
 /* `late`: the receipt is void because the worker was late in another dispute. The worker moves first: a

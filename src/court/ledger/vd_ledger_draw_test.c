@@ -1,4 +1,4 @@
-/* Keepers and their beacon, and what it draws: which receipts, which auditors, when, and how many at once. */
+/* Keepers and their beacon, and what it draws: which receipts, which auditors, and when. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -6,7 +6,6 @@
 #include <cmocka.h>
 
 #include "vd_audit_kit.h"
-#include "vd_game.h"
 
 /* ---- the beacon ---- */
 
@@ -432,77 +431,6 @@ static void test_nobody_steps_aside_from_a_draw(void **state)
     assert_int_equal(stake(AUDITOR).n_listed, 1);
 }
 
-enum { MANY = VD_BLOCK_MAX_DRAWS + 3 };
-
-/* More receipts than one block draws. */
-static void settle_many(struct job j[MANY])
-{
-    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{AMOUNT * MANY}}});
-    struct vd_tx tx = {.kind = VD_TX_ESCROW_OPEN, .u.escrow_open = {k.key[GATEWAY].pub, {AMOUNT * MANY}}};
-    assert_int_equal(kit_give(&net, CLIENT, tx, &j[0].escrow), VD_TX_OK);
-    for (int i = 0; i < MANY; i++) {
-        j[i].escrow = j[0].escrow;
-        make_job(&j[i], (uint64_t)i, NULL);
-        settle(&j[i]);
-    }
-}
-
-static int count_audited(const struct job j[MANY])
-{
-    int n = 0;
-    for (int i = 0; i < MANY; i++)
-        n += receipt(&j[i].r.id).audited;
-    return n;
-}
-
-static void test_draws_of_a_block_are_bounded(void **state)
-{
-    static struct job j[MANY];
-    settle_many(j);
-    reveal_layer();
-    assert_int_equal(count_audited(j), VD_BLOCK_MAX_DRAWS);
-    /* Those that wait stay drawn: another beacon, which would draw nothing, does not save them. */
-    k.genesis.audit_rate_ppm = 0;
-    blocks(1);
-    assert_int_equal(count_audited(j), MANY);
-}
-
-static struct vd_tx first_move(const struct vd_hash *dispute, uint8_t buf[256])
-{
-    struct vd_hash node[3] = {{{1}}, {{2}}, {{3}}};
-    struct vd_move m = {
-        .kind = VD_MOVE_STATE, .root = vd_merkle_root(node, 3), .nodes = {node[0].b, sizeof node}};
-    struct vd_tx tx = {.kind = VD_TX_MOVE, .u.move.dispute_id = *dispute};
-    tx.u.move.move = (struct vd_bytes){buf, vd_move_encode(&m, buf, 256)};
-    return tx;
-}
-
-/* A draw that waits for room does so before the last block of the window, like any other: a friend of the
- * worker whose challenge runs out in that block gets nothing paid undrawn. */
-static void test_a_dispute_saves_nothing_from_a_draw_that_waits(void **state)
-{
-    static struct job j[MANY];
-    struct vd_hash dispute;
-    uint8_t buf[256];
-    uint64_t begin = net.block.height;
-    int last = 0;                                           /* draws go by receipt id: this one waits */
-    k.genesis.audit_window_blocks = KIT_EPOCH + KIT_BEACON; /* the shortest that there may be */
-    settle_many(j);
-    for (int i = 1; i < MANY; i++)
-        last = memcmp(j[i].r.id.b, j[last].r.id.b, VD_HASH_BYTES) > 0 ? i : last;
-    until(begin + KIT_EPOCH + KIT_BEACON - KIT_CLOCK);
-    struct vd_tx tx = {.kind = VD_TX_CHALLENGE, .u.challenge = {j[last].r.id}};
-    assert_int_equal(kit_give(&net, CLIENT, tx, &dispute), VD_TX_OK);
-    assert_int_equal(kit_give(&net, WORKER, first_move(&dispute, buf), NULL), VD_TX_OK);
-    reveal_layer();
-    assert_false(receipt(&j[last].r.id).audited);
-    assert_int_equal(receipt(&j[last].r.id).n_open_disputes, 1);
-    blocks(1);
-    assert_int_equal(receipt(&j[last].r.id).n_open_disputes, 0);
-    assert_int_equal(receipt(&j[last].r.id).status, VD_RECEIPT_SETTLED);
-    assert_true(receipt(&j[last].r.id).audited);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -529,8 +457,6 @@ int main(void)
         T(test_new_workers_are_audited_more),
         T(test_a_known_worker_is_audited_less),
         T(test_nobody_steps_aside_from_a_draw),
-        T(test_draws_of_a_block_are_bounded),
-        T(test_a_dispute_saves_nothing_from_a_draw_that_waits),
     };
     RUN_AUDIT_TESTS(tests);
 }

@@ -110,8 +110,10 @@ void vd_end_past_dispute(struct vd_ledger_block *b, const struct vd_hash *disput
 void vd_end_audit_clock(struct vd_ledger_block *b, const struct vd_hash *receipt_id);
 void vd_end_trap(struct vd_ledger_block *b, const struct vd_hash *trap_id);
 
-/* A receipt whose window has passed and that nobody disputes becomes FINAL: the shares are paid. */
-void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r);
+/* What held a receipt up is over: a dispute, its audit, or its draw. If its window has passed as well, its
+ * turn to be paid comes at the end of this block, behind every draw that is due by then. */
+void vd_receipt_release(struct vd_ledger_block *b, const struct vd_hash *id,
+                        const struct vd_receipt_record *r);
 /* Not paid: the amount goes back. VERDICT, LATE: the stake is slashed; returns the challenger's share, which
  * the caller pays out. WITHHELD: the same, but all of the slash burns, and 0 is returned. TRAP: the worker
  * loses nothing; returns what auditors lost, for the caller to deal with. */
@@ -125,6 +127,9 @@ struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash 
                                 struct vd_receipt_record *r, struct vd_amount *fund);
 /* The beacon of an epoch; false: no layer of it was revealed. */
 bool vd_block_beacon(struct vd_ledger_block *b, uint64_t epoch, struct vd_hash *out);
+/* May one who withdrew, and is held up to this height, still be drawn in this block or later? While draws
+ * wait for room it is held longer, by an audit window at most. */
+bool vd_block_may_be_drawn(const struct vd_ledger_block *b, uint64_t listed_until_height);
 /* Blocks that clocks grow by for a replay of the receipt's job. */
 uint64_t vd_block_replay_blocks(struct vd_ledger_block *b, const struct vd_receipt_record *r);
 

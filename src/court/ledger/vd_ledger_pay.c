@@ -45,7 +45,7 @@ enum vd_tx_verdict vd_apply_unstake(struct vd_deliver *d)
     if (!vd_block_get_stake(d->b, &d->tx->sender, &s))
         return VD_TX_FUNDS;
     if (s.n_open_receipts || s.n_open_disputes || s.n_open_audits || s.n_listed ||
-        d->b->height <= s.listed_until_height)
+        (s.listed_until_height && vd_block_may_be_drawn(d->b, s.listed_until_height)))
         return VD_TX_STAKE_IN_USE;
     if (!vd_amount_sub(&s.amount, s.amount, amount))
         return VD_TX_FUNDS;

@@ -199,6 +199,8 @@ void vd_block_deadline_add(struct vd_ledger_block *b, uint64_t height, enum vd_d
 {
     struct vd_state_key k = deadline_key(height, d, id);
     vd_block_put(b, &k, NULL, 0);
+    if (b->ending && k.n == b->deadline.n && memcmp(k.b, b->deadline.b, k.n) < 0)
+        b->deadline = k; /* behind the one that runs: it is next */
 }
 
 void vd_block_deadline_remove(struct vd_ledger_block *b, uint64_t height, enum vd_deadline d,

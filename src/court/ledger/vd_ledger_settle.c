@@ -2,6 +2,12 @@
  * nobody), then FINAL when the audit window has passed and no dispute is open, or VOID by a verdict. Shares
  * are paid only at FINAL, so a verdict never has to take money back from anybody.
  *
+ * FINAL comes by a deadline and in no other way, and deadlines go strictly by height, however many blocks
+ * they are behind. That is what puts a receipt's draw before its payment: its draw is due before its window
+ * ends, so whatever is paid at the end of a window, or later, has all its draws behind it. A transaction that
+ * ends a dispute, and could overtake a draw that waits in the queue, pays nothing itself. One that was drawn
+ * and waits for the place of its audit is held by what its record says.
+ *
  * A verdict also voids, when their windows end, all other receipts that the worker had settled by then: a
  * worker that empties its own stake through a friend's challenge would else cash in the rest of its fakes,
  * for whose conviction nobody could win anything any more. They are not touched at once, because there may be
@@ -194,19 +200,11 @@ static void convicted(struct vd_ledger_block *b, const struct vd_hash *id, struc
     vd_block_put_stake(b, &r->worker, s);
 }
 
-/* Up to the end of the window's last block it can be challenged: a dispute or an audit that a transaction of
- * that block ends does not shut the door on the transactions behind it. */
-static bool window_is_over(const struct vd_ledger_block *b, const struct vd_receipt_record *r)
-{
-    return b->ending ? b->height >= r->window_end_height : b->height > r->window_end_height;
-}
-
-void vd_receipt_try_final(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r)
+/* Nothing holds it up any more: the shares are paid. */
+static void pay(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_receipt_record *r)
 {
     const struct vd_genesis *g = b->ledger->genesis;
     struct vd_stake s;
-    if (r->status != VD_RECEIPT_SETTLED || r->n_open_disputes || r->audit_open || !window_is_over(b, r))
-        return;
     vd_block_get_stake(b, &r->worker, &s);
     if (r->settle_height <= s.convicted_height) {
         convicted(b, id, r, &s);
@@ -242,7 +240,17 @@ void vd_end_receipt_window(struct vd_ledger_block *b, const struct vd_hash *rece
         b->broken = true;
         return;
     }
-    vd_receipt_try_final(b, receipt_id, &r); /* later, if disputes are open: their end tries again */
+    bool waits = r.drawn_epoch && !r.audited; /* for the place that its draw gave it */
+    if (r.status == VD_RECEIPT_SETTLED && b->height >= r.window_end_height && !r.n_open_disputes &&
+        !r.audit_open && !waits)
+        pay(b, receipt_id, &r); /* else later: the end of what holds it up releases it */
+}
+
+void vd_receipt_release(struct vd_ledger_block *b, const struct vd_hash *id,
+                        const struct vd_receipt_record *r)
+{
+    if (r->status == VD_RECEIPT_SETTLED && b->height >= r->window_end_height)
+        vd_block_deadline_add(b, b->height, VD_DEADLINE_RECEIPT, id);
 }
 
 /* Takes the slash from the stake: the challenger's *share, and what the caller burns or pays auditors from.

@@ -149,6 +149,8 @@ size_t vd_totals_encode(const struct vd_totals *v, uint8_t *buf, size_t cap_byte
         put_amount(&w, 1 + i, v->bucket[i]);
     vd_pb_put_u64(&w, 9, v->n_txs);
     vd_pb_put_u64(&w, 10, v->n_full_blocks);
+    vd_pb_put_u64(&w, 11, v->place_height);
+    vd_pb_put_u64(&w, 12, v->n_places);
     return done(&w);
 }
 
@@ -159,6 +161,8 @@ bool vd_totals_decode(struct vd_bytes in, struct vd_totals *out)
         out->bucket[i] = get_amount(&r, 1 + i);
     out->n_txs = vd_pb_get_u64(&r, 9, UINT64_MAX);
     out->n_full_blocks = vd_pb_get_u64(&r, 10, UINT64_MAX);
+    out->place_height = vd_pb_get_u64(&r, 11, UINT64_MAX);
+    out->n_places = vd_pb_get_u64(&r, 12, UINT64_MAX);
     return vd_pb_done(&r);
 }
 

@@ -93,6 +93,8 @@ struct vd_totals {
     struct vd_amount bucket[VD_BUCKETS];
     uint64_t n_txs;         /* applied since genesis */
     uint64_t n_full_blocks; /* with as many AUDIT_DATA as fit */
+    /* Of the audits drawn so far the last has its place in this block, and so many have theirs in it. */
+    uint64_t place_height, n_places;
 };
 
 struct vd_account {
@@ -184,7 +186,7 @@ struct vd_receipt_record {
     bool audited;    /* there is an audit of it */
     bool audit_open; /* and it is under way: the receipt is not paid before it ends */
     /* 1 + the epoch by whose beacon it was drawn, and the rate that drew it; 0: it was not, or there was
-     * nobody to audit it. */
+     * nobody to audit it. Drawn and not audited: it waits for its place, and is not paid before that. */
     uint64_t drawn_epoch;
     uint32_t drawn_rate_ppm;
     struct vd_hash state_root; /* the first that the worker showed, in any dispute; zero before */

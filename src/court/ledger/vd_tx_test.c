@@ -187,6 +187,23 @@ static void test_genesis_round_trip(void **state)
     assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n}, &g, accounts, KIT_KEYS, &err), VD_EFORMAT);
 }
 
+/* A network of other rules is told from a damaged one, and says what to do. Its number is the last field. */
+static void test_genesis_of_other_rules(void **state)
+{
+    static uint8_t buf[VD_GENESIS_MAX_BYTES];
+    static struct vd_genesis_account accounts[KIT_KEYS];
+    struct vd_genesis g;
+    struct vd_error err;
+    size_t n = vd_genesis_encode(&k.genesis, buf, sizeof buf);
+    assert_int_equal(buf[n - 1], VD_LEDGER_RULES);
+    assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n - 3}, &g, accounts, KIT_KEYS, &err),
+                     VD_EVERSION);
+    assert_non_null(strstr(err.msg, "rules 1"));
+    buf[n - 1]++;
+    assert_int_equal(vd_genesis_decode((struct vd_bytes){buf, n}, &g, accounts, KIT_KEYS, &err), VD_EVERSION);
+    assert_non_null(strstr(err.msg, "new network"));
+}
+
 /* What a fake receipt gains unaudited is at most what it burns when audited. */
 static void test_genesis_deterrence(void **state)
 {
@@ -368,6 +385,7 @@ int main(void)
         cmocka_unit_test(test_reveals_have_a_verdict),
         cmocka_unit_test(test_verdict_numbers),
         cmocka_unit_test(test_genesis_round_trip),
+        cmocka_unit_test(test_genesis_of_other_rules),
         cmocka_unit_test(test_genesis_refuses),
         cmocka_unit_test(test_genesis_deterrence),
         cmocka_unit_test(test_events_round_trip),

@@ -21,7 +21,7 @@ enum {
     VD_AUDIT_SLOTS_MAX = 8, /* auditors of one receipt */
     /* What the ledger does with a block (docs/spec/ledger.md, 1). It stands in the genesis bytes, so in the
      * network's name: blocks made by other rules give other states, and must not be taken for damaged ones.
-     * 2: FINAL comes in the order of deadlines; places of audits; clocks of disputes and of data. */
+     * 2: FINAL comes in the order of deadlines, audits have places, every move has time for a replay. */
     VD_LEDGER_RULES = 2,
 };
 

@@ -125,6 +125,31 @@ struct vd_amount vd_receipt_void(struct vd_ledger_block *b, const struct vd_hash
  * shared. */
 struct vd_amount vd_audit_close(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
                                 struct vd_receipt_record *r, struct vd_amount *fund);
+/* What the files of audits share. */
+struct vd_state_key vd_audit_index_key(const struct vd_pubkey *auditor, const struct vd_hash *receipt_id);
+struct vd_event vd_audit_event(enum vd_event_kind kind, const struct vd_hash *receipt_id,
+                               const struct vd_receipt_record *r, const struct vd_pubkey *a,
+                               struct vd_amount amount);
+/* One more audit of this auditor is open, or one less, with the blocks that its replay takes. */
+void vd_audit_count(struct vd_ledger_block *b, const struct vd_pubkey *auditor, uint64_t replay_blocks,
+                    bool opens);
+/* The phase begins and ends after so many blocks; 0: it has no end. The caller writes *a. */
+void vd_audit_set_phase(struct vd_ledger_block *b, const struct vd_hash *id, struct vd_audit *a,
+                        enum vd_audit_phase phase, uint64_t blocks);
+/* What one auditor gets for a receipt that this rate drew, and at most what the fund holds. */
+struct vd_amount vd_audit_reward(struct vd_ledger_block *b, uint32_t rate_ppm,
+                                 const struct vd_receipt_record *r, struct vd_amount fund);
+/* The audit of a receipt that is SETTLED, in a phase that has not run out; and an auditor's place in it, NULL
+ * if it was not drawn. */
+enum vd_tx_verdict vd_audit_find(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
+                                 struct vd_audit *a, struct vd_receipt_record *r);
+struct vd_audit_slot *vd_audit_slot_of(struct vd_audit *a, const struct vd_pubkey *key);
+/* The auditor withdraws from a model's list, or is struck off it. */
+void vd_audit_strike_off(struct vd_ledger_block *b, const struct vd_hash *model_root,
+                         const struct vd_pubkey *who);
+/* What was shown by one goes. */
+void vd_audit_forget_data(struct vd_ledger_block *b, const struct vd_hash *receipt_id,
+                          const struct vd_pubkey *who);
 /* The beacon of an epoch; false: no layer of it was revealed. */
 bool vd_block_beacon(struct vd_ledger_block *b, uint64_t epoch, struct vd_hash *out);
 /* May one who withdrew, and is held up to this height, still be drawn in this block or later? While draws

@@ -245,7 +245,8 @@ enum vd_err vd_ledger_end(struct vd_ledger_block *b, struct vd_error *err)
     vd_overlay_mark(&b->overlay);
     b->ending = true;
     b->deadline = vd_state_key_make(VD_STATE_DEADLINE, NULL, 0, NULL);
-    b->totals.n_full_blocks += b->n_shown == VD_BLOCK_MAX_SHOWINGS;
+    /* full: not every part that may come would have fitted */
+    b->totals.n_full_blocks += b->n_shown_bytes > VD_BLOCK_MAX_SHOWN_BYTES - VD_TX_MAX_BYTES;
     run_deadlines(b);
     vd_block_put(b, &k, buf, vd_totals_encode(&b->totals, buf, sizeof buf));
     if (b->overlay.kv.failed)

@@ -30,11 +30,11 @@ enum {
     /* Clocks and windows that one block ends; more of the same height wait for the next block. A block cannot
      * make so many of them, so they do not pile up, and each makes sixteen events at most. */
     VD_BLOCK_MAX_DEADLINES = 8192,
-    VD_BLOCK_MAX_DRAWS = 64,   /* audits that one block opens; more have their place in a later one */
-    VD_BLOCK_MAX_SHOWINGS = 4, /* AUDIT_DATA in one block */
-    /* That whoever makes a block looks at: refused ones cost as much (some 10 ms), and must not take the
-     * place of those that are due. */
-    VD_BLOCK_MAX_SHOWING_TRIES = 16,
+    VD_BLOCK_MAX_DRAWS = 64, /* audits that one block opens; more have their place in a later one */
+    /* AUDIT_DATA in one block, by the bytes of their tokens and tables: four whole parts. Refused ones, which
+     * cost as much (some 10 ms for a whole part), take no place of those that are due; whoever makes a block
+     * looks at no more of them than its transactions may have bytes. */
+    VD_BLOCK_MAX_SHOWN_BYTES = 4 << 16,
     VD_LEDGER_NONCE_AHEAD = 640, /* transactions of one sender that may be on their way */
     /* A block never needs more than this arena (pages that are not touched cost nothing). */
     VD_LEDGER_ARENA_BYTES = 192 << 20,
@@ -60,8 +60,8 @@ struct vd_ledger_block {
     struct vd_arena *arena;
     struct vd_totals totals;
     struct vd_event *event;
-    uint32_t n_events, n_txs, n_moves, n_challenges, n_draws, n_showings; /* n_moves, n_showings: tried */
-    uint32_t n_shown;                                                     /* AUDIT_DATA applied */
+    uint32_t n_events, n_txs, n_moves, n_challenges, n_draws; /* n_moves: tried */
+    uint32_t n_shown_bytes;                                   /* of AUDIT_DATA applied */
     size_t tx_bytes;
     bool ending;                  /* the transactions are done, deadlines run */
     struct vd_state_key deadline; /* while they do: none that is earlier is left */

@@ -116,6 +116,11 @@ static bool show_tables(struct vd_deliver *d, const struct vd_receipt *r)
     return true;
 }
 
+static uint32_t data_bytes(const struct vd_tx_audit_data *t)
+{
+    return (uint32_t)(t->tokens.n + t->bias.n + t->mask.n);
+}
+
 static enum vd_tx_verdict show_part(struct vd_deliver *d, const struct vd_receipt_record *record,
                                     struct vd_showing *w, bool *all)
 {
@@ -131,7 +136,11 @@ static enum vd_tx_verdict show_part(struct vd_deliver *d, const struct vd_receip
         *w = (struct vd_showing){.salt = t->salt};
     uint32_t rest = n - w->n_tokens, want = rest < VD_AUDIT_CHUNK_TOKENS ? rest : VD_AUDIT_CHUNK_TOKENS;
     if (!vd_hash_eq(&commit, &r.request.salt_commit) || t->first != w->n_tokens ||
-        t->tokens.n != 4 * (size_t)want || !show_tables(d, &r) || !show_tokens(w, &r, t->tokens))
+        t->tokens.n != 4 * (size_t)want)
+        return VD_TX_BAD_DATA;
+    if (data_bytes(t) > VD_BLOCK_MAX_SHOWN_BYTES - d->b->n_shown_bytes)
+        return VD_TX_BLOCK_FULL;
+    if (!show_tables(d, &r) || !show_tokens(w, &r, t->tokens))
         return VD_TX_BAD_DATA;
     *all = w->n_tokens == n;
     return VD_TX_OK;
@@ -155,15 +164,12 @@ enum vd_tx_verdict vd_apply_audit_data(struct vd_deliver *d)
         return VD_TX_NOT_DRAWN;
     if (a.phase != VD_AUDIT_DATA_DUE)
         return VD_TX_WRONG_PHASE;
-    if (d->b->n_shown == VD_BLOCK_MAX_SHOWINGS || d->b->n_showings == VD_BLOCK_MAX_SHOWING_TRIES)
-        return VD_TX_BLOCK_FULL;
-    d->b->n_showings++; /* and stays so if it is refused */
     if (vd_block_get(d->b, &at, &there) && !vd_showing_decode(there, &w))
         d->b->broken = true;
     v = show_part(d, &r, &w, &all);
     if (v != VD_TX_OK)
         return v;
-    d->b->n_shown++;
+    d->b->n_shown_bytes += data_bytes(t);
     vd_block_put(d->b, &at, buf, vd_showing_encode(&w, buf, sizeof buf));
     vd_block_put(d->b, &shown, t->tokens.p, t->tokens.n);
     if (all) {

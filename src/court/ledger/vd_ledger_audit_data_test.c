@@ -279,29 +279,57 @@ static void test_all_committed_ends_a_demand(void **state)
 /* Blocks that were full of other data do not count: nobody may make a worker late by showing its own. */
 static void test_full_blocks_stop_the_data_clock(void **state)
 {
-    static struct job j[VD_BLOCK_MAX_SHOWINGS + 1];
+    struct job j;
     uint8_t bytes[16];
-    enum { N = VD_BLOCK_MAX_SHOWINGS };
+    drawn_job(&j, NULL);
+    OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
+    until(audit(&j.r.id).deadline_height);
+    net.block.n_shown_bytes = VD_BLOCK_MAX_SHOWN_BYTES - sizeof bytes + 1; /* others' */
+    REFUSED(VD_TX_BLOCK_FULL, WORKER, data_of(&j, bytes));
+    blocks(1);
+    assert_int_equal(receipt(&j.r.id).status, VD_RECEIPT_SETTLED);
+    net.block.n_shown_bytes = VD_BLOCK_MAX_SHOWN_BYTES - sizeof bytes;
+    OK(WORKER, data_of(&j, bytes));
+    assert_int_equal(net.block.n_shown_bytes, VD_BLOCK_MAX_SHOWN_BYTES);
+    assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_COMMITTING);
+}
+
+/* Full is a block in which the largest part there may be would not have fitted, and no other. */
+static void test_which_blocks_are_full(void **state)
+{
+    uint64_t before = net.block.totals.n_full_blocks;
+    net.block.n_shown_bytes = VD_BLOCK_MAX_SHOWN_BYTES - VD_TX_MAX_BYTES;
+    blocks(1);
+    assert_int_equal(net.block.totals.n_full_blocks, before);
+    net.block.n_shown_bytes = VD_BLOCK_MAX_SHOWN_BYTES - VD_TX_MAX_BYTES + 1;
+    blocks(1);
+    assert_int_equal(net.block.totals.n_full_blocks, before + 1);
+}
+
+/* Data of small jobs fill no block: it takes as many bytes as those of large ones. */
+static void test_small_data_fill_no_block(void **state)
+{
+    enum { N = 12 };
+    static struct job j[N];
+    uint8_t bytes[16];
     open_escrow(&j[0]);
-    for (int i = 0; i <= N; i++) {
+    OK(WORKER, {.kind = VD_TX_STAKE, .u.stake = {{N * AMOUNT}}});
+    for (int i = 0; i < N; i++) {
         j[i].escrow = j[0].escrow;
         make_job(&j[i], (uint64_t)i + 1, NULL);
         settle(&j[i]);
     }
     reveal_layer();
-    for (int i = 0; i <= N; i++)
+    for (int i = 0; i < N; i++)
         OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j[i].r.id}});
-    until(audit(&j[N].r.id).deadline_height);
     for (int i = 0; i < N; i++)
         OK(GATEWAY, data_of(&j[i], bytes));
-    REFUSED(VD_TX_BLOCK_FULL, WORKER, data_of(&j[N], bytes));
+    assert_int_equal(net.block.n_shown_bytes, N * sizeof bytes);
     blocks(1);
-    assert_int_equal(receipt(&j[N].r.id).status, VD_RECEIPT_SETTLED);
-    OK(WORKER, data_of(&j[N], bytes));
-    assert_int_equal(audit(&j[N].r.id).phase, VD_AUDIT_COMMITTING);
+    assert_int_equal(net.block.totals.n_full_blocks, 0);
 }
 
-/* Refused data take no place in a block; but there is an end to how many whoever makes it looks at. */
+/* Refused data take no place in a block, however many. */
 static void test_refused_data_take_no_place(void **state)
 {
     struct job j;
@@ -310,11 +338,8 @@ static void test_refused_data_take_no_place(void **state)
     OK(AUDITOR, {.kind = VD_TX_AUDIT_DEMAND, .u.audit_demand = {j.r.id}});
     struct vd_tx data = data_of(&j, right), bad = data_of(&j, wrong);
     wrong[15] ^= 1;
-    for (int i = 0; i < VD_BLOCK_MAX_SHOWING_TRIES; i++)
-        REFUSED(VD_TX_BAD_DATA, GATEWAY, bad);
-    REFUSED(VD_TX_BLOCK_FULL, WORKER, data);
-    blocks(1);
-    for (int i = 0; i < VD_BLOCK_MAX_SHOWING_TRIES - 1; i++)
+    net.block.n_shown_bytes = VD_BLOCK_MAX_SHOWN_BYTES - sizeof right;
+    for (int i = 0; i < 40; i++)
         REFUSED(VD_TX_BAD_DATA, GATEWAY, bad);
     OK(WORKER, data);
     assert_int_equal(audit(&j.r.id).phase, VD_AUDIT_COMMITTING);
@@ -333,6 +358,8 @@ int main(void)
         T(test_unfit_needs_a_table),
         T(test_all_committed_ends_a_demand),
         T(test_full_blocks_stop_the_data_clock),
+        T(test_which_blocks_are_full),
+        T(test_small_data_fill_no_block),
         T(test_refused_data_take_no_place),
     };
     RUN_AUDIT_TESTS(tests);

@@ -1,8 +1,7 @@
 /* Who audits: the lists of auditors, and the draw.
  *
  * Once a layer of the beacon is revealed everybody can compute what is drawn, and who: so what a draw reads
- * was fixed before, and stays so until it has been made, however long it waits for its turn or for its place.
- */
+ * was fixed before, and nobody takes it away while draws wait for their turn or their place. */
 #include "vd_audit.h"
 #include "vd_ledger_impl.h"
 

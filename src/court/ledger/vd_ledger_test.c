@@ -800,6 +800,35 @@ static void test_replays_have_time(void **state)
     assert_int_equal(dispute(&d).deadline_height, workers);
 }
 
+/* Both sides move in the last block of their clocks, always: three moves of each, and no longer than the
+ * specification's bound for these. */
+static void test_a_dispute_has_an_end(void **state)
+{
+    struct vd_hash op = {{1}}, unit[3] = {{{0}}, {{2}}, {{3}}};
+    struct vd_trace_at at = {.salt = vd_trace_salt(k.job_salt, 0)};
+    unit[0] = vd_trace_unit(&at, &op, 1);
+    struct vd_hash step_root = vd_merkle_root(unit, 3), root = vd_trace_step(0, &step_root);
+    const struct vd_move move[] = {
+        {.kind = VD_MOVE_STATE, .root = root, .nodes = {root.b, VD_HASH_BYTES}},
+        {.kind = VD_MOVE_STEP},
+        {.kind = VD_MOVE_UNITS, .nodes = {unit[0].b, sizeof unit}},
+        {.kind = VD_MOVE_UNIT},
+        {.kind = VD_MOVE_OPS, .salt = at.salt, .nodes = {op.b, VD_HASH_BYTES}},
+    };
+    k.genesis.steps_per_block = 1;
+    struct vd_hash e, id = settled_receipt(500, &e), d = challenge(CHALLENGER, &id);
+    for (int i = 0; i < 5; i++) {
+        while (net.block.height < dispute(&d).deadline_height)
+            blocks(1);
+        play(&d, move[i], i % 2 ? CHALLENGER : WORKER);
+    }
+    while (vd_dispute_open(dispute(&d).status))
+        blocks(1);
+    enum { ONE = KIT_CLOCK + 1, LONGEST = 1 };
+    assert_int_equal(dispute(&d).status, VD_DISPUTE_CHALLENGER_LATE);
+    assert_int_equal(dispute(&d).end_height, dispute(&d).open_height + 3 * (ONE + LONGEST) + 3 * ONE);
+}
+
 /* Somebody has the worker replay a long job when it is its turn about a short one: 1 and 41 positions, at 2
  * in a block. */
 static void test_a_long_replay_makes_no_other_dispute_late(void **state)
@@ -1100,6 +1129,7 @@ int main(void)
         T(test_closed_disputes_leave_the_state),
         T(test_a_left_over_clock_has_run_out),
         T(test_replays_have_time),
+        T(test_a_dispute_has_an_end),
         T(test_a_long_replay_makes_no_other_dispute_late),
         T(test_a_conviction_reaches_all_that_is_unpaid),
         T(test_a_conviction_reaches_its_own_block),

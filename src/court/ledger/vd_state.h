@@ -92,7 +92,7 @@ const char *vd_bucket_name(enum vd_bucket b);
 struct vd_totals {
     struct vd_amount bucket[VD_BUCKETS];
     uint64_t n_txs;         /* applied since genesis */
-    uint64_t n_full_blocks; /* with as many AUDIT_DATA as fit */
+    uint64_t n_full_blocks; /* with so many AUDIT_DATA that another might not fit */
     /* Of the audits drawn so far the last has its place in this block, and so many have theirs in it. */
     uint64_t place_height, n_places;
 };

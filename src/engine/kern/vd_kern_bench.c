@@ -2,6 +2,7 @@
  *
  *   vd_kern_bench [-k KERNEL] [-t THREADS] [-r REPEATS] [-y TYPE] [-s]
  *
+ * -y vectors: only what is not a product of a matrix.
  * -s: weights are split (vd_kern.h) if their type can be.
  * Every figure is the best of the repeats (others may be using the machine). A multiply and an add count as
  * two operations. "read" of a product of one token is packed weight bytes per second. */
@@ -210,41 +211,47 @@ static void barriers(void *arg, struct vd_team *team, unsigned thread)
         vd_team_barrier(team);
 }
 
-static void bench_vectors(struct bench *b)
+static void bench_vectors(struct bench *b, size_t cols)
 {
-    enum { COLS = 1536, TOKS = 512 };
-    float *x = big_alloc(COLS * TOKS * 4), *y = big_alloc(COLS * TOKS * 4), *cs = big_alloc(256);
-    void *act = big_alloc(b->k->act_bytes(TOKS, COLS));
+    enum { TOKS = 512 };
+    float *x = big_alloc(cols * TOKS * 4), *y = big_alloc(cols * TOKS * 4), *cs = big_alloc(256);
+    void *act = big_alloc(b->k->act_bytes(TOKS, cols));
     struct vd_rng r = {3, 0};
     double best[6] = {1e9, 1e9, 1e9, 1e9, 1e9, 1e9};
-    static const char *const what[6] = {"act_quant", "rmsnorm", "swiglu",
-                                        "rope",      "exp",     "1000 barriers, all threads"};
-    for (size_t i = 0; i < COLS * TOKS; i++)
+    static const char *const what[6] = {"act_quant", "rmsnorm", "swiglu", "rope", "exp", "barrier"};
+    for (size_t i = 0; i < cols * TOKS; i++)
         x[i] = (float)(int64_t)vd_rng_next(&r) * 0x1p-61f;
     for (int rep = 0; rep < b->repeats; rep++)
         for (int op = 0; op < 6; op++) {
             double t = now_s();
             if (op == 0)
-                b->k->act_quant(x, COLS, COLS, 0, TOKS, act);
+                b->k->act_quant(x, cols, cols, 0, TOKS, act);
             for (size_t i = 0; i < TOKS && op > 0; i++) {
-                float *xi = x + i * COLS, *yi = y + i * COLS;
+                float *xi = x + i * cols, *yi = y + i * cols;
                 if (op == 1)
-                    b->k->rmsnorm(xi, x, COLS, 1e-5f, yi);
+                    b->k->rmsnorm(xi, x, cols, 1e-5f, yi);
                 if (op == 2)
-                    b->k->swiglu(xi, x, COLS, yi);
+                    b->k->swiglu(xi, x, cols, yi);
                 if (op == 3)
-                    b->k->rope(yi, COLS / 64, 64, cs, 32, false);
+                    b->k->rope(yi, cols / 64, 64, cs, 32, false);
                 if (op == 4)
-                    b->k->exp(xi, COLS, yi);
+                    b->k->exp(xi, cols, yi);
             }
             if (op == 5)
                 vd_pool_region(b->pool, barriers, NULL);
             t = now_s() - t;
             best[op] = t < best[op] ? t : best[op];
         }
-    for (int op = 0; op < 6; op++)
-        printf("%-28s %8.1f us%s\n", what[op], best[op] * 1e6, op < 5 ? " for 512 x 1536, one thread" : "");
+    for (int op = 0; op < 5; op++)
+        printf("%-10s %8.1f us for %d x %zu, one thread\n", what[op], best[op] * 1e6, TOKS, cols);
+    printf("%-10s %8.1f us for 1000, all threads\n", what[5], best[5] * 1e6);
     free(x), free(y), free(cs), free(act);
+}
+
+static void vectors(struct bench *b)
+{
+    bench_vectors(b, 576);
+    bench_vectors(b, 1536);
 }
 
 static const enum vd_wtype types[] = {VD_WTYPE_Q4_0,  VD_WTYPE_Q4_1, VD_WTYPE_Q5_0,  VD_WTYPE_Q5_1,
@@ -293,6 +300,8 @@ static void run(struct bench *b, const char *only)
     for (size_t t = 0; t < N_TYPES; t++)
         if (only == NULL || strcmp(only, vd_wtype_info(types[t])->name) == 0)
             run_type(b, types[t]);
+    if (only != NULL && strcmp(only, "vectors") == 0)
+        vectors(b);
     if (only != NULL)
         return;
     bench_product(b, VD_WTYPE_Q8_0, 49152, 576, 1, 10);
@@ -301,7 +310,7 @@ static void run(struct bench *b, const char *only)
     bench_attn(b, 128, 4, 0, 512, 1);
     bench_attn(b, 64, 3, 511, 1, 30);
     bench_attn(b, 64, 3, 8191, 1, 30);
-    bench_vectors(b);
+    vectors(b);
 }
 
 int main(int argc, char **argv)

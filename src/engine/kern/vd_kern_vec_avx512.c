@@ -36,22 +36,27 @@ VD_INLINE __m512i abs_bits(const float *x)
     return _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
 }
 
-/* n <= BATCH blocks; block b's codes go to q + b * stride. */
-static void quant_batch(const float *x, size_t n, int8_t *q, size_t stride, __m512 *d, __m512i *asum)
+/* n <= BATCH blocks, ldx floats apart, codes to q, ldq bytes apart; a constant n unrolls. */
+VD_INLINE void quant_batch(const float *x, size_t ldx, size_t n, int8_t *q, size_t ldq, __m512 *d,
+                           __m512i *asum)
 {
     __m512i v[BATCH];
     __m512 inv;
     float inverse[BATCH];
+    VD_UNROLL
     for (size_t b = 0; b < BATCH; b++)
-        v[b] = b < n ? _mm512_max_epu32(abs_bits(x + 32 * b), abs_bits(x + 32 * b + 16))
+        v[b] = b < n ? _mm512_max_epu32(abs_bits(x + b * ldx), abs_bits(x + b * ldx + 16))
                      : _mm512_setzero_si512();
     scales16(reduce16_max_epu32(v), d, &inv);
     _mm512_storeu_ps(inverse, inv);
-    for (size_t b = 0; b < n; b++) {
+    VD_UNROLL
+    for (size_t b = 0; b < BATCH; b++) {
+        if (b >= n)
+            break;
         __m512 i = _mm512_set1_ps(inverse[b]);
-        __m512i q0 = codes16(x + 32 * b, i), q1 = codes16(x + 32 * b + 16, i);
-        _mm_storeu_si128((__m128i *)(q + b * stride), _mm512_cvtepi32_epi8(q0));
-        _mm_storeu_si128((__m128i *)(q + b * stride + 16), _mm512_cvtepi32_epi8(q1));
+        __m512i q0 = codes16(x + b * ldx, i), q1 = codes16(x + b * ldx + 16, i);
+        _mm_storeu_si128((__m128i *)(q + b * ldq), _mm512_cvtepi32_epi8(q0));
+        _mm_storeu_si128((__m128i *)(q + b * ldq + 16), _mm512_cvtepi32_epi8(q1));
         v[b] = _mm512_add_epi32(q0, q1);
     }
     __mmask16 used = _mm512_cmp_ps_mask(inv, _mm512_setzero_ps(), _CMP_NEQ_OQ);
@@ -64,7 +69,7 @@ void vd_avx512_quant8_blocks(const float *x, size_t n, int8_t *q, float *d, int3
         size_t k = n / 32 - b < BATCH ? n / 32 - b : BATCH;
         __m512 dv;
         __m512i av;
-        quant_batch(x + 32 * b, k, q + 32 * b, 32, &dv, &av);
+        quant_batch(x + 32 * b, 32, k, q + 32 * b, 32, &dv, &av);
         _mm512_mask_storeu_ps(d + b, tail_mask(k), dv);
         if (asum != NULL)
             _mm512_mask_storeu_epi32(asum + b, tail_mask(k), av);
@@ -93,7 +98,7 @@ static bool quant_token(const float *x, size_t n_blocks, struct vd_wide_act *blo
         int32_t asum[BATCH];
         __m512 dv;
         __m512i av;
-        quant_batch(x + 32 * b, k, block[b].q[slot], sizeof(*block), &dv, &av);
+        quant_batch(x + 32 * b, 32, k, block[b].q[slot], sizeof(*block), &dv, &av);
         huge |= _mm512_cmp_ps_mask(dv, _mm512_set1_ps(VD_WIDE_HUGE), _CMP_GE_OQ);
         _mm512_storeu_ps(d, dv);
         _mm512_storeu_ps(s, _mm512_mul_ps(dv, _mm512_cvtepi32_ps(av)));
@@ -107,6 +112,23 @@ static bool quant_token(const float *x, size_t n_blocks, struct vd_wide_act *blo
     return huge != 0;
 }
 
+/* A whole group of tokens, one block of all after the other: what a block keeps of them lies side by side. */
+static bool quant_tokens(const float *x, size_t ldx, size_t n_blocks, struct vd_wide_act *block)
+{
+    static_assert((int)BATCH == (int)WIDE_TOKS, "one block of a group is one batch");
+    __mmask16 huge = 0;
+    for (size_t b = 0; b < n_blocks; b++) {
+        __m512 d;
+        __m512i asum;
+        quant_batch(x + VD_KERN_BLOCK * b, ldx, BATCH, block[b].q[0], VD_KERN_BLOCK, &d, &asum);
+        huge |= _mm512_cmp_ps_mask(d, _mm512_set1_ps(VD_WIDE_HUGE), _CMP_GE_OQ);
+        _mm512_storeu_ps(block[b].d, d);
+        _mm512_storeu_ps(block[b].s, _mm512_mul_ps(d, _mm512_cvtepi32_ps(asum)));
+        _mm512_storeu_si512(block[b].asum, asum);
+    }
+    return huge != 0;
+}
+
 /* Slots past the last token are zeroed: tiles may compute on them. */
 void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, size_t t1, void *act)
 {
@@ -116,8 +138,8 @@ void vd_avx512_act_quant(const float *x, size_t ldx, size_t cols, size_t t0, siz
         size_t n = t1 - t < WIDE_TOKS ? t1 - t : WIDE_TOKS;
         if (n < WIDE_TOKS)
             memset(g, 0, vd_wide_act_group_bytes(cols));
-        g->huge = 0;
-        for (size_t i = 0; i < n; i++)
+        g->huge = n == WIDE_TOKS && quant_tokens(x + t * ldx, ldx, cols / VD_KERN_BLOCK, g->block);
+        for (size_t i = 0; n < WIDE_TOKS && i < n; i++)
             g->huge |= quant_token(x + (t + i) * ldx, cols / VD_KERN_BLOCK, g->block, i);
     }
 }

@@ -75,6 +75,22 @@ size_t vd_avx512_scratch_bytes(size_t max_cols, size_t max_hd)
     return attn > bounds ? attn : bounds;
 }
 
+/* All at once: a query alone has too few blocks for the quantiser. They lie in o meanwhile. */
+static void quant_queries(struct state *st)
+{
+    size_t hd = st->kv->hd, n_blocks = hd / VD_KERN_BLOCK;
+    float d[TILE * VD_KERN_HEAD_MAX / VD_KERN_BLOCK];
+    int32_t asum[TILE * VD_KERN_HEAD_MAX / VD_KERN_BLOCK];
+    for (size_t i = 0; i < st->n; i++)
+        vd_avx512_spread(st->rows[i].q, hd, st->o + i * hd);
+    vd_avx512_quant8_blocks(st->o, st->n * hd, st->q, d, asum);
+    for (size_t i = 0; i < st->n; i++)
+        for (size_t b = 0; b < n_blocks; b++) {
+            st->dq[i][b] = d[i * n_blocks + b];
+            st->offset[i][b] = -128 * asum[i * n_blocks + b];
+        }
+}
+
 static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, struct vd_kern_score score,
                                 const struct vd_kern_query *rows, size_t n)
 {
@@ -89,14 +105,7 @@ static struct state *begin_tile(void *scratch, const struct vd_kern_kv *kv, stru
     st->started = 0;
     st->o = (float *)((char *)scratch + vd_kern_round_up(sizeof(*st), VD_KERN_ALIGN));
     st->q = (int8_t *)(st->o + TILE * hd);
-    for (size_t i = 0; i < n; i++) {
-        int32_t asum[VD_KERN_HEAD_MAX / 32];
-        float spread[VD_KERN_HEAD_MAX];
-        vd_avx512_spread(rows[i].q, hd, spread);
-        vd_avx512_quant8_blocks(spread, hd, st->q + i * hd, st->dq[i], asum);
-        for (size_t b = 0; b < hd / 32; b++)
-            st->offset[i][b] = -128 * asum[b];
-    }
+    quant_queries(st);
     return st;
 }
 

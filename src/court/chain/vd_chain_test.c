@@ -127,6 +127,30 @@ static void test_submit_and_restart(void **state)
     verify(3);
 }
 
+/* A ledger that was made by other rules is neither continued nor called false. */
+static void test_other_rules(void **state)
+{
+    static uint8_t buf[VD_GENESIS_MAX_BYTES];
+    enum { LAST_FIELD_BYTES = 3 }; /* the number of the rules */
+    size_t n = vd_genesis_encode(&k.genesis, buf, sizeof buf) - LAST_FIELD_BYTES;
+    struct vd_chain_config config = {.dir = dir, .genesis = &k.genesis};
+    struct vd_store_writer *w;
+    struct vd_store *s;
+    struct vd_chain *c;
+    vd_chain_close(open_chain());
+    assert_int_equal(vd_store_open(&s, dir, NULL, &err), VD_OK);
+    assert_int_equal(vd_store_begin(s, &w, &err), VD_OK);
+    assert_int_equal(vd_store_put_genesis(w, (struct vd_bytes){buf, n}, &err), VD_OK);
+    assert_int_equal(vd_store_commit(w, &err), VD_OK);
+    vd_store_close(s);
+    assert_int_equal(vd_chain_open(&c, &config, &err), VD_EVERSION);
+    assert_non_null(strstr(err.msg, dir));
+    assert_non_null(strstr(err.msg, "rules 1"));
+    config.genesis = NULL;
+    assert_int_equal(vd_chain_open(&c, &config, &err), VD_EVERSION);
+    assert_int_equal(vd_chain_verify(dir, 0, NULL, &err), VD_EVERSION);
+}
+
 static void test_open_errors(void **state)
 {
     struct vd_chain *c, *d;
@@ -563,6 +587,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_submit_and_restart),
+        T(test_other_rules),
         T(test_open_errors),
         T(test_empty_blocks_come_in_time),
         T(test_many_submitters),

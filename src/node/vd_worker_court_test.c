@@ -209,7 +209,7 @@ static void many_challenges_are_answered_in_few_blocks(void **state)
     enum { N = 16 };
     struct vd_hash receipt[N], dispute[N];
     struct vd_dispute d[N];
-    uint64_t first = UINT64_MAX, last = 0;
+    size_t n_blocks = 0;
     start_worker(f);
     receipt[0] = a_settled_receipt(f, 6);
     stop_worker(f); /* challenged while it is away */
@@ -219,10 +219,13 @@ static void many_challenges_are_answered_in_few_blocks(void **state)
     start_worker(f);
     await_answers(f, dispute, N, d);
     for (size_t i = 0; i < N; i++) { /* the challengers' deadlines say when the worker answered */
-        first = d[i].deadline_height < first ? d[i].deadline_height : first;
-        last = d[i].deadline_height > last ? d[i].deadline_height : last;
+        bool known = false;
+        for (size_t k = 0; k < i; k++)
+            known |= d[k].deadline_height == d[i].deadline_height;
+        n_blocks += !known;
     }
-    assert_true(last - first < N - 1); /* with a block for each it would be N - 1 */
+    assert_true(n_blocks <
+                N); /* not a block for each; how many lie between says only how busy the machine is */
 }
 
 /* A hundred disputes about one receipt, each as far as the worker can be led without a trace: every node is

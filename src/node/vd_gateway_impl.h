@@ -196,7 +196,10 @@ struct vd_gateway {
     size_t delivered_at;
 
     bool has_escrow, owns_escrow; /* its owner gets the rest: only our own is topped up */
-    bool look_for_escrow;         /* one was opened that names us */
+    bool look_for_escrow;         /* one was opened that names us: */
+    struct vd_hash offered;       /* the largest of them since the last look */
+    struct vd_amount offered_amount;
+    struct vd_state_key looked_at; /* the settler's: up to which of those that name us */
     struct vd_hash escrow;
     struct vd_amount balance;   /* of the escrow, as last read */
     struct vd_amount unsettled; /* of receipts that we hold and have not settled */

@@ -16,6 +16,7 @@ enum {
     SETTLE_TIMEOUT_MS = 30000,
     PURGE_EVERY_MS = 60000,
     REFRESH_EVERY_MS = 5000,
+    LOOK_MAX = 64, /* escrows that name us, of which anybody may open any number, at one look */
 };
 
 /* ---- reservations ---- */
@@ -172,62 +173,84 @@ bool gw_money_sequence(struct vd_gateway *g, uint64_t *out, struct vd_openai_err
 
 /* ---- the escrow ---- */
 
+/* The open escrow with the largest balance, of others' and of our own. */
 struct escrow_search {
     struct vd_gateway *g;
-    bool own;
-    struct vd_hash id;
-    struct vd_escrow best;
-    bool found;
+    struct escrow_found {
+        bool found;
+        struct vd_hash id;
+        struct vd_escrow x;
+    } best[2];
+    size_t n;
     enum vd_err result;
     struct vd_error *err;
 };
 
+static bool consider_escrow(struct escrow_search *s, const struct vd_hash *id)
+{
+    struct vd_escrow x;
+    s->result = vd_ledger_client_escrow(s->g->ledger, id, &x, s->err);
+    if (s->result == VD_ENOTFOUND)
+        s->result = VD_OK;
+    else if (s->result == VD_OK && !x.ended && !x.end_height && vd_pubkey_eq(&x.gateway, &s->g->key.pub)) {
+        struct escrow_found *best = &s->best[vd_pubkey_eq(&x.owner, &s->g->key.pub)];
+        if (!best->found || vd_amount_cmp(x.balance, best->x.balance) > 0)
+            *best = (struct escrow_found){true, *id, x};
+    }
+    return s->result == VD_OK;
+}
+
 static bool look_at_escrow(void *arg, struct vd_bytes key, struct vd_bytes value)
 {
     struct escrow_search *s = arg;
-    struct vd_escrow x;
     struct vd_hash id;
     (void)value;
     if (key.n != 1 + 2 * VD_HASH_BYTES)
         return true;
     memcpy(id.b, key.p + 1 + VD_HASH_BYTES, VD_HASH_BYTES);
-    s->result = vd_ledger_client_escrow(s->g->ledger, &id, &x, s->err);
-    if (s->result == VD_OK && !x.ended && !x.end_height && vd_pubkey_eq(&x.owner, &s->g->key.pub) == s->own &&
-        (!s->found || vd_amount_cmp(x.balance, s->best.balance) > 0)) {
-        s->found = true;
-        s->best = x;
-        s->id = id;
-    }
-    return s->result == VD_OK;
+    memcpy(s->g->looked_at.b, key.p, key.n);
+    s->g->looked_at.n = key.n;
+    s->n++;
+    return consider_escrow(s, &id) && s->n < LOOK_MAX;
 }
 
-/* The open escrow with the largest balance of those that name this gateway: of its own, or of others'. All
- * are looked at, however many there are, since anybody may open one. */
-static enum vd_err find_escrow(struct vd_gateway *g, bool own, struct vd_hash *id, struct vd_escrow *best,
-                               struct vd_error *err)
+/* Looks at the one that was in use last, the largest that was opened since the last look, and some of the
+ * rest, the next look at the next: anybody may open thousands, and receipts must not wait for that. */
+static enum vd_err find_escrows(struct escrow_search *s)
 {
-    struct escrow_search s = {.g = g, .own = own, .err = err};
+    struct vd_gateway *g = s->g;
+    struct vd_hash known[2];
     struct vd_state_key prefix =
         vd_state_key_make(VD_INDEX_GATEWAY_ESCROW, g->key.pub.b, VD_PUBKEY_BYTES, NULL);
-    enum vd_err e = vd_ledger_client_list(g->ledger, &prefix, look_at_escrow, &s, err);
-    e = e == VD_OK ? s.result : e;
-    if (e == VD_OK && !s.found)
-        e = vd_error_set(err, VD_ENOTFOUND, "no open escrow names this gateway");
-    *best = s.best;
-    *id = s.id;
-    return e;
+    enum vd_err e = vd_gwstore_escrow(g->store, &known[0], s->err);
+    pthread_mutex_lock(&g->mu);
+    known[1] = g->offered;
+    g->offered = (struct vd_hash){{0}};
+    g->offered_amount = VD_AMOUNT_ZERO;
+    pthread_mutex_unlock(&g->mu);
+    for (int i = 0; e == VD_OK && i < 2; i++)
+        e = vd_hash_is_zero(&known[i]) || consider_escrow(s, &known[i]) ? VD_OK : s->result;
+    if (e == VD_OK)
+        e = vd_ledger_client_list_from(g->ledger, &prefix, &g->looked_at, look_at_escrow, s, s->err);
+    if (e == VD_OK && s->n < LOOK_MAX)
+        g->looked_at.n = 0; /* from the first again */
+    return e == VD_OK ? s->result : e;
 }
 
 static void use_escrow(struct vd_gateway *g, const struct vd_hash *id, const struct vd_escrow *x)
 {
+    struct vd_error why;
     pthread_mutex_lock(&g->mu);
-    if (!g->has_escrow || !vd_hash_eq(&g->escrow, id))
+    bool same = g->has_escrow && vd_hash_eq(&g->escrow, id);
+    if (!same)
         g->sequence_next = g->sequence_end = 0;
     g->has_escrow = true;
     g->owns_escrow = vd_pubkey_eq(&x->owner, &g->key.pub);
     g->escrow = *id;
     g->balance = x->balance;
     pthread_mutex_unlock(&g->mu);
+    if (!same && vd_gwstore_set_escrow(g->store, id, &why) != VD_OK)
+        vd_log_event(&g->log, VD_LOG_WARN, "the escrow cannot be noted", "why=%s", why.msg);
 }
 
 static enum vd_err open_escrow(struct vd_gateway *g, struct vd_error *err)
@@ -301,26 +324,26 @@ static bool refresh_escrow(struct vd_gateway *g, struct vd_amount settled)
     return true;
 }
 
-/* Its own, which it opens if it can pay for it. */
-static enum vd_err take_own_escrow(struct vd_gateway *g, struct vd_error *err)
+/* Its own, which it opens if it can pay for it; else one that somebody else pays, if there is much more in it
+ * than is left of what we have. */
+static enum vd_err take_escrow(struct vd_gateway *g, struct vd_amount left, struct vd_error *err)
 {
-    struct vd_hash id;
-    struct vd_escrow x;
-    enum vd_err e = find_escrow(g, true, &id, &x, err);
-    if (e == VD_OK)
-        use_escrow(g, &id, &x);
-    return e == VD_ENOTFOUND && g->cfg.escrow.micro ? open_escrow(g, err) : e;
-}
-
-/* One that somebody else pays, if there is much more in it than is left of what we have. */
-static enum vd_err take_others_escrow(struct vd_gateway *g, struct vd_amount left, struct vd_error *err)
-{
-    struct vd_hash id;
-    struct vd_escrow x;
-    enum vd_err e = find_escrow(g, false, &id, &x, err);
-    if (e == VD_OK && x.balance.micro / 4 >= left.micro)
-        use_escrow(g, &id, &x);
-    return e;
+    struct escrow_search s = {.g = g, .err = err};
+    const struct escrow_found *others = &s.best[false], *own = &s.best[true];
+    enum vd_err e = find_escrows(&s);
+    if (e != VD_OK)
+        return e;
+    if (own->found) {
+        use_escrow(g, &own->id, &own->x);
+        return VD_OK;
+    }
+    e = g->cfg.escrow.micro ? open_escrow(g, err)
+                            : vd_error_set(err, VD_ENOTFOUND, "no open escrow names this gateway");
+    if ((e != VD_EFUNDS && e != VD_ENOTFOUND) || !others->found)
+        return e;
+    if (others->x.balance.micro / 4 >= left.micro)
+        use_escrow(g, &others->id, &others->x);
+    return VD_OK;
 }
 
 /* Another's pays for answers as well as our own, but nothing is ever paid into it, since its owner gets what
@@ -340,12 +363,7 @@ static void ensure_escrow(struct vd_gateway *g)
     }
     if (has && !look && left.micro >= g->cfg.escrow.micro / 4)
         return;
-    enum vd_err e = take_own_escrow(g, &err);
-    if (e == VD_EFUNDS || e == VD_ENOTFOUND) {
-        struct vd_error why = err;
-        e = take_others_escrow(g, left, &err);
-        err = e == VD_ENOTFOUND ? why : err;
-    }
+    enum vd_err e = take_escrow(g, left, &err);
     if (e != VD_OK && e != VD_ECANCELLED && vd_seldom_due(&g->no_escrow))
         vd_log_event(&g->log, VD_LOG_WARN, "no escrow", "why=%s", err.msg);
 }
@@ -573,7 +591,13 @@ void gw_money_on_block(void *gateway, uint64_t height, uint64_t time_ms, const s
         if ((ours && k != VD_EVENT_SETTLED) || k == VD_EVENT_STAKE || k == VD_EVENT_SLASHED ||
             (k == VD_EVENT_ESCROW_OPENED && vd_pubkey_eq(&event[i].b, &g->key.pub)))
             g->refresh = true;
-        g->look_for_escrow |= k == VD_EVENT_ESCROW_OPENED && vd_pubkey_eq(&event[i].b, &g->key.pub);
+        if (k == VD_EVENT_ESCROW_OPENED && vd_pubkey_eq(&event[i].b, &g->key.pub)) {
+            g->look_for_escrow = true;
+            if (vd_amount_cmp(event[i].amount, g->offered_amount) > 0) {
+                g->offered = event[i].id;
+                g->offered_amount = event[i].amount;
+            }
+        }
     }
     if (g->refresh)
         pthread_cond_signal(&g->settle_bell);

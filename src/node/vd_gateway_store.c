@@ -222,6 +222,40 @@ enum vd_err vd_gwstore_take_sequences(struct vd_gwstore *s, const struct vd_hash
     return rc ? fail(s, rc, "take sequence numbers", err) : VD_OK;
 }
 
+/* ---- the escrow in use ---- */
+
+#define ESCROW_KEY val("escrow", 6)
+
+static int set_escrow_body(struct vd_gwstore *s, MDB_txn *t, void *arg)
+{
+    MDB_val key = ESCROW_KEY, v = val(arg, VD_HASH_BYTES);
+    return mdb_put(t, s->dbi[META], &key, &v, 0);
+}
+
+enum vd_err vd_gwstore_set_escrow(struct vd_gwstore *s, const struct vd_hash *escrow, struct vd_error *err)
+{
+    struct vd_hash id = *escrow;
+    int rc = run(s, 0, set_escrow_body, &id);
+    return rc ? fail(s, rc, "note an escrow", err) : VD_OK;
+}
+
+static int escrow_body(struct vd_gwstore *s, MDB_txn *t, void *arg)
+{
+    struct vd_hash *escrow = arg;
+    MDB_val key = ESCROW_KEY, v;
+    int rc = mdb_get(t, s->dbi[META], &key, &v);
+    if (!rc && v.mv_size == VD_HASH_BYTES)
+        memcpy(escrow->b, v.mv_data, VD_HASH_BYTES);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+enum vd_err vd_gwstore_escrow(struct vd_gwstore *s, struct vd_hash *escrow, struct vd_error *err)
+{
+    *escrow = (struct vd_hash){{0}};
+    int rc = run(s, MDB_RDONLY, escrow_body, escrow);
+    return rc ? fail(s, rc, "read which escrow was in use", err) : VD_OK;
+}
+
 /* ---- finished answers ---- */
 
 struct finish {

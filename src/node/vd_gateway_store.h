@@ -34,6 +34,10 @@ void vd_gwstore_close(struct vd_gwstore *s); /* NULL is allowed */
 enum vd_err vd_gwstore_take_sequences(struct vd_gwstore *s, const struct vd_hash *escrow, uint64_t count,
                                       uint64_t fresh, uint64_t *first, struct vd_error *err);
 
+/* The escrow in use, for the next start. Zeros: none is noted. */
+enum vd_err vd_gwstore_set_escrow(struct vd_gwstore *s, const struct vd_hash *escrow, struct vd_error *err);
+enum vd_err vd_gwstore_escrow(struct vd_gwstore *s, struct vd_hash *escrow, struct vd_error *err);
+
 enum vd_gwstore_state {
     VD_GW_PENDING = 1,
     VD_GW_SETTLED = 2,

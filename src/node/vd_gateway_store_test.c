@@ -156,6 +156,18 @@ static void test_statements_have_an_end(void **state)
     assert_int_equal(spent(), 10);
 }
 
+static void test_the_escrow_in_use(void **state)
+{
+    struct vd_hash a = {{1}}, b = {{2}}, is = {{9}};
+    assert_int_equal(vd_gwstore_escrow(s, &is, NULL), VD_OK);
+    assert_true(vd_hash_is_zero(&is));
+    assert_int_equal(vd_gwstore_set_escrow(s, &a, NULL), VD_OK);
+    assert_int_equal(vd_gwstore_set_escrow(s, &b, NULL), VD_OK);
+    again();
+    assert_int_equal(vd_gwstore_escrow(s, &is, NULL), VD_OK);
+    assert_true(vd_hash_eq(&is, &b));
+}
+
 static void test_sequences_never_twice(void **state)
 {
     struct vd_hash a = {{1}}, b = {{2}};
@@ -281,6 +293,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {T(test_receipts_until_settled),
                                        T(test_statements_have_an_end),
+                                       T(test_the_escrow_in_use),
                                        T(test_sequences_never_twice),
                                        T(test_answers_for_retries),
                                        T(test_map_grows),

@@ -803,7 +803,14 @@ GETTER(offer, offer,
 enum vd_err vd_ledger_client_list(struct vd_ledger_client *c, const struct vd_state_key *prefix,
                                   vd_ledger_list_fn *fn, void *arg, struct vd_error *err)
 {
-    struct vd_state_key after = {.n = 0};
+    return vd_ledger_client_list_from(c, prefix, &(struct vd_state_key){.n = 0}, fn, arg, err);
+}
+
+enum vd_err vd_ledger_client_list_from(struct vd_ledger_client *c, const struct vd_state_key *prefix,
+                                       const struct vd_state_key *from, vd_ledger_list_fn *fn, void *arg,
+                                       struct vd_error *err)
+{
+    struct vd_state_key after = *from;
     bool more = true;
     while (more) {
         struct vd_wire_query q = {.kind = VD_QUERY_LIST_PREFIX,

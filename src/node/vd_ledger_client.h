@@ -127,6 +127,10 @@ enum vd_err vd_ledger_client_totals(struct vd_ledger_client *c, struct vd_totals
 /* Walks all records whose keys begin with `prefix`, page by page; fn returns false to stop. */
 enum vd_err vd_ledger_client_list(struct vd_ledger_client *c, const struct vd_state_key *prefix,
                                   vd_ledger_list_fn *fn, void *arg, struct vd_error *err);
+/* The same from behind the key `from` on (n = 0: from the first). */
+enum vd_err vd_ledger_client_list_from(struct vd_ledger_client *c, const struct vd_state_key *prefix,
+                                       const struct vd_state_key *from, vd_ledger_list_fn *fn, void *arg,
+                                       struct vd_error *err);
 
 enum { VD_LEDGER_QUERY_TIMEOUT_MS = 10000 };
 

@@ -655,33 +655,40 @@ static bool vd_job_receipt(const struct vd_worker_job *j, enum vd_finish finish,
     return out->receipt.body_bytes > 0;
 }
 
-/* Signs, stores, sends. False: there is no receipt, and nothing is owed: *amount is left as it is. */
-static bool vd_job_deliver(struct vd_worker *w, struct vd_worker_job *j, struct vd_link *link,
-                           enum vd_finish finish, struct vd_amount *amount)
+/* Signs and stores. False: there is no receipt, and nothing is owed: *amount is left as it is. */
+static bool vd_job_keep(struct vd_worker *w, const struct vd_worker_job *j, enum vd_finish finish,
+                        struct vd_envelope *e, struct vd_amount *amount)
 {
-    struct vd_envelope e;
     struct vd_error err;
     struct vd_amount owed;
-    if (!vd_job_receipt(j, finish, &e, &owed))
+    if (!vd_job_receipt(j, finish, e, &owed))
         return false;
-    if (vd_worker_jobs_put(&w->jobs, &e, &err) != VD_OK) {
+    if (vd_worker_jobs_put(&w->jobs, e, &err) != VD_OK) {
         vd_log_event(&w->log, VD_LOG_ERROR, "a receipt could not be kept and is not sent", "error=%s",
                      err.msg);
         return false;
     }
-    struct vd_wire_receipt m = {
-        .job = j->id, .receipt = {e.receipt.body, e.receipt.body_bytes}, .worker_sig = e.receipt.worker_sig};
-    VD_WORKER_SEND(w, link, VD_WIRE_RECEIPT, vd_wire_put_receipt, &m, VD_RECEIPT_MAX_BYTES + 256);
     *amount = owed;
     return true;
 }
 
+static void vd_job_send_receipt(struct vd_worker *w, struct vd_link *link, const struct vd_worker_job *j,
+                                const struct vd_envelope *e)
+{
+    struct vd_wire_receipt m = {.job = j->id,
+                                .receipt = {e->receipt.body, e->receipt.body_bytes},
+                                .worker_sig = e->receipt.worker_sig};
+    VD_WORKER_SEND(w, link, VD_WIRE_RECEIPT, vd_wire_put_receipt, &m, VD_RECEIPT_MAX_BYTES + 256);
+}
+
+/* The place and the money are free before the gateway hears of the end: its next job may come at once. */
 static void vd_job_end(struct vd_worker *w, struct vd_worker_job *j)
 {
     struct vd_link *link = vd_job_link(j);
+    struct vd_envelope e;
     struct vd_amount amount = VD_AMOUNT_ZERO;
     int finish = link && !j->bad_resume ? vd_job_finish(j) : 0;
-    bool delivered = finish && vd_job_deliver(w, j, link, (enum vd_finish)finish, &amount);
+    bool delivered = finish && vd_job_keep(w, j, (enum vd_finish)finish, &e, &amount);
     vd_job_leave(w, j);
     pthread_mutex_lock(&w->mu);
     vd_money_release(w, &j->request.escrow_id, j->reserved.micro - amount.micro);
@@ -691,7 +698,9 @@ static void vd_job_end(struct vd_worker *w, struct vd_worker_job *j)
     w->stats.n_tokens_reused += delivered ? j->result.n_reused : 0;
     w->stats.n_tokens_out += delivered ? j->n_output : 0;
     pthread_mutex_unlock(&w->mu);
-    if (link && !delivered)
+    if (delivered)
+        vd_job_send_receipt(w, link, j, &e);
+    else if (link)
         vd_job_refuse(w, link, &j->id,
                       j->bad_resume                       ? VD_REFUSE_RESUME
                       : j->result.end == VD_JOB_CANCELLED ? VD_REFUSE_STOPPING

@@ -80,8 +80,9 @@ class Role:
         self.proc = None
         self.ports = {}
 
-    def start(self, wait=120):
-        """Until it is ready, and linked: to the gateways that are there, or if it is one, with all who dial it."""
+    def start(self, wait=120, dialled_by=None):
+        """Until it is ready, and linked: to the gateways that are there, or if it is one, with all who dial it, or with those named
+        (who has lost its stake meanwhile is not let in again)."""
         ready = self.home / "ports.json"
         ready.unlink(missing_ok=True)
         self.log = open(self.home / "log", "ab")
@@ -102,7 +103,7 @@ class Role:
         for gateway in self.gateways:
             if gateway.alive():
                 wait_for(f"{self.name} linked to {gateway.name}", wait, lambda g=gateway: self.linked(g))
-        for role in self.net.roles.values():
+        for role in self.net.roles.values() if dialled_by is None else dialled_by:
             if self in role.gateways and role.alive():
                 wait_for(f"{role.name} linked again to {self.name}", wait, lambda r=role: r.linked(self))
         return self

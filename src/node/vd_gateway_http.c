@@ -851,7 +851,7 @@ static bool is_post_path(const char *path)
 
 static bool is_get_path(const char *path)
 {
-    return strcmp(path, "/v1/models") == 0 || starts(path, "/v1/models/") || starts(path, "/v1/receipts/") ||
+    return strcmp(path, "/v1/models") == 0 || starts(path, "/v1/models/") || starts(path, GW_RECEIPTS_PATH) ||
            strcmp(path, "/health") == 0 || strcmp(path, "/metrics") == 0;
 }
 
@@ -861,8 +861,8 @@ static enum MHD_Result get(struct call *c, const char *path)
         return get_health(c);
     if (strcmp(path, "/metrics") == 0)
         return get_metrics(c);
-    if (starts(path, "/v1/receipts/"))
-        return get_receipt(c, path + strlen("/v1/receipts/"));
+    if (starts(path, GW_RECEIPTS_PATH))
+        return get_receipt(c, path + strlen(GW_RECEIPTS_PATH));
     return get_models(c, starts(path, "/v1/models/") ? path + strlen("/v1/models/") : NULL);
 }
 

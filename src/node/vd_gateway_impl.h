@@ -343,6 +343,7 @@ uint16_t gw_http_port(const struct gw_http *h);
 /* vd_gateway_query.c: the parameters behind a path's question mark. False: one that docs/guide/api.md does
  * not have, or not with this value, or that is there twice. */
 struct MHD_Connection;
+#define GW_RECEIPTS_PATH "/v1/receipts/" /* and an id */
 struct gw_query {
     bool file; /* of /v1/receipts/ID: format=file */
 };

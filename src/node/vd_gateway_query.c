@@ -5,8 +5,6 @@
 
 #include <microhttpd.h>
 
-#define RECEIPTS "/v1/receipts/"
-
 struct reading {
     const char *path;
     struct gw_query *out;
@@ -35,7 +33,7 @@ static enum MHD_Result on_parameter(void *arg, enum MHD_ValueKind kind, const ch
 {
     struct reading *r = arg;
     (void)kind;
-    if (strncmp(r->path, RECEIPTS, strlen(RECEIPTS)) == 0 && is(key, n_key, "format"))
+    if (strncmp(r->path, GW_RECEIPTS_PATH, strlen(GW_RECEIPTS_PATH)) == 0 && is(key, n_key, "format"))
         r->ok = read_format(r, value, n_value);
     else
         r->ok = vd_openai_fail(r->e, 400, "unsupported_parameter", key,

@@ -261,16 +261,19 @@ static void a_hundred_challenges_cost_one_answer_for_a_node(void **state)
         fail_msg("%llu replays", (unsigned long long)w.n_replays);
 }
 
+/* What a worker may have open; the last cannot be answered before 1001 ms. */
+static const struct vd_worker_dispute open_disputes[6] = {
+    {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 50}},
+    {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 30}},
+    {.record = {.status = VD_DISPUTE_CHALLENGER_MOVES, .deadline_height = 10}},
+    {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 20}, .sending = true},
+    {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 15}, .stale = true},
+    {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 12}, .not_before_ms = 1001},
+};
+
 static void the_earliest_deadline_is_first(void **state)
 {
-    struct vd_worker_dispute d[] = {
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 50}},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 30}},
-        {.record = {.status = VD_DISPUTE_CHALLENGER_MOVES, .deadline_height = 10}},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 20}, .sending = true},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 15}, .stale = true},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 12}, .not_before_ms = 1001},
-    };
+    const struct vd_worker_dispute *d = open_disputes;
     assert_int_equal(vd_worker_next_dispute(d, 6, 1000), 1);
     assert_int_equal(vd_worker_next_dispute(d, 6, 1001), 5);
     assert_int_equal(vd_worker_next_dispute(d, 1, 1000), 0);
@@ -279,14 +282,9 @@ static void the_earliest_deadline_is_first(void **state)
 
 static void a_replay_waits_for_a_part_of_the_clock(void **state)
 {
-    struct vd_worker_dispute d[] = {
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 50}},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 30}},
-        {.record = {.status = VD_DISPUTE_CHALLENGER_MOVES, .deadline_height = 10}},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 20}, .sending = true},
-        {.record = {.status = VD_DISPUTE_WORKER_MOVES, .deadline_height = 15}, .stale = true},
-    };
+    struct vd_worker_dispute d[6];
     struct vd_genesis rules = {.block_time_ms = 3000, .move_clock_blocks = 40};
+    memcpy(d, open_disputes, sizeof d);
     assert_int_equal(vd_worker_patience_ms(d, 1, 10, &rules), 40 * 3000 / 4);
     assert_int_equal(vd_worker_patience_ms(d, 4, 10, &rules), 20 * 3000 / 8);
     assert_int_equal(vd_worker_patience_ms(d, 5, 10, &rules), 20 * 3000 / 12);
